@@ -1,0 +1,31 @@
+"""Limner: one autoregressive model that writes and draws in a single stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# heavy imports wait until a name is used, so that `import limner` and `limner --help` are quick
+_HOMES = {
+    "load": ".inference.model",
+    "Limner": ".inference.model",
+    "Reply": ".inference.reply",
+    "Chat": ".inference.chat",
+    "LimnerConfig": ".mllm.config",
+}
+__all__ = ["Chat", "Limner", "LimnerConfig", "Reply", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from .inference.chat import Chat
+    from .inference.model import Limner, load
+    from .inference.reply import Reply
+    from .mllm.config import LimnerConfig
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

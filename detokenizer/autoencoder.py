@@ -1,0 +1,115 @@
+"""Pixels to latents and back: a diffusers autoencoder, optionally on pixel-unshuffled input.
+
+Full-size convolutions are what an autoencoder costs on a CPU; with ``unshuffle`` 4 the first one already
+works at a quarter of the height and width (the idea of DC-AE's space-to-channel shortcut, arXiv:2410.10733).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderDC, AutoencoderKL
+from torch import Tensor, nn
+
+_CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
+
+
+class Autoencoder(nn.Module):
+    """``vae`` works on ``(batch, 3 · unshuffle², height / unshuffle, width / unshuffle)``; pixels are in [-1, 1]."""
+
+    def __init__(self, vae: nn.Module, unshuffle: int = 1) -> None:
+        super().__init__()
+        if unshuffle < 1:
+            raise ValueError(f"unshuffle is {unshuffle}; it must be at least 1")
+        self.vae, self.unshuffle = vae, unshuffle
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, a side."""
+        config = self.vae.config
+        if isinstance(self.vae, AutoencoderDC):
+            return self.unshuffle * 2 ** (len(config.encoder_block_out_channels) - 1)
+        return self.unshuffle * 2 ** (len(config.block_out_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        return self.vae.config.latent_channels
+
+    @property
+    def shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def scale(self) -> float:
+        return self.vae.config.scaling_factor
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw latents' mean and log-variance (None for a deterministic one)."""
+        encoded = self.vae.encode(F.pixel_unshuffle(pixels, self.unshuffle))
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.mean, encoded.latent_dist.logvar
+        return encoded.latent, None
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (batch, 3, height, width) to latents (batch, channels, height / factor, width / factor), unit scale."""
+        height, width = pixels.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"a picture of {height} x {width} pixels; both must be multiples of {self.factor}")
+        return (self.moments(pixels)[0] - self.shift) * self.scale
+
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.vae.decode(latents).sample, self.unshuffle)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels in [-1, 1] (not clamped)."""
+        return self.decode_raw(latents / self.scale + self.shift)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.vae.save_pretrained(folder)
+        (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Autoencoder:
+        """Reads a diffusers folder; ``limner.json`` beside its config holds ``unshuffle`` when it is not 1."""
+        name = json.loads((Path(folder) / "config.json").read_text()).get("_class_name")
+        if name not in _CLASSES:
+            raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
+        own = Path(folder) / "limner.json"
+        options = json.loads(own.read_text()) if own.exists() else {}
+        return cls(_CLASSES[name].from_pretrained(folder), **options)
+
+
+def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:
+    """A new `AutoencoderKL` of these widths, one a resolution, without attention."""
+    blocks = len(widths)
+    channels = 3 * unshuffle**2
+    vae = AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        latent_channels=latent_channels,
+        norm_num_groups=min(16, *widths),
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+    return Autoencoder(vae, unshuffle)
+
+
+__all__ = ["Autoencoder", "kl_autoencoder"]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """8-bit pixels (batch, height, width, 3) to [-1, 1] (batch, 3, height, width)."""
+    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """The way back, rounded and clamped, on the CPU."""
+    return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()

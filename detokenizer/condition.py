@@ -1,0 +1,99 @@
+"""What steers a drawing, and the adapter that makes it from the stream's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..resamplers import Resampler
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row a picture. The size is not part of it: that goes to `Detokenizer.draw`."""
+
+    context: Tensor
+    """(batch, tokens, context_width)"""
+    context_mask: Tensor
+    """(batch, tokens), True where a token counts"""
+    pooled: Tensor
+    """(batch, pooled_width)"""
+    references: list[list[Tensor]] = field(default_factory=list)
+    """A row's reference latents (channels, height, width), newest first; empty for a batch without any."""
+
+    @property
+    def batch(self) -> int:
+        return self.context.shape[0]
+
+    def row(self, index: int) -> Condition:
+        return self.rows([index])
+
+    def rows(self, indices: list[int]) -> Condition:
+        references = [self.references[i] for i in indices] if self.references else []
+        return Condition(self.context[indices], self.context_mask[indices], self.pooled[indices], references)
+
+    def without_context(self, rows: Tensor | None = None) -> Condition:
+        """Nothing to attend to and a zero vector, for all rows or for those where ``rows`` (batch,) is True."""
+        rows = torch.ones_like(self.context_mask[:, 0]) if rows is None else rows
+        keep = ~rows[:, None]
+        return replace(self, context_mask=self.context_mask & keep, pooled=self.pooled * keep)
+
+    def without_references(self, rows: list[int] | None = None) -> Condition:
+        dropped = set(range(self.batch) if rows is None else rows)
+        return replace(self, references=[[] if i in dropped else r for i, r in enumerate(self.references)])
+
+
+@dataclass
+class AdapterConfig:
+    feature_width: int = 4096
+    """Width of the image features that the stream's output resampler gives."""
+    num_tokens: int = 64
+    """Context tokens made of them."""
+    width: int = 1024
+    depth: int = 4
+    heads: int = 16
+    context_width: int = 4096
+    pooled_width: int = 2048
+    prompt_width: int = 0
+    """Width of the backbone's hidden states of the prompt, a second source of context; 0 for none."""
+
+
+class ConditioningAdapter(nn.Module):
+    """Image features (and, where configured, the prompt's hidden states) to a `Condition`.
+
+    Each source of context has a projection and a type embedding of its own; all are concatenated.
+    """
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.resampler = Resampler(
+            config.feature_width, config.context_width, config.num_tokens, heads=config.heads, width=config.width,
+            depth=config.depth, pooled_width=config.pooled_width,
+        )  # fmt: skip
+        sources = 2 if config.prompt_width else 1
+        self.source_embed = nn.Parameter(torch.zeros(sources, config.context_width))
+        if config.prompt_width:
+            self.prompt_norm = nn.RMSNorm(config.prompt_width, eps=1e-6)
+            self.prompt_proj = nn.Linear(config.prompt_width, config.context_width)
+
+    def forward(self, features: Tensor, prompt: Tensor | None = None, prompt_mask: Tensor | None = None) -> Condition:
+        """features (batch, tokens, feature_width); prompt (batch, tokens, prompt_width) with its mask.
+
+        Raises ValueError when the prompt's states are missing or unexpected.
+        """
+        if bool(self.config.prompt_width) != (prompt is not None):
+            raise ValueError(
+                f"prompt_width is {self.config.prompt_width}, "
+                f"so the prompt's hidden states {'are needed' if prompt is None else 'have no place'}"
+            )
+        context, pooled = self.resampler(features)
+        context = context + self.source_embed[0]
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        if prompt is not None:
+            own = self.prompt_proj(self.prompt_norm(prompt)) + self.source_embed[1]
+            context = torch.cat([context, own], dim=1)
+            mask = torch.cat([mask, prompt_mask], dim=1)
+        return Condition(context, mask, pooled)

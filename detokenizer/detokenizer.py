@@ -1,0 +1,177 @@
+"""Condition in, pixels out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import flow, samplers
+from .autoencoder import Autoencoder, to_bytes, to_pixels
+from .condition import AdapterConfig, Condition, ConditioningAdapter
+from .guidance import Guidance
+from .mmdit import MMDiT, MMDiTConfig
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) after each step."""
+
+
+class Detokenizer(nn.Module):
+    """Adapter, MM-DiT and autoencoder; ``trained_tokens`` is the token count the timestep shift is measured from."""
+
+    def __init__(
+        self, adapter: ConditioningAdapter, mmdit: MMDiT, autoencoder: Autoencoder, trained_tokens: int = 0
+    ) -> None:
+        super().__init__()
+        self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
+        self.trained_tokens = trained_tokens
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths in pixels must be multiples of this."""
+        return self.autoencoder.factor * self.mmdit.config.patch_size
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError for a size that cannot be drawn, naming those that can."""
+        step = self.multiple
+        config = self.mmdit.config
+        largest = config.position_table * step if config.positions == "sincos" else None
+        fits = height >= step and width >= step and height % step == 0 and width % step == 0
+        if not fits or (largest and max(height, width) > largest):
+            most = f" up to {largest}" if largest else ""
+            raise ValueError(
+                f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
+            )
+
+    def shift(self, height: int, width: int) -> float:
+        """The resolution shift α = sqrt(m / n)."""
+        tokens = (height // self.multiple) * (width // self.multiple)
+        return (tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0
+
+    @torch.no_grad()
+    def encode_reference(self, image: Tensor) -> Tensor:
+        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches."""
+        parameter = next(self.autoencoder.parameters())
+        pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
+        size = [max(self.multiple, round(n / self.multiple) * self.multiple) for n in pixels.shape[-2:]]
+        if size != list(pixels.shape[-2:]):
+            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(parameter.dtype)
+        return self.autoencoder.encode(pixels)[0]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        condition: Condition,
+        height: int,
+        width: int,
+        *,
+        seeds: list[tuple[int, int]],
+        num_inference_steps: int = 28,
+        guidance_scale: float = 4.0,
+        image_guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        sampler: str = "euler",
+        callback: Progress | None = None,
+    ) -> Tensor:
+        """8-bit pictures (batch, height, width, 3); ``seeds`` holds a row's (seed, index of the picture in its reply).
+
+        Guidance passes run as one batch. Raises ValueError for sizes, steps or scales that make no sense.
+        """
+        self.check_size(height, width)
+        if len(seeds) != condition.batch:
+            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
+        solve = samplers.sampler(sampler)
+        guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
+        times = flow.inference_timesteps(num_inference_steps, self.shift(height, width))
+        parameter = next(self.mmdit.parameters())
+        device, dtype = parameter.device, parameter.dtype
+        factor = self.autoencoder.factor
+        shape = (self.autoencoder.channels, height // factor, width // factor)
+        x = torch.stack([samplers.noise_like(shape, seed, index) for seed, index in seeds]).to(device)
+        velocity = GuidedVelocity(self.mmdit, condition, guidance, times.to(device), dtype)
+        steps = len(times) - 1
+        report = None if callback is None else lambda step, _: callback(step + 1, steps)
+        latents = solve(velocity, x, times, report)
+        return to_bytes(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        for name, part, config in (
+            ("adapter", self.adapter, asdict(self.adapter.config)),
+            ("mmdit", self.mmdit, self.mmdit.config.to_dict()),
+        ):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
+        self.autoencoder.save_pretrained(folder / "vae")
+        (folder / "scheduler").mkdir(exist_ok=True)
+        scheduler = {"trained_tokens": self.trained_tokens}
+        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Detokenizer:
+        """Raises ValueError for unknown config keys and for weights that do not fit."""
+        folder = Path(folder)
+        adapter = load_part(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        mmdit = load_part(MMDiT, MMDiTConfig, folder / "mmdit")
+        autoencoder = Autoencoder.from_pretrained(folder / "vae")
+        return cls(adapter, mmdit, autoencoder, **json.loads((folder / "scheduler/config.json").read_text()))
+
+
+def load_part(part: type[nn.Module], config_class: type, folder: Path) -> Any:
+    options = json.loads((folder / "config.json").read_text())
+    unknown = set(options) - set(config_class.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"{folder / 'config.json'}: unknown keys {', '.join(sorted(unknown))}")
+    module = part(config_class(**options))
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    return module
+
+
+class GuidedVelocity:
+    """Velocity of all guidance passes in one batch; conditions and modulations are prepared once for all steps."""
+
+    def __init__(
+        self, mmdit: MMDiT, condition: Condition, guidance: Guidance, times: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.mmdit, self.guidance, self.dtype = mmdit, guidance, dtype
+        references = bool(condition.references) and any(condition.references)
+        self.has_references = references
+        forms = {"full": condition}
+        for name in sorted({name for t in times.tolist() for name in guidance.passes(t, references)} - {"full"}):
+            bare = condition.without_context()
+            forms[name] = bare if name == "no_context" else bare.without_references()
+        self.forms = forms
+        batch = condition.batch
+        # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
+        pooled = torch.cat([form.pooled for form in forms.values()]).to(dtype)
+        self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
+        self.batch = batch
+        self.prepared = {count: self._prepare(list(forms)[:count]) for count in range(1, len(forms) + 1)}
+
+    def _prepare(self, names: list[str]) -> tuple[Tensor, Tensor | None, Any]:
+        forms = [self.forms[name] for name in names]
+        context = torch.cat([form.context for form in forms]).to(self.dtype)
+        mask = torch.cat([form.context_mask for form in forms])
+        rows = [row for form in forms for row in (form.references or [[]] * form.batch)]
+        references = self.mmdit.pack_references(rows) if self.has_references else None
+        return context, None if bool(mask.all()) else mask, references
+
+    def __call__(self, x: Tensor, step: int, t: float) -> Tensor:
+        names = self.guidance.passes(t, self.has_references)
+        context, mask, references = self.prepared[len(names)]
+        mods = self.modulations.at(step, slice(0, len(names) * self.batch))
+        out = self.mmdit(
+            x.to(self.dtype).repeat(len(names), 1, 1, 1), None, context, None,
+            context_mask=mask, references=references, modulations=mods,
+        )  # fmt: skip
+        return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))

@@ -1,0 +1,316 @@
+"""MM-DiT: two token streams with weights of their own and one attention (Stable Diffusion 3, arXiv:2403.03206).
+
+The image stream holds the noisy latents and, behind them, clean latents of reference pictures; the
+context stream holds the condition. With ``adaln="full"`` and sine-cosine positions this is diffusers'
+`SD3Transformer2DModel`, weight for weight (`sd3.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..resamplers.attention import attention
+from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_table
+
+
+@dataclass
+class MMDiTConfig:
+    latent_channels: int = 16
+    patch_size: int = 2
+    width: int = 1536
+    depth: int = 24
+    heads: int = 24
+    context_width: int = 4096
+    pooled_width: int = 2048
+    mlp_ratio: float = 4.0
+    adaln: str = "full"
+    """"full": a projection to all modulations in every block; "low_rank": one shared, narrow one before them."""
+    adaln_rank: int = 64
+    qk_norm: bool = True
+    dual_attention_blocks: tuple[int, ...] = ()
+    """Blocks with a second attention over the image stream alone (SD3.5-medium)."""
+    positions: str = "sincos"
+    """"sincos": SD3's table, cropped about its centre; "rope": 2-D rotary, the reference's index on a third axis."""
+    position_table: int = 192
+    """Side of the sine-cosine table in patches: the largest picture it can place."""
+    position_base: int = 64
+    """Side in patches whose positions run over the base range (SD3's ``sample_size / patch_size``)."""
+    max_references: int = 0
+
+    def __post_init__(self) -> None:
+        self.dual_attention_blocks = tuple(self.dual_attention_blocks)
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        if self.adaln not in ("full", "low_rank"):
+            raise ValueError(f"adaln is {self.adaln!r}; it can be full or low_rank")
+        if self.positions not in ("sincos", "rope"):
+            raise ValueError(f"positions is {self.positions!r}; it can be sincos or rope")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def timestep_embedding(t: Tensor, width: int = 256) -> Tensor:
+    """(batch,) in [0, 1] to (batch, width): cosines, then sines, of 1000 · t."""
+    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angles = 1000.0 * t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Stream(nn.Module):
+    """One stream's half of a block: its modulation, projections and feed-forward."""
+
+    def __init__(self, config: MMDiTConfig, chunks: int, last: bool) -> None:
+        super().__init__()
+        width, head = config.width, config.width // config.heads
+        self.heads, self.last, self.width = config.heads, last, width
+        self.modulation = nn.Linear(config.adaln_rank if config.adaln == "low_rank" else width, chunks * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        if not last:
+            hidden = round(config.mlp_ratio * width)
+            self.out = nn.Linear(width, width)
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+    def norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), eps=1e-6)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.norm_q(q), self.norm_k(k), v
+
+    def finish(self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
+        x = torch.addcmul(x, gate, self.out(attended))
+        return torch.addcmul(x, mlp_gate, self.mlp(modulate(self.norm(x), shift, scale)))
+
+
+class SelfAttention(nn.Module):
+    """The second attention of a dual block."""
+
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__()
+        head = config.width // config.heads
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(attention(self.norm_q(q), self.norm_k(k), v, mask).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One joint block. The last one ends at the image stream: its context side only feeds the attention."""
+
+    def __init__(self, config: MMDiTConfig, dual: bool, last: bool) -> None:
+        super().__init__()
+        self.image = Stream(config, 9 if dual else 6, last=False)
+        self.context = Stream(config, 2 if last else 6, last=last)
+        self.dual = SelfAttention(config) if dual else None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        image_mods: Tensor,
+        context_mods: Tensor,
+        rotary: Tensor | None,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``x`` (batch, image tokens, width), ``context`` (batch, context tokens, width), mods (batch, 1, chunks · width)."""
+        mods = image_mods.chunk(9 if self.dual is not None else 6, dim=-1)
+        normed = self.image.norm(x)
+        if self.context.last:
+            context_scale, context_shift = context_mods.chunk(2, dim=-1)
+        else:
+            context_shift, context_scale, *context_rest = context_mods.chunk(6, dim=-1)
+        q, k, v = self.image.project(modulate(normed, mods[0], mods[1]))
+        if rotary is not None:
+            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        cq, ck, cv = self.context.project(modulate(self.context.norm(context), context_shift, context_scale))
+        joint = attention(torch.cat([q, cq], 2), torch.cat([k, ck], 2), torch.cat([v, cv], 2), mask)
+        joint = joint.transpose(1, 2).flatten(2)
+        image_part, context_part = joint.split([x.shape[1], context.shape[1]], dim=1)
+        if self.dual is not None:
+            own_mask = None if mask is None else mask[:, : x.shape[1]]
+            x = torch.addcmul(x, mods[8], self.dual(modulate(normed, mods[6], mods[7]), own_mask))
+        x = self.image.finish(x, image_part, mods[2], mods[3], mods[4], mods[5])
+        if not self.context.last:
+            context = self.context.finish(context, context_part, *context_rest)
+        return x, context
+
+
+@dataclass
+class Modulations:
+    """All that depends on (timestep, pooled) alone: a tensor (..., batch, 1, chunks · width) a stream and block."""
+
+    blocks: list[tuple[Tensor, Tensor]]
+    out: Tensor
+
+    def at(self, step: int, rows: slice) -> Modulations:
+        """Of modulations computed for (steps, batch), those of one step and these rows."""
+        return Modulations([(a[step, rows], b[step, rows]) for a, b in self.blocks], self.out[step, rows])
+
+
+class MMDiT(nn.Module):
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch_size
+        self.patch_embed = nn.Linear(config.latent_channels * patch * patch, width)
+        self.time_embed = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.pooled_embed = nn.Sequential(nn.Linear(config.pooled_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.context_embed = nn.Linear(config.context_width, width)
+        low_rank = config.adaln == "low_rank"
+        self.adaln_in = nn.Linear(width, config.adaln_rank) if low_rank else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(config, dual=i in config.dual_attention_blocks, last=i == config.depth - 1)
+            for i in range(config.depth)
+        )
+        self.modulation_out = nn.Linear(config.adaln_rank if low_rank else width, 2 * width)
+        self.proj_out = nn.Linear(width, patch * patch * config.latent_channels)
+        # zero at first, so that a model without references learns to tell them apart only when it sees some
+        self.reference_embed = nn.Parameter(torch.zeros(config.max_references, width))
+        self.reset()
+
+    def reset(self) -> None:
+        """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""
+        for block in self.blocks:
+            nn.init.zeros_(block.image.modulation.weight)
+            nn.init.zeros_(block.image.modulation.bias)
+            nn.init.zeros_(block.context.modulation.weight)
+            nn.init.zeros_(block.context.modulation.bias)
+        for layer in (self.modulation_out, self.proj_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """(batch, channels, height, width) to (batch, tokens, channels · patch²)."""
+        p = self.config.patch_size
+        if latents.shape[-2] % p or latents.shape[-1] % p:
+            raise ValueError(f"latents of {tuple(latents.shape[-2:])}: the patch size {p} must divide both sides")
+        b, c, h, w = latents.shape
+        return latents.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
+
+    def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        p, c = self.config.patch_size, self.config.latent_channels
+        x = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(tokens.shape[0], c, height, width)
+
+    def pack_references(self, pictures: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Rows of reference latents (channels, height, width) of any sizes, newest first, to padded tokens.
+
+        Returns tokens (batch, tokens, channels · patch²), grid positions (batch, tokens, 3: index from 1, row
+        and column, as `centred_grid` gives them) and mask (batch, tokens); None when no row has any.
+        Raises ValueError for more than ``max_references`` in a row.
+        """
+        most = max((len(row) for row in pictures), default=0)
+        if most > self.config.max_references:
+            raise ValueError(f"{most} reference pictures; this model takes at most {self.config.max_references}")
+        if most == 0:
+            return None
+        p = self.config.patch_size
+        rows = []
+        for row in pictures:
+            tokens = [self.patchify(x[None])[0] for x in row]
+            places = [
+                F.pad(centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device), (1, 0), value=index)
+                for index, x in enumerate(row, 1)
+            ]
+            rows.append((torch.cat(tokens), torch.cat(places)) if row else None)
+        like = next(r for r in rows if r is not None)
+        length = max(r[0].shape[0] for r in rows if r is not None)
+        batch = len(rows)
+        tokens = like[0].new_zeros(batch, length, like[0].shape[-1])
+        places = like[1].new_zeros(batch, length, 3)
+        places[..., 0] = 1
+        mask = torch.zeros(batch, length, dtype=torch.bool, device=tokens.device)
+        for i, row in enumerate(rows):
+            if row is not None:
+                n = row[0].shape[0]
+                tokens[i, :n], places[i, :n], mask[i, :n] = row[0], row[1], True
+        return tokens, places, mask
+
+    def modulations(self, timestep: Tensor, pooled: Tensor) -> Modulations:
+        """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""
+        dtype = self.proj_out.weight.dtype
+        time = self.time_embed(timestep_embedding(timestep.flatten()).to(dtype)).unflatten(0, timestep.shape)
+        vector = self.adaln_in(F.silu(time + self.pooled_embed(pooled.to(dtype)))).unsqueeze(-2)
+        return Modulations(
+            [(b.image.modulation(vector), b.context.modulation(vector)) for b in self.blocks],
+            self.modulation_out(vector),
+        )
+
+    def place(self, x: Tensor, height: int, width: int, reference_positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Adds the sine-cosine positions, or leaves x alone and returns rotary angles for all image tokens."""
+        grid = centred_grid(self.config, height, width, x.device)
+        if self.config.positions == "rope":
+            places = F.pad(grid, (1, 0)).expand(x.shape[0], -1, -1)
+            if reference_positions is not None:
+                places = torch.cat([places, reference_positions.to(places)], dim=1)
+            return x, rotary_angles(places, self.config.width // self.config.heads)
+        if reference_positions is None:
+            return x + sincos_table(self.config, grid).to(x), None
+        own = sincos_table(self.config, grid).to(x).expand(x.shape[0], -1, -1)
+        theirs = sincos_table(self.config, reference_positions[..., 1:]).to(x)
+        return x + torch.cat([own, theirs], dim=1), None
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor | None,
+        context: Tensor,
+        pooled: Tensor | None,
+        *,
+        context_mask: Tensor | None = None,
+        references: tuple[Tensor, Tensor, Tensor] | None = None,
+        modulations: Modulations | None = None,
+        early: list[Tensor] | None = None,
+        early_block: int = -1,
+    ) -> Tensor:
+        """Velocity (batch, channels, height, width).
+
+        latents (batch, channels, height, width); timestep (batch,) in [0, 1]; context (batch, tokens,
+        context_width), pooled (batch, pooled_width); context_mask (batch, tokens), True where a token
+        counts; references as `pack_references` gives them; ``modulations`` saves computing them again.
+        ``early`` collects the image tokens (batch, tokens, width) after block ``early_block``.
+        """
+        p = self.config.patch_size
+        height, width = latents.shape[-2:]
+        mods = modulations or self.modulations(timestep, pooled)
+        tokens = self.patchify(latents)
+        own = tokens.shape[1]
+        mask, places = context_mask, None
+        if references is not None:
+            reference_tokens, places, reference_mask = references
+            tokens = torch.cat([tokens, reference_tokens.to(tokens)], dim=1)
+        if mask is not None or references is not None:
+            parts = [tokens.new_ones(tokens.shape[0], own, dtype=torch.bool)]
+            parts += [reference_mask] if references is not None else []
+            parts.append(context.new_ones(context.shape[:2], dtype=torch.bool) if mask is None else mask)
+            mask = torch.cat(parts, dim=1)
+        x = self.patch_embed(tokens)
+        x, rotary = self.place(x, height // p, width // p, places)
+        if references is not None:
+            x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
+        context = self.context_embed(context.to(x.dtype))
+        for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, mods.blocks, strict=True)):
+            x, context = block(x, context, image_mods, context_mods, rotary, mask)
+            if early is not None and index == early_block:
+                early.append(x[:, :own])
+        scale, shift = mods.out.chunk(2, dim=-1)
+        x = modulate(F.layer_norm(x[:, :own], (x.shape[-1],), eps=1e-6), shift, scale)
+        return self.unpatchify(self.proj_out(x), height, width)

@@ -1,0 +1,181 @@
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# what a command needs is imported inside it: `limner --help` must not wait for torch
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="limner", description="One model that writes and draws in a single stream.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_: str, run: Any, drawing: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=run)
+        sub.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        if drawing:
+            sub.add_argument("--seed", type=int, default=0, help="the same request and seed give the same picture")
+            sub.add_argument("--size", type=size, metavar="HxW", help="height and width in pixels, such as 128x128")
+            sub.add_argument("--steps", type=int, help="sampling steps")
+        return sub
+
+    command("chat", "talk with the model; it draws when asked", run_chat, drawing=True)
+    draw = command("draw", "draw one picture", run_draw, drawing=True)
+    draw.add_argument("prompt")
+    draw.add_argument("--out", type=Path, default=Path("limner.png"), help="file to write (default: limner.png)")
+    edit = command("edit", "change a picture", run_edit, drawing=True)
+    edit.add_argument("image")
+    edit.add_argument("prompt")
+    edit.add_argument("--out", type=Path, default=Path("limner.png"), help="file to write (default: limner.png)")
+    describe = command("describe", "say what a picture shows", run_describe)
+    describe.add_argument("image")
+    describe.add_argument("--prompt", default="What is in this picture?")
+    command("info", "what a model is made of", run_info)
+    evaluate = command("eval", "measure a model", run_eval)
+    evaluate.add_argument("suite", choices=["world"])
+    evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
+    evaluate.add_argument("--steps", type=int, help="sampling steps")
+    evaluate.add_argument("--output", type=Path, default=Path("eval"), metavar="DIR")
+    train = commands.add_parser("train", help="train a model from a recipe; interrupted runs go on")
+    train.set_defaults(run=run_train)
+    train.add_argument("recipe", nargs="?", default="nano", help="a file of configs/recipe (default: nano)")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as joint.loop.steps=100")
+    train.add_argument("--stages", help="comma-separated; default: all")
+    return top
+
+
+def size(text: str) -> tuple[int, int]:
+    height, found, width = text.lower().partition("x")
+    if not (found and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 128x128")
+    return int(height), int(width)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; user mistakes end in one clear line and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, FloatingPointError) as error:
+        print(f"limner: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nlimner: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`limner describe … | head`)
+        return 0
+
+
+def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
+    height, width = options.size or (None, None)
+    return {"seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps}
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    import transformers
+
+    from .model import load
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return load(options.model, device=options.device)
+
+
+def run_chat(options: argparse.Namespace) -> int:
+    from .repl import Repl
+
+    return Repl(loaded(options), drawing_options(options)).run()
+
+
+def run_draw(options: argparse.Namespace) -> int:
+    return _save(options, [{"role": "user", "content": options.prompt}], options.prompt)
+
+
+def run_edit(options: argparse.Namespace) -> int:
+    from .images import load_image
+
+    content = [{"type": "image", "image": load_image(options.image)}, {"type": "text", "text": options.prompt}]
+    return _save(options, [{"role": "user", "content": content}], options.prompt)
+
+
+def _save(options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str) -> int:
+    from .progress import Progress
+
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    check_output(options.out)
+    with Progress() as progress:
+        reply = loaded(options).generate(
+            messages, images="force", max_images=1, callback=progress, **drawing_options(options)
+        )
+    reply.images[0].save(options.out)
+    if reply.text:
+        print(reply.text)
+    print(options.out)
+    return 0
+
+
+def check_output(path: Path) -> None:
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise ValueError(f"cannot write {path}: {path.suffix or 'no ending'} is not a picture format, try .png")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
+
+
+def run_describe(options: argparse.Namespace) -> int:
+    from .images import load_image
+
+    content = [{"type": "image", "image": load_image(options.image)}, {"type": "text", "text": options.prompt}]
+    print(loaded(options).generate([{"role": "user", "content": content}], images="never").text)
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    from .info import describe_model
+
+    print(describe_model(loaded(options)))
+    return 0
+
+
+def run_eval(options: argparse.Namespace) -> int:
+    from .evaluation.world import evaluate
+
+    evaluate(loaded(options), options.output, limit=options.limit, steps=options.steps)
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    try:
+        from ..train import recipe
+        from ..train.loop import Interrupted
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    # a first KEY=VALUE is an override, not a recipe
+    name, overrides = (options.recipe, options.overrides)
+    if "=" in name:
+        name, overrides = "nano", [name, *overrides]
+    stages = tuple(options.stages.split(",")) if options.stages else recipe.STAGES
+    unknown = set(stages) - set(recipe.STAGES)
+    if unknown:
+        raise ValueError(f"no stage {sorted(unknown)[0]!r}; there are {', '.join(recipe.STAGES)}")
+    try:
+        print(recipe.run(recipe.load_recipe(name, overrides), stages))
+    except Interrupted as stopped:
+        print(f"limner: {stopped}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Pictures from anywhere to RGB, with clear refusals."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded: 8,000 x 8,000."""
+
+
+def load_image(source: str | Path | Image.Image) -> Image.Image:
+    """A path or a PIL picture as an upright RGB picture; transparency goes onto white.
+
+    Raises ValueError for what is missing, not a picture, broken or larger than `MAX_PIXELS`.
+    """
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a picture")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            with Image.open(path) as image:
+                check_pixels(image, str(path))
+                return to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture in a format Pillow reads") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more pixels than the limit of {MAX_PIXELS:,}") from None
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path} is broken or cut short: {error}") from None
+
+
+def check_pixels(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} is {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; make it smaller"
+        )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    check_pixels(image, "the picture")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(ground, image)
+    if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        image = image.point(lambda v: v / 256).convert("L")
+    return image.convert("RGB")

@@ -1,0 +1,301 @@
+"""`Limner`: the parts of a model folder, wired; and `load`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from ..detokenizer.detokenizer import Detokenizer
+from ..mllm.config import LimnerConfig
+from ..mllm.decoding import Decoder, DecodingOptions, Row
+from ..mllm.encoding import StreamEncoder
+from ..mllm.events import Event
+from ..mllm.eye import Eye
+from ..mllm.messages import Message
+from ..mllm.stream import StreamModel
+from ..mllm.vocabulary import vocabulary_of
+from .drawing import DrawingOptions, drawer
+from .images import load_image
+from .reply import Reply
+
+Messages = str | Sequence[Message]
+STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
+
+
+@dataclass
+class GenerationDefaults:
+    """``generation_config.json`` of a model folder: what `generate` does when nothing else is asked."""
+
+    max_new_tokens: int = 256
+    max_images: int = 4
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    num_inference_steps: int = 28
+    guidance_scale: float = 4.0
+    image_guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    sampler: str = "euler"
+
+
+class Limner(nn.Module):
+    """One model: ``mllm`` reads and writes, ``detokenizer`` paints. Made by `load`."""
+
+    def __init__(
+        self,
+        mllm: StreamModel,
+        detokenizer: Detokenizer,
+        tokenizer: PreTrainedTokenizerBase,
+        defaults: GenerationDefaults | None = None,
+    ) -> None:
+        super().__init__()
+        self.mllm, self.detokenizer, self.tokenizer = mllm, detokenizer, tokenizer
+        self.config = mllm.config
+        self.defaults = defaults or GenerationDefaults()
+        self.encoder = StreamEncoder(tokenizer, mllm.config, mllm.vocabulary)
+        self.name = "limner"
+
+    def generate(
+        self,
+        messages: Messages | Sequence[Messages],
+        *,
+        max_new_tokens: int | None = None,
+        max_images: int | None = None,
+        images: str = "auto",
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        sampler: str | None = None,
+        n: int = 1,
+        callback: Callable[[Event], None] | None = None,
+    ) -> Reply | list[Reply]:
+        """Answer a prompt, a conversation, or a batch of either (then, and with ``n`` > 1, a list).
+
+        ``images``: "auto" (the model decides), "force" (the reply begins with a picture), "never".
+        ``n`` replies to each, with seeds ``seed``, ``seed + 1``, …. ``height`` and ``width`` in pixels.
+        ``callback`` gets every event. Raises ValueError for messages or options that make no sense.
+        """
+        options = {k: v for k, v in locals().items() if k not in ("self", "messages", "n", "callback")}
+        if n < 1:
+            raise ValueError(f"n is {n}; it must be at least 1")
+        batch, single = as_batch(messages)
+        seeds = [seed + k for _ in batch for k in range(n)]
+        batch = [m for m in batch for _ in range(n)]
+        events = self._run(batch, seeds, options)
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stopped:
+                replies = [Reply(row.parts, row.reason or "stop") for row in stopped.value]
+                return replies[0] if single and n == 1 else replies
+            if callback:
+                callback(event)
+
+    def stream(self, messages: Messages | Sequence[Messages], **options: Any) -> Generator[Event, None, None]:
+        """The events of a reply as they happen; takes what `generate` takes, but ``n`` and ``callback``."""
+        allowed = set(self.generate.__kwdefaults__ or {}) - {"n", "callback"}
+        unknown = set(options) - allowed
+        if unknown:
+            raise ValueError(f"unknown options {', '.join(sorted(unknown))}; there are {', '.join(sorted(allowed))}")
+        given = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
+        batch, _ = as_batch(messages)
+        yield from self._run(batch, [given["seed"]] * len(batch), given)
+
+    def chat(self, **options: Any) -> Any:
+        """A conversation that remembers; ``options`` are `generate`'s."""
+        from .chat import Chat
+
+        return Chat(self, **options)
+
+    def _run(
+        self, batch: Sequence[Messages], seeds: Sequence[int], options: dict[str, Any]
+    ) -> Generator[Event, None, list[Row]]:
+        def chosen(name: str) -> Any:
+            return getattr(self.defaults, name) if options[name] is None else options[name]
+
+        height, width = options["height"], options["width"]
+        if (height is None) != (width is None):
+            raise ValueError("give both height and width, or neither")
+        if height is not None:
+            self.detokenizer.check_size(height, width)
+        decoding = DecodingOptions(
+            max_new_tokens=chosen("max_new_tokens"),
+            max_images=chosen("max_images"),
+            images=options["images"],
+            temperature=chosen("temperature"),
+            top_p=chosen("top_p"),
+            top_k=chosen("top_k"),
+            stop=tuple([options["stop"]] if isinstance(options["stop"], str) else options["stop"]),
+            size=None if height is None else (height, width),
+        )
+        drawing = DrawingOptions(
+            num_inference_steps=chosen("num_inference_steps"),
+            guidance_scale=chosen("guidance_scale"),
+            image_guidance_scale=chosen("image_guidance_scale"),
+            guidance_interval=tuple(chosen("guidance_interval")),
+            sampler=chosen("sampler"),
+        )
+        encoded = [self.encoder.encode(with_pictures(m), add_generation_prompt=True) for m in batch]
+        limit = getattr(self.mllm.llm.config, "max_position_embeddings", None)
+        longest = max(len(e.input_ids) for e in encoded)
+        if limit and longest + decoding.max_new_tokens > limit:
+            raise ValueError(
+                f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
+                f"this model holds {limit}. Shorten it or lower max_new_tokens"
+            )
+        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds))
+        return (yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Every part saves itself; see DESIGN's folder layout in docs/architecture.md."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save(folder)
+        (folder / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
+        self.tokenizer.save_pretrained(folder)
+        self.mllm.llm.save_pretrained(folder / "llm")
+        self.mllm.eye.model.save_pretrained(folder / "vision")
+        save_file(stream_state(self.mllm), folder / "stream.safetensors")
+        self.detokenizer.save_pretrained(folder / "detokenizer")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Limner:
+        """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
+        folder = Path(folder)
+        if not (folder / "config.json").exists():
+            raise ValueError(f"{folder} holds no Limner model (no config.json)")
+        config = LimnerConfig.load(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype="auto")
+        eye = Eye(_vision(folder / "vision"))
+        mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
+        saved = load_file(folder / "stream.safetensors")
+        expected = stream_state(mllm)
+        wrong = [k for k in saved.keys() | expected.keys() if k not in saved or k not in expected
+                 or saved[k].shape != expected[k].shape]  # fmt: skip
+        if wrong:
+            raise ValueError(f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(sorted(wrong))}")
+        mllm.load_state_dict(saved, strict=False)
+        defaults = json.loads((folder / "generation_config.json").read_text())
+        unknown = set(defaults) - set(GenerationDefaults.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"{folder / 'generation_config.json'}: unknown keys {', '.join(sorted(unknown))}")
+        model = cls(mllm, Detokenizer.from_pretrained(folder / "detokenizer"), tokenizer, GenerationDefaults(**defaults))
+        model.name = folder.name
+        return model.eval()
+
+
+def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
+    """The parts of the stream that are neither backbone nor eye."""
+    return {k: v.contiguous() for k, v in mllm.state_dict().items() if k.split(".")[0] in STREAM_PARTS}
+
+
+def _ends(llm: nn.Module) -> tuple[int, ...]:
+    """Ids that end a turn, as the backbone's generation config names them."""
+    ends = getattr(llm.generation_config, "eos_token_id", None)
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+
+
+def _vision(folder: Path) -> nn.Module:
+    model = AutoModel.from_pretrained(folder, dtype="auto")
+    return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
+
+
+def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
+    """One conversation or several? A list of dicts is one; a list of strings or lists is several."""
+    if isinstance(messages, str):
+        return [messages], True
+    messages = list(messages)
+    if not messages:
+        raise ValueError("no messages: a conversation needs at least one")
+    if all(isinstance(m, dict) for m in messages):
+        return [messages], True
+    if any(isinstance(m, dict) for m in messages):
+        raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
+    return messages, False
+
+
+def with_pictures(messages: Messages) -> Messages:
+    """Messages whose image parts may be paths, with the pictures loaded."""
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise ValueError("the prompt is empty")
+        return messages
+    loaded = []
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message.get("content"), (list, tuple)):
+            content = [
+                {**part, "image": load_image(part["image"])}
+                if isinstance(part, dict) and isinstance(part.get("image"), (str, Path, Image.Image))
+                else part
+                for part in message["content"]
+            ]
+            message = {**message, "content": content}
+        loaded.append(message)
+    return loaded
+
+
+def embedded(name: str) -> Path:
+    """Folder of a model that ships with the package. Raises ValueError when there is none of this name."""
+    folder = Path(__file__).resolve().parent.parent / "weights" / name
+    if not (folder / "config.json").exists():
+        raise ValueError(f"no embedded model {name!r}")
+    return folder
+
+
+def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dtype = "auto") -> Limner:
+    """Load a model: an embedded name, a folder or a hub id.
+
+    ``device`` "auto" takes cuda, then mps, then cpu; ``dtype`` "auto" is bfloat16 on cuda, else float32.
+    Raises ValueError for a model that cannot be found or read.
+    """
+    path = Path(model)
+    if path.is_dir():
+        folder = path
+    elif "/" not in str(model) and "\\" not in str(model):
+        try:
+            folder = embedded(str(model))
+        except ValueError:
+            raise ValueError(
+                f"unknown model {str(model)!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
+            ) from None
+    elif isinstance(model, str) and str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
+        folder = _from_hub(model)
+    else:
+        raise ValueError(f"no such model folder: {model}")
+    loaded = Limner.from_pretrained(folder)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+    elif isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError("dtype must be auto, float32, bfloat16 or float16")
+    return loaded.to(device, dtype)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+    except Exception as error:  # the hub client raises a dozen unrelated types: network, name, rights
+        raise ValueError(f"{name!r} is neither a folder nor a model the hub gave: {error}") from error

@@ -1,0 +1,167 @@
+"""``limner chat``: line editing, pictures inline and saved, slash commands; piped input is read line by line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..mllm.events import Finished, PictureDone, TextPiece
+from .chat import Chat
+from .cli import size
+from .images import load_image
+from .model import Limner
+from .progress import Progress
+from .terminal import graphics, show
+
+HELP = """\
+Say what you want; the model draws when you ask for a picture.
+  /image PATH   show it a picture with your next message
+  /undo         forget the last turn
+  /retry        answer the last message again, with another seed
+  /seed N       the seed of the next pictures
+  /size HxW     size of the pictures, such as 128x128; /size auto lets the model choose
+  /steps N      sampling steps; more is slower and finer
+  /save PATH    write the conversation and its pictures
+  /help         this text
+  /quit         leave (so does Ctrl-D); Ctrl-C stops a reply"""
+
+
+class Repl:
+    def __init__(self, model: Limner, options: dict[str, Any]) -> None:
+        self.model = model
+        if options["height"] is not None:
+            model.detokenizer.check_size(options["height"], options["width"])
+        check_steps(options["num_inference_steps"])
+        self.chat = Chat(model, **options)
+        self.pending: list[Image.Image] = []
+        self.graphics = graphics(os.environ, sys.stdout.isatty())
+        self.interactive = sys.stdin.isatty()
+        self.commands: dict[str, Callable[[str], None]] = {
+            "image": self.image,
+            "undo": lambda _: self.chat.undo(),
+            "retry": self.retry,
+            "seed": self.seed,
+            "size": self.size,
+            "steps": self.steps,
+            "save": lambda path: print(self.chat.save(path or "conversation.jsonl")),
+            "help": lambda _: print(HELP),
+        }
+
+    def run(self) -> int:
+        if self.interactive:
+            try:
+                import readline  # noqa: F401 - importing it gives input() line editing and history
+            except ImportError:
+                pass  # a Python built without it still reads lines
+            print(f"limner {self.model.name}: type a message, /help for commands, Ctrl-D to leave")
+        while (line := self.read()) is not None:
+            line = line.strip()
+            if line in ("/quit", "/exit"):
+                break
+            if line:
+                self.answer(line)
+        return 0
+
+    def read(self) -> str | None:
+        """The next line, None at the end. Bytes that are not UTF-8 become replacement characters."""
+        if self.interactive:
+            try:
+                return input("> ")
+            except EOFError:
+                print()
+                return None
+            except KeyboardInterrupt:
+                print()
+                return ""
+        raw = sys.stdin.buffer.readline()
+        return raw.decode("utf-8", "replace") if raw else None
+
+    def answer(self, line: str) -> None:
+        """One line; mistakes and Ctrl-C are said and the conversation goes on as it was."""
+        try:
+            if line.startswith("/"):
+                name, _, rest = line[1:].partition(" ")
+                if name not in self.commands:
+                    raise ValueError(f"no command /{name}; /help lists them")
+                self.commands[name](rest.strip())
+            else:
+                self.say(line, self.pending)
+                self.pending = []
+        except ValueError as error:
+            print(f"limner: {error}", file=sys.stderr)
+        except OSError as error:  # a full disk, a folder without rights
+            print(f"limner: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n(stopped; this turn is forgotten)", file=sys.stderr)
+
+    def say(self, text: str, images: list[Image.Image]) -> None:
+        fresh = True
+        with Progress() as progress:
+            for event in self.chat.stream(text, images):
+                progress(event)
+                if isinstance(event, TextPiece):
+                    print(event.text.lstrip() if fresh else event.text, end="", flush=True)
+                    fresh = False
+                elif isinstance(event, PictureDone):
+                    if not fresh:
+                        print()
+                    self.picture(event.image)
+                    fresh = True
+                elif isinstance(event, Finished):
+                    if not fresh:
+                        print()
+                    if event.reason == "length":
+                        print("(cut: the reply reached its limit)", file=sys.stderr)
+
+    def picture(self, image: Image.Image) -> None:
+        number = 1
+        while (path := Path(f"limner-{number:03d}.png")).exists():
+            number += 1
+        image.save(path)
+        columns = min(48, shutil.get_terminal_size().columns)
+        print(show(image, self.graphics, columns), end="")
+        print(path, flush=True)
+
+    def image(self, path: str) -> None:
+        if not path:
+            raise ValueError("/image needs a path")
+        self.pending.append(load_image(Path(path).expanduser()))
+        print(f"({path} goes with your next message)")
+
+    def retry(self, _: str) -> None:
+        text, images = self.chat.take_back()
+        self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
+        self.say(text, images)
+
+    def seed(self, text: str) -> None:
+        if not text.lstrip("-").isdigit():
+            raise ValueError(f"/seed needs a whole number, not {text!r}")
+        self.chat.options["seed"] = int(text)
+
+    def size(self, text: str) -> None:
+        if text == "auto":
+            height = width = None
+        else:
+            try:
+                height, width = size(text)
+            except Exception as error:  # argparse's own type error, worded for a flag
+                raise ValueError(f"/size: {error}") from None
+            self.model.detokenizer.check_size(height, width)
+        self.chat.options |= {"height": height, "width": width}
+
+    def steps(self, text: str) -> None:
+        if not text.lstrip("-").isdigit():
+            raise ValueError(f"/steps needs a whole number, not {text!r}")
+        check_steps(int(text))
+        self.chat.options["num_inference_steps"] = int(text)
+
+
+def check_steps(steps: int | None) -> None:
+    if steps is not None and steps < 1:
+        raise ValueError(f"num_inference_steps is {steps}; it must be at least 1")

@@ -1,0 +1,33 @@
+"""What the model answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..mllm.messages import Message
+
+
+@dataclass(frozen=True)
+class Reply:
+    parts: list[str | Image.Image]
+    """Texts and pictures in the order they came."""
+    finish_reason: str
+    """"stop", or "length" when a limit cut the reply."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(part.strip() for part in self.parts if isinstance(part, str) and part.strip())
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [part for part in self.parts if isinstance(part, Image.Image)]
+
+    def message(self) -> Message:
+        """The reply as a turn of the conversation, to go on from."""
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+            for part in self.parts
+        ]
+        return {"role": "assistant", "content": content}

@@ -1,0 +1,82 @@
+"""The decoding state of a batch: key-value cache, explicit positions row by row, and which columns count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from .masks import additive, cached
+from .stream import StreamModel
+
+
+class StreamCache:
+    """Columns may be holes (a row waited, or is shorter): they are masked by ``valid``, and `compact` closes them.
+
+    Every layer keeps its whole past, sliding-window layers too: the windows are in the masks, and a cache
+    that forgets could not be cropped back.
+    """
+
+    def __init__(self, model: StreamModel, rows: int, keep_hidden: bool) -> None:
+        self.model, self.keep_hidden = model, keep_hidden
+        self.past = DynamicCache()
+        device = model.device
+        self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        self.hidden = torch.zeros(rows, 0, model.width, dtype=model.dtype, device=device)
+
+    @property
+    def next_position(self) -> Tensor:
+        """(rows,) the position after each row's last valid column."""
+        if self.valid.shape[1] == 0:
+            return self.valid.new_zeros(self.valid.shape[0], dtype=torch.long)
+        return torch.where(self.valid, self.positions + 1, 0).amax(1)
+
+    def extend(self, embeds: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Feed embeddings (rows, tokens, width); ``valid`` (rows, tokens) is False for padding. Returns hidden states."""
+        if valid is None:
+            valid = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        positions = (self.next_position[:, None] + valid.cumsum(1) - 1).clamp(min=0)
+        self.positions = torch.cat([self.positions, positions], 1)
+        self.valid = torch.cat([self.valid, valid], 1)
+        allowed, distance = cached(positions, self.positions, self.valid)
+        masks = additive(allowed, distance, self.model.llm.config, embeds.dtype)
+        hidden = self.model.backbone(embeds, masks, positions, self.past)
+        if self.keep_hidden:
+            self.hidden = torch.cat([self.hidden, hidden], 1)
+        return hidden
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last columns."""
+        self.past.crop(-tokens)
+        for name in ("positions", "valid", "hidden"):
+            value = getattr(self, name)
+            if value.shape[1]:
+                setattr(self, name, value[:, :-tokens])
+
+    def select(self, rows: list[int]) -> None:
+        """Keep only these rows."""
+        index = torch.tensor(rows, device=self.valid.device)
+        self._each(lambda x: x.index_select(0, index))
+
+    def compact(self) -> None:
+        """Gather every row's valid columns to the right: left padding, no holes."""
+        longest = int(self.valid.sum(1).max())
+        if longest == self.valid.shape[1]:
+            return
+        # a stable sort puts the holes first and keeps the order of the rest
+        order = self.valid.int().argsort(dim=1, stable=True)[:, -longest:]
+
+        def gather(x: Tensor) -> Tensor:
+            if x.ndim == 4:  # (rows, heads, columns, head width)
+                return x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+            return x.gather(1, order if x.ndim == 2 else order[..., None].expand(-1, -1, x.shape[2]))
+
+        self._each(gather)
+
+    def _each(self, change) -> None:  # noqa: ANN001
+        for layer in self.past.layers:
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+        self.positions, self.valid = change(self.positions), change(self.valid)
+        if self.keep_hidden:
+            self.hidden = change(self.hidden)

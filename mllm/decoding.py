@@ -1,0 +1,284 @@
+"""Interleaved decoding: text a token at a time, a picture's queries in one forward, all as events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from .cache import StreamCache
+from .encoding import Encoded, StreamEncoder, nearest_shape
+from .events import Event, Finished, TextPiece
+from .messages import EmittedText
+from .stream import StreamModel
+from .views import views_of
+
+Part = str | Image.Image
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Raises ValueError for values that make no sense."""
+
+    max_new_tokens: int = 256
+    """Text tokens of a reply; pictures have a limit of their own."""
+    max_images: int = 4
+    images: str = "auto"
+    """"auto": the model decides; "force": the reply begins with a picture; "never": it has none."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    """Height and width in pixels that the user asked for; None leaves the shape to the model."""
+
+    def __post_init__(self) -> None:
+        if self.images not in ("auto", "force", "never"):
+            raise ValueError(f"images is {self.images!r}; it can be auto, force or never")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.max_images < (1 if self.images == "force" else 0):
+            raise ValueError(f"max_images is {self.max_images}, too few for images={self.images!r}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"temperature {self.temperature} and top_k {self.top_k} must not be negative, "
+                f"top_p {self.top_p} must be in (0, 1]"
+            )
+        if any(not s for s in self.stop):
+            raise ValueError("an empty stop string would stop every reply at once")
+
+
+@dataclass
+class DrawRequest:
+    """What a drawing is made of."""
+
+    row: int
+    index: int
+    features: Tensor
+    """(feature_tokens, eye width), from the output resampler"""
+    prompt: Tensor | None
+    """(prompt_tokens, width)"""
+    prompt_mask: Tensor | None
+    size: tuple[int, int]
+    earlier: list[Image.Image]
+    """The pictures before its BOI, newest first."""
+
+
+Draw = Callable[[list[DrawRequest]], Generator[Event, None, list[Image.Image]]]
+"""Draws all requests; yields its own events and returns the pictures."""
+
+
+@dataclass
+class Row:
+    """One conversation while it is decoded."""
+
+    index: int
+    generator: torch.Generator
+    pictures: list[Image.Image]
+    """All pictures of the conversation so far, oldest first."""
+    parts: list[Part] = field(default_factory=list)
+    run: list[int] = field(default_factory=list)
+    """Ids of the text run being written."""
+    shown: int = 0
+    """Characters of the run already given out."""
+    written: int = 0
+    drawn: int = 0
+    size: tuple[int, int] | None = None
+    """Set while the row waits to draw."""
+    shape_id: int | None = None
+    reason: str | None = None
+
+
+class Decoder:
+    def __init__(self, model: StreamModel, encoder: StreamEncoder, options: DecodingOptions) -> None:
+        self.model, self.encoder, self.options = model, encoder, options
+        self.config, self.vocabulary = model.config, model.vocabulary
+        warpers = []
+        if options.temperature > 0:
+            warpers.append(TemperatureLogitsWarper(options.temperature))
+            if options.top_k:
+                warpers.append(TopKLogitsWarper(options.top_k))
+            if options.top_p < 1:
+                warpers.append(TopPLogitsWarper(options.top_p))
+        self.warpers = warpers
+        never = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
+        self.openers = list(self.vocabulary.shapes) or [self.vocabulary.boi]
+        if self.vocabulary.shapes:
+            never.append(self.vocabulary.boi)  # it follows its shape token and is never sampled
+            if options.size is not None:
+                chosen = nearest_shape(self.config.shapes, *options.size)
+                self.openers = [self.vocabulary.shapes[chosen]]
+                never += [s for s in self.vocabulary.shapes if s != self.openers[0]]
+        self.never = torch.tensor(never, device=model.device)
+        self.open_ids = torch.tensor(self.openers, device=model.device)
+
+    @torch.inference_mode()
+    def run(self, encoded: Sequence[Encoded], seeds: Sequence[int], draw: Draw) -> Generator[Event, None, list[Row]]:
+        """Decode a batch of conversations; returns the rows with their parts and reasons."""
+        rows = [
+            Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures])
+            for i, (e, seed) in enumerate(zip(encoded, seeds, strict=True))
+        ]
+        cache = StreamCache(self.model, len(rows), keep_hidden=self.config.prompt_tokens > 0)
+        logits = self._prefill(cache, encoded)
+        alive = list(rows)
+        while True:
+            yield from self._choose(alive, logits)
+            ended = [row for row in alive if row.reason]
+            if ended:
+                yield from (Finished(row.index, row.reason) for row in ended)
+                going = [i for i, row in enumerate(alive) if not row.reason]
+                if not going:
+                    break
+                cache.select(going)
+                alive = [alive[i] for i in going]
+            if all(row.size for row in alive):
+                logits = yield from self._draw(cache, alive, draw)
+                continue
+            ids = [row.run[-1] if not row.size else self.vocabulary.pad for row in alive]
+            fed = torch.tensor([not row.size for row in alive], device=self.model.device)
+            embeds = self.model.llm.get_input_embeddings()(torch.tensor(ids, device=self.model.device))[:, None]
+            logits = self.model.logits(cache.extend(embeds, fed[:, None])[:, -1])
+        return rows
+
+    def _prefill(self, cache: StreamCache, encoded: Sequence[Encoded]) -> Tensor:
+        """All conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
+        model, device = self.model, self.model.device
+        longest = max(len(e.input_ids) for e in encoded)
+        ids = torch.full((len(encoded), longest), self.vocabulary.pad)
+        slots = torch.zeros_like(ids, dtype=torch.bool)
+        valid = torch.zeros_like(slots)
+        for i, e in enumerate(encoded):
+            left = longest - len(e.input_ids)
+            ids[i, left:] = torch.tensor(e.input_ids)
+            valid[i, left:] = True
+            for start, _ in e.views:
+                slots[i, left + start : left + start + self.config.image_tokens] = True
+        views = [view for e in encoded for _, view in e.views]
+        features = self._see(views) if views else torch.zeros(0, 0, model.width)
+        embeds = model.embed(ids.to(device), slots.to(device), features)
+        return model.logits(cache.extend(embeds, valid.to(device))[:, -1])
+
+    def _see(self, views: Sequence) -> Tensor:
+        pixels = torch.stack([view.pixel_values for view in views]).to(self.model.device)
+        positions = torch.tensor([view.position or (0.5, 0.5) for view in views], device=self.model.device)
+        return self.model.see(self.model.eye(pixels), positions)
+
+    def _choose(self, alive: list[Row], logits: Tensor) -> Generator[Event, None, None]:
+        """The next token of every row that writes: text, the end, or the beginning of a picture."""
+        options, vocabulary = self.options, self.vocabulary
+        scores = logits.float().index_fill(1, self.never, float("-inf"))
+        for i, row in enumerate(alive):
+            if row.size:
+                continue
+            own = scores[i : i + 1]
+            if options.images == "force" and row.drawn == 0 and not row.run:
+                own = torch.full_like(own, float("-inf")).index_copy(1, self.open_ids, own[:, self.open_ids])
+            elif options.images == "never" or row.drawn >= options.max_images:
+                own = own.index_fill(1, self.open_ids, float("-inf"))
+            token = self._sample(own, row)
+            if token in self.openers:
+                yield from self._end_run(row)
+                row.size, row.shape_id = self._size_of(token), token
+            elif token in vocabulary.end_of_turn:
+                row.reason = "stop"
+                yield from self._end_run(row)
+            else:
+                row.run.append(token)
+                row.written += 1
+                yield from self._text(row)
+                if row.reason is None and row.written >= options.max_new_tokens:
+                    row.reason = "length"
+                    yield from self._end_run(row)
+
+    def _sample(self, scores: Tensor, row: Row) -> int:
+        if self.options.temperature == 0:
+            return int(scores.argmax())
+        for warper in self.warpers:
+            scores = warper(None, scores)
+        # on the CPU with the row's own generator: the same draw alone and in any batch
+        return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=row.generator))
+
+    def _size_of(self, token: int) -> tuple[int, int]:
+        if self.options.size is not None:
+            return self.options.size
+        if self.vocabulary.shapes:
+            return self.config.shapes[self.vocabulary.shapes.index(token)]
+        return self.config.default_size
+
+    def _text(self, row: Row) -> Generator[Event, None, None]:
+        """Give out what is certain: whole characters, and nothing that may become a stop string."""
+        text = self.encoder.tokenizer.decode(row.run)
+        for stop in self.options.stop:
+            found = text.find(stop)
+            if found >= 0:
+                row.reason = "stop"
+                if found > row.shown:
+                    yield TextPiece(row.index, text[row.shown : found])
+                if text[:found]:
+                    row.parts.append(text[:found])
+                row.run, row.shown = [], 0
+                return
+        held = max((len(s) for s in self.options.stop), default=1) - 1
+        certain = len(text) - held
+        if text.endswith("�"):  # bytes of a character still to come
+            certain = min(certain, len(text.rstrip("�")))
+        if certain > row.shown:
+            yield TextPiece(row.index, text[row.shown : certain])
+            row.shown = certain
+
+    def _end_run(self, row: Row) -> Generator[Event, None, None]:
+        if row.run:
+            text = self.encoder.tokenizer.decode(row.run)
+            if len(text) > row.shown:
+                yield TextPiece(row.index, text[row.shown :])
+            row.parts.append(EmittedText(text, row.run))
+        row.run, row.shown = [], 0
+
+    def _draw(self, cache: StreamCache, alive: list[Row], draw: Draw) -> Generator[Event, None, Tensor]:
+        """Every row waits: one forward for all queries, the pictures, then their features. Returns the next logits.
+
+        ``lead`` is the shape token (where the model has them) and BOI. In the "seen" mode the queries are
+        cropped away and the features take their positions; in the "queries" mode they stay.
+        """
+        model, vocabulary, config = self.model, self.vocabulary, self.config
+        n, count = config.num_queries, len(alive)
+        cache.compact()
+        device = model.device
+        lead_ids = [[row.shape_id, vocabulary.boi] if vocabulary.shapes else [vocabulary.boi] for row in alive]
+        table = model.llm.get_input_embeddings()
+        lead = table(torch.tensor(lead_ids, device=device))
+        queries = model.queries.weight.to(lead.dtype).expand(count, -1, -1)
+        states = cache.extend(torch.cat([lead, queries], dim=1))[:, -n:]
+        features = model.output_resampler(states)
+        prompt = prompt_mask = None
+        if config.prompt_tokens:
+            p = config.prompt_tokens
+            prompt, prompt_mask = cache.hidden[:, :-n][:, -p:], cache.valid[:, :-n][:, -p:]
+            missing = p - prompt.shape[1]  # a batch pads alike whatever its rows are, so pictures do not depend on it
+            prompt = torch.nn.functional.pad(prompt, (0, 0, missing, 0))
+            prompt_mask = torch.nn.functional.pad(prompt_mask, (missing, 0))
+        requests = [
+            DrawRequest(
+                row.index, row.drawn, features[i],
+                None if prompt is None else prompt[i], None if prompt_mask is None else prompt_mask[i],
+                row.size, row.pictures[::-1],
+            )
+            for i, row in enumerate(alive)
+        ]  # fmt: skip
+        images = yield from draw(requests)
+        for row, image in zip(alive, images, strict=True):
+            row.parts.append(image)
+            row.pictures.append(image)
+            row.drawn, row.size, row.shape_id = row.drawn + 1, None, None
+        eoi = table(torch.full((count, 1), vocabulary.eoi, device=device))
+        if config.drawn_images == "queries":
+            return model.logits(cache.extend(eoi)[:, -1])
+        cache.crop(n)
+        seen = self._see([views_of(image, config, tiles=False)[0] for image in images]).to(eoi.dtype)
+        return model.logits(cache.extend(torch.cat([seen, eoi], dim=1))[:, -1])

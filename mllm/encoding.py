@@ -1,0 +1,157 @@
+"""Messages to ids. No text becomes a control token: contents are tokenized with every added token off."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from .config import LimnerConfig
+from .messages import EmittedText, Message, checked
+from .views import View, views_of
+from .vocabulary import Vocabulary
+
+IGNORED = -100
+"""The label that no loss counts, as in transformers."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Image.Image
+    begin: int
+    """Index of its BOI in the ids."""
+    drawn: bool
+    """Whether the assistant drew it."""
+    shape: tuple[int, int]
+    """Height and width in pixels."""
+
+
+@dataclass
+class Encoded:
+    """One conversation. ``labels`` cover what the assistant decides: its text, shape tokens, BOI and ends of turn."""
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    views: list[tuple[int, View]] = field(default_factory=list)
+    """Index of the first slot and the view whose features go there."""
+    queries: list[int] = field(default_factory=list)
+    """Index of the first slot of each block of queries in the main stream ("queries" mode, training)."""
+    pictures: list[Picture] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], labelled: bool = False) -> None:
+        self.input_ids.extend(ids)
+        self.labels.extend(ids if labelled else [IGNORED] * len(ids))
+
+
+def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) -> int:
+    """Index of the shape with the closest aspect ratio, of equal ones the closest in size."""
+    ratio = height / width
+    return min(
+        range(len(shapes)),
+        key=lambda i: (
+            round(max(ratio / (shapes[i][0] / shapes[i][1]), (shapes[i][0] / shapes[i][1]) / ratio), 3),
+            abs(shapes[i][0] * shapes[i][1] - height * width),
+        ),
+    )
+
+
+class StreamEncoder:
+    """Raises ValueError for a tokenizer that is not a fast one or has no chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, vocabulary: Vocabulary) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("Limner needs a fast tokenizer: only there can added tokens be switched off for contents")
+        if not tokenizer.chat_template:
+            raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template")
+        self.tokenizer, self.config, self.vocabulary = tokenizer, config, vocabulary
+        bare = json.loads(tokenizer.backend_tokenizer.to_str())
+        bare["added_tokens"], bare["post_processor"] = [], None
+        bare["truncation"] = bare["padding"] = None
+        self._bare = Tokenizer.from_str(json.dumps(bare))
+        self._forbidden = frozenset(tokenizer.get_added_vocab().values())
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a content's text; emitted text keeps its own. Raises ValueError where the vocabulary itself
+        turns plain text into a control token."""
+        if isinstance(text, EmittedText):
+            return list(text.ids)
+        # a lone surrogate cannot be UTF-8; the tokenizer would refuse it with an error of its own
+        ids = self._bare.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        if not self._forbidden.isdisjoint(ids):
+            found = self.tokenizer.convert_ids_to_tokens(sorted(self._forbidden.intersection(ids)))
+            raise ValueError(f"the text holds {', '.join(found)}, which this tokenizer cannot keep as plain text")
+        return ids
+
+    def encode(
+        self, messages: str | Sequence[Message], *, add_generation_prompt: bool = False, training: bool = False
+    ) -> Encoded:
+        """One conversation. ``training`` puts the queries into the main stream in the "queries" mode."""
+        out = Encoded()
+        after_assistant = False
+        for piece in self._pieces(checked(messages), add_generation_prompt):
+            if isinstance(piece, str):
+                ids = self.tokenizer(piece, add_special_tokens=False).input_ids if piece else []
+                ends = 0
+                if after_assistant:  # the reply's end of turn is the assistant's own decision
+                    hits = [i for i, token in enumerate(ids) if token in self.vocabulary.end_of_turn]
+                    ends = hits[0] + 1 if hits else 0
+                out.add(ids[:ends], labelled=True)
+                out.add(ids[ends:])
+                continue
+            role, part = piece
+            if part["type"] == "text":
+                out.add(self.text_ids(part["text"]), labelled=role == "assistant")
+            else:
+                self._picture(out, part["image"], role == "assistant", training)
+            after_assistant = role == "assistant"
+        return out
+
+    def _picture(self, out: Encoded, image: Image.Image, drawn: bool, training: bool) -> None:
+        vocabulary, config = self.vocabulary, self.config
+        if drawn and vocabulary.shapes:
+            out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
+        as_queries = drawn and training and config.drawn_images == "queries"
+        views = views_of(image, config, tiles=not drawn)
+        for view in views[:-1]:
+            out.add([vocabulary.patch])
+            out.views.append((len(out.input_ids), view))
+            out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
+        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width)))
+        out.add([vocabulary.boi], labelled=drawn)
+        if as_queries:
+            out.queries.append(len(out.input_ids))
+        else:
+            out.views.append((len(out.input_ids), views[-1]))
+        count = config.num_queries if as_queries else config.image_tokens
+        out.add([*vocabulary.slots[:count], vocabulary.eoi])
+
+    def _pieces(
+        self, messages: list[Message], add_generation_prompt: bool
+    ) -> list[str | tuple[str, dict[str, Any]]]:
+        """Template pieces (strings) and contents (role, part), in order."""
+        marks: dict[str, tuple[str, dict[str, Any]]] = {}
+        masked = []
+        for message in messages:
+            names = [secrets.token_hex(12) for _ in message["content"]]
+            marks |= {name: (message["role"], part) for name, part in zip(names, message["content"], strict=True)}
+            masked.append({"role": message["role"], "content": "".join(names)})
+        try:
+            text = self.tokenizer.apply_chat_template(
+                masked, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template refuses these messages: {error}") from error
+        pieces: list[str | tuple[str, dict[str, Any]]] = []
+        for name, content in marks.items():
+            before, found, text = text.partition(name)
+            if not found or name in text:
+                raise ValueError("the chat template drops, repeats or reorders a message's content")
+            pieces += [before, content]
+        return [*pieces, text]

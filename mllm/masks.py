@@ -1,0 +1,77 @@
+"""Attention masks of ours, one for each layer type, so that sliding windows keep sliding.
+
+A 4-D mask silently overrides a model's own windows; so every mask is made from positions here, both in
+training (main stream and branches) and in decoding (caches with holes where rows waited).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+Masks = Tensor | dict[str, Tensor]
+_KNOWN = {"full_attention", "sliding_attention"}
+
+
+def check_backbone(config: PretrainedConfig) -> None:
+    """Raises ValueError for layers whose state cannot be cropped or masked (linear attention and the like)."""
+    unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN
+    if unknown or getattr(config, "attention_chunk_size", None):
+        kinds = ", ".join(sorted(unknown)) or "chunked_attention"
+        raise ValueError(
+            f"{config.model_type} has {kinds} layers; queries on a branch need full or sliding-window attention"
+        )
+    if getattr(config, "_attn_implementation", "sdpa") not in (None, "eager", "sdpa"):
+        raise ValueError(f"attn_implementation {config._attn_implementation!r}; use sdpa or eager")
+
+
+def additive(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
+    """``allowed`` (batch, queries, keys) and ``distance`` (the query's position less the key's) to what the model takes.
+
+    A tensor (batch, 1, queries, keys) for models with one kind of layer, a dict by layer type for the others.
+    """
+
+    def make(keep: Tensor) -> Tensor:
+        mask = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
+        return mask.masked_fill_(~keep, torch.finfo(dtype).min)[:, None]
+
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    inside = allowed if window is None else allowed & (distance < window)
+    if not types:
+        return make(inside)
+    masks = {}
+    if "full_attention" in types:
+        masks["full_attention"] = make(allowed)
+    if "sliding_attention" in types:
+        masks["sliding_attention"] = make(inside)
+    return masks
+
+
+def branched(lengths: Tensor, main: int, branch_begin: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """The training layout: ``main`` columns of main stream, then blocks of ``queries`` columns, one a branch.
+
+    ``lengths`` (batch,) valid main columns; ``branch_begin`` (batch, branches) index of each branch's BOI, -1
+    for none. Returns ``allowed`` (batch, columns, columns) and position ids (batch, columns): a branch has the
+    positions it would have had after its BOI, sees the main stream up to and including it, and itself causally.
+    """
+    batch, branches = branch_begin.shape
+    device = lengths.device
+    column = torch.arange(main + branches * queries, device=device)
+    is_main = column < main
+    owner = torch.where(is_main, -1, (column - main) // queries)
+    begin = torch.cat(
+        [column[:main].expand(batch, -1), branch_begin.repeat_interleave(queries, dim=1)], dim=1
+    )  # last main column that a column may see
+    position = torch.where(is_main, column, begin + 1 + (column - main) % queries)
+    present = torch.where(is_main, column < lengths[:, None], begin >= 0)
+    sees_main = is_main & (column <= begin[:, :, None])
+    same_branch = (owner[:, None] == owner[None, :]) & ~is_main & (column[None, :] <= column[:, None])
+    return (sees_main | same_branch) & present[:, None, :], position.clamp(min=0)
+
+
+def cached(query_positions: Tensor, key_positions: Tensor, key_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Decoding: what queries (batch, q) may see of keys (batch, k), by position; and the distances."""
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    return (distance >= 0) & key_valid[:, None, :], distance

@@ -1,0 +1,204 @@
+"""The stream model: a backbone, an eye, learned queries and the two resamplers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from ..resamplers import Resampler
+from .config import LimnerConfig
+from .encoding import IGNORED, Encoded
+from .eye import Eye
+from .masks import Masks, additive, branched, check_backbone
+from .vocabulary import Vocabulary
+
+
+@dataclass
+class StreamBatch:
+    """Conversations side by side, padded on the right."""
+
+    input_ids: Tensor
+    """(batch, tokens)"""
+    labels: Tensor
+    """(batch, tokens), -100 where no loss counts"""
+    lengths: Tensor
+    """(batch,) tokens that are not padding"""
+    feature_mask: Tensor
+    """(batch, tokens), True where a view's features go"""
+    query_mask: Tensor
+    """(batch, tokens), True where queries go ("queries" mode)"""
+    pixel_values: Tensor
+    """(views, 3, image_size, image_size), in the order of their slots"""
+    view_positions: Tensor
+    """(views, 2) centres within their pictures; used only by models with tiles"""
+    drawing_row: Tensor
+    """(drawings,) row of each picture to be drawn, rising"""
+    drawing_begin: Tensor
+    """(drawings,) index of its BOI"""
+
+    def to(self, device: torch.device) -> StreamBatch:
+        return StreamBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass
+class StreamOutput:
+    hidden: Tensor
+    """(batch, tokens, width) of the main stream"""
+    query_states: Tensor
+    """(drawings, num_queries, width)"""
+    prompt: Tensor | None
+    """(drawings, prompt_tokens, width), the last states up to and including BOI"""
+    prompt_mask: Tensor | None
+
+
+def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerConfig) -> StreamBatch:
+    """Conversations as `StreamEncoder.encode` gives them, into one batch."""
+    batch, length = len(encoded), max(len(e.input_ids) for e in encoded)
+    ids = torch.full((batch, length), vocabulary.pad)
+    labels = torch.full((batch, length), IGNORED)
+    features = torch.zeros(batch, length, dtype=torch.bool)
+    queries = torch.zeros(batch, length, dtype=torch.bool)
+    pixels, positions, rows, begins = [], [], [], []
+    for row, e in enumerate(encoded):
+        ids[row, : len(e.input_ids)] = torch.tensor(e.input_ids)
+        labels[row, : len(e.labels)] = torch.tensor(e.labels)
+        for start, view in e.views:
+            features[row, start : start + config.image_tokens] = True
+            pixels.append(view.pixel_values)
+            positions.append(view.position or (0.5, 0.5))
+        for start in e.queries:
+            queries[row, start : start + config.num_queries] = True
+        drawn = [picture.begin for picture in e.pictures if picture.drawn]
+        rows += [row] * len(drawn)
+        begins += drawn
+    size = config.image_size
+    return StreamBatch(
+        input_ids=ids,
+        labels=labels,
+        lengths=torch.tensor([len(e.input_ids) for e in encoded]),
+        feature_mask=features,
+        query_mask=queries,
+        pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size),
+        view_positions=torch.tensor(positions).reshape(-1, 2),
+        drawing_row=torch.tensor(rows, dtype=torch.long),
+        drawing_begin=torch.tensor(begins, dtype=torch.long),
+    )
+
+
+class StreamModel(nn.Module):
+    """Raises ValueError for a backbone with layers that branches cannot use."""
+
+    def __init__(self, llm: PreTrainedModel, eye: Eye, config: LimnerConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        check_backbone(llm.config)
+        self.config, self.vocabulary = config, vocabulary
+        self.llm, self.eye = llm, eye
+        width = llm.config.hidden_size
+        self.width = width
+        heads = config.resampler_heads
+        self.input_resampler = Resampler(eye.width, width, config.image_tokens, heads=heads)
+        self.output_resampler = Resampler(width, eye.width, config.feature_tokens, heads=heads)
+        self.queries = nn.Embedding(config.num_queries, width)
+        nn.init.normal_(self.queries.weight, std=0.02)
+        # SEED-X: the tile's centre (x, y, 1 - x, 1 - y) / 2 through four learned vectors
+        self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
+        self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.queries.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.queries.weight.dtype
+
+    def see(self, eye_features: Tensor, view_positions: Tensor | None) -> Tensor:
+        """The eye's features (views, patches, eye width) to the stream's (views, image_tokens, width)."""
+        tokens = self.input_resampler(eye_features.to(self.dtype))
+        if self.tile_embed is not None:
+            places = torch.cat([view_positions, 1 - view_positions], dim=-1).to(tokens) / 2
+            tokens = tokens + (places @ self.tile_embed)[:, None]
+        return tokens
+
+    def embed(
+        self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Ids (batch, tokens) to embeddings, with seen features and queries in their slots.
+
+        Raises ValueError when the slots do not hold the features.
+        """
+        slots, given = int(feature_mask.sum()), features.shape[0] * features.shape[1]
+        if slots != given:
+            raise ValueError(f"{slots} slots for {given} image features")
+        # the slots' own rows are never read: frozen means frozen, tied embeddings need no hook
+        plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
+        embeds = self.llm.get_input_embeddings()(plain)
+        if given:
+            embeds = embeds.masked_scatter(feature_mask[..., None], features.to(embeds.dtype))
+        if query_mask is not None and query_mask.any():
+            blocks = int(query_mask.sum()) // self.config.num_queries
+            queries = self.queries.weight.repeat(blocks, 1).to(embeds.dtype)
+            embeds = embeds.masked_scatter(query_mask[..., None], queries)
+        return embeds
+
+    def backbone(
+        self, embeds: Tensor, masks: Masks, position_ids: Tensor, past_key_values: Cache | None = None
+    ) -> Tensor:
+        """Last hidden states (batch, tokens, width), after the final norm."""
+        return self.llm.base_model(
+            inputs_embeds=embeds,
+            attention_mask=masks,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = self.llm.get_output_embeddings()(hidden)
+        cap = getattr(self.llm.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def forward(self, batch: StreamBatch, eye_features: Tensor | None = None) -> StreamOutput:
+        """One forward for whole conversations: the main stream and, in the "seen" mode, a branch a drawing.
+
+        ``eye_features`` (views, patches, eye width) saves running the eye.
+        """
+        config, n = self.config, self.config.num_queries
+        if eye_features is None:
+            eye_features = self.eye(batch.pixel_values)
+        embeds = self.embed(
+            batch.input_ids, batch.feature_mask, self.see(eye_features, batch.view_positions), batch.query_mask
+        )
+        rows, main = embeds.shape[:2]
+        drawings = batch.drawing_row.shape[0]
+        on_branches = config.drawn_images == "seen" and drawings > 0
+        # drawings are sorted by row: the k-th of a row is its branch k
+        order = torch.arange(drawings, device=embeds.device) - torch.searchsorted(batch.drawing_row, batch.drawing_row)
+        branches = int(order.max()) + 1 if on_branches else 0
+        begin = torch.full((rows, branches), -1, device=embeds.device)
+        if on_branches:
+            begin[batch.drawing_row, order] = batch.drawing_begin
+            block = self.queries.weight.to(embeds.dtype).repeat(branches, 1).expand(rows, -1, -1)
+            embeds = torch.cat([embeds, block], dim=1)
+        allowed, position_ids = branched(batch.lengths, main, begin, n)
+        distance = position_ids[:, :, None] - position_ids[:, None, :]
+        masks = additive(allowed, distance, self.llm.config, embeds.dtype)
+        hidden = self.backbone(embeds, masks, position_ids)
+        if on_branches:
+            start = main + order * n
+        else:
+            start = batch.drawing_begin + 1
+        columns = start[:, None] + torch.arange(n, device=embeds.device)
+        query_states = hidden[batch.drawing_row[:, None], columns]
+        prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)
+        return StreamOutput(hidden[:, :main], query_states, prompt, prompt_mask)
+
+    def _prompt(self, hidden: Tensor, batch: StreamBatch) -> tuple[Tensor, Tensor]:
+        p = self.config.prompt_tokens
+        columns = batch.drawing_begin[:, None] + torch.arange(1 - p, 1, device=hidden.device)
+        return hidden[batch.drawing_row[:, None], columns.clamp(min=0)], columns >= 0

@@ -1,0 +1,63 @@
+"""A picture as the eye sees it: one view, or the tiles of the best grid and the whole picture last (SEED-X)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .config import LimnerConfig
+
+
+@dataclass(frozen=True)
+class View:
+    pixel_values: Tensor
+    """(3, image_size, image_size), normalised"""
+    position: tuple[float, float] | None
+    """Centre (x, y) in [0, 1] within the picture; None where the model uses no tiles."""
+
+
+def best_grid(width: int, height: int, grids: tuple[tuple[int, int], ...], tile: int) -> tuple[int, int]:
+    """Width and height in pixels of the grid that keeps most of the picture's pixels and wastes least.
+
+    The rule of LLaVA-NeXT and SEED-X (``select_best_resolution``); ``grids`` are (rows, columns).
+    """
+    best, most, least_waste = (tile, tile), 0, float("inf")
+    for rows, columns in grids:
+        w, h = columns * tile, rows * tile
+        scale = min(w / width, h / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        waste = w * h - kept
+        if kept > most or (kept == most and waste < least_waste):
+            best, most, least_waste = (w, h), kept, waste
+    return best
+
+
+def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
+    size = (config.image_size, config.image_size)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
+    return (pixels - mean) / std
+
+
+def views_of(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
+    """Views of an RGB picture, the whole one last. ``tiles`` False: the whole one only (drawn pictures)."""
+    whole = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
+    if not tiles or not config.tile_grids:
+        return [whole]
+    tile = config.image_size
+    width, height = best_grid(*image.size, config.tile_grids, tile)
+    stretched = image.resize((width, height), Image.Resampling.BICUBIC)
+    columns, rows = width // tile, height // tile
+    cut = []
+    for row in range(rows):
+        for column in range(columns):
+            part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
+            centre = ((column + 0.5) / columns, (row + 0.5) / rows)
+            cut.append(View(normalise(part, config), centre))
+    return [*cut, whole]

@@ -1,0 +1,69 @@
+"""Control tokens of the stream, named as in SEED-X."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from .config import LimnerConfig
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of the control tokens."""
+
+    boi: int
+    eoi: int
+    patch: int
+    end_patch: int
+    slots: tuple[int, ...]
+    """``<img_00000>`` …: they say where features or queries go; their embedding rows are never read."""
+    shapes: tuple[int, ...]
+    """One a shape of the config, just before BOI."""
+    end_of_turn: tuple[int, ...]
+    pad: int
+
+    @property
+    def control(self) -> frozenset[int]:
+        return frozenset((self.boi, self.eoi, self.patch, self.end_patch, *self.slots, *self.shapes))
+
+
+def shape_name(shape: tuple[int, int]) -> str:
+    return f"<shape_{shape[0]}x{shape[1]}>"
+
+
+def control_tokens(config: LimnerConfig) -> list[str]:
+    slots = [f"<img_{i:05d}>" for i in range(max(config.num_queries, config.image_tokens))]
+    return ["<img>", "</img>", "<patch>", "</patch>", *slots, *(shape_name(s) for s in config.shapes)]
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerBase, config: LimnerConfig) -> Vocabulary:
+    """Adds what is missing (call `resize_token_embeddings` when the tokenizer grew) and returns the ids."""
+    tokens = [AddedToken(t, special=True, normalized=False) for t in control_tokens(config)]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    return vocabulary_of(tokenizer, config)
+
+
+def vocabulary_of(
+    tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, end_of_turn: tuple[int, ...] = ()
+) -> Vocabulary:
+    """Raises ValueError when the tokenizer lacks a control token or an end of turn."""
+    known = tokenizer.get_added_vocab()
+    missing = [t for t in control_tokens(config) if t not in known]
+    if missing:
+        raise ValueError(f"the tokenizer lacks control tokens: {', '.join(missing[:5])} ({len(missing)} in all)")
+    ends = end_of_turn or (() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
+    if not ends:
+        raise ValueError("the tokenizer has no end-of-sequence token, so no reply would ever end")
+    slots = max(config.num_queries, config.image_tokens)
+    return Vocabulary(
+        boi=known["<img>"],
+        eoi=known["</img>"],
+        patch=known["<patch>"],
+        end_patch=known["</patch>"],
+        slots=tuple(known[f"<img_{i:05d}>"] for i in range(slots)),
+        shapes=tuple(known[shape_name(s)] for s in config.shapes),
+        end_of_turn=tuple(ends),
+        pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+    )

@@ -1,0 +1,32 @@
+"""Fixed 2-D sine-cosine positions (MAE, arXiv:2111.06377; the layout of Qwen-VL's and SD3's tables)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def grid_for(tokens: int) -> tuple[int, int]:
+    """Rows and columns of a token set that came without a grid: square where it can be, else one row."""
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else (1, tokens)
+
+
+def sincos_1d(width: int, positions: Tensor) -> Tensor:
+    """(positions,) to (positions, width): sines, then cosines, in float64 like numpy's."""
+    frequencies = 1.0 / 10000 ** (torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angles = positions.double().reshape(-1, 1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def sincos_2d(width: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Positions of a grid, row by row: (rows · columns, width) in fp32; the first half of the width is the column's.
+
+    Raises ValueError when the width cannot be split in four.
+    """
+    if width % 4:
+        raise ValueError(f"2-D positions need a width that 4 divides, not {width}")
+    y, x = torch.meshgrid(rows.double(), columns.double(), indexing="ij")
+    return torch.cat([sincos_1d(width // 2, x), sincos_1d(width // 2, y)], dim=1).float()

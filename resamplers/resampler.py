@@ -1,0 +1,113 @@
+"""The one resampler: learned queries read a token set by cross-attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention
+from .positions import grid_for, sincos_2d
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with the parameter layout of `nn.MultiheadAttention` (as released checkpoints have it)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        weights = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), (query, key, value), strict=True)
+        q, k, v = (F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w, b, x in weights)
+        return self.out_proj(attention(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A further layer: the queries read the tokens and each other, then a feed-forward (Perceiver, arXiv:2103.03206)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_q = nn.LayerNorm(width)
+        self.attn = CrossAttention(width, heads)
+        self.ln_ff = nn.LayerNorm(width)
+        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, positions: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        query = self.ln_q(x)
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)
+        x = x + self.attn(
+            query + positions, torch.cat([key, query + positions], 1), torch.cat([value, query], 1), mask
+        )
+        return x + self.ff(self.ln_ff(x))
+
+
+class Resampler(nn.Module):
+    """(batch, any number of tokens, in_width) to (batch, num_queries, out_width).
+
+    With ``depth`` 1 and ``width == out_width`` this is the resampler of Qwen-VL and SEED-X (one
+    cross-attention, 2-D sine-cosine positions on queries and keys, no residual: the queries do not depend
+    on the input, so there is nothing to add to). More depth adds `Block` layers and, where the widths
+    differ, an output projection.
+
+    ``pooled_width`` adds a second output, (batch, pooled_width), read from the mean of the queries.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        num_queries: int,
+        *,
+        heads: int,
+        width: int | None = None,
+        depth: int = 1,
+        pooled_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or num_queries < 1:
+            raise ValueError(f"depth {depth} and num_queries {num_queries} must both be at least 1")
+        width = width or out_width
+        self.query = nn.Parameter(torch.randn(num_queries, width) * 0.02)
+        self.kv_proj = nn.Linear(in_width, width, bias=False) if in_width != width else nn.Identity()
+        self.ln_q, self.ln_kv = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = CrossAttention(width, heads)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth - 1))
+        self.out_proj = nn.Linear(width, out_width) if width != out_width else nn.Identity()
+        self.pooled_proj = nn.Linear(width, pooled_width) if pooled_width else None
+
+    def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """Keys on another grid than the queries' lie between the queries' positions, as in Qwen-VL's interpolation."""
+        own = grid_for(self.query.shape[0])
+        ranges = [
+            torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, own, strict=True)
+        ]
+        return sincos_2d(self.query.shape[1], *ranges).to(like)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """``mask`` (batch, tokens), True where a token counts; ``grid`` its rows and columns, square by default.
+
+        Raises ValueError when the grid does not hold the tokens.
+        """
+        grid = grid or grid_for(x.shape[1])
+        if grid[0] * grid[1] != x.shape[1]:
+            raise ValueError(f"{x.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}")
+        own = self.positions(grid_for(self.query.shape[0]), x)
+        value = self.ln_kv(self.kv_proj(x))
+        key = value + self.positions(grid, x)
+        query = self.ln_q(self.query).expand(x.shape[0], -1, -1)
+        hidden = self.attn(query + own, key, value, mask)
+        for block in self.blocks:
+            hidden = block(hidden, own, key, value, mask)
+        if self.pooled_proj is None:
+            return self.out_proj(hidden)
+        return self.out_proj(hidden), self.pooled_proj(hidden.mean(1))

@@ -1,0 +1,142 @@
+"""Tiny models, made in milliseconds, for every test."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from limner.detokenizer.autoencoder import kl_autoencoder
+from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
+from limner.detokenizer.detokenizer import Detokenizer
+from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.inference.model import GenerationDefaults, Limner
+from limner.mllm.config import LimnerConfig
+from limner.mllm.encoding import StreamEncoder
+from limner.mllm.eye import Eye
+from limner.mllm.stream import StreamModel
+from limner.mllm.vocabulary import add_control_tokens
+from limner.train.stages.tokenizer import CHAT_TEMPLATE
+
+BACKBONES = {
+    "qwen3": {"num_hidden_layers": 2, "head_dim": 16},
+    "llama": {"num_hidden_layers": 2},
+    # windows shorter than any conversation of these tests
+    "mistral": {"num_hidden_layers": 2, "head_dim": 16, "sliding_window": 9},
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "head_dim": 16,
+        "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+    },
+    "qwen3_sliding": {
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and ChatML's markers."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def stream_config(**changes) -> LimnerConfig:
+    options = {
+        "num_queries": 4,
+        "image_tokens": 4,
+        "feature_tokens": 4,
+        "resampler_heads": 2,
+        "image_size": 32,
+        "default_size": (32, 32),
+        "max_references": 2,
+    }
+    return LimnerConfig(**(options | changes))
+
+
+def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: float = 0.3, **changes):
+    """A stream model with random weights and its encoder."""
+    torch.manual_seed(seed)
+    config = stream_config(**changes)
+    tokenizer = byte_tokenizer()
+    vocabulary = add_control_tokens(tokenizer, config)
+    options = {
+        "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 48, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 1024, "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    llm_config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
+    llm = AutoModelForCausalLM.from_config(llm_config)
+    eye = Eye(
+        SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=32,
+                patch_size=8, vision_use_head=False,
+            )  # fmt: skip
+        )
+    )
+    model = StreamModel(llm, eye, config, vocabulary)
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=std)
+    return model.eval(), StreamEncoder(tokenizer, config, vocabulary)
+
+
+def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
+    mllm, encoder = make_stream(backbone, seed, **changes)
+    prompt = mllm.width if mllm.config.prompt_tokens else 0
+    adapter = AdapterConfig(16, num_tokens=4, width=16, depth=2, heads=2, context_width=24, pooled_width=20,
+                            prompt_width=prompt)  # fmt: skip
+    mmdit = MMDiTConfig(latent_channels=4, width=32, depth=2, heads=2, context_width=24, pooled_width=20,
+                        adaln="low_rank", adaln_rank=8, position_table=8, position_base=4, max_references=2)  # fmt: skip
+    detokenizer = Detokenizer(
+        ConditioningAdapter(adapter), MMDiT(mmdit), kl_autoencoder((8, 16), 4, 2), trained_tokens=16
+    )
+    for parameter in detokenizer.mmdit.parameters():
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=0.1)
+    defaults = GenerationDefaults(max_new_tokens=8, num_inference_steps=3, guidance_scale=2.0)
+    return Limner(mllm, detokenizer, encoder.tokenizer, defaults).eval()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A random RGB picture of (height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def scripted(decoder, scripts: list[str]) -> dict[int, list[torch.Tensor]]:
+    """Make a decoder write scripts (one a row, "@" for a picture, then the end); returns the logits each row saw."""
+    vocabulary = decoder.vocabulary
+    left = {row: list(script) for row, script in enumerate(scripts)}
+    seen: dict[int, list[torch.Tensor]] = {row: [] for row in left}
+
+    def sample(scores, row):
+        seen[row.index].append(scores[0].clone())
+        if not left[row.index]:
+            return vocabulary.end_of_turn[0]
+        letter = left[row.index].pop(0)
+        return decoder.openers[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]
+
+    decoder._sample = sample
+    return seen

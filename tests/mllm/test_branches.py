@@ -1,0 +1,105 @@
+"""Training with branches and decoding with a cache are one computation."""
+
+import pytest
+import torch
+from helpers import BACKBONES, make_stream, picture, scripted
+
+from limner.mllm.cache import StreamCache
+from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.stream import collate
+
+CONVERSATIONS = [
+    [
+        {"role": "user", "content": "draw a cat and say so"},
+        {"role": "assistant", "content": [
+            {"type": "text", "text": "Here: "}, {"type": "image", "image": picture(1)}, {"type": "text", "text": "a cat."},
+            {"type": "image", "image": picture(2)}, {"type": "text", "text": "again"}]},
+    ],
+    [
+        {"role": "user", "content": [{"type": "image", "image": picture(3)}, {"type": "text", "text": "again?"}]},
+        {"role": "assistant", "content": [{"type": "image", "image": picture(4)}]},
+        {"role": "user", "content": "now blue"},
+        {"role": "assistant", "content": [{"type": "text", "text": "ok"}, {"type": "image", "image": picture(5)}]},
+    ],
+    [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.inference_mode()
+def test_one_training_forward_equals_decoding_from_the_cache(backbone):
+    model, encoder = make_stream(backbone, prompt_tokens=6)
+    encoded = [encoder.encode(c, training=True) for c in CONVERSATIONS]
+    batch = collate(encoded, model.vocabulary, model.config)
+    output = model(batch)
+    drawing = 0
+    for row, e in enumerate(encoded):
+        one = collate([e], model.vocabulary, model.config)
+        features = model.see(model.eye(one.pixel_values), None)
+        embeds = model.embed(one.input_ids, one.feature_mask, features)
+        for picture_ in (p for p in e.pictures if p.drawn):
+            cache = StreamCache(model, 1, keep_hidden=True)
+            main = cache.extend(embeds[:, : picture_.begin + 1])
+            torch.testing.assert_close(main[0], output.hidden[row, : picture_.begin + 1], atol=1e-5, rtol=1e-5)
+            states = cache.extend(model.queries.weight[None])
+            torch.testing.assert_close(states[0], output.query_states[drawing], atol=1e-5, rtol=1e-5)
+            cache.crop(model.config.num_queries)
+            rest = cache.extend(embeds[:, picture_.begin + 1 :])
+            torch.testing.assert_close(
+                rest[0], output.hidden[row, picture_.begin + 1 : len(e.input_ids)], atol=1e-5, rtol=1e-5
+            )
+            wanted = main[0, -6:]
+            torch.testing.assert_close(output.prompt[drawing][-len(wanted) :], wanted, atol=1e-5, rtol=1e-5)
+            drawing += 1
+    assert drawing == 4
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.inference_mode()
+def test_our_masks_are_the_models_own_where_there_are_no_branches(backbone):
+    """Without pictures the main stream is plain causal text: transformers' own forward says the same."""
+    model, encoder = make_stream(backbone)
+    e = encoder.encode([{"role": "user", "content": "a text longer than any sliding window of these tests"}])
+    ids = torch.tensor([e.input_ids])
+    theirs = model.llm(input_ids=ids).logits
+    output = model(collate([e], model.vocabulary, model.config))
+    torch.testing.assert_close(model.logits(output.hidden), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["qwen3", "gemma3_text", "mistral"])
+@torch.inference_mode()
+def test_rows_that_draw_at_different_moments_equal_rows_alone(backbone):
+    """Conditions and everything after the pictures agree, whatever else the batch holds."""
+    model, encoder = make_stream(backbone, prompt_tokens=6)
+    prompts = ["a", "draw two things, and take your time", "what?"]
+    scripts = ["xy@z@", "@", "abcdefg@hij"]  # @ is a picture
+
+    def run(which):
+        decoder = Decoder(model, encoder, DecodingOptions(max_new_tokens=40))
+        seen: dict[int, list] = {}
+        hidden = scripted(decoder, [scripts[i] for i in which])
+
+        def draw(requests):
+            for r in requests:
+                seen.setdefault(which[r.row], []).append((r.features, r.prompt, r.prompt_mask, r.index))
+            return [picture(10 * which[r.row] + r.index) for r in requests]
+            yield
+
+        events = decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0] * 3, draw) \
+            if len(which) == 3 else \
+            decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0], draw)  # fmt: skip
+        for _ in events:
+            pass
+        return seen, {which[row]: values for row, values in hidden.items()}
+
+    together, logits = run([0, 1, 2])
+    for i in range(3):
+        alone, alone_logits = run([i])
+        assert len(alone[i]) == len(together[i]) == scripts[i].count("@")
+        for (a, ap, am, ai), (b, bp, bm, bi) in zip(alone[i], together[i], strict=True):
+            assert ai == bi
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+            assert torch.equal(am, bm)
+            torch.testing.assert_close(ap[am], bp[bm], atol=1e-5, rtol=1e-5)
+        for a, b in zip(alone_logits[i], logits[i], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

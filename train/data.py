@@ -1,0 +1,77 @@
+"""Conversations to joint batches: the stream's part, the pictures, and who draws what from which references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..mllm.encoding import StreamEncoder
+from ..mllm.messages import Message
+from ..mllm.stream import StreamBatch, collate
+from ..mllm.views import normalise
+from .pictures import pixels_of, rng_for
+from .world import talk
+
+
+@dataclass
+class JointBatch:
+    stream: StreamBatch
+    pictures: list[Tensor]
+    """8-bit pixels (count, height, width, 3), one tensor a shape"""
+    target: list[tuple[int, int]]
+    """Of each drawing: which shape, which picture of it"""
+    references: list[list[tuple[int, int]]]
+    """The pictures before its BOI, newest first, at most ``max_references``"""
+    target_views: Tensor
+    """(drawings, 3, image_size, image_size): the pictures to be drawn as the eye sees them"""
+
+    def to(self, device: torch.device) -> JointBatch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved["stream"] = self.stream.to(device)
+        moved["pictures"] = [p.to(device) for p in self.pictures]
+        moved["target_views"] = self.target_views.to(device)
+        return replace(self, **moved)
+
+
+def joint_batch(conversations: Sequence[list[Message]], encoder: StreamEncoder) -> JointBatch:
+    """A batch of conversations whose image parts hold PIL pictures."""
+    config = encoder.config
+    encoded = [encoder.encode(messages, training=True) for messages in conversations]
+    by_shape: dict[tuple[int, int], list[Any]] = {}
+    target, references, views = [], [], []
+    for e in encoded:
+        earlier: list[tuple[tuple[int, int], int]] = []
+        for picture in e.pictures:
+            shelf = by_shape.setdefault(picture.shape, [])
+            place = (picture.shape, len(shelf))
+            shelf.append(torch.from_numpy(pixels_of(picture.image).copy()))
+            if picture.drawn:
+                target.append(place)
+                references.append(earlier[::-1][: config.max_references])
+                views.append(normalise(picture.image, config))
+            earlier.append(place)
+    shapes = {shape: index for index, shape in enumerate(by_shape)}
+    size = config.image_size
+    return JointBatch(
+        stream=collate(encoded, encoder.vocabulary, config),
+        pictures=[torch.stack(shelf) for shelf in by_shape.values()],
+        target=[(shapes[s], i) for s, i in target],
+        references=[[(shapes[s], i) for s, i in row] for row in references],
+        target_views=torch.stack(views) if views else torch.zeros(0, 3, size, size),
+    )
+
+
+def world_batch(encoder: StreamEncoder, seed: int, count: int, step: int) -> JointBatch:
+    """Batch ``step`` of the world's conversations, similar lengths together in a pool of four batches."""
+    pool, index = divmod(step, 4)
+    rng = rng_for(seed, pool, "world")
+    examples = [talk.conversation(rng) for _ in range(4 * count)]
+    examples.sort(key=lambda e: sum(len(p.get("text", "x" * 100)) for m in e.messages for p in m["content"]))
+    order = list(range(4))
+    rng.shuffle(order)
+    chosen = examples[order[index] * count : (order[index] + 1) * count]
+    return joint_batch([talk.rendered(example.messages) for example in chosen], encoder)

@@ -1,0 +1,63 @@
+"""Batches of pictures of the world, as a function of (seed, step), and sheets of pictures to look at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .world import sampling
+from .world.scene import Scene, render
+
+
+def rng_for(seed: int, step: int, stream: str) -> random.Random:
+    return random.Random(f"{seed}/{stream}/{step}")
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(height, width, 3) 8-bit."""
+    return np.asarray(image.convert("RGB"))
+
+
+def crops(seed: int, step: int, count: int, size: int) -> Tensor:
+    """Square cut-outs (count, size, size, 3), each near a thing: flat background teaches little."""
+    rng = rng_for(seed, step, "crops")
+    cut = []
+    while len(cut) < count:
+        scene = sampling.any_scene(rng)
+        pixels = pixels_of(render(scene, rng.choice((0.8, 1.0, 1.25))))
+        height, width = pixels.shape[:2]
+        for thing in rng.sample(scene.things, min(2, len(scene.things))):
+            x = round(thing.x * width - size / 2 + rng.uniform(-0.3, 0.3) * size)
+            y = round(thing.y * height - size / 2 + rng.uniform(-0.3, 0.3) * size)
+            x, y = max(0, min(x, width - size)), max(0, min(y, height - size))
+            cut.append(pixels[y : y + size, x : x + size])
+    return torch.from_numpy(np.stack(cut[:count]))
+
+
+def full(seed: int, step: int, count: int) -> tuple[Tensor, list[Scene]]:
+    """Whole pictures of one shape (count, height, width, 3) and their scenes."""
+    rng = rng_for(seed, step, "full")
+    shape = sampling.shape(rng)
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sampling.any_scene(rng)
+        if (scene.height, scene.width) == shape:
+            scenes.append(scene)
+    return torch.from_numpy(np.stack([pixels_of(render(scene)) for scene in scenes])), scenes
+
+
+def sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
+    """One PNG of many pictures in rows."""
+    wide, high = max(i.width for i in images), max(i.height for i in images)
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (wide + 4), rows * (high + 4)), (255, 255, 255))
+    for index, image in enumerate(images):
+        page.paste(image, (index % columns * (wide + 4) + 2, index // columns * (high + 4) + 2))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)

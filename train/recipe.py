@@ -1,0 +1,161 @@
+"""From nothing to a model folder: the stages of a recipe, in order, each resumable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from ..detokenizer.autoencoder import Autoencoder
+from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
+from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.mmdit import MMDiT, MMDiTConfig
+from ..inference.model import GenerationDefaults, Limner
+from ..mllm.config import LimnerConfig
+from ..mllm.eye import Eye
+from ..mllm.stream import StreamModel
+from ..mllm.vocabulary import add_control_tokens
+from .stages import autoencoder, joint, tokenizer, vision
+from .strict import into
+
+
+@dataclass
+class BackboneConfig:
+    """A small language model made from scratch; ``model_type`` is any of transformers' causal ones."""
+
+    model_type: str = "qwen3"
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 64
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = True
+    attn_implementation: str = "sdpa"
+    """While training; a saved model runs with transformers' default."""
+
+
+@dataclass
+class Recipe:
+    name: str = "nano"
+    seed: int = 1
+    output: str = "runs/nano"
+    device: str = "auto"
+    dtype: str = "bfloat16"
+    """Of the weights while training; the optimizer's masters are fp32 in any case."""
+    stream: LimnerConfig = field(default_factory=LimnerConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
+    autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
+    vision: vision.VisionStage = field(default_factory=vision.VisionStage)
+    language: joint.LanguageStage = field(default_factory=joint.LanguageStage)
+    joint: joint.JointStage = field(default_factory=joint.JointStage)
+
+
+STAGES = ("tokenizer", "autoencoder", "vision", "language", "joint")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """``configs/recipe/NAME.yaml`` and Hydra overrides (``joint.loop.steps=100``), every key checked.
+
+    Raises ValueError for an unknown recipe or key, or a value of the wrong type.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    path = CONFIGS / "recipe" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in (CONFIGS / "recipe").glob("*.yaml")))
+        raise ValueError(f"no recipe {name!r}; there are {known}")
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            # struct mode off: unknown keys are refused below, with the names of those that exist
+            values = compose("config", [f"recipe={name}", *(f"++recipe.{o}" for o in overrides or [])])
+    except (OmegaConfBaseException, HydraException) as error:
+        raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
+    return into(Recipe, OmegaConf.to_container(values.recipe, resolve=True))
+
+
+def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoencoder) -> Limner:
+    """A fresh model around a trained eye and autoencoder; widths that follow from the parts are filled in."""
+    torch.manual_seed(recipe.seed)
+    vocabulary = add_control_tokens(words, recipe.stream)
+    options = asdict(recipe.backbone)
+    attention = options.pop("attn_implementation")
+    config = AutoConfig.for_model(
+        options.pop("model_type"),
+        **options,
+        vocab_size=len(words),
+        pad_token_id=words.pad_token_id,
+        eos_token_id=words.eos_token_id,
+        bos_token_id=None,
+    )
+    llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    mllm = StreamModel(llm, eye, recipe.stream, vocabulary)
+    adapter = replace(recipe.adapter, feature_width=eye.width)
+    if recipe.stream.prompt_tokens:
+        adapter = replace(adapter, prompt_width=config.hidden_size)
+    mmdit = replace(
+        recipe.mmdit,
+        latent_channels=vae.channels,
+        context_width=adapter.context_width,
+        pooled_width=adapter.pooled_width,
+        max_references=recipe.stream.max_references,
+    )
+    height, width = recipe.stream.default_size
+    tokens = height * width // (vae.factor * mmdit.patch_size) ** 2
+    detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens)
+    return Limner(mllm, detokenizer, words, recipe.generation)
+
+
+def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
+    """Run the stages (finished ones are skipped) and return the model folder."""
+    folder = Path(recipe.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device)
+    dtype = getattr(torch, recipe.dtype)
+    seed = recipe.seed
+    words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")
+    if "autoencoder" not in stages:
+        return folder
+    vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
+    if "vision" not in stages:
+        return folder
+    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
+    model = build(recipe, words, eye, vae)
+    print(summary(model), flush=True)
+    if "language" in stages:
+        joint.run_language(recipe.language, model, seed, folder / "language", device, dtype)
+    if "joint" in stages:
+        joint.run_joint(recipe.joint, model, seed, folder / "joint", device, dtype)
+    model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def summary(model: Limner) -> str:
+    """Parameters of each part, in millions."""
+    parts: dict[str, Any] = {
+        "backbone": model.mllm.llm,
+        "eye": model.mllm.eye,
+        "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
+        "adapter": model.detokenizer.adapter,
+        "mmdit": model.detokenizer.mmdit,
+        "autoencoder": model.detokenizer.autoencoder,
+    }
+    counts = {
+        name: sum(p.numel() for m in (part if isinstance(part, list) else [part]) for p in m.parameters()) / 1e6
+        for name, part in parts.items()
+    }
+    return ", ".join(f"{k} {v:.2f} M" for k, v in counts.items()) + f", in all {sum(counts.values()):.2f} M"

@@ -1,0 +1,90 @@
+"""Pictures → latents → pictures: L1, L1 of image gradients, a small KL term and a little latent noise.
+
+Few, smooth latent channels make a small MM-DiT learn faster than a sharper autoencoder would, so the
+latents are kept smooth by noise rather than the pictures sharp by width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
+from .. import pictures
+from ..loop import LoopConfig, fit
+
+
+@dataclass
+class AutoencoderStage:
+    widths: tuple[int, ...] = (64, 128)
+    latent_channels: int = 8
+    unshuffle: int = 4
+    layers: int = 1
+    crop: int = 64
+    """Side of the cut-outs that most steps train on, in pixels."""
+    full_last: float = 0.25
+    """Share of the steps, at the end, on whole pictures (group norms see their statistics)."""
+    latent_noise: float = 0.1
+    """Standard deviation of the noise on the latents, in units of their own."""
+    kl: float = 1e-3
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def make_batch(stage: AutoencoderStage, seed: int, step: int) -> Tensor:
+    if step < stage.loop.steps * (1 - stage.full_last):
+        return pictures.crops(seed, step, stage.loop.batch_size, stage.crop)
+    return pictures.full(seed, step, max(1, stage.loop.batch_size // 4))[0]
+
+
+def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+def losses(autoencoder: Autoencoder, stage: AutoencoderStage, batch: Tensor, step: int) -> dict[str, Tensor]:
+    dtype = next(autoencoder.parameters()).dtype
+    device = next(autoencoder.parameters()).device
+    pixels = to_pixels(batch).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    mean, logvar = autoencoder.moments(pixels)
+    mean = mean.float()
+    spread = stage.latent_noise * mean.detach().std()
+    noisy = mean + spread * torch.randn_like(mean)
+    decoded = autoencoder.decode_raw(noisy.to(dtype)).float()
+    pixels = pixels.float()
+    l1 = (decoded - pixels).abs().mean()
+    edges = sum((a - b).abs().mean() for a, b in zip(slopes(decoded), slopes(pixels), strict=True))
+    # the variance is fixed by latent_noise; pulling the means towards N(0, 1) keeps their scale in bounds
+    kl = 0.5 * mean.square().mean() + (0.0 if logvar is None else 0.0 * logvar.float().mean())
+    error = (decoded.detach() - pixels).square().mean() / 4
+    return {"loss": l1 + 0.5 * edges + stage.kl * kl, "l1": l1, "kl": kl, "psnr": -10 * error.log10()}
+
+
+def run(stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """Train (or resume), measure the latents' scale, save to ``folder/model``."""
+    torch.manual_seed(seed)
+    done = folder / "model"
+    if (done / "config.json").exists():
+        return Autoencoder.from_pretrained(done)
+    autoencoder = kl_autoencoder(tuple(stage.widths), stage.latent_channels, stage.unshuffle, stage.layers)
+    autoencoder.to(device, dtype, memory_format=torch.channels_last)
+
+    def sample(step: int) -> None:
+        batch, _ = pictures.full(seed + 1, 0, 8)
+        with torch.no_grad():
+            decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(device, dtype))[0])
+        both = [*batch, *to_bytes(decoded)]
+        pictures.sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
+
+    fit("autoencoder", autoencoder, partial(make_batch, stage, seed), partial(losses, autoencoder, stage), stage.loop,
+        folder, sample)  # fmt: skip
+    autoencoder.float()
+    with torch.no_grad():
+        batch, _ = pictures.full(seed + 1, 1, 64)
+        mean = autoencoder.moments(to_pixels(batch).to(device))[0]
+    autoencoder.vae.register_to_config(shift_factor=float(mean.mean()), scaling_factor=1 / float(mean.std()))
+    autoencoder.cpu().save_pretrained(done)
+    return autoencoder

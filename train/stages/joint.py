@@ -1,0 +1,229 @@
+"""Language and drawing together: ``lm + λ_features · features + λ_flow · flow + λ_align · align``.
+
+`LanguageStage` leaves the MM-DiT out: the backbone learns the world's talk while its queries regress the
+eye's features of the picture to be drawn. `JointStage` adds the flow, whose gradient reaches the queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ...detokenizer import flow
+from ...detokenizer.autoencoder import to_pixels
+from ...detokenizer.condition import Condition
+from ...detokenizer.detokenizer import Detokenizer
+from ...inference.model import Limner
+from ...mllm.eye import pool_features
+from ...mllm.stream import StreamModel
+from .. import pictures
+from ..data import JointBatch, world_batch
+from ..loop import LoopConfig, fit
+from ..losses import align_loss, feature_loss, language_loss, squared_error, weighted
+
+
+@dataclass
+class LanguageStage:
+    feature_weight: float = 1.0
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass
+class JointStage:
+    language_weight: float = 1.0
+    feature_weight: float = 0.5
+    flow_weight: float = 1.0
+    align_weight: float = 0.0
+    align_block: int = 2
+    """MM-DiT block after which the image tokens are aligned with the eye's features."""
+    flow_samples: int = 2
+    """Times and noises drawn for every picture of a batch: they share the backbone's forward."""
+    density: str = "logit_normal"
+    density_mean: float = 0.0
+    density_std: float = 1.0
+    context_dropout: float = 0.1
+    reference_dropout: float = 0.1
+    compile: bool = False
+    sample_prompts: tuple[str, ...] = (
+        "a photo of a red apple", "draw a blue cat on grass", "draw three yellow cars", "a photo of a green clock",
+        "draw a dog left of a chair", "a photo of a pink bus and a black kite", "draw a white sheep at night",
+        "a photo of two purple cups", "draw an orange boat on sand", "a photo of a bicycle", "draw four elephants",
+        "a photo of a brown teddy bear above a tv", "draw a umbrella", "a photo of a red banana and a blue cake",
+        "draw a small black bird in the sky", "draw a yellow train, wide",
+    )  # fmt: skip
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+class Trainee(nn.Module):
+    """What a stage trains, under one roof; the eye and the autoencoder are frozen."""
+
+    def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
+        super().__init__()
+        self.stream, self.detokenizer = stream, detokenizer
+        stream.eye.requires_grad_(False)
+        if detokenizer is not None:
+            detokenizer.autoencoder.requires_grad_(False)
+        width = detokenizer.mmdit.config.width if detokenizer is not None else 0
+        self.align = (
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.eye.width))
+            if align
+            else None
+        )
+
+
+def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, step: int) -> dict[str, Tensor]:
+    stream = trainee.stream
+    batch = batch.to(stream.device)
+    output = stream(batch.stream)
+    losses = {"language": language_loss(stream, output, batch.stream)}
+    if len(batch.target):
+        with torch.no_grad():
+            target = pool_features(stream.eye(batch.target_views), stream.config.feature_tokens)
+        losses["features"] = feature_loss(stream.output_resampler(output.query_states), target)
+    return weighted(losses, {"language": 1.0, "features": stage.feature_weight})
+
+
+@dataclass
+class Group:
+    """Drawings of one shape, all with or all without references, so that nothing is padded."""
+
+    rows: list[int]
+    latents: Tensor
+    references: list[list[Tensor]]
+
+
+def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int]) -> list[Group]:
+    groups: dict[tuple, list[int]] = {}
+    for row, (shape, _) in enumerate(batch.target):
+        references = () if row in dropped else tuple(s for s, _ in batch.references[row])
+        groups.setdefault((shape, references), []).append(row)
+    return [
+        Group(
+            rows,
+            torch.stack([latents[s][i] for s, i in (batch.target[r] for r in rows)]),
+            [[latents[s][i] for s, i in batch.references[r]] if references else [] for r in rows],
+        )
+        for (_, references), rows in groups.items()
+    ]
+
+
+def flow_losses(
+    trainee: Trainee, stage: JointStage, batch: JointBatch, condition: Condition, eye_features: Tensor, seed: int
+) -> dict[str, Tensor]:
+    """Flow loss, and alignment where configured, averaged over all drawings, times and noises."""
+    detokenizer = trainee.detokenizer
+    mmdit, vae = detokenizer.mmdit, detokenizer.autoencoder
+    dtype, device = mmdit.proj_out.weight.dtype, mmdit.proj_out.weight.device
+    drawings, repeats = len(batch.target), stage.flow_samples
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        latents = [vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures]
+    bare = torch.rand(drawings, generator=generator) < stage.context_dropout
+    condition = condition.without_context(bare.to(device))
+    blind = torch.rand(drawings, generator=generator) < stage.reference_dropout
+    times = flow.sample_timesteps(
+        drawings * repeats, stage.density, stage.density_mean, stage.density_std, generator
+    ).view(repeats, drawings)
+    flow_sum, align_sum = torch.zeros(()), torch.zeros(())
+    for group in grouped(batch, latents, set(blind.nonzero().flatten().tolist())):
+        x0 = group.latents.repeat(repeats, 1, 1, 1)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        t = times[:, group.rows].flatten().to(device)
+        own = condition.rows(group.rows * repeats)
+        references = mmdit.pack_references(group.references * repeats)
+        early: list[Tensor] | None = [] if trainee.align is not None else None
+        velocity = mmdit(
+            flow.interpolate(x0, noise, t), t, own.context, own.pooled, context_mask=own.context_mask,
+            references=references, early=early, early_block=stage.align_block,
+        )  # fmt: skip
+        flow_sum = flow_sum + squared_error(velocity, flow.velocity_target(x0, noise)).sum()
+        if early:
+            target = eye_on_grid(eye_features[group.rows], velocity.shape[-2:], mmdit.config.patch_size)
+            align_sum = align_sum + align_loss(trainee.align, early[0], target.repeat(repeats, 1, 1)) * len(x0)
+    losses = {"flow": flow_sum / (drawings * repeats)}
+    if trainee.align is not None:
+        losses["align"] = align_sum / (drawings * repeats)
+    return losses
+
+
+def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
+    """Eye features (drawings, patches, width) on the MM-DiT's token grid."""
+    side = round(features.shape[1] ** 0.5)
+    size = (latent_size[0] // patch, latent_size[1] // patch)
+    if size == (side, side):
+        return features
+    grid = features.transpose(1, 2).unflatten(2, (side, side)).float()
+    return F.interpolate(grid, size, mode="bilinear").flatten(2).transpose(1, 2)
+
+
+def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int) -> dict[str, Tensor]:
+    stream = trainee.stream
+    batch = batch.to(stream.device)
+    output = stream(batch.stream)
+    losses = {"language": language_loss(stream, output, batch.stream)}
+    if len(batch.target):
+        with torch.no_grad():
+            eye_features = stream.eye(batch.target_views)
+        features = stream.output_resampler(output.query_states)
+        losses["features"] = feature_loss(features, pool_features(eye_features, stream.config.feature_tokens))
+        condition = trainee.detokenizer.adapter(features, output.prompt, output.prompt_mask)
+        losses |= flow_losses(trainee, stage, batch, condition, eye_features, seed * 1_000_003 + step)
+    weights = {
+        "language": stage.language_weight,
+        "features": stage.feature_weight,
+        "flow": stage.flow_weight,
+        "align": stage.align_weight,
+    }
+    return weighted(losses, weights)
+
+
+@torch.no_grad()
+def validation_flow(trainee: Trainee, stage: JointStage, encode_batch: JointBatch) -> float:
+    """Flow loss on a fixed batch with fixed times and noises: it tracks quality (SD3, section 5.3)."""
+    values = joint_losses(trainee, stage, 0, encode_batch, 0)
+    return float(values["flow"])
+
+
+def run_language(
+    stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Trains ``model.mllm`` in place."""
+    torch.manual_seed(seed)
+    trainee = Trainee(model.mllm.to(device, dtype), None)
+    fit(
+        "language", trainee, partial(world_batch, model.encoder, seed + 1, stage.loop.batch_size),
+        partial(language_losses, trainee, stage), stage.loop, folder,
+    )  # fmt: skip
+
+
+def run_joint(
+    stage: JointStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Trains the stream and the de-tokenizer of ``model`` in place, with a sheet of drawings at every sample."""
+    torch.manual_seed(seed)
+    model.to(device, dtype)
+    trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
+    if stage.compile:
+        for block in model.detokenizer.mmdit.blocks:
+            block.compile(dynamic=True)
+    fixed = world_batch(model.encoder, seed + 2, 2 * stage.loop.batch_size, 0)
+
+    def sample(step: int) -> None:
+        loss = validation_flow(trainee, stage, fixed)
+        (folder / "validation.jsonl").open("a").write(f'{{"step": {step}, "flow": {loss:.5f}}}\n')
+        replies = model.generate(
+            list(stage.sample_prompts), images="force", max_images=1, max_new_tokens=24, num_inference_steps=16
+        )
+        drawn = [reply.images[0] if reply.images else Image.new("RGB", (16, 16)) for reply in replies]
+        pictures.sheet(drawn, 8, folder / f"samples/{step:06d}.png")
+
+    fit(
+        "joint", trainee, partial(world_batch, model.encoder, seed + 3, stage.loop.batch_size),
+        partial(joint_losses, trainee, stage, seed), stage.loop, folder, sample,
+    )  # fmt: skip

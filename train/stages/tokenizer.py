@@ -1,0 +1,62 @@
+"""A byte-level BPE tokenizer on the world's talk in English, Chinese and Korean; bytes are the fallback."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..world import languages, talk
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass
+class TokenizerStage:
+    vocabulary: int = 2048
+    lines: int = 40_000
+
+
+def corpus(stage: TokenizerStage, seed: int) -> Iterator[str]:
+    rng = random.Random(f"{seed}/tokenizer")
+    for _ in range(stage.lines):
+        if rng.random() < 0.4:
+            yield languages.line(rng)
+            continue
+        for message in talk.conversation(rng).messages:
+            for part in message["content"]:
+                if part["type"] == "text":
+                    yield part["text"]
+
+
+def run(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedTokenizerBase:
+    done = folder / "model"
+    if (done / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(done)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=stage.vocabulary,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(stage, seed), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(done)
+    return fast

@@ -1,0 +1,100 @@
+"""The eye learns the renderer's free labels, the object and the colour (or background) of each patch, then freezes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from ...mllm.config import LimnerConfig
+from ...mllm.eye import Eye
+from ...mllm.views import normalise
+from ..loop import LoopConfig, fit
+from ..pictures import rng_for
+from ..world import sampling
+from ..world.scene import Scene, label_map, render
+
+OBJECT_CLASSES = 1 + len(sampling.NAMES)
+COLOR_CLASSES = len(sampling.COLOR_NAMES) + len(sampling.BACKGROUND_NAMES)
+
+
+@dataclass
+class VisionStage:
+    width: int = 192
+    depth: int = 4
+    heads: int = 3
+    mlp_width: int = 768
+    patch_size: int = 16
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Object class (0: none) and colour class of each of side · side patches."""
+    owner = label_map(scene, side, side).reshape(-1)
+    objects = np.array([0] + [1 + sampling.NAMES.index(t.name) for t in scene.things])
+    ground = len(sampling.COLOR_NAMES) + sampling.BACKGROUND_NAMES.index(scene.background)
+    colors = np.array([ground] + [sampling.COLOR_NAMES.index(t.color) for t in scene.things])
+    return objects[owner], colors[owner]
+
+
+def make_batch(config: LimnerConfig, stage: VisionStage, seed: int, step: int) -> dict[str, Tensor]:
+    rng = rng_for(seed, step, "vision")
+    scenes = [sampling.any_scene(rng) for _ in range(stage.loop.batch_size)]
+    labels = [patch_labels(scene, config.image_size // stage.patch_size) for scene in scenes]
+    return {
+        "pixel_values": torch.stack([normalise(render(scene), config) for scene in scenes]),
+        "objects": torch.from_numpy(np.stack([a for a, _ in labels])),
+        "colors": torch.from_numpy(np.stack([b for _, b in labels])),
+    }
+
+
+class Labelled(nn.Module):
+    """The eye and the two linear heads that train it; only the eye is kept."""
+
+    def __init__(self, config: LimnerConfig, stage: VisionStage) -> None:
+        super().__init__()
+        self.eye = Eye(
+            SiglipVisionModel(
+                SiglipVisionConfig(
+                    hidden_size=stage.width,
+                    intermediate_size=stage.mlp_width,
+                    num_hidden_layers=stage.depth,
+                    num_attention_heads=stage.heads,
+                    image_size=config.image_size,
+                    patch_size=stage.patch_size,
+                    vision_use_head=False,
+                )
+            )
+        )
+        self.objects = nn.Linear(stage.width, OBJECT_CLASSES)
+        self.colors = nn.Linear(stage.width, COLOR_CLASSES)
+
+
+def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    device = module.objects.weight.device
+    batch = {k: v.to(device) for k, v in batch.items()}
+    features = module.eye(batch["pixel_values"])
+    objects, colors = module.objects(features).float().transpose(1, 2), module.colors(features).float().transpose(1, 2)
+    loss = F.cross_entropy(objects, batch["objects"]) + F.cross_entropy(colors, batch["colors"])
+    covered = batch["objects"] > 0
+    right = (objects.argmax(1) == batch["objects"]) & (colors.argmax(1) == batch["colors"])
+    return {"loss": loss, "accuracy": right[covered].float().mean()}
+
+
+def run(
+    stage: VisionStage, config: LimnerConfig, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> Eye:
+    done = folder / "model"
+    if (done / "config.json").exists():
+        return Eye(SiglipVisionModel.from_pretrained(done))
+    torch.manual_seed(seed)
+    module = Labelled(config, stage).to(device, dtype)
+    fit("vision", module, partial(make_batch, config, stage, seed), partial(losses, module), stage.loop, folder)
+    module.eye.model.float().cpu().save_pretrained(done)
+    return module.eye.cpu()

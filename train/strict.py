@@ -1,0 +1,33 @@
+"""Plain dicts into dataclasses, every key and scalar type checked."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+_SCALARS = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+
+
+def into(cls: type, values: Any, where: str = "") -> Any:
+    """An instance of dataclass ``cls``, nested ones too. Raises ValueError naming the key that is wrong."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where or cls.__name__} must be a mapping, not {values!r}")
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        place = f" in {where}" if where else ""
+        raise ValueError(f"unknown key {unknown[0]!r}{place}; there are {', '.join(sorted(known))}")
+    made = {}
+    for key, value in values.items():
+        path, kind = f"{where}.{key}".strip("."), hints[key]
+        if is_dataclass(kind):
+            value = into(kind, value, path)
+        elif kind in _SCALARS:
+            if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{path} must be of type {kind.__name__}, not {value!r}")
+            value = kind(value)
+        elif isinstance(value, list):
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        made[key] = value
+    return cls(**made)

@@ -1,0 +1,107 @@
+"""A pen that draws vector shapes in an object's own box, in its colour, onto a supersampled canvas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import ImageDraw
+
+Point = tuple[float, float]
+Ink = tuple[int, int, int]
+
+COLORS: dict[str, Ink] = {
+    "red": (222, 38, 38),
+    "orange": (250, 140, 22),
+    "yellow": (250, 222, 40),
+    "green": (36, 160, 60),
+    "blue": (36, 84, 226),
+    "purple": (134, 48, 190),
+    "pink": (250, 140, 196),
+    "brown": (124, 74, 36),
+    "black": (34, 34, 38),
+    "white": (248, 248, 248),
+}
+INKS: dict[str, Ink] = {
+    "ink": (60, 60, 66),
+    "cream": (250, 240, 214),
+    "wood": (166, 112, 64),
+    "leaf": (70, 190, 90),
+    "steel": (170, 176, 186),
+    "glass": (176, 222, 244),
+    "sun": (252, 206, 60),
+    "lamp": (236, 70, 60),
+}
+OUTLINE: Ink = (60, 60, 66)
+
+
+def mix(a: Ink, b: Ink, amount: float) -> Ink:
+    return tuple(round(x + (y - x) * amount) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+
+
+class Pen:
+    """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
+
+    def __init__(
+        self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None
+    ) -> None:
+        self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
+        main = COLORS[color]
+        self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
+        if color == "black":  # there is nothing darker, so the shade goes the other way
+            self.inks["dark"] = mix(main, (255, 255, 255), 0.15)
+        self.edge = max(1, round(half * 0.07))
+
+    def ink(self, name: str) -> Ink | int:
+        return self.flat if self.flat is not None else self.inks.get(name) or INKS[name]
+
+    def outline(self, wanted: bool) -> Ink | int | None:
+        if self.flat is not None:
+            return self.flat
+        return OUTLINE if wanted else None
+
+    def at(self, points: Sequence[Point]) -> list[Point]:
+        return [(self.x + px * self.half, self.y + py * self.half) for px, py in points]
+
+    def corners(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
+        (a, b), (c, d) = self.at([(x0, y0), (x1, y1)])
+        return a, b, c, d
+
+    def poly(self, points: Sequence[Point], ink: str = "main") -> None:
+        self.canvas.polygon(self.at(points), self.ink(ink), self.outline(True), self.edge)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, ink: str = "main", outline: bool = True) -> None:
+        self.canvas.rectangle(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline), self.edge)
+
+    def round(self, x0: float, y0: float, x1: float, y1: float, radius: float, ink: str = "main") -> None:
+        corners = self.corners(x0, y0, x1, y1)
+        self.canvas.rounded_rectangle(corners, radius * self.half, self.ink(ink), self.outline(True), self.edge)
+
+    def oval(self, x0: float, y0: float, x1: float, y1: float, ink: str = "main", outline: bool = True) -> None:
+        self.canvas.ellipse(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline), self.edge)
+
+    def ring(self, x0: float, y0: float, x1: float, y1: float, width: float, ink: str = "main") -> None:
+        self.canvas.ellipse(self.corners(x0, y0, x1, y1), None, self.ink(ink), max(2, round(width * self.half)))
+
+    def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, ink: str = "main") -> None:
+        self.canvas.pieslice(self.corners(x0, y0, x1, y1), start, end, self.ink(ink), self.outline(True), self.edge)
+
+    def line(self, points: Sequence[Point], width: float, ink: str = "main") -> None:
+        self.canvas.line(self.at(points), self.ink(ink), max(1, round(width * self.half)), joint="curve")
+
+    @staticmethod
+    def curve(points: Sequence[Point], steps: int = 4) -> list[Point]:
+        """A closed Catmull-Rom curve through the points (Catmull and Rom 1974)."""
+        n, smooth = len(points), []
+        for i in range(n):
+            p0, p1, p2, p3 = (points[(i + k) % n] for k in (-1, 0, 1, 2))
+            for s in range(steps):
+                t = s / steps
+                smooth.append(
+                    tuple(
+                        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t * t + (3 * b - a - 3 * c + d) * t**3)
+                        for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
+                    )
+                )
+        assert all(math.isfinite(v) for point in smooth for v in point)
+        return smooth  # type: ignore[return-value]

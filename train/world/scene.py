@@ -1,0 +1,92 @@
+"""A scene is a typed description; `render` turns it into pixels of any size, `label_map` into patch labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .objects import OBJECTS
+from .pen import COLORS, Pen
+
+BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    # upper and lower colour; the horizon is at 60 % of the height
+    "plain": ((222, 222, 226), (222, 222, 226)),
+    "sky": ((150, 208, 246), (150, 208, 246)),
+    "grass": ((190, 228, 246), (132, 200, 104)),
+    "sand": ((214, 234, 240), (236, 210, 150)),
+    "night": ((44, 50, 96), (62, 70, 118)),
+}
+SIZES: dict[str, float] = {"small": 0.15, "medium": 0.21, "large": 0.30}
+"""Half the side of an object's box, as a fraction of the picture's shorter side."""
+
+SUPERSAMPLE = 2
+
+
+@dataclass(frozen=True)
+class Thing:
+    name: str
+    color: str
+    size: str
+    x: float
+    """Centre, as a fraction of the width."""
+    y: float
+    """Centre, as a fraction of the height."""
+
+    def __post_init__(self) -> None:
+        if self.name not in OBJECTS:
+            raise ValueError(f"no drawing of {self.name!r}; there are {', '.join(sorted(OBJECTS))}")
+        if self.color not in COLORS:
+            raise ValueError(f"no colour {self.color!r}; there are {', '.join(COLORS)}")
+        if self.size not in SIZES:
+            raise ValueError(f"no size {self.size!r}; there are {', '.join(SIZES)}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    things: tuple[Thing, ...]
+    background: str = "plain"
+    height: int = 128
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        if self.background not in BACKGROUNDS:
+            raise ValueError(f"no background {self.background!r}; there are {', '.join(BACKGROUNDS)}")
+
+    def box(self, thing: Thing) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a thing in pixels."""
+        half = SIZES[thing.size] * min(self.height, self.width)
+        x, y = thing.x * self.width, thing.y * self.height
+        return x - half, y - half, x + half, y + half
+
+
+def render(scene: Scene, scale: float = 1.0) -> Image.Image:
+    """The picture of a scene, RGB, ``scale`` times its height and width."""
+    height, width = round(scene.height * scale), round(scene.width * scale)
+    upper, lower = BACKGROUNDS[scene.background]
+    image = Image.new("RGB", (width * SUPERSAMPLE, height * SUPERSAMPLE), upper)
+    canvas = ImageDraw.Draw(image)
+    if lower != upper:
+        canvas.rectangle((0, 0.6 * image.height, image.width, image.height), lower)
+    _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
+    return image.reduce(SUPERSAMPLE)
+
+
+def label_map(scene: Scene, rows: int, columns: int) -> np.ndarray:
+    """Which thing covers most of each patch: (rows, columns) of 0 (none) or 1 + its index."""
+    cells = 4  # the map is drawn at four cells a patch and side
+    image = Image.new("L", (scene.width, scene.height), 0)
+    _draw(scene, ImageDraw.Draw(image), 1.0, flat=True)
+    small = image.resize((columns * cells, rows * cells), Image.Resampling.NEAREST)
+    labels = np.asarray(small).reshape(rows, cells, columns, cells)
+    votes = np.stack([(labels == k).sum((1, 3)) for k in range(len(scene.things) + 1)])
+    votes[0] //= 2  # a third of the patch is enough to name it
+    return votes.argmax(0)
+
+
+def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -> None:
+    for index, thing in enumerate(scene.things):
+        half = SIZES[thing.size] * min(scene.height, scene.width) * scale
+        x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
+        OBJECTS[thing.name](Pen(canvas, x, y, half, thing.color, index + 1 if flat else None))

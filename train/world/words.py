@@ -1,0 +1,111 @@
+"""Scenes into words, and the world's own captions back into facts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from .held_out import relation
+from .objects import OBJECTS
+from .pen import COLORS
+from .scene import BACKGROUNDS, SIZES, Scene
+
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+BACKGROUND_PHRASES = {
+    "plain": "on a plain background",
+    "sky": "in the sky",
+    "grass": "on grass",
+    "sand": "on sand",
+    "night": "at night",
+}
+_PLURALS = {"bus": "buses", "couch": "couches", "sheep": "sheep", "wine glass": "wine glasses"}
+
+
+def plural(name: str) -> str:
+    return _PLURALS.get(name, name + "s")
+
+
+def with_article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Which attributes a phrase names."""
+
+    color: bool = True
+    size: bool = False
+    relation: bool = True
+    background: bool = True
+
+
+def noun_phrase(scene: Scene, detail: Detail) -> str:
+    """"a large red cat on grass", "three red cats", "a red cat left of a blue dog"."""
+    things = scene.things
+
+    def one(index: int) -> str:
+        thing = things[index]
+        words = [thing.size] if detail.size else []
+        return with_article(" ".join([*words, *([thing.color] if detail.color else []), thing.name]))
+
+    if len({(t.name, t.color) for t in things}) == 1:
+        if len(things) == 1:
+            phrase = one(0)
+        else:
+            color = f"{things[0].color} " if detail.color else ""
+            phrase = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
+    elif len(things) == 2:
+        where = relation(*things) if detail.relation else None
+        phrase = f"{one(0)} {where or 'and'} {one(1)}"
+    else:
+        phrase = ", ".join(one(i) for i in range(len(things) - 1)) + " and " + one(len(things) - 1)
+    return f"{phrase} {BACKGROUND_PHRASES[scene.background]}" if detail.background else phrase
+
+
+def sentence(phrase: str) -> str:
+    return phrase[0].upper() + phrase[1:] + "."
+
+
+def caption(scene: Scene) -> str:
+    """The full description that nano is taught to give: sizes only for a single thing."""
+    return sentence(noun_phrase(scene, Detail(size=len(scene.things) == 1)))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a caption claims: how many of each (object, colour), where, on what."""
+
+    counts: tuple[tuple[tuple[str, str], int], ...]
+    relation: tuple[str, str, str] | None
+    background: str | None
+
+
+def facts(scene: Scene) -> Facts:
+    counts = Counter((t.name, t.color) for t in scene.things)
+    where = relation(*scene.things) if len(scene.things) == 2 and len(counts) == 2 else None
+    claim = (scene.things[0].name, where, scene.things[1].name) if where else None
+    return Facts(tuple(sorted(counts.items())), claim, scene.background)
+
+
+_SINGULAR = {plural(name): name for name in OBJECTS} | {name: name for name in OBJECTS}
+_THING = re.compile(
+    rf"\b(an?|{'|'.join(NUMBERS.values())}) (?:(?:{'|'.join(SIZES)}) )?(?:({'|'.join(COLORS)}) )?"
+    rf"({'|'.join(sorted(map(re.escape, _SINGULAR), key=len, reverse=True))})\b"
+)
+_RELATION = re.compile(r"\b(left of|right of|above|below)\b")
+
+
+def read_caption(text: str) -> Facts:
+    """Facts of a caption in the world's own words; what it does not understand is left out."""
+    text = text.lower()
+    background = next((b for b in BACKGROUNDS if BACKGROUND_PHRASES[b] in text), None)
+    counts: Counter[tuple[str, str]] = Counter()
+    order = []
+    numbers = {word: number for number, word in NUMBERS.items()} | {"a": 1, "an": 1}
+    for number, color, name in _THING.findall(text):
+        counts[_SINGULAR[name], color] += numbers[number]
+        order.append(_SINGULAR[name])
+    where = _RELATION.search(text)
+    claim = (order[0], where.group(1), order[1]) if where and len(order) == 2 else None
+    return Facts(tuple(sorted(counts.items())), claim, background)
