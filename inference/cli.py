@@ -149,7 +149,7 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> int:
-    from .evaluation.world import evaluate
+    from ..train.evaluation.world import evaluate
 
     evaluate(loaded(options), options.output, limit=options.limit, steps=options.steps)
     return 0

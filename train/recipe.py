@@ -21,7 +21,7 @@ from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
-from .stages import autoencoder, joint, tokenizer, vision
+from .stages import autoencoder, joint, judge, tokenizer, vision
 from .strict import into
 
 
@@ -60,9 +60,10 @@ class Recipe:
     vision: vision.VisionStage = field(default_factory=vision.VisionStage)
     language: joint.LanguageStage = field(default_factory=joint.LanguageStage)
     joint: joint.JointStage = field(default_factory=joint.JointStage)
+    judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
 
 
-STAGES = ("tokenizer", "autoencoder", "vision", "language", "joint")
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -131,6 +132,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
     if "autoencoder" not in stages:
         return folder
     vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
+    if "judge" in stages:  # no part of the model: `limner eval` reads it from weights/judge
+        judge.run(recipe.judge, vae, seed, folder / "judge", device, dtype)
+        vae.to("cpu", torch.float32)
     if "vision" not in stages:
         return folder
     eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)

@@ -1,0 +1,149 @@
+"""What is asked and what counts as right: GenEval's six categories on the world, seen and held-out."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..world import sampling
+from ..world.held_out import held_out, is_held_out, relation
+from ..world.pen import COLORS
+from ..world.scene import Scene, Thing
+from ..world.words import NUMBERS, plural, with_article
+from .judge import Verdict
+
+CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Things a picture must hold, and no others; a colour None is free."""
+
+    things: tuple[tuple[str, str | None], ...]
+    relation: str | None = None
+    """Of the first to the second."""
+
+    def met_by(self, verdict: Verdict) -> bool:
+        found = verdict.detections
+        if Counter(name for name, _ in self.things) != Counter(d.name for d in found):
+            return False
+        for name, color in self.things:
+            if color is not None and any(d.color != color for d in found if d.name == name):
+                return False
+        if self.relation is None:
+            return True
+        a, b = (next(d for d in found if d.name == name).thing() for name, _ in self.things)
+        return relation(a, b) == self.relation
+
+
+@dataclass(frozen=True)
+class Case:
+    category: str
+    held_out: bool
+    prompt: str
+    wanted: Wanted
+    scene: Scene
+    """A true rendering, to measure the judge itself."""
+
+
+def cases(category: str, unseen: bool, count: int) -> list[Case]:
+    """``count`` cases of a category, the same ones at every call; fewer only where a category has no held-out side."""
+    rng = random.Random(f"{category}/{unseen}")
+    return list(itertools.islice(_endless(category, unseen, rng), count))
+
+
+def has_held_out(category: str) -> bool:
+    """Every object is seen in training, so a bare object cannot be held out."""
+    return category != "single_object"
+
+
+def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
+    if unseen and not has_held_out(category):
+        return
+    rule = held_out()
+    known = set(sampling.NAMES)
+    pools = {
+        "two_object": sorted(tuple(sorted(p)) for p in rule.pairs if p <= known and len(p) == 2),
+        "position": sorted(p for p in rule.positions if {p[0], p[2]} <= known),
+        "color_attr": sorted(tuple(sorted(p)) for p in rule.attributes if {n for n, _ in p} <= known and len(p) == 2),
+        "colors": sorted(p for p in rule.colors if p[0] in known),
+    }
+    while True:
+        if category in ("single_object", "colors", "counting"):
+            scene = (sampling.counted if category == "counting" else sampling.single)(rng)
+            if unseen:
+                name, color = rng.choice(pools["colors"])
+                scene = replace(scene, things=tuple(replace(t, name=name, color=color) for t in scene.things))
+        else:
+            scene = sampling.pair(rng)
+            if unseen:
+                scene = _put(scene, rng.choice(pools[category]), category)
+        scene = replace(scene, height=128, width=128)
+        if category != "single_object" and unseen != is_held_out(scene) and category in ("colors", "counting"):
+            continue
+        if not unseen and is_held_out(scene):
+            continue
+        yield _case(category, unseen, scene)
+
+
+def _put(scene: Scene, pick: tuple, category: str) -> Scene:
+    a, b = scene.things
+    if category == "two_object":
+        a, b = replace(a, name=pick[0]), replace(b, name=pick[1])
+    elif category == "color_attr":
+        (name_a, color_a), (name_b, color_b) = pick
+        a, b = replace(a, name=name_a, color=color_a), replace(b, name=name_b, color=color_b)
+    else:
+        spots = {"left of": ((0.26, 0.5), (0.74, 0.5)), "above": ((0.5, 0.26), (0.5, 0.74))}
+        spots |= {"right of": spots["left of"][::-1], "below": spots["above"][::-1]}
+        (ax, ay), (bx, by) = spots[pick[1]]
+        a, b = replace(a, name=pick[0], x=ax, y=ay), replace(b, name=pick[2], x=bx, y=by)
+    return replace(scene, things=(a, b))
+
+
+def _case(category: str, unseen: bool, scene: Scene) -> Case:
+    things = scene.things
+    free = tuple((t.name, None) for t in things)
+    colored = tuple((t.name, t.color) for t in things)
+    where = relation(*things) if len(things) == 2 else None
+
+    def phrase(thing: Thing, color: bool = False) -> str:
+        return with_article(f"{thing.color} {thing.name}" if color else thing.name)
+
+    if category == "single_object":
+        words, wanted = phrase(things[0]), Wanted(free)
+    elif category == "colors":
+        words, wanted = phrase(things[0], color=True), Wanted(colored)
+    elif category == "counting":
+        # held out by colour, so the colour is asked for there
+        color = f"{things[0].color} " if unseen else ""
+        words = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
+        wanted = Wanted(colored if unseen else free)
+    elif category == "two_object":
+        words, wanted = f"{phrase(things[0])} and {phrase(things[1])}", Wanted(free)
+    elif category == "position":
+        words, wanted = f"{phrase(things[0])} {where} {phrase(things[1])}", Wanted(free, where)
+    elif category == "color_attr":
+        words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Wanted(colored)
+    else:
+        raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
+    return Case(category, unseen, f"a photo of {words}", wanted, scene)
+
+
+def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
+    """Scenes that look like the case's and are wrong: (what is wrong, scene)."""
+    scene, things = case.scene, case.scene.things
+    misses = []
+    target = rng.choice(things)
+    if any(color is not None for _, color in case.wanted.things):
+        other = rng.choice([c for c in COLORS if c != target.color])
+        misses.append(("colour", replace(scene, things=tuple(
+            replace(t, color=other) if t is target else t for t in things))))  # fmt: skip
+    misses.append(("count", replace(scene, things=tuple(t for t in things if t is not target))))
+    other = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in things)])
+    misses.append(("object", replace(scene, things=tuple(
+        replace(t, name=other) if t is target else t for t in things))))  # fmt: skip
+    return misses

@@ -1,0 +1,128 @@
+"""The judge: a small detector (not nano's eye) that says what stands where in a picture of the world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..world import sampling
+from ..world.scene import Thing
+
+CELL = 8
+"""Pixels a cell, a side."""
+
+
+@dataclass
+class JudgeConfig:
+    width: int = 96
+    depth: int = 4
+    objects: int = len(sampling.NAMES)
+    colors: int = len(sampling.COLOR_NAMES)
+    backgrounds: int = len(sampling.BACKGROUND_NAMES)
+
+
+@dataclass(frozen=True)
+class Detection:
+    name: str
+    color: str
+    x: float
+    """Centre, as a fraction of the width."""
+    y: float
+    score: float
+
+    def thing(self) -> Thing:
+        return Thing(self.name, self.color, "medium", self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    detections: tuple[Detection, ...]
+    background: str
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+class Judge(nn.Module):
+    """Pixels (batch, 3, height, width) in [-1, 1] to a map (batch, 1 + objects + colors, height / 8, width / 8)
+    of centre, object and colour logits, and background logits (batch, backgrounds)."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.width
+        self.stem = nn.Conv2d(48, w // 2, 3, padding=1)
+        self.early = Residual(w // 2, 1)
+        self.down = nn.Conv2d(w // 2, w, 3, stride=2, padding=1)
+        self.body = nn.Sequential(*(Residual(w, (1, 2, 4)[i % 3]) for i in range(config.depth)))
+        self.norm = nn.GroupNorm(8, w)
+        self.cells = nn.Conv2d(w, 1 + config.objects + config.colors, 1)
+        self.ground = nn.Linear(w, config.backgrounds)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.down(self.early(self.stem(F.pixel_unshuffle(pixels, 4))))
+        x = F.silu(self.norm(self.body(x)))
+        return self.cells(x), self.ground(x.mean((2, 3)))
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image.Image], threshold: float = 0.5) -> list[Verdict]:
+        """What stands in each picture: peaks of the centre map. Raises ValueError for sizes 8 does not divide."""
+        verdicts = []
+        for image in images:
+            if image.width % CELL or image.height % CELL:
+                raise ValueError(f"the judge reads sizes that {CELL} divides, not {image.width} x {image.height}")
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+            cells, ground = self(pixels.to(self.ground.weight))
+            verdicts.append(Verdict(self._peaks(cells[0].float(), threshold), _name(sampling.BACKGROUND_NAMES, ground[0])))
+        return verdicts
+
+    def _peaks(self, cells: Tensor, threshold: float) -> tuple[Detection, ...]:
+        objects = self.config.objects
+        heat = cells[0].sigmoid()
+        peak = (heat == F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]) & (heat > threshold)
+        rows, columns = heat.shape
+        return tuple(
+            Detection(
+                _name(sampling.NAMES, cells[1 : 1 + objects, row, column]),
+                _name(sampling.COLOR_NAMES, cells[1 + objects :, row, column]),
+                (column + 0.5) / columns,
+                (row + 0.5) / rows,
+                float(heat[row, column]),
+            )
+            for row, column in peak.nonzero().tolist()
+        )
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
+        state = {k: v.to(torch.bfloat16).contiguous() for k, v in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Judge:
+        if not (folder / "config.json").exists():
+            raise ValueError(f"no judge in {folder}; train one with `limner train nano --stages judge`")
+        judge = cls(JudgeConfig(**json.loads((folder / "config.json").read_text())))
+        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        return judge.eval()
+
+
+def _name(names: Sequence[str], logits: Tensor) -> str:
+    return names[int(logits.argmax())]

@@ -1,0 +1,135 @@
+"""The judge learns on renders that were blurred, noised, passed through the autoencoder, and on halves of objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from ...detokenizer.autoencoder import Autoencoder, to_pixels
+from ..evaluation.judge import CELL, Judge, JudgeConfig
+from ..loop import LoopConfig, fit
+from ..pictures import rng_for
+from ..world import sampling
+from ..world.scene import Scene, Thing, render
+
+
+@dataclass
+class JudgeStage:
+    width: int = 96
+    depth: int = 4
+    blurred: float = 0.3
+    noised: float = 0.3
+    encoded: float = 0.5
+    """Share of the batches that pass through the autoencoder."""
+    halved: float = 0.25
+    """Share of the pictures in which one object is cut in half; it then does not count."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
+    """The scene with half of one thing painted over by what is behind it."""
+    image = render(scene)
+    rest = Scene(tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width)
+    left, top, right, bottom = (round(v) for v in scene.box(thing))
+    middle = ((left + right) // 2, (top + bottom) // 2)
+    box = {
+        "left": (left - 3, top - 3, middle[0], bottom + 3),
+        "right": (middle[0], top - 3, right + 3, bottom + 3),
+        "top": (left - 3, top - 3, right + 3, middle[1]),
+        "bottom": (left - 3, middle[1], right + 3, bottom + 3),
+    }[side]
+    box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
+    image.paste(render(rest).crop(box), box[:2])
+    return image
+
+
+SIDES = ("left", "right", "top", "bottom")
+
+
+def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
+    rng = rng_for(seed, step, "judge")
+    height, width = sampling.shape(rng)
+    rows, columns = height // CELL, width // CELL
+    pixels, centres, grounds = [], [], []
+    for index in range(stage.loop.batch_size):
+        make = rng.choices((sampling.single, sampling.counted, sampling.pair), (3, 3, 4))[0]
+        scene = make(rng)  # the judge knows every combination, held out from nano or not
+        while (scene.height, scene.width) != (height, width):
+            scene = make(rng)
+        cut = rng.choice(scene.things) if rng.random() < stage.halved else None
+        image = halve(scene, cut, rng.choice(SIDES)) if cut else render(scene)
+        if rng.random() < stage.blurred:
+            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+        array = np.asarray(image, dtype=np.float32)
+        if rng.random() < stage.noised:
+            noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), array.shape)
+            array = (array + noise).clip(0, 255)
+        pixels.append(array.astype(np.uint8))
+        grounds.append(sampling.BACKGROUND_NAMES.index(scene.background))
+        for thing in scene.things:
+            if thing is not cut:
+                cell = (int(thing.y * rows), int(thing.x * columns))
+                kind = (sampling.NAMES.index(thing.name), sampling.COLOR_NAMES.index(thing.color))
+                centres.append((index, *cell, *kind))
+    return {
+        "pixels": torch.from_numpy(np.stack(pixels)),
+        "centres": torch.tensor(centres).reshape(-1, 5),
+        "grounds": torch.tensor(grounds),
+    }
+
+
+def losses(
+    judge: Judge, autoencoder: Autoencoder, stage: JudgeStage, seed: int, batch: dict[str, Tensor], step: int
+) -> dict[str, Tensor]:
+    parameter = judge.ground.weight
+    batch = {k: v.to(parameter.device) for k, v in batch.items()}
+    pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
+    if rng_for(seed, step, "judge encodes").random() < stage.encoded:
+        with torch.no_grad():
+            latents = autoencoder.encode(pixels)
+            pixels = autoencoder.decode(latents + 0.1 * torch.randn_like(latents)).clamp(-1, 1)
+    cells, ground = judge(pixels)
+    cells = cells.float()
+    image, row, column, name, color = batch["centres"].unbind(1)
+    heat = torch.zeros_like(cells[:, 0])
+    heat[image, row, column] = 1
+    near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is no mistake
+    centre = F.binary_cross_entropy_with_logits(cells[:, 0], heat, reduction="none")
+    centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
+    objects, colors = [], []
+    rows, columns = heat.shape[1:]
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
+            objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
+            colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
+    parts = {
+        "centre": centre,
+        "objects": torch.stack(objects).mean(),
+        "colors": torch.stack(colors).mean(),
+        "ground": F.cross_entropy(ground.float(), batch["grounds"]),
+    }
+    return {"loss": 3 * parts["centre"] + parts["objects"] + parts["colors"] + 0.3 * parts["ground"], **parts}
+
+
+def run(
+    stage: JudgeStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> Judge:
+    done = folder / "model"
+    if (done / "config.json").exists():
+        return Judge.from_pretrained(done)
+    torch.manual_seed(seed + 7)
+    judge = Judge(JudgeConfig(stage.width, stage.depth)).to(device, dtype, memory_format=torch.channels_last)
+    autoencoder.to(device, dtype)
+    fit("judge", judge, partial(make_batch, stage, seed + 7), partial(losses, judge, autoencoder, stage, seed), stage.loop,
+        folder)  # fmt: skip
+    judge.float().cpu().save_pretrained(done)
+    return judge.eval()
