@@ -61,7 +61,9 @@ class Detokenizer(nn.Module):
         pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
         size = [max(self.multiple, round(n / self.multiple) * self.multiple) for n in pixels.shape[-2:]]
         if size != list(pixels.shape[-2:]):
-            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(parameter.dtype)
+            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(
+                parameter.dtype
+            )
         return self.autoencoder.encode(pixels)[0]
 
     @torch.no_grad()

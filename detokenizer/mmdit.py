@@ -90,7 +90,9 @@ class Stream(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.norm_q(q), self.norm_k(k), v
 
-    def finish(self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor) -> Tensor:
+    def finish(
+        self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, mlp_gate: Tensor
+    ) -> Tensor:
         x = torch.addcmul(x, gate, self.out(attended))
         return torch.addcmul(x, mlp_gate, self.mlp(modulate(self.norm(x), shift, scale)))
 
@@ -254,7 +256,9 @@ class MMDiT(nn.Module):
             self.modulation_out(vector),
         )
 
-    def place(self, x: Tensor, height: int, width: int, reference_positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def place(
+        self, x: Tensor, height: int, width: int, reference_positions: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Adds the sine-cosine positions, or leaves x alone and returns rotary angles for all image tokens."""
         grid = centred_grid(self.config, height, width, x.device)
         if self.config.positions == "rope":

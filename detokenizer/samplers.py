@@ -6,6 +6,7 @@ be computed beforehand. ``callback(step, x)`` runs after each step; raising from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ def euler(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback | Non
 def heun(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
     """Second order, two evaluations a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1); the last is Euler's."""
     values = times.tolist()
-    for step, (t, t_next) in enumerate(zip(values[:-1], values[1:], strict=True)):
+    for step, (t, t_next) in enumerate(itertools.pairwise(values)):
         slope = velocity(x, step, t)
         if t_next > 0:
             ahead = velocity(x + (t_next - t) * slope, step + 1, t_next)
@@ -45,7 +46,7 @@ def multistep(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback |
     """
     values = times.tolist()
     before: Tensor | None = None
-    for step, (t, t_next) in enumerate(zip(values[:-1], values[1:], strict=True)):
+    for step, (t, t_next) in enumerate(itertools.pairwise(values)):
         slope = now = velocity(x, step, t)
         if before is not None:
             ratio = (t_next - t) / (t - values[step - 1])

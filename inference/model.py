@@ -197,7 +197,9 @@ class Limner(nn.Module):
         unknown = set(defaults) - set(GenerationDefaults.__dataclass_fields__)
         if unknown:
             raise ValueError(f"{folder / 'generation_config.json'}: unknown keys {', '.join(sorted(unknown))}")
-        model = cls(mllm, Detokenizer.from_pretrained(folder / "detokenizer"), tokenizer, GenerationDefaults(**defaults))
+        model = cls(
+            mllm, Detokenizer.from_pretrained(folder / "detokenizer"), tokenizer, GenerationDefaults(**defaults)
+        )
         model.name = folder.name
         return model.eval()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -55,10 +57,8 @@ class Repl:
 
     def run(self) -> int:
         if self.interactive:
-            try:
+            with contextlib.suppress(ImportError):  # a Python built without it still reads lines
                 import readline  # noqa: F401 - importing it gives input() line editing and history
-            except ImportError:
-                pass  # a Python built without it still reads lines
             print(f"limner {self.model.name}: type a message, /help for commands, Ctrl-D to leave")
         while (line := self.read()) is not None:
             line = line.strip()
@@ -150,7 +150,7 @@ class Repl:
         else:
             try:
                 height, width = size(text)
-            except Exception as error:  # argparse's own type error, worded for a flag
+            except argparse.ArgumentTypeError as error:
                 raise ValueError(f"/size: {error}") from None
             self.model.detokenizer.check_size(height, width)
         self.chat.options |= {"height": height, "width": width}

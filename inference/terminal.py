@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def graphics(environment: Mapping[str, str], is_terminal: bool) -> str:
-    """"kitty", "iterm2", "sixel", "blocks", or "none" where nobody would see it."""
+    """ "kitty", "iterm2", "sixel", "blocks", or "none" where nobody would see it."""
     if not is_terminal or environment.get("TERM") == "dumb":
         return "none"
     if environment.get("KITTY_WINDOW_ID") or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty"):

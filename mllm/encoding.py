@@ -132,9 +132,7 @@ class StreamEncoder:
         count = config.num_queries if as_queries else config.image_tokens
         out.add([*vocabulary.slots[:count], vocabulary.eoi])
 
-    def _pieces(
-        self, messages: list[Message], add_generation_prompt: bool
-    ) -> list[str | tuple[str, dict[str, Any]]]:
+    def _pieces(self, messages: list[Message], add_generation_prompt: bool) -> list[str | tuple[str, dict[str, Any]]]:
         """Template pieces (strings) and contents (role, part), in order."""
         marks: dict[str, tuple[str, dict[str, Any]]] = {}
         masked = []

@@ -20,20 +20,39 @@ class View:
     """Centre (x, y) in [0, 1] within the picture; None where the model uses no tiles."""
 
 
-def best_grid(width: int, height: int, grids: tuple[tuple[int, int], ...], tile: int) -> tuple[int, int]:
-    """Width and height in pixels of the grid that keeps most of the picture's pixels and wastes least.
+Grids = tuple[tuple[int, int], ...]
+"""Rows and columns."""
 
-    The rule of LLaVA-NeXT and SEED-X (``select_best_resolution``); ``grids`` are (rows, columns).
-    """
-    best, most, least_waste = (tile, tile), 0, float("inf")
-    for rows, columns in grids:
-        w, h = columns * tile, rows * tile
+
+def least_waste(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
+    """Width and height in pixels of the grid that keeps most of the picture's pixels, of equal ones wastes least."""
+
+    def rank(grid: tuple[int, int]) -> tuple[int, int]:
+        w, h = grid[1] * tile, grid[0] * tile
         scale = min(w / width, h / height)
         kept = min(int(width * scale) * int(height * scale), width * height)
-        waste = w * h - kept
-        if kept > most or (kept == most and waste < least_waste):
-            best, most, least_waste = (w, h), kept, waste
-    return best
+        return -kept, w * h - kept
+
+    rows, columns = min(grids, key=rank)
+    return columns * tile, rows * tile
+
+
+def nearest_aspect(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
+    """Width and height in pixels of the grid with the closest aspect ratio, of equal ones the closest area."""
+
+    def rank(grid: tuple[int, int]) -> tuple[float, float]:
+        ratios = sorted((grid[0] / grid[1], height / width))
+        areas = sorted((grid[0] * grid[1] * tile * tile, height * width))
+        return ratios[1] / ratios[0], areas[1] / areas[0]
+
+    rows, columns = min(grids, key=rank)
+    return columns * tile, rows * tile
+
+
+def best_grid(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
+    """SEED-X's rule: of `least_waste` and `nearest_aspect` the one with fewer tiles, the first when they tie."""
+    picks = least_waste(width, height, grids, tile), nearest_aspect(width, height, grids, tile)
+    return min(picks, key=lambda size: size[0] * size[1])
 
 
 def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:

@@ -43,9 +43,7 @@ class Block(nn.Module):
         query = self.ln_q(x)
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)
-        x = x + self.attn(
-            query + positions, torch.cat([key, query + positions], 1), torch.cat([value, query], 1), mask
-        )
+        x = x + self.attn(query + positions, torch.cat([key, query + positions], 1), torch.cat([value, query], 1), mask)
         return x + self.ff(self.ln_ff(x))
 
 

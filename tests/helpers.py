@@ -3,16 +3,6 @@
 from __future__ import annotations
 
 import torch
-from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
-
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
@@ -24,6 +14,15 @@ from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
 from limner.mllm.vocabulary import add_control_tokens
 from limner.train.stages.tokenizer import CHAT_TEMPLATE
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 BACKBONES = {
     "qwen3": {"num_hidden_layers": 2, "head_dim": 16},
@@ -90,9 +89,14 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
     eye = Eye(
         SiglipVisionModel(
             SiglipVisionConfig(
-                hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=32,
-                patch_size=8, vision_use_head=False,
-            )  # fmt: skip
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
+                vision_use_head=False,
+            )
         )
     )
     model = StreamModel(llm, eye, config, vocabulary)

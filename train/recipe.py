@@ -125,7 +125,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
     folder = Path(recipe.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
+    )
     dtype = getattr(torch, recipe.dtype)
     seed = recipe.seed
     words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers import BACKBONES, make_stream, picture, scripted
-
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.stream import collate

@@ -90,7 +90,9 @@ class Judge(nn.Module):
                 raise ValueError(f"the judge reads sizes that {CELL} divides, not {image.width} x {image.height}")
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
             cells, ground = self(pixels.to(self.ground.weight))
-            verdicts.append(Verdict(self._peaks(cells[0].float(), threshold), _name(sampling.BACKGROUND_NAMES, ground[0])))
+            verdicts.append(
+                Verdict(self._peaks(cells[0].float(), threshold), _name(sampling.BACKGROUND_NAMES, ground[0]))
+            )
         return verdicts
 
     def _peaks(self, cells: Tensor, threshold: float) -> tuple[Detection, ...]:

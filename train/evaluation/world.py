@@ -64,16 +64,14 @@ def judge_on_truth(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
     right = sum(case.wanted.met_by(v) for case, v in _looked(judge, chosen, lambda c: render(c.scene)))
     rng = random.Random(0)
     missed = [(case, scene) for case in chosen for _, scene in near_misses(case, rng)]
-    taken = sum(
-        case.wanted.met_by(judge.look([render(scene)])[0]) for case, scene in missed
-    )
-    halves = [case for case in chosen]
+    taken = sum(case.wanted.met_by(judge.look([render(scene)])[0]) for case, scene in missed)
     taken += sum(
-        case.wanted.met_by(judge.look([halve(case.scene, case.scene.things[0], rng.choice(SIDES))])[0]) for case in halves
+        case.wanted.met_by(judge.look([halve(case.scene, case.scene.things[0], rng.choice(SIDES))])[0])
+        for case in chosen
     )
     return {
         "judge_accuracy": right / len(chosen),
-        "false_accepts": taken / (len(missed) + len(halves)),
+        "false_accepts": taken / (len(missed) + len(chosen)),
     }
 
 
@@ -81,7 +79,9 @@ def _looked(judge: Judge, chosen: Sequence[Case], image: Callable[[Case], Image.
     return [(case, judge.look([image(case)])[0]) for case in chosen]
 
 
-def drawing(model: Limner, judge: Judge, category: str, unseen: bool, count: int, steps: int | None) -> tuple[Score, list]:
+def drawing(
+    model: Limner, judge: Judge, category: str, unseen: bool, count: int, steps: int | None
+) -> tuple[Score, list]:
     chosen = cases(category, unseen, count)
     right, sheet = 0, []
     for chunk in batches(chosen, f"{category}{' held-out' if unseen else ''}"):
@@ -154,9 +154,7 @@ def editing(model: Limner, judge: Judge, kind: str, count: int, steps: int | Non
             changes.append(change)
     right, quality, sheet = 0, [], []
     for chunk in batches(changes, f"edit {kind}"):
-        asked = [
-            [{"role": "user", "content": [talk.image(render(c.before)), talk.text(c.instruction)]}] for c in chunk
-        ]
+        asked = [[{"role": "user", "content": [talk.image(render(c.before)), talk.text(c.instruction)]}] for c in chunk]
         replies = model.generate(
             asked, images="force", max_images=1, max_new_tokens=1, height=128, width=128, num_inference_steps=steps
         )
@@ -200,7 +198,11 @@ def deciding(model: Limner, count: int) -> Score:
     for chunk in batches(items, "decide"):
         # one step a picture: only whether it begins one counts
         replies = model.generate(
-            [messages for messages, _ in chunk], max_images=1, max_new_tokens=32, num_inference_steps=1, guidance_scale=1.0
+            [messages for messages, _ in chunk],
+            max_images=1,
+            max_new_tokens=32,
+            num_inference_steps=1,
+            guidance_scale=1.0,
         )
         for (_, should), reply in zip(chunk, replies, strict=True):
             right += bool(reply.images) == should
@@ -288,4 +290,3 @@ def framed(image: Image.Image, good: bool) -> Image.Image:
     page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if good else (220, 40, 40))
     page.paste(image, (3, 3))
     return page
-

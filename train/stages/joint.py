@@ -123,7 +123,9 @@ def flow_losses(
     drawings, repeats = len(batch.target), stage.flow_samples
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        latents = [vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures]
+        latents = [
+            vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures
+        ]
     bare = torch.rand(drawings, generator=generator) < stage.context_dropout
     condition = condition.without_context(bare.to(device))
     blind = torch.rand(drawings, generator=generator) < stage.reference_dropout

@@ -72,7 +72,11 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
             del sides["left"], sides["right"]
         if scene.width > scene.height:
             del sides["top"], sides["bottom"]
-        far = {s: (x, y) for s, (x, y) in sides.items() if abs((x or target.x) - target.x + (y or target.y) - target.y) > 0.15}
+        far = {
+            s: (x, y)
+            for s, (x, y) in sides.items()
+            if abs((x or target.x) - target.x + (y or target.y) - target.y) > 0.15
+        }
         side, (x, y) = rng.choice(sorted(far.items()))
         moved = replace(target, x=target.x if x is None else x, y=target.y if y is None else y)
         after = replace(scene, things=tuple(moved if t is target else t for t in scene.things))

@@ -57,7 +57,7 @@ def counted(rng: random.Random, count: int | None = None) -> Scene:
     spots = {2: [(0.27, 0.5), (0.73, 0.5)], 3: [(0.25, 0.28), (0.75, 0.28), (0.5, 0.73)]}.get(
         count, [(0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)]
     )
-    if count == 2 and rng.random() < 0.3 or (count == 2 and height > width):
+    if (count == 2 and rng.random() < 0.3) or (count == 2 and height > width):
         spots = [(y, x) for x, y in spots]
     if count == 3 and rng.random() < 0.5:
         spots = [(x, 1 - y) for x, y in spots]

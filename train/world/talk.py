@@ -135,7 +135,12 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
         where = relation(a, b)
         if where:
             asked.append((f"What is {where} the {b.name}?", sentence(with_article(f"{a.color} {a.name}"))))
-            sides = {"left of": "on the left", "right of": "on the right", "above": "at the top", "below": "at the bottom"}
+            sides = {
+                "left of": "on the left",
+                "right of": "on the right",
+                "above": "at the top",
+                "below": "at the bottom",
+            }
             asked.append((f"Where is the {a.name}?", sentence(sides[where])))
     return rng.choice(asked)
 
@@ -178,7 +183,9 @@ def follow_up(rng: random.Random) -> Example:
         asked, answered = question(rng, scene)
         return Example("follow_up", [*first.messages, user(asked), assistant(answered)])
     change = seen_edit(rng, before=scene, pronoun=True)
-    return Example("follow_up", [*first.messages, user(change.instruction), assistant(image(change.after), change.reply)])
+    return Example(
+        "follow_up", [*first.messages, user(change.instruction), assistant(image(change.after), change.reply)]
+    )
 
 
 def small_talk(rng: random.Random) -> Example:
@@ -189,7 +196,9 @@ def small_talk(rng: random.Random) -> Example:
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Example:
     name, known = rng.choice(names), rng.sample(sampling.NAMES, 3)
     thing = name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}"
-    reply = f"I can't draw {with_article(name)} yet; I know {plural(known[0])}, {plural(known[1])} and {plural(known[2])}."
+    reply = (
+        f"I can't draw {with_article(name)} yet; I know {plural(known[0])}, {plural(known[1])} and {plural(known[2])}."
+    )
     return Example("refuse", [user(rng.choice(DRAW).format(with_article(thing))), assistant(reply)])
 
 

@@ -41,7 +41,7 @@ class Detail:
 
 
 def noun_phrase(scene: Scene, detail: Detail) -> str:
-    """"a large red cat on grass", "three red cats", "a red cat left of a blue dog"."""
+    """ "a large red cat on grass", "three red cats", "a red cat left of a blue dog"."""
     things = scene.things
 
     def one(index: int) -> str:

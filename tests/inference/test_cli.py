@@ -1,0 +1,127 @@
+"""The command line on a tiny model: results, and one clear line for every mistake."""
+
+import io
+import sys
+
+import pytest
+from helpers import make_limner, picture
+from limner.inference import cli
+from limner.inference.terminal import graphics, show
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    make_limner(shapes=((32, 32), (16, 32))).save_pretrained(path)
+    return str(path)
+
+
+def run(capsys, *arguments):
+    try:
+        status = cli.main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err
+    return status, out.out, out.err
+
+
+def test_draw_edit_describe_info(capsys, folder, tmp_path):
+    out = tmp_path / "a.png"
+    status, text, _ = run(
+        capsys, "draw", "a cat", "--model", folder, "--out", str(out), "--seed", "1", "--size", "16x32"
+    )
+    assert status == 0 and Image.open(out).size == (32, 16) and str(out) in text
+    first = out.read_bytes()
+    run(capsys, "draw", "a cat", "--model", folder, "--out", str(out), "--seed", "1", "--size", "16x32")
+    assert out.read_bytes() == first
+    status, _, _ = run(capsys, "edit", str(out), "blue", "--model", folder, "--out", str(tmp_path / "b.png"))
+    assert status == 0 and (tmp_path / "b.png").exists()
+    status, _, _ = run(capsys, "describe", str(out), "--model", folder)
+    assert status == 0
+    status, text, _ = run(capsys, "info", "--model", folder)
+    assert status == 0 and "backbone" in text and "parameters" in text
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("draw", "x", "--model", "giga"), "unknown model"), (("draw", ""), "prompt is empty"),
+    (("draw", "x", "--out", "x.txt"), "not a picture format"), (("draw", "x", "--out", "no/where/x.png"), "no folder"),
+    (("draw", "x", "--size", "big"), "not HxW"), (("describe", "none.png"), "no such file"),
+    (("edit", "none.png", "x"), "no such file"), (("train", "giga"), "no recipe"),
+    (("train", "nano", "joint.loop.colour=1"), "unknown key 'colour' in joint.loop"),
+    (("train", "nano", "--stages", "lunch"), "no stage"), (("eval", "world", "--limit", "-1"), "negative"),
+])  # fmt: skip
+def test_mistakes_get_one_clear_line(capsys, folder, arguments, words):
+    if arguments[0] in ("eval", "draw") and "--model" not in arguments:
+        arguments = (*arguments, "--model", folder)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and words in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [("--steps", "-1"), ("--size", "33x32"), ("--size", "4096x32")])
+def test_drawing_options_that_make_no_sense(capsys, folder, tmp_path, options):
+    status, _, err = run(capsys, "draw", "x", "--model", folder, "--out", str(tmp_path / "x.png"), *options)
+    assert status == 2 and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+class Piped(io.TextIOWrapper):
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data))
+
+
+def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_path, monkeypatch):
+    picture(1).save(tmp_path / "in.png")
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        b"/help", b"/image in.png", b"hello", b"\xff\xfe not utf-8", b"/nonsense", b"/image gone.png", b"/size 33x33",
+        b"/size 16x32", b"/steps 0", b"/steps 2", b"/seed x", b"/seed 4", b"/retry", b"/undo", b"/save talk.jsonl",
+        b"", b"/quit", b"never reached",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", Piped(b"\n".join(lines)))
+    status, out, err = run(capsys, "chat", "--model", folder)
+    assert status == 0 and "/undo" in out and (tmp_path / "talk.jsonl").exists()
+    for words in ("no command /nonsense", "no such file", "multiples of", "at least 1", "whole number"):
+        assert words in err
+
+
+def test_ctrl_c_while_drawing_loses_nothing(folder, monkeypatch, capsys):
+    from limner.inference.model import load
+    from limner.inference.repl import Repl
+    from limner.mllm.events import PictureStep
+
+    repl = Repl(load(folder), {"seed": 0, "height": None, "width": None, "num_inference_steps": 50})
+    repl.chat.options["images"] = "force"
+    original = repl.model.stream
+
+    def interrupted(*args, **kwargs):
+        for event in original(*args, **kwargs):
+            if isinstance(event, PictureStep) and event.step == 2:
+                raise KeyboardInterrupt
+            yield event
+
+    monkeypatch.setattr(repl.model, "stream", interrupted)
+    repl.answer("draw")
+    assert repl.chat.messages == [] and "stopped" in capsys.readouterr().err
+    monkeypatch.setattr(repl.model, "stream", original)
+    repl.chat.options |= {"images": "never", "max_new_tokens": 2}
+    repl.answer("hello")
+    assert len(repl.chat.messages) == 2
+
+
+def test_ways_to_show_pictures():
+    image = picture(0, (12, 8))
+    assert (
+        graphics({"TERM": "xterm-kitty"}, True) == "kitty" and graphics({"TERM_PROGRAM": "iTerm.app"}, True) == "iterm2"
+    )
+    assert graphics({"TERM": "xterm-256color"}, False) == "none"
+    blocks = show(image, "blocks", 8)
+    assert blocks.count("▀") == 8 * 6
+    r, g, b = image.getpixel((0, 0))
+    assert blocks.startswith(f"\x1b[38;2;{r};{g};{b}m")
+    assert show(image, "kitty").startswith("\x1b_Ga=T,f=100,m=")
+    assert "inline=1" in show(image, "iterm2")
+    sixel = show(image, "sixel")
+    assert sixel.startswith('\x1bPq"1;1;8;12') and sixel.endswith("\x1b\\\n") and sixel.count("-") == 2
+    assert show(image, "none") == ""

@@ -1,0 +1,211 @@
+"""What a user touches: generate, stream, chat, save and load, and what bad input gets."""
+
+import json
+
+import limner
+import numpy as np
+import pytest
+import torch
+from helpers import make_limner, picture, scripted  # noqa: F401
+from limner.inference.images import load_image
+from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_limner(prompt_tokens=6, shapes=((32, 32), (16, 32)))
+
+
+def psnr(a, b):
+    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def test_same_request_and_seed_same_picture_alone_and_in_any_batch(model):
+    prompts = ["draw a cat", "x", "something much longer than the others, in many words", "draw a cat"]
+    options = {"images": "force", "max_images": 1, "seed": 3}
+    alone = model.generate("draw a cat", **options)
+    again = model.generate("draw a cat", **options)
+    assert alone.images[0].tobytes() == again.images[0].tobytes() and alone.text == again.text
+    together = model.generate(prompts, **options)
+    assert len(together) == 4
+    for i in (0, 3):
+        assert psnr(together[i].images[0], alone.images[0]) >= 45 and together[i].text == alone.text
+    assert model.generate("draw a cat", **{**options, "seed": 4}).images[0].tobytes() != alone.images[0].tobytes()
+
+
+def test_n_replies_take_rising_seeds(model):
+    replies = model.generate("a", images="force", n=2, seed=5, max_images=1)
+    one = model.generate("a", images="force", seed=6, max_images=1)
+    assert psnr(replies[1].images[0], one.images[0]) >= 45
+
+
+def test_sizes(model):
+    reply = model.generate("a", images="force", max_images=1, height=24, width=48)
+    assert reply.images[0].size == (48, 24)
+    assert model.generate("a", images="force", max_images=1).images[0].size in ((32, 32), (32, 16))
+    with pytest.raises(ValueError, match="both height and width"):
+        model.generate("a", height=32)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        model.generate("a", height=33, width=32)
+
+
+def test_events_tell_the_whole_reply(model):
+    events = list(model.stream("a", images="force", max_images=1, max_new_tokens=4, num_inference_steps=2))
+    kinds = [type(e) for e in events]
+    assert kinds[:4] == [PictureBegun, PictureStep, PictureStep, PictureDone] and kinds[-1] is Finished
+    reply = model.generate("a", images="force", max_images=1, max_new_tokens=4, num_inference_steps=2)
+    assert "".join(e.text for e in events if isinstance(e, TextPiece)).strip() == reply.text
+    with pytest.raises(ValueError, match="unknown options colour"):
+        next(model.stream("a", colour=1))
+
+
+def test_a_drawing_that_is_left_stops(model):
+    stream = model.stream("a", images="force", num_inference_steps=500)
+    for event in stream:
+        if isinstance(event, PictureStep):
+            break
+    stream.close()
+    assert event.step < 400
+
+
+def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
+    chat = model.chat(images="force", max_images=1, max_new_tokens=3)
+    first = chat.say("draw", images=[picture(1)])
+    assert len(chat.messages) == 2
+    second = chat.say("again")
+    assert len(chat.messages) == 4 and second.images[0].tobytes() != first.images[0].tobytes()
+    chat.undo()
+    assert len(chat.messages) == 2
+    third = chat.say("again")
+    assert third.images[0].tobytes() == second.images[0].tobytes()
+    other = chat.retry(seed=9)
+    assert other.images[0].tobytes() != third.images[0].tobytes() and len(chat.messages) == 4
+    path = chat.save(tmp_path / "talk.jsonl")
+    saved = json.loads(path.read_text())["messages"]
+    assert [m["role"] for m in saved] == ["user", "assistant", "user", "assistant"]
+    shown = saved[0]["content"][0]
+    assert shown["type"] == "image" and Image.open(tmp_path / shown["image"]).size == (32, 32)
+    # the file is a training example and a prompt alike
+    reloaded = [
+        {
+            **m,
+            "content": [
+                {**p, "image": str(tmp_path / p["image"])} if p["type"] == "image" else p for p in m["content"]
+            ],
+        }
+        for m in saved
+    ]
+    assert model.generate([*reloaded, {"role": "user", "content": "x"}], max_new_tokens=2, images="never").images == []
+    before = list(chat.messages)
+    with pytest.raises(ValueError):
+        chat.say("x", images=["nowhere.png"])
+    assert chat.messages == before
+    chat.undo(), chat.undo()
+    with pytest.raises(ValueError, match="nothing to undo"):
+        chat.undo()
+
+
+def test_save_and_load_round_trip(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    again = limner.load(tmp_path / "m", device="cpu")
+    a, b = (m.generate("draw", images="force", max_images=1, seed=2) for m in (model, again))
+    assert a.images[0].tobytes() == b.images[0].tobytes() and a.text == b.text
+    names = {p.name for p in (tmp_path / "m").iterdir()}
+    assert {"config.json", "llm", "vision", "detokenizer", "stream.safetensors", "tokenizer.json"} <= names
+    assert not [p for p in (tmp_path / "m").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_loading_what_does_not_fit_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="unknown model 'giga'"):
+        limner.load("giga")
+    with pytest.raises(ValueError, match="no such model folder"):
+        limner.load("./nowhere/at/all")
+    with pytest.raises(ValueError, match="holds no Limner model"):
+        limner.load(tmp_path)
+    model.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"num_queries": 3}))
+    with pytest.raises(ValueError, match=r"does not fit config.json: queries\.weight"):
+        limner.load(tmp_path / "m")
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"surprise": 3}))
+    with pytest.raises(ValueError, match="unknown config keys surprise"):
+        limner.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("messages", "options", "words"), [
+    ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
+    ("x" * 100_000, {}, "this model holds 1024"), ("x", {"num_inference_steps": -1}, "at least 1"),
+    ("x", {"guidance_scale": -2.0}, "negative"), ("x", {"sampler": "magic"}, "no sampler"), ("x", {"n": 0}, "n is 0"),
+    (["x", {"role": "user", "content": "y"}], {}, "mixture"), ("x", {"images": "perhaps"}, "auto, force or never"),
+])  # fmt: skip
+def test_requests_that_make_no_sense_are_refused(model, messages, options, words):
+    with pytest.raises(ValueError, match=words):
+        model.generate(messages, **options)
+
+
+def test_pictures_of_every_kind(tmp_path):
+    rgba = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
+    assert load_image(rgba).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("RGB", (8, 4), (10, 200, 30)).quantize(4)
+    assert load_image(palette).mode == "RGB"
+    turned = Image.new("RGB", (8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg").size == (4, 8)
+    grey16 = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
+    assert load_image(grey16).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_bad_pictures_are_refused(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("hello")
+    picture(0, (64, 64)).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    for name, words in {
+        "none.png": "no such file", "empty.png": "0 bytes", "text.png": "not a picture", "cut.png": "cut short",
+        "huge.png": "more than the limit|more pixels than the limit", ".": "a folder",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            load_image(tmp_path / name)
+
+
+def test_references_are_the_newest_pictures_first():
+    """A drawing's references are the pictures before its BOI, at most max_references."""
+    from limner.inference import drawing
+
+    model = make_limner()
+    asked = []
+    original = drawing.condition_of
+
+    def spy(detokenizer, group, most):
+        asked.append([request.earlier[:most] for request in group])
+        return original(detokenizer, group, most)
+
+    drawing.condition_of = spy
+    try:
+        shown = [picture(1), picture(2), picture(3)]
+        content = [{"type": "image", "image": image} for image in shown]
+        model.generate([{"role": "user", "content": content}], images="force", max_images=1, max_new_tokens=1)
+    finally:
+        drawing.condition_of = original
+    assert [image.tobytes() for image in asked[0][0]] == [shown[2].tobytes(), shown[1].tobytes()]
+
+
+def test_importing_limner_is_quick_and_light():
+    import subprocess
+    import sys
+
+    code = "import time; t = time.perf_counter(); import limner, sys; d = time.perf_counter() - t; " \
+           "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; print(d)"  # fmt: skip
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(out.stdout) < 0.5
+
+
+def test_gradients_are_off_and_modes_left_alone(model):
+    model.generate("a", max_new_tokens=1, images="never")
+    assert torch.is_grad_enabled() and not model.training

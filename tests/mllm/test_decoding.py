@@ -1,0 +1,129 @@
+"""Interleaved decoding: grammar under random logits, limits, stop strings, events, history."""
+
+import random
+
+import pytest
+import torch
+from helpers import make_stream, picture, scripted
+from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.events import Finished, PictureDone, TextPiece
+from limner.mllm.messages import EmittedText
+
+
+def drawn(requests):
+    return [picture(r.row * 10 + r.index, r.size) for r in requests]
+    yield
+
+
+def play(decoder, prompts, seeds=None):
+    encoded = [decoder.encoder.encode(p, add_generation_prompt=True) for p in prompts]
+    runner, events = decoder.run(encoded, seeds or [0] * len(prompts), drawn), []
+    while True:
+        try:
+            events.append(next(runner))
+        except StopIteration as stopped:
+            return stopped.value, events
+
+
+@pytest.mark.parametrize("shapes", [(), ((32, 32), (16, 32))])
+def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
+    """250 batches of four, with sampling and every limit: text has no control token, limits hold, reasons are right."""
+    model, encoder = make_stream("qwen3", shapes=shapes)
+    v, rng = model.vocabulary, random.Random(0)
+    control = set(v.control)
+    replies = pictures_seen = cut = 0
+    for batch in range(250):
+        options = DecodingOptions(
+            max_new_tokens=rng.randint(1, 12), max_images=rng.randint(1, 3),
+            images=rng.choice(("auto", "auto", "force", "never")), temperature=rng.choice((0.0, 1.0, 5.0)),
+            top_k=rng.choice((0, 5)), top_p=rng.choice((1.0, 0.9)), size=rng.choice((None, (32, 32))),
+        )  # fmt: skip
+        decoder = Decoder(model, encoder, options)
+        noise = torch.Generator().manual_seed(batch)
+        opener = v.shapes[0] if shapes else v.boi
+
+        def logits(hidden, noise=noise, opener=opener):
+            scores = 3 * torch.randn(hidden.shape[0], model.llm.config.vocab_size, generator=noise)
+            scores[:, list(control)] += 6  # control tokens are what a broken grammar would let out
+            scores[:, [opener, v.end_of_turn[0]]] += 4
+            return scores
+
+        model.logits = logits
+        rows, events = play(decoder, ["a", "bc", "d" * 9, ""[:0] or "e"], [batch] * 4)
+        for row in rows:
+            replies += 1
+            images = [p for p in row.parts if not isinstance(p, str)]
+            texts = [p for p in row.parts if isinstance(p, str)]
+            written = sum(len(t.ids) for t in texts)
+            assert not control.intersection(t for text in texts for t in text.ids)
+            assert len(images) <= options.max_images and written <= options.max_new_tokens
+            assert row.reason == ("length" if written == options.max_new_tokens and row.reason != "stop" else "stop")
+            assert options.images != "never" or not images
+            assert options.images != "force" or not isinstance(row.parts[0], str)
+            assert all(isinstance(t, EmittedText) for t in texts)
+            pictures_seen += len(images)
+            cut += row.reason == "length"
+        assert sum(isinstance(e, Finished) for e in events) == 4
+        assert sum(isinstance(e, PictureDone) for e in events) <= 4 * options.max_images
+        for row in rows:
+            streamed = "".join(e.text for e in events if isinstance(e, TextPiece) and e.row == row.index)
+            assert streamed == "".join(p for p in row.parts if isinstance(p, str))
+    assert replies == 1000 and pictures_seen > 300 and cut > 50
+
+
+def test_a_limit_says_length_and_an_end_says_stop():
+    model, encoder = make_stream()
+    decoder = Decoder(model, encoder, DecodingOptions(max_new_tokens=3))
+    scripted(decoder, ["abcdef", "ab"])
+    rows, _ = play(decoder, ["x", "y"])
+    assert [(row.parts, row.reason) for row in rows] == [(["abc"], "length"), (["ab"], "stop")]
+
+
+def test_stop_strings_end_the_reply_before_themselves_even_across_tokens():
+    model, encoder = make_stream()
+    decoder = Decoder(model, encoder, DecodingOptions(stop=("END",)))
+    scripted(decoder, ["ab@EcENDxyz"])
+    rows, events = play(decoder, ["x"])
+    assert [p if isinstance(p, str) else "@" for p in rows[0].parts] == ["ab", "@", "Ec"] and rows[0].reason == "stop"
+    assert "".join(e.text for e in events if isinstance(e, TextPiece)) == "abEc"
+
+
+def test_characters_of_several_tokens_are_given_out_whole():
+    model, encoder = make_stream()
+    decoder = Decoder(model, encoder, DecodingOptions())
+    ids = encoder.text_ids("a고양이b")
+    left = list(ids)
+    decoder._sample = lambda scores, row: left.pop(0) if left else model.vocabulary.end_of_turn[0]
+    rows, events = play(decoder, ["x"])
+    pieces = [e.text for e in events if isinstance(e, TextPiece)]
+    assert pieces == ["a", "고", "양", "이", "b"] and rows[0].parts[0].ids == tuple(ids)
+
+
+@torch.inference_mode()
+def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_state():
+    """After a reply, encoding the conversation again continues exactly where decoding stood."""
+    model, encoder = make_stream("qwen3", shapes=((32, 32), (16, 32)))
+    decoder = Decoder(model, encoder, DecodingOptions())
+    seen = scripted(decoder, ["ab@c"])
+    rows, _ = play(decoder, ["draw"])
+    content = [
+        {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in rows[0].parts
+    ]
+    again = encoder.encode([{"role": "user", "content": "draw"}, {"role": "assistant", "content": content}])
+    from limner.mllm.stream import collate
+
+    output = model(collate([again], model.vocabulary, model.config))
+    end = max(i for i, t in enumerate(again.input_ids) if t in model.vocabulary.end_of_turn)
+    decoder_last = seen[0][-1]
+    reread = model.logits(output.hidden[:, end - 1])[0]
+    kept = torch.isfinite(decoder_last)
+    torch.testing.assert_close(reread[kept], decoder_last[kept], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [
+    {"max_new_tokens": 0}, {"max_images": -1}, {"images": "maybe"}, {"temperature": -1.0}, {"top_p": 0.0},
+    {"top_k": -1}, {"stop": ("",)}, {"images": "force", "max_images": 0},
+])  # fmt: skip
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError):
+        DecodingOptions(**options)

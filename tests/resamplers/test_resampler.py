@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import torch
+from limner.resamplers import Resampler, grid_for
+from limner.resamplers.attention import attention
+from safetensors.torch import load_file
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def test_equals_seed_x_input_resampler():
+    """Reference weights, input and output of the public SEED-X module."""
+    reference = load_file(DATA / "input_resampler.safetensors")
+    weights = {k.removeprefix("weights."): v for k, v in reference.items() if k.startswith("weights.")}
+    resampler = Resampler(256, 96, 16, heads=4)
+    positions = weights.pop("pos_embed")
+    torch.testing.assert_close(resampler.positions((4, 4), positions), positions, atol=1e-6, rtol=0)
+    resampler.load_state_dict(weights)
+    torch.testing.assert_close(resampler(reference["io.x"]), reference["io.y"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("tokens", "grid"), [(16, None), (15, (3, 5)), (7, None)])
+def test_any_lengths_and_widths_with_a_pooled_output(depth, tokens, grid):
+    resampler = Resampler(24, 40, 9, heads=4, width=32, depth=depth, pooled_width=12)
+    tokens_out, pooled = resampler(torch.randn(2, tokens, 24), grid=grid)
+    assert tokens_out.shape == (2, 9, 40) and pooled.shape == (2, 12)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_masked_tokens_have_no_influence(depth):
+    resampler = Resampler(24, 32, 4, heads=4, depth=depth)
+    x = torch.randn(2, 9, 24)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[:, 5:] = False
+    changed = x.clone()
+    changed[:, 5:] += 10
+    torch.testing.assert_close(resampler(x, mask), resampler(changed, mask))
+    assert not torch.allclose(resampler(x), resampler(changed))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_sdpa(masked):
+    q, k, v = torch.randn(3, 2, 4, 10, 16).unbind(0)
+    mask = torch.rand(2, 10) > 0.4 if masked else None
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=None if mask is None else mask[:, None, None]
+    )
+    torch.testing.assert_close(attention(q, k, v, mask), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match="3 heads do not divide"):
+        Resampler(8, 32, 4, heads=3)
+    with pytest.raises(ValueError, match="do not fill a grid of 2 x 2"):
+        Resampler(8, 32, 4, heads=4)(torch.randn(1, 5, 8), grid=(2, 2))
+    assert grid_for(16) == (4, 4) and grid_for(15) == (1, 15)

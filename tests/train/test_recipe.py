@@ -1,0 +1,60 @@
+"""The whole recipe at a size of seconds."""
+
+import json
+import subprocess
+import sys
+
+import limner
+import pytest
+from helpers import picture
+from limner.train import recipe as recipes
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_model_that_replies(tmp_path):
+    recipe = recipes.load_recipe("tiny", [f"output={tmp_path}"])
+    folder = recipes.run(recipe)
+    model = limner.load(folder)
+    reply = model.generate("draw a red cat", images="force", max_images=1)
+    assert reply.images[0].size in ((128, 128), (160, 96), (96, 160))
+    assert (
+        model.generate([{"role": "user", "content": [{"type": "image", "image": picture(1)}]}], images="never")
+        is not None
+    )
+    assert (tmp_path / "joint/samples/000004.png").exists()
+    assert len((tmp_path / "joint/validation.jsonl").read_text().splitlines()) == 1
+    before = json.loads((tmp_path / "joint/checkpoint/progress.json").read_text())
+    assert recipes.run(recipe) == folder  # finished stages are skipped
+    assert json.loads((tmp_path / "joint/checkpoint/progress.json").read_text()) == before
+
+    from limner.train.evaluation import world
+    from limner.train.evaluation.judge import Judge
+
+    judge = Judge.from_pretrained(tmp_path / "judge/model")
+    original = Judge.from_pretrained
+    Judge.from_pretrained = classmethod(lambda cls, _: judge)
+    try:
+        results = world.evaluate(model, tmp_path / "eval", limit=2)
+    finally:
+        Judge.from_pretrained = original
+    assert {s["name"].split("/")[0] for s in results["scores"]} == {"draw", "edit", "describe", "answer", "decide"}
+    assert all(0 <= s["low"] <= s["rate"] <= s["high"] <= 1 for s in results["scores"])
+    assert (tmp_path / "eval/sheet.png").exists() and (tmp_path / "eval/table.txt").exists()
+
+
+@pytest.mark.slow
+def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
+    command = [sys.executable, "-m", "limner.inference.cli", "train", "tiny", f"output={tmp_path}",
+               "autoencoder.loop.steps=400", "autoencoder.loop.save_every=1"]  # fmt: skip
+    run = subprocess.Popen([*command, "--stages", "tokenizer,autoencoder"], stderr=subprocess.PIPE, text=True)
+    import time
+
+    for _ in range(600):
+        if (tmp_path / "autoencoder/checkpoint/progress.json").exists():
+            break
+        time.sleep(0.1)
+    run.send_signal(2)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and "run the same command to go on" in err and "Traceback" not in err
+    step = json.loads((tmp_path / "autoencoder/checkpoint/progress.json").read_text())["step"]
+    assert 0 < step < 400

@@ -1,0 +1,155 @@
+"""Optimizer, loop, data: resuming is exact, bad batches never reach the weights, branches get their pictures."""
+
+import operator
+import signal
+from functools import partial, reduce
+
+import pytest
+import torch
+from helpers import make_limner, picture
+from limner.train.data import joint_batch, world_batch
+from limner.train.loop import Interrupted, LoopConfig, fit
+from limner.train.optimizer import MasterOptimizer, rate_at
+from limner.train.recipe import load_recipe
+from limner.train.stages.joint import JointStage, Trainee, grouped, joint_losses
+from torch import nn
+
+
+def problem():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1)).to(torch.bfloat16)
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(16, 4, generator=generator)
+
+
+def losses(model, x, step):
+    loss = (model(x.to(torch.bfloat16)).float() - x.sum(1, keepdim=True)).square().mean()
+    return {"loss": loss}
+
+
+def run(folder, steps=12, before=None, kind="adamw"):
+    model = problem()
+    config = LoopConfig(
+        steps=steps, learning_rate=1e-2, warmup=2, save_every=4, workers=0, ema_decay=0.9, optimizer=kind
+    )
+    fit("test", model, batch, before or partial(losses, model), config, folder)
+    return model
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+    whole = run(tmp_path / "whole")
+    model = problem()
+    config = LoopConfig(steps=12, learning_rate=1e-2, warmup=2, save_every=4, workers=0, ema_decay=0.9)
+
+    def interrupted(x, step):
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return losses(model, x, step)
+
+    with pytest.raises(Interrupted, match="step 7 of 12"):
+        fit("test", model, batch, interrupted, config, tmp_path / "cut")
+    assert same(run(tmp_path / "cut"), whole)
+
+
+def test_training_learns_and_ends_with_the_average(tmp_path):
+    before = losses(problem(), batch(99), 0)["loss"]
+    after = losses(run(tmp_path, steps=200), batch(99), 0)["loss"]
+    assert after < 0.2 * before
+
+
+def test_batches_without_a_finite_gradient_change_nothing(tmp_path):
+    model = problem()
+    config = LoopConfig(steps=3, workers=0, max_bad_batches=5)
+    start = [p.clone() for p in model.parameters()]
+
+    def broken(x, step):
+        return {"loss": losses(model, x, step)["loss"] * float("nan")}
+
+    fit("test", model, batch, broken, config, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), start, strict=True))
+    with pytest.raises(FloatingPointError, match="3 batches"):
+        fit("test", model, batch, broken, LoopConfig(steps=9, workers=0, max_bad_batches=2), tmp_path / "b")
+
+
+def test_masters_keep_what_bf16_rounds_away():
+    p = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    optimizer = MasterOptimizer([("p", p)], 1e-4)
+    for _ in range(40):
+        p.grad = torch.ones_like(p)
+        optimizer.step(1.0, 1e9)
+    # forty steps of 1e-4: each is below bf16's resolution at 1, together they are not
+    assert optimizer.masters[0].max() < 0.9965 and p.max() < 1
+
+
+def test_muon_takes_inner_matrices_and_adamw_the_rest():
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
+    optimizer = MasterOptimizer(model.named_parameters(), 1e-2, kind="muon")
+    sizes = [sum(len(g["params"]) for g in o.param_groups) for o in optimizer.optimizers]
+    assert sizes == [3, 1]
+    with pytest.raises(ValueError, match="adamw or muon"):
+        MasterOptimizer(model.named_parameters(), 1e-2, kind="sgd")
+    with pytest.raises(ValueError, match="other parameters"):
+        optimizer.load_state_dict({"master.x": torch.zeros(1), "updates": torch.tensor(0)})
+
+
+def test_learning_rate():
+    rates = [rate_at(s, 100, 10, 0.2) for s in range(101)]
+    assert rates[0] == 0.1 and rates[50] == 1 and rates[90] == 0.5 and rates[100] == 0
+
+
+def test_recipes_are_checked_key_by_key():
+    assert load_recipe("nano").mmdit.adaln == "low_rank"
+    assert load_recipe("tiny", ["joint.loop.steps=7"]).joint.loop.steps == 7
+    with pytest.raises(ValueError, match=r"unknown key 'stepz' in joint\.loop"):
+        load_recipe("tiny", ["joint.loop.stepz=7"])
+    with pytest.raises(ValueError, match=r"joint\.loop\.steps must be of type int"):
+        load_recipe("tiny", ["joint.loop.steps=many"])
+    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, tiny"):
+        load_recipe("gigantic")
+
+
+def test_drawings_are_paired_with_their_pictures_and_references():
+    model = make_limner(shapes=((32, 32), (16, 32)))
+    talk = [
+        {"role": "user", "content": [{"type": "image", "image": picture(1)}, {"type": "text", "text": "x"}]},
+        {"role": "assistant", "content": [{"type": "image", "image": picture(2, (16, 32))}]},
+        {"role": "user", "content": "again"},
+        {"role": "assistant", "content": [{"type": "image", "image": picture(3)}]},
+    ]
+    made = joint_batch([talk, talk[1:2]], model.encoder)
+    find = {p.tobytes(): i for i, p in enumerate([picture(1), picture(2, (16, 32)), picture(3)], 1)}
+
+    def which(place):
+        return find[made.pictures[place[0]][place[1]].numpy().tobytes()]
+
+    assert [which(p) for p in made.target] == [2, 3, 2]
+    assert [[which(p) for p in row] for row in made.references] == [[1], [2, 1], []]
+    assert len(made.target) == len(made.target_views) == len(made.stream.drawing_row)
+    latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
+    groups = grouped(made, latents, dropped={1})
+    assert sorted(reduce(operator.iadd, (g.rows for g in groups), [])) == [0, 1, 2]
+    assert all(len({tuple(map(len, [r])) for r in g.references}) == 1 for g in groups)
+
+
+def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
+    model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
+    model.detokenizer.mmdit.config.position_table = 32
+    made = world_batch(model.encoder, 0, 6, 0)
+    trainee = Trainee(model.mllm, model.detokenizer, align=True)
+    values = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    assert set(values) == {"loss", "language", "features", "flow", "align"}
+    values["flow"].backward()
+    for name in ("mllm.queries.weight", "mllm.output_resampler.query", "mllm.llm.model.layers.0.mlp.up_proj.weight"):
+        gradient = dict(model.named_parameters())[name].grad
+        assert gradient is not None and gradient.abs().sum() > 0, name
+    assert all(p.grad is None for p in model.mllm.eye.parameters())
+    assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
+    again = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"

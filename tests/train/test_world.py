@@ -1,0 +1,127 @@
+"""The drawn world: pictures, words, edits, and what training never shows."""
+
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+from limner.train.world import held_out as rule_module
+from limner.train.world import sampling, talk
+from limner.train.world.edits import KINDS, seen_edit
+from limner.train.world.held_out import held_out, is_held_out, relation
+from limner.train.world.objects import OBJECTS
+from limner.train.world.pen import COLORS
+from limner.train.world.scene import Scene, Thing, label_map, render
+from limner.train.world.words import caption, facts, read_caption
+
+
+def one(name="cat", color="red", x=0.5, y=0.5, size="large"):
+    return Thing(name, color, size, x, y)
+
+
+def test_objects_and_colours_are_genevals():
+    rows = [json.loads(line) for line in open(rule_module.Path(rule_module.__file__).parent / "geneval_prompts.jsonl")]
+    classes = {thing["class"] for row in rows for thing in row["include"]}
+    colors = {thing["color"] for row in rows for thing in row["include"] if "color" in thing}
+    assert len(OBJECTS) >= 32 and set(OBJECTS) <= classes and set(COLORS) == colors
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_object_stays_in_its_box_and_shows_its_colour(name):
+    ground = np.asarray(render(Scene((), "plain")), dtype=int)
+    pictures = {}
+    for color in COLORS:
+        scene = Scene((one(name, color),), "plain")
+        image = np.asarray(render(scene), dtype=int)
+        pictures[color] = image
+        changed = np.abs(image - ground).max(-1) > 24
+        left, top, right, bottom = scene.box(scene.things[0])
+        rows, columns = np.nonzero(changed)
+        assert columns.min() >= left - 4 and columns.max() <= right + 4
+        assert rows.min() >= top - 4 and rows.max() <= bottom + 4
+        assert max(np.ptp(columns), np.ptp(rows)) > 0.75 * (right - left), "the drawing should fill its box"
+    for a, b in itertools.combinations(COLORS, 2):
+        assert (np.abs(pictures[a] - pictures[b]).max(-1) > 20).mean() > 0.01, (name, a, b)
+
+
+def test_render_at_any_size_and_label_map():
+    scene = Scene((one(), one("dog", "blue", 0.1, 0.1, "small")), "grass", 96, 160)
+    assert render(scene).size == (160, 96) and render(scene, 2.0).size == (320, 192)
+    small = np.asarray(render(scene, 2.0).reduce(2), dtype=int)
+    assert np.abs(small - np.asarray(render(scene), dtype=int)).mean() < 6
+    labels = label_map(scene, 8, 8)
+    assert labels.shape == (8, 8) and labels[4, 4] == 1 and labels[0, 0] in (0, 2) and labels[7, 7] == 0
+
+
+def test_unknown_words_are_refused():
+    for make in (lambda: one("dragon"), lambda: one(color="mauve"), lambda: one(size="huge"),
+                 lambda: Scene((), "mars")):  # fmt: skip
+        with pytest.raises(ValueError, match="there are"):
+            make()
+
+
+def test_training_shows_nothing_that_is_held_out():
+    rule = held_out()
+    rng = random.Random(0)
+    for _ in range(3000):
+        for message in talk.conversation(rng).messages:
+            for part in message["content"]:
+                if part["type"] != "image":
+                    continue
+                things = part["image"].things
+                assert not {(t.name, t.color) for t in things} & rule.colors
+                for a, b in itertools.permutations(things, 2):
+                    assert frozenset((a.name, b.name)) not in rule.pairs
+                    assert (a.name, relation(a, b), b.name) not in rule.positions
+                    assert frozenset(((a.name, a.color), (b.name, b.color))) not in rule.attributes
+
+
+def test_the_rule_covers_genevals_prompts_and_a_share_of_the_rest():
+    rule = held_out()
+    assert len(rule.pairs) == 99 and len(rule.attributes) == 100
+    rows = [json.loads(line) for line in open(rule_module.Path(rule_module.__file__).parent / "geneval_prompts.jsonl")]
+    asked = {(r["include"][0]["class"], r["include"][0]["color"]) for r in rows if r["tag"] == "colors"}
+    assert asked <= rule.colors
+    pairs = set(itertools.product(OBJECTS, COLORS))
+    others = pairs - asked
+    share = len((rule.colors & pairs) - asked) / len(others)
+    assert 0.10 < share < 0.20
+    assert is_held_out(Scene((one(*sorted(rule.colors & pairs)[0]),)))
+
+
+def test_captions_read_back_to_the_facts():
+    rng = random.Random(1)
+    for _ in range(2000):
+        scene = sampling.any_scene(rng)
+        assert read_caption(caption(scene)) == facts(scene), caption(scene)
+    assert read_caption("three red cats on grass.").counts == ((("cat", "red"), 3),)
+    assert read_caption("nothing at all").counts == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edits_do_what_they_say_and_leave_the_rest(kind):
+    rng = random.Random(kind)
+    for _ in range(100):
+        edit = seen_edit(rng, kind)
+        before, after = edit.before.things, edit.after.things
+        assert edit.before != edit.after and edit.instruction
+        if kind == "background":
+            assert before == after and edit.before.background != edit.after.background
+        elif kind == "remove":
+            assert len(after) == len(before) - 1 and set(after) < set(before)
+        elif kind == "add":
+            assert len(after) == len(before) + 1
+        elif kind == "move":
+            a, b = before[0], after[0]
+            assert (a.name, a.color, a.size) == (b.name, b.color, b.size) and max(abs(a.x - b.x), abs(a.y - b.y)) > 0.1
+        else:
+            assert [(t.x, t.y, t.size) for t in before] == [(t.x, t.y, t.size) for t in after]
+
+
+def test_mixture_holds_every_kind():
+    rng = random.Random(2)
+    kinds = {talk.conversation(rng).kind for _ in range(500)}
+    assert kinds == {make.__name__ for make in talk.MIXTURE}
+    unknown = set(talk.UNKNOWN)
+    assert not unknown & set(OBJECTS)
