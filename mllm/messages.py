@@ -45,7 +45,10 @@ def _message(message: Message, where: str) -> Message:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of parts, not {type(content).__name__}")
-    return {"role": message["role"], "content": [_part(p, where) for p in content]}
+    parts = [_part(p, where) for p in content]
+    if message["role"] == "user" and not any(p["type"] == "image" or p["text"].strip() for p in parts):
+        raise ValueError(f"{where} is empty: say something or show a picture")
+    return {"role": message["role"], "content": parts}
 
 
 def _part(part: Any, where: str) -> dict[str, Any]:

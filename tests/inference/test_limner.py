@@ -135,7 +135,8 @@ def test_loading_what_does_not_fit_is_refused(model, tmp_path):
 
 
 @pytest.mark.parametrize(("messages", "options", "words"), [
-    ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
+    ([{"role": "user", "content": " "}], {}, "message 0 is empty"),
+        ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
     ("x" * 100_000, {}, "this model holds 1024"), ("x", {"num_inference_steps": -1}, "at least 1"),
     ("x", {"guidance_scale": -2.0}, "negative"), ("x", {"sampler": "magic"}, "no sampler"), ("x", {"n": 0}, "n is 0"),
     (["x", {"role": "user", "content": "y"}], {}, "mixture"), ("x", {"images": "perhaps"}, "auto, force or never"),

@@ -61,7 +61,7 @@ def test_wrong_counts_are_refused():
 
 def test_backbones_with_linear_attention_are_refused_by_name():
     config = AutoConfig.for_model("qwen3_next")
-    with pytest.raises(ValueError, match="qwen3_next has .*linear_attention"):
+    with pytest.raises(ValueError, match=r"qwen3_next has .*linear_attention"):
         check_backbone(config)
 
 

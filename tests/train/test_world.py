@@ -3,10 +3,11 @@
 import itertools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
-from limner.train.world import held_out as rule_module
+from limner.train.world import held_out as held_out_module
 from limner.train.world import sampling, talk
 from limner.train.world.edits import KINDS, seen_edit
 from limner.train.world.held_out import held_out, is_held_out, relation
@@ -16,12 +17,17 @@ from limner.train.world.scene import Scene, Thing, label_map, render
 from limner.train.world.words import caption, facts, read_caption
 
 
+def geneval():
+    text = (Path(held_out_module.__file__).parent / "geneval_prompts.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def one(name="cat", color="red", x=0.5, y=0.5, size="large"):
     return Thing(name, color, size, x, y)
 
 
 def test_objects_and_colours_are_genevals():
-    rows = [json.loads(line) for line in open(rule_module.Path(rule_module.__file__).parent / "geneval_prompts.jsonl")]
+    rows = geneval()
     classes = {thing["class"] for row in rows for thing in row["include"]}
     colors = {thing["color"] for row in rows for thing in row["include"] if "color" in thing}
     assert len(OBJECTS) >= 32 and set(OBJECTS) <= classes and set(COLORS) == colors
@@ -80,7 +86,7 @@ def test_training_shows_nothing_that_is_held_out():
 def test_the_rule_covers_genevals_prompts_and_a_share_of_the_rest():
     rule = held_out()
     assert len(rule.pairs) == 99 and len(rule.attributes) == 100
-    rows = [json.loads(line) for line in open(rule_module.Path(rule_module.__file__).parent / "geneval_prompts.jsonl")]
+    rows = geneval()
     asked = {(r["include"][0]["class"], r["include"][0]["color"]) for r in rows if r["tag"] == "colors"}
     assert asked <= rule.colors
     pairs = set(itertools.product(OBJECTS, COLORS))
