@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..mllm.events import Event, Finished, PictureDone, TextPiece
+from ..mllm.events import Event
 from ..mllm.messages import Message
 from .images import load_image
 from .model import Limner
@@ -35,18 +35,8 @@ class Chat:
     ) -> Generator[Event, None, None]:
         """The turn's events as they happen; the turn is remembered when it has finished."""
         question = self._question(text, images)
-        parts: list[str | Image.Image] = []
-        for event in self.model.stream([*self.messages, question], **{**self.options, **options}):
-            if isinstance(event, TextPiece):
-                if parts and isinstance(parts[-1], str):
-                    parts[-1] += event.text
-                else:
-                    parts.append(event.text)
-            elif isinstance(event, PictureDone):
-                parts.append(event.image)
-            elif isinstance(event, Finished):
-                self.messages += [question, Reply(parts, event.reason).message()]
-            yield event
+        replies = yield from self.model.stream([*self.messages, question], **{**self.options, **options})
+        self.messages += [question, replies[0].message()]
 
     def undo(self) -> None:
         """Forget the last turn. Raises ValueError when there is none."""

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrai
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..mllm.config import LimnerConfig
-from ..mllm.decoding import Decoder, DecodingOptions, Row
+from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
@@ -103,20 +103,22 @@ class Limner(nn.Module):
             try:
                 event = next(events)
             except StopIteration as stopped:
-                replies = [Reply(row.parts, row.reason or "stop") for row in stopped.value]
-                return replies[0] if single and n == 1 else replies
+                return stopped.value[0] if single and n == 1 else stopped.value
             if callback:
                 callback(event)
 
-    def stream(self, messages: Messages | Sequence[Messages], **options: Any) -> Generator[Event, None, None]:
-        """The events of a reply as they happen; takes what `generate` takes, but ``n`` and ``callback``."""
+    def stream(self, messages: Messages | Sequence[Messages], **options: Any) -> Generator[Event, None, list[Reply]]:
+        """The events of a reply as they happen; takes what `generate` takes, but ``n`` and ``callback``.
+
+        The generator's own return value is the list of replies.
+        """
         allowed = set(self.generate.__kwdefaults__ or {}) - {"n", "callback"}
         unknown = set(options) - allowed
         if unknown:
             raise ValueError(f"unknown options {', '.join(sorted(unknown))}; there are {', '.join(sorted(allowed))}")
         given = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
         batch, _ = as_batch(messages)
-        yield from self._run(batch, [given["seed"]] * len(batch), given)
+        return (yield from self._run(batch, [given["seed"]] * len(batch), given))
 
     def chat(self, **options: Any) -> Any:
         """A conversation that remembers; ``options`` are `generate`'s."""
@@ -126,7 +128,7 @@ class Limner(nn.Module):
 
     def _run(
         self, batch: Sequence[Messages], seeds: Sequence[int], options: dict[str, Any]
-    ) -> Generator[Event, None, list[Row]]:
+    ) -> Generator[Event, None, list[Reply]]:
         def chosen(name: str) -> Any:
             return getattr(self.defaults, name) if options[name] is None else options[name]
 
@@ -161,7 +163,8 @@ class Limner(nn.Module):
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"
             )
         draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds))
-        return (yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw))
+        rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
+        return [Reply(row.parts, row.reason) for row in rows]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Every part saves itself; see DESIGN's folder layout in docs/architecture.md."""

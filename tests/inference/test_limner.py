@@ -76,6 +76,13 @@ def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
     assert len(chat.messages) == 2
     second = chat.say("again")
     assert len(chat.messages) == 4 and second.images[0].tobytes() != first.images[0].tobytes()
+    said = chat.messages[-1]["content"]
+    chat.undo()
+    for _ in chat.stream("again"):
+        pass
+    streamed = chat.messages[-1]["content"]
+    # streamed or not, history keeps the ids that were written
+    assert [getattr(p.get("text"), "ids", None) for p in streamed] == [getattr(p.get("text"), "ids", None) for p in said]
     chat.undo()
     assert len(chat.messages) == 2
     third = chat.say("again")
@@ -136,7 +143,7 @@ def test_loading_what_does_not_fit_is_refused(model, tmp_path):
 
 @pytest.mark.parametrize(("messages", "options", "words"), [
     ([{"role": "user", "content": " "}], {}, "message 0 is empty"),
-        ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
+    ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
     ("x" * 100_000, {}, "this model holds 1024"), ("x", {"num_inference_steps": -1}, "at least 1"),
     ("x", {"guidance_scale": -2.0}, "negative"), ("x", {"sampler": "magic"}, "no sampler"), ("x", {"n": 0}, "n is 0"),
     (["x", {"role": "user", "content": "y"}], {}, "mixture"), ("x", {"images": "perhaps"}, "auto, force or never"),
