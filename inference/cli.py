@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .sizes import parse_size
+
 # what a command needs is imported inside it: `limner --help` must not wait for torch
 
 
@@ -52,10 +54,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def size(text: str) -> tuple[int, int]:
-    height, found, width = text.lower().partition("x")
-    if not (found and height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 128x128")
-    return int(height), int(width)
+    try:
+        return parse_size(text)
+    except ValueError as error:  # argparse would drop a ValueError's words
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

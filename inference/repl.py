@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -15,10 +14,10 @@ from PIL import Image
 
 from ..mllm.events import Finished, PictureDone, TextPiece
 from .chat import Chat
-from .cli import size
 from .images import load_image
 from .model import Limner
 from .progress import Progress
+from .sizes import parse_size
 from .terminal import graphics, show
 
 HELP = """\
@@ -148,10 +147,7 @@ class Repl:
         if text == "auto":
             height = width = None
         else:
-            try:
-                height, width = size(text)
-            except argparse.ArgumentTypeError as error:
-                raise ValueError(f"/size: {error}") from None
+            height, width = parse_size(text)
             self.model.detokenizer.check_size(height, width)
         self.chat.options |= {"height": height, "width": width}
 

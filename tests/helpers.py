@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
@@ -14,15 +24,6 @@ from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
 from limner.mllm.vocabulary import add_control_tokens
 from limner.train.stages.tokenizer import CHAT_TEMPLATE
-from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 BACKBONES = {
     "qwen3": {"num_hidden_layers": 2, "head_dim": 16},

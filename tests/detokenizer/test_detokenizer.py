@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from helpers import make_limner
 from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
 from limner.detokenizer.detokenizer import Detokenizer

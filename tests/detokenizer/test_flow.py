@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from limner.detokenizer import flow
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.samplers import SAMPLERS, noise_like, sampler

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+
 from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
 from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
 

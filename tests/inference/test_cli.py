@@ -4,10 +4,11 @@ import io
 import sys
 
 import pytest
+from PIL import Image
+
 from helpers import make_limner, picture
 from limner.inference import cli
 from limner.inference.terminal import graphics, show
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,15 @@
 
 import json
 
-import limner
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import limner
 from helpers import make_limner, picture, scripted  # noqa: F401
 from limner.inference.images import load_image
 from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
-from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,9 @@ def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
         pass
     streamed = chat.messages[-1]["content"]
     # streamed or not, history keeps the ids that were written
-    assert [getattr(p.get("text"), "ids", None) for p in streamed] == [getattr(p.get("text"), "ids", None) for p in said]
+    assert [getattr(p.get("text"), "ids", None) for p in streamed] == [
+        getattr(p.get("text"), "ids", None) for p in said
+    ]
     chat.undo()
     assert len(chat.messages) == 2
     third = chat.say("again")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from helpers import BACKBONES, make_stream, picture, scripted
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder, DecodingOptions

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from helpers import make_stream, picture, scripted
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.events import Finished, PictureDone, TextPiece

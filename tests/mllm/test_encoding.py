@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from helpers import byte_tokenizer, make_stream, picture, stream_config
 from limner.mllm.config import LimnerConfig
 from limner.mllm.encoding import IGNORED, StreamEncoder, nearest_shape
 from limner.mllm.messages import EmittedText, checked
 from limner.mllm.views import best_grid, nearest_aspect, views_of
 from limner.mllm.vocabulary import add_control_tokens, vocabulary_of
-from PIL import Image
 
 DATA = Path(__file__).parent.parent / "data"
 SEED_X_GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers import LogitsProcessorList
+
 from helpers import BACKBONES, make_stream, picture
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.processor import ImageTokenLogitsProcessor
-from transformers import LogitsProcessorList
 
 
 class _Likelier:

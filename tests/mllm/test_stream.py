@@ -1,11 +1,12 @@
 """Gradients flow where they should and nowhere else; wrong counts and wrong backbones are refused."""
 
 import pytest
+from transformers import AutoConfig
+
 from helpers import make_stream, picture
 from limner.mllm.masks import check_backbone
 from limner.mllm.stream import collate
 from limner.train.losses import language_loss
-from transformers import AutoConfig
 
 TURN = [
     {"role": "user", "content": "draw"},

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from limner.resamplers import Resampler, grid_for
 from limner.resamplers.attention import attention
-from safetensors.torch import load_file
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
-import limner
 import pytest
+
+import limner
 from helpers import picture
 from limner.train import recipe as recipes
 

@@ -6,13 +6,14 @@ from functools import partial, reduce
 
 import pytest
 import torch
+from torch import nn
+
 from helpers import make_limner, picture
 from limner.train.data import joint_batch, world_batch
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import JointStage, Trainee, grouped, joint_losses
-from torch import nn
 
 
 def problem():

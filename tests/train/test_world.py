@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from limner.train.world import held_out as held_out_module
 from limner.train.world import sampling, talk
 from limner.train.world.edits import KINDS, seen_edit

@@ -21,7 +21,7 @@ from ...detokenizer.condition import Condition
 from ...detokenizer.detokenizer import Detokenizer
 from ...inference.model import Limner
 from ...mllm.eye import pool_features
-from ...mllm.stream import StreamModel
+from ...mllm.stream import StreamModel, StreamOutput
 from .. import pictures
 from ..data import JointBatch, world_batch
 from ..loop import LoopConfig, fit
@@ -77,16 +77,33 @@ class Trainee(nn.Module):
         )
 
 
-def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, step: int) -> dict[str, Tensor]:
-    stream = trainee.stream
-    batch = batch.to(stream.device)
+@dataclass
+class Told:
+    """What one forward of the stream gives: its losses and, where something is drawn, features true and predicted."""
+
+    losses: dict[str, Tensor]
+    output: StreamOutput
+    features: Tensor | None = None
+    """(drawings, feature_tokens, eye width)"""
+    eye_features: Tensor | None = None
+    """(drawings, patches, eye width)"""
+
+
+def tell(stream: StreamModel, batch: JointBatch) -> Told:
     output = stream(batch.stream)
-    losses = {"language": language_loss(stream, output, batch.stream)}
+    told = Told({"language": language_loss(stream, output, batch.stream)}, output)
     if len(batch.target):
         with torch.no_grad():
-            target = pool_features(stream.eye(batch.target_views), stream.config.feature_tokens)
-        losses["features"] = feature_loss(stream.output_resampler(output.query_states), target)
-    return weighted(losses, {"language": 1.0, "features": stage.feature_weight})
+            told.eye_features = stream.eye(batch.target_views)
+        told.features = stream.output_resampler(output.query_states)
+        target = pool_features(told.eye_features, stream.config.feature_tokens)
+        told.losses["features"] = feature_loss(told.features, target)
+    return told
+
+
+def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, step: int) -> dict[str, Tensor]:
+    told = tell(trainee.stream, batch.to(trainee.stream.device))
+    return weighted(told.losses, {"language": 1.0, "features": stage.feature_weight})
 
 
 @dataclass
@@ -165,17 +182,12 @@ def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor
 
 
 def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int) -> dict[str, Tensor]:
-    stream = trainee.stream
-    batch = batch.to(stream.device)
-    output = stream(batch.stream)
-    losses = {"language": language_loss(stream, output, batch.stream)}
-    if len(batch.target):
-        with torch.no_grad():
-            eye_features = stream.eye(batch.target_views)
-        features = stream.output_resampler(output.query_states)
-        losses["features"] = feature_loss(features, pool_features(eye_features, stream.config.feature_tokens))
-        condition = trainee.detokenizer.adapter(features, output.prompt, output.prompt_mask)
-        losses |= flow_losses(trainee, stage, batch, condition, eye_features, seed * 1_000_003 + step)
+    batch = batch.to(trainee.stream.device)
+    told = tell(trainee.stream, batch)
+    losses = told.losses
+    if told.features is not None:
+        condition = trainee.detokenizer.adapter(told.features, told.output.prompt, told.output.prompt_mask)
+        losses |= flow_losses(trainee, stage, batch, condition, told.eye_features, seed * 1_000_003 + step)
     weights = {
         "language": stage.language_weight,
         "features": stage.feature_weight,
