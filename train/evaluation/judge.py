@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ..world import sampling
 from ..world.scene import Thing
 
+THRESHOLD = 0.7
+"""Of the centre map: lower takes more halves of objects for whole ones, higher misses faint ones."""
 CELL = 8
 """Pixels a cell, a side."""
 
@@ -82,7 +84,7 @@ class Judge(nn.Module):
         return self.cells(x), self.ground(x.mean((2, 3)))
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image], threshold: float = 0.5) -> list[Verdict]:
+    def look(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:
         """What stands in each picture: peaks of the centre map. Raises ValueError for sizes 8 does not divide."""
         verdicts = []
         for image in images:
