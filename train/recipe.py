@@ -47,6 +47,8 @@ class Recipe:
     name: str = "nano"
     seed: int = 1
     output: str = "runs/nano"
+    warm_start: str = ""
+    """A model folder to go on from; the stages before ``language`` are then its parts."""
     device: str = "auto"
     dtype: str = "bfloat16"
     """Of the weights while training; the optimizer's masters are fp32 in any case."""
@@ -130,17 +132,13 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
     )
     dtype = getattr(torch, recipe.dtype)
     seed = recipe.seed
-    words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")
-    if "autoencoder" not in stages:
-        return folder
-    vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
-    if "judge" in stages:  # no part of the model: `limner eval` reads it from weights/judge
-        judge.run(recipe.judge, vae, seed, folder / "judge", device, dtype)
-        vae.to("cpu", torch.float32)
-    if "vision" not in stages:
-        return folder
-    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
-    model = build(recipe, words, eye, vae)
+    if recipe.warm_start:
+        model = Limner.from_pretrained(recipe.warm_start).float()
+    else:
+        made = first_parts(recipe, stages, folder, device, dtype)
+        if made is None:
+            return folder
+        model = build(recipe, *made)
     print(summary(model), flush=True)
     if "language" in stages:
         joint.run_language(recipe.language, model, seed, folder / "language", device, dtype)
@@ -148,6 +146,24 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
         joint.run_joint(recipe.joint, model, seed, folder / "joint", device, dtype)
     model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
     return folder / "model"
+
+
+def first_parts(
+    recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
+    """Tokenizer, eye and autoencoder (and the judge, no part of the model); None where the stages end before them."""
+    seed = recipe.seed
+    words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")
+    if "autoencoder" not in stages:
+        return None
+    vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
+    if "judge" in stages:  # `limner eval` reads it from weights/judge
+        judge.run(recipe.judge, vae, seed, folder / "judge", device, dtype)
+        vae.to("cpu", torch.float32)
+    if "vision" not in stages:
+        return None
+    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
+    return words, eye, vae
 
 
 def summary(model: Limner) -> str:

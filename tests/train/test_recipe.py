@@ -28,6 +28,13 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     assert recipes.run(recipe) == folder  # finished stages are skipped
     assert json.loads((tmp_path / "joint/checkpoint/progress.json").read_text()) == before
 
+    longer = recipes.load_recipe(
+        "tiny", [f"output={tmp_path / 'longer'}", f"warm_start={folder}", "joint.loop.steps=1"]
+    )
+    further = recipes.run(longer, ("joint",))
+    a, b = (limner.load(f, dtype="float32").mllm.queries.weight for f in (folder, further))
+    assert 0 < (a - b).abs().max() < 0.02, "a warm start goes on from the weights it was given"
+
     from limner.train.evaluation import world
     from limner.train.evaluation.judge import Judge
 
