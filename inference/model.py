@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..mllm.config import LimnerConfig
@@ -185,8 +185,10 @@ class Limner(nn.Module):
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         config = LimnerConfig.load(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
         llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype="auto")
+        # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
+        # picks that family's class with a pre-tokenizer of its own
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         eye = Eye(_vision(folder / "vision"))
         mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
         saved = load_file(folder / "stream.safetensors")

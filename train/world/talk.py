@@ -205,9 +205,18 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Exampl
 MIXTURE = {draw: 46, describe: 10, answer: 7, edit: 16, two_pictures: 5, follow_up: 10, small_talk: 2, refuse: 4}
 
 
+EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
+EARLIER_SHARE = 0.4
+
+
 def conversation(rng: random.Random) -> Example:
-    """One training conversation, by the mixture's weights."""
-    return rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0](rng)
+    """One training conversation, by the mixture's weights; often after an exchange about something else, so that
+    neither an earlier refusal nor an earlier picture decides what comes next."""
+    example = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0](rng)
+    if rng.random() < EARLIER_SHARE:
+        before = rng.choices(tuple(EARLIER), tuple(EARLIER.values()))[0](rng)
+        example = Example(example.kind, [*before.messages, *example.messages])
+    return example
 
 
 def rendered(messages: list[Message]) -> list[Message]:
