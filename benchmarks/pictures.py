@@ -1,4 +1,4 @@
-"""The README's pictures: `python benchmarks/pictures.py docs/images`. Fixed seeds, none picked by hand."""
+"""The README's pictures: `python benchmarks/pictures.py docs/images`. Seeds 0 to 15, none picked by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     model = limner.load("nano", device="cpu")
     replies = model.generate(
-        list(PROMPTS), images="force", max_images=1, max_new_tokens=1, seed=1, height=128, width=128
+        list(PROMPTS),
+        images="force",
+        max_images=1,
+        max_new_tokens=1,
+        seed=list(range(len(PROMPTS))),
+        height=128,
+        width=128,
     )
     sheet([reply.images[0] for reply in replies], 8, folder / "drawings.png")
     chat = model.chat(seed=1, height=128, width=128, images="force", max_images=1)

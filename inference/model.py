@@ -75,7 +75,7 @@ class Limner(nn.Module):
         top_p: float | None = None,
         top_k: int | None = None,
         stop: Sequence[str] = (),
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -89,14 +89,15 @@ class Limner(nn.Module):
         """Answer a prompt, a conversation, or a batch of either (then, and with ``n`` > 1, a list).
 
         ``images``: "auto" (the model decides), "force" (the reply begins with a picture), "never".
-        ``n`` replies to each, with seeds ``seed``, ``seed + 1``, …. ``height`` and ``width`` in pixels.
+        ``n`` replies to each, with seeds ``seed``, ``seed + 1``, …; a list gives each conversation of a batch
+        its own. ``height`` and ``width`` in pixels.
         ``callback`` gets every event. Raises ValueError for messages or options that make no sense.
         """
         options = {k: v for k, v in locals().items() if k not in ("self", "messages", "n", "callback")}
         if n < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
-        seeds = [seed + k for _ in batch for k in range(n)]
+        seeds = [own + k for own in one_each(seed, len(batch)) for k in range(n)]
         batch = [m for m in batch for _ in range(n)]
         events = self._run(batch, seeds, options)
         while True:
@@ -118,7 +119,7 @@ class Limner(nn.Module):
             raise ValueError(f"unknown options {', '.join(sorted(unknown))}; there are {', '.join(sorted(allowed))}")
         given = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
         batch, _ = as_batch(messages)
-        return (yield from self._run(batch, [given["seed"]] * len(batch), given))
+        return (yield from self._run(batch, one_each(given["seed"], len(batch)), given))
 
     def chat(self, **options: Any) -> Any:
         """A conversation that remembers; ``options`` are `generate`'s."""
@@ -237,6 +238,15 @@ def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], b
     if any(isinstance(m, dict) for m in messages):
         raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
     return messages, False
+
+
+def one_each(seed: int | Sequence[int], count: int) -> list[int]:
+    """Seeds of a batch: one for all, or a list with one for each."""
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} conversations")
+    return list(seed)
 
 
 def with_pictures(messages: Messages) -> Messages:

@@ -42,6 +42,15 @@ def test_n_replies_take_rising_seeds(model):
     assert psnr(replies[1].images[0], one.images[0]) >= 45
 
 
+def test_each_conversation_of_a_batch_can_have_a_seed_of_its_own(model):
+    replies = model.generate(["a", "a"], images="force", seed=[5, 6], max_images=1)
+    one = model.generate("a", images="force", seed=6, max_images=1)
+    assert psnr(replies[1].images[0], one.images[0]) >= 45
+    assert replies[0].images[0].tobytes() != replies[1].images[0].tobytes()
+    with pytest.raises(ValueError, match="1 seeds for 2 conversations"):
+        model.generate(["a", "b"], seed=[1])
+
+
 def test_sizes(model):
     reply = model.generate("a", images="force", max_images=1, height=24, width=48)
     assert reply.images[0].size == (48, 24)

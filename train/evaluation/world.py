@@ -87,7 +87,7 @@ def drawing(
     for chunk in batches(chosen, f"{category}{' held-out' if unseen else ''}"):
         replies = model.generate(
             [case.prompt for case in chunk], images="force", max_images=1, max_new_tokens=1, height=128, width=128,
-            num_inference_steps=steps, seed=len(sheet),
+            num_inference_steps=steps, seed=list(range(len(sheet), len(sheet) + len(chunk))),
         )  # fmt: skip
         for case, reply in zip(chunk, replies, strict=True):
             good = case.wanted.met_by(judge.look([reply.images[0]])[0])
@@ -156,7 +156,14 @@ def editing(model: Limner, judge: Judge, kind: str, count: int, steps: int | Non
     for chunk in batches(changes, f"edit {kind}"):
         asked = [[{"role": "user", "content": [talk.image(render(c.before)), talk.text(c.instruction)]}] for c in chunk]
         replies = model.generate(
-            asked, images="force", max_images=1, max_new_tokens=1, height=128, width=128, num_inference_steps=steps
+            asked,
+            images="force",
+            max_images=1,
+            max_new_tokens=1,
+            height=128,
+            width=128,
+            num_inference_steps=steps,
+            seed=list(range(len(sheet), len(sheet) + len(chunk))),
         )
         for change, reply in zip(chunk, replies, strict=True):
             verdict = judge.look([reply.images[0]])[0]
