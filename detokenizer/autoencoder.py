@@ -102,9 +102,6 @@ def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int
     return Autoencoder(vae, unshuffle)
 
 
-__all__ = ["Autoencoder", "kl_autoencoder"]
-
-
 def to_pixels(images: Tensor) -> Tensor:
     """8-bit pixels (batch, height, width, 3) to [-1, 1] (batch, 3, height, width)."""
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)

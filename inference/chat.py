@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -45,9 +46,19 @@ class Chat:
         del self.messages[-2:]
 
     def retry(self, **options: Any) -> Reply:
-        """Answer the last message again; pass another ``seed`` for another picture."""
-        text, images = self.take_back()
-        return self.say(text, images, **options)
+        """Answer the last message again; pass another ``seed`` for another picture. A retry that fails keeps the turn."""
+        with self.taken_back() as (text, images):
+            return self.say(text, images, **options)
+
+    @contextlib.contextmanager
+    def taken_back(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
+        """Without the last turn, what was said and shown in it; the turn comes back if the body fails."""
+        before = list(self.messages)
+        try:
+            yield self.take_back()
+        except BaseException:  # Ctrl-C too
+            self.messages = before
+            raise
 
     def take_back(self) -> tuple[str, list[Image.Image]]:
         """Undo the last turn and return what was said and shown in it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import Detokenizer
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
@@ -74,7 +75,7 @@ def drawer(detokenizer: Detokenizer, options: DrawingOptions, max_references: in
 
 
 @torch.inference_mode()
-def condition_of(detokenizer: Detokenizer, group: list[DrawRequest], max_references: int):  # noqa: ANN201
+def condition_of(detokenizer: Detokenizer, group: list[DrawRequest], max_references: int) -> Condition:
     parameter = next(detokenizer.adapter.parameters())
     features = torch.stack([r.features for r in group]).to(parameter)
     prompt = mask = None
@@ -87,7 +88,7 @@ def condition_of(detokenizer: Detokenizer, group: list[DrawRequest], max_referen
         for r in group
     ]
     if any(references):
-        condition = type(condition)(condition.context, condition.context_mask, condition.pooled, references)
+        condition = replace(condition, references=references)
     return condition
 
 

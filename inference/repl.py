@@ -97,7 +97,7 @@ class Repl:
         except OSError as error:  # a full disk, a folder without rights
             print(f"limner: {error}", file=sys.stderr)
         except KeyboardInterrupt:
-            print("\n(stopped; this turn is forgotten)", file=sys.stderr)
+            print("\n(stopped; the conversation is as it was before)", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
         fresh = True
@@ -134,9 +134,9 @@ class Repl:
         print(f"({path} goes with your next message)")
 
     def retry(self, _: str) -> None:
-        text, images = self.chat.take_back()
-        self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
-        self.say(text, images)
+        with self.chat.taken_back() as (text, images):
+            self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
+            self.say(text, images)
 
     def seed(self, text: str) -> None:
         if not text.lstrip("-").isdigit():

@@ -109,6 +109,11 @@ def test_ctrl_c_while_drawing_loses_nothing(folder, monkeypatch, capsys):
     repl.chat.options |= {"images": "never", "max_new_tokens": 2}
     repl.answer("hello")
     assert len(repl.chat.messages) == 2
+    before = list(repl.chat.messages)
+    repl.chat.options |= {"images": "force", "max_new_tokens": 8}
+    monkeypatch.setattr(repl.model, "stream", interrupted)
+    repl.answer("/retry")
+    assert repl.chat.messages == before, "a retry that was stopped keeps the turn"
 
 
 def test_ways_to_show_pictures():
