@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        sub.add_argument(
+            "--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="a LoRA adapter; repeatable"
+        )
         if drawing:
             sub.add_argument("--seed", type=int, default=0, help="the same request and seed give the same picture")
             sub.add_argument("--size", type=size, metavar="HxW", help="height and width in pixels, such as 128x128")
@@ -50,6 +53,19 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", nargs="?", default="nano", help="a file of configs/recipe (default: nano)")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as joint.loop.steps=100")
     train.add_argument("--stages", help="comma-separated; default: all")
+    finetune = commands.add_parser("finetune", help="teach a model something new with LoRA; interrupted runs go on")
+    finetune.set_defaults(run=run_finetune)
+    finetune.add_argument("data", help="pictures with captions, conversations, tar shards, a hub data set id")
+    finetune.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
+    finetune.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
+    finetune.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    finetune.add_argument("--steps", type=int, help="training steps (default: 500)")
+    finetune.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
+    )
+    finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
+    merge = command("merge", "write adapters into a model's weights", run_merge)
+    merge.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the whole model")
     return top
 
 
@@ -81,14 +97,19 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
     return {"seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps}
 
 
-def loaded(options: argparse.Namespace) -> Any:
+def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
     import transformers
 
+    from .adapters import parse_adapter
     from .model import load
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    return load(options.model, device=options.device)
+    model = load(options.model, device=options.device, dtype=dtype)
+    for given in getattr(options, "adapter", []):
+        folder, weight = parse_adapter(given)
+        model.load_adapter(folder, weight=weight)
+    return model
 
 
 def run_chat(options: argparse.Namespace) -> int:
@@ -176,6 +197,36 @@ def run_train(options: argparse.Namespace) -> int:
     except Interrupted as stopped:
         print(f"limner: {stopped}", file=sys.stderr)
         return 130
+    return 0
+
+
+def run_finetune(options: argparse.Namespace) -> int:
+    try:
+        from ..train import finetune
+        from ..train.loop import Interrupted
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    steps = [] if options.steps is None else [f"joint.loop.steps={options.steps}"]
+    config = finetune.load_config([*options.set, *steps])
+    try:
+        folder = finetune.finetune(loaded(options), options.data, options.output, config, options.dry_run)
+    except Interrupted as stopped:
+        print(f"limner: {stopped}", file=sys.stderr)
+        return 130
+    if not options.dry_run:
+        print(f"{folder}: limner chat --adapter {folder}")
+    return 0
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    if not options.adapter:
+        raise ValueError("nothing to merge: name at least one --adapter DIR")
+    if (options.output / "config.json").exists():
+        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    model = loaded(options, dtype="float32")
+    model.merge_adapters()
+    model.to(model.stored_dtype).save_pretrained(options.output)
+    print(options.output)
     return 0
 
 

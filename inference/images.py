@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -25,18 +26,24 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
         raise ValueError(f"{path} is a folder, not a picture")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
+    with path.open("rb") as stream:
+        return decode_image(stream, str(path))
+
+
+def decode_image(stream: BinaryIO, name: str) -> Image.Image:
+    """What `load_image` does with a file, for bytes from anywhere; ``name`` is for the errors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(path) as image:
-                check_pixels(image, str(path))
+            with Image.open(stream) as image:
+                check_pixels(image, name)
                 return to_rgb(image)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture in a format Pillow reads") from None
+        raise ValueError(f"{name} is not a picture in a format Pillow reads") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{path} has more pixels than the limit of {MAX_PIXELS:,}") from None
+        raise ValueError(f"{name} has more pixels than the limit of {MAX_PIXELS:,}") from None
     except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{path} is broken or cut short: {error}") from None
+        raise ValueError(f"{name} is broken or cut short: {error}") from None
 
 
 def check_pixels(image: Image.Image, name: str) -> None:

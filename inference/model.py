@@ -23,6 +23,7 @@ from ..mllm.eye import Eye
 from ..mllm.messages import Message
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
+from .adapters import Adapters
 from .drawing import DrawingOptions, drawer
 from .images import load_image
 from .reply import Reply
@@ -63,6 +64,9 @@ class Limner(nn.Module):
         self.defaults = defaults or GenerationDefaults()
         self.encoder = StreamEncoder(tokenizer, mllm.config, mllm.vocabulary)
         self.name = "limner"
+        self.stored_dtype = mllm.dtype
+        """The precision of the weights on the disk, whatever they were loaded in."""
+        self._adapters: Adapters | None = None
 
     def generate(
         self,
@@ -127,6 +131,43 @@ class Limner(nn.Module):
 
         return Chat(self, **options)
 
+    @property
+    def adapters(self) -> Adapters:
+        """The LoRA adapters of this model (`inference/adapters.py`)."""
+        if self._adapters is None:
+            self._adapters = Adapters(self)
+        return self._adapters
+
+    def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
+        """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
+
+        Raises ValueError for a folder that holds none, one for another base model, a name that is taken.
+        """
+        return self.adapters.load(folder, name, weight)
+
+    def set_adapters(self, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
+        """Switch on exactly these adapters (none for an empty list), each at its weight; the others stay loaded.
+
+        Raises ValueError for an unknown name or another number of weights.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        values = [float(weights)] * len(names) if isinstance(weights, (int, float)) else list(weights)
+        if len(values) != len(names):
+            raise ValueError(f"{len(values)} weights for {len(names)} adapters")
+        self.adapters.set(dict(zip(names, values, strict=True)))
+
+    def get_active_adapters(self) -> dict[str, float]:
+        """Names of the adapters that are switched on, with their weights."""
+        return {name: adapter.weight for name, adapter in self.adapters.loaded.items() if adapter.weight}
+
+    def delete_adapter(self, name: str) -> None:
+        """Take an adapter off; without any the model is the base again, bit for bit. ValueError: unknown name."""
+        self.adapters.delete(name)
+
+    def merge_adapters(self) -> None:
+        """Write the active adapters into the weights for good; `save_pretrained` then makes a whole model of them."""
+        self.adapters.merge()
+
     def _run(
         self, batch: Sequence[Messages], seeds: Sequence[int], options: dict[str, Any]
     ) -> Generator[Event, None, list[Reply]]:
@@ -169,6 +210,8 @@ class Limner(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Every part saves itself; see DESIGN's folder layout in docs/architecture.md."""
+        if self._adapters is not None and self._adapters.loaded:
+            raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save(folder)

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..mllm.events import Finished, PictureDone, TextPiece
+from .adapters import parse_adapter
 from .chat import Chat
 from .images import load_image
 from .model import Limner
@@ -28,6 +29,7 @@ Say what you want; the model draws when you ask for a picture.
   /seed N       the seed of the next pictures
   /size HxW     size of the pictures, such as 128x128; /size auto lets the model choose
   /steps N      sampling steps; more is slower and finer
+  /adapter DIR  load a LoRA adapter, DIR:0.5 at half its weight; /adapter off takes all off; alone it lists them
   /save PATH    write the conversation and its pictures
   /help         this text
   /quit         leave (so does Ctrl-D); Ctrl-C stops a reply"""
@@ -50,6 +52,7 @@ class Repl:
             "seed": self.seed,
             "size": self.size,
             "steps": self.steps,
+            "adapter": self.adapter,
             "save": lambda path: print(self.chat.save(path or "conversation.jsonl")),
             "help": lambda _: print(HELP),
         }
@@ -137,6 +140,20 @@ class Repl:
         with self.chat.taken_back() as (text, images):
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
             self.say(text, images)
+
+    def adapter(self, text: str) -> None:
+        if text == "off":
+            for name in list(self.model.adapters.loaded):
+                self.model.delete_adapter(name)
+        elif text:
+            folder, weight = parse_adapter(text)
+            name = Path(folder).resolve().name
+            if name in self.model.adapters.loaded:  # the same one at another weight
+                self.model.set_adapters(*zip(*(self.model.get_active_adapters() | {name: weight}).items(), strict=True))
+            else:
+                self.model.load_adapter(Path(folder).expanduser(), weight=weight)
+        active = self.model.get_active_adapters()
+        print("adapters: " + (", ".join(f"{name} {weight:g}" for name, weight in active.items()) or "none"))
 
     def seed(self, text: str) -> None:
         if not text.lstrip("-").isdigit():

@@ -108,6 +108,8 @@ class StreamModel(nn.Module):
         # SEED-X: the tile's centre (x, y, 1 - x, 1 - y) / 2 through four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
+        # an adapter's change of BOI: its embedding and, where the head is not tied to it, its row of the head
+        self.boi_delta: nn.Parameter | None = None
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +140,8 @@ class StreamModel(nn.Module):
         # the slots' own rows are never read: frozen means frozen, tied embeddings need no hook
         plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
         embeds = self.llm.get_input_embeddings()(plain)
+        if self.boi_delta is not None:
+            embeds = embeds + (input_ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
         if given:
             embeds = embeds.masked_scatter(feature_mask[..., None], features.to(embeds.dtype))
         if query_mask is not None and query_mask.any():
@@ -160,6 +164,9 @@ class StreamModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = self.llm.get_output_embeddings()(hidden)
+        if self.boi_delta is not None:
+            boi = logits[..., self.vocabulary.boi] + hidden @ self.boi_delta[-1]
+            logits = logits.index_copy(-1, self.slot_ids.new_tensor([self.vocabulary.boi]), boi[..., None])
         cap = getattr(self.llm.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -134,6 +134,7 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
     seed = recipe.seed
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
+        model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
     else:
         made = first_parts(recipe, stages, folder, device, dtype)
         if made is None:

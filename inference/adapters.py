@@ -1,0 +1,311 @@
+"""LoRA adapters: made, loaded, combined by name and weight, taken off again, merged into the weights.
+
+An adapter folder holds ``llm/`` and ``mmdit/`` as peft saves them (peft reads them too), ``extra.safetensors``
+with the differences of parameters that were trained whole, and ``limner_adapter.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .model import Limner
+
+CARD = "limner_adapter.json"
+FORMAT = 1
+TARGETS = {"llm": "all-linear", "mmdit": r"blocks\.\d+\.(image|context)\.(qkv|out|mlp\.[02])"}
+"""What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
+EXTRA = {
+    "queries": "mllm.queries.",
+    "boi": "mllm.boi_delta",
+    "input_resampler": "mllm.input_resampler.",
+    "output_resampler": "mllm.output_resampler.",
+    "adapter": "detokenizer.adapter.",
+}
+"""Small parts that can be trained whole beside LoRA, and how their parameters' names begin."""
+
+
+@dataclass
+class Adapter:
+    """One loaded adapter."""
+
+    weight: float
+    parts: tuple[str, ...]
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """Differences from the base, by parameter name, fp32"""
+
+
+class Adapters:
+    """The adapters of one model. The base's own weights are never changed but by `merge`."""
+
+    def __init__(self, model: Limner) -> None:
+        self.model = model
+        self.loaded: dict[str, Adapter] = {}
+        self.tuners: dict[str, Any] = {}
+        self.base: dict[str, Tensor] = {}
+        """What the parameters that extras change were before"""
+        self.fingerprint = fingerprint(model)
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"llm": self.model.mllm.llm, "mmdit": self.model.detokenizer.mmdit}
+
+    def add_lora(self, name: str, part: str, config: Any) -> None:
+        """Wrap the linear layers of ``part`` with fresh LoRA weights (peft) of the base's precision."""
+        from peft.tuners.lora import LoraModel
+
+        module = self.parts()[part]
+        if part in self.tuners:
+            tuner = self.tuners[part]
+            tuner.peft_config[name] = config
+            tuner.inject_adapter(module, name, autocast_adapter_dtype=False)
+        else:
+            tuner = self.tuners[part] = LoraModel(module, {name: config}, name)
+        for key, parameter in module.named_parameters():
+            if f".{name}." in key:
+                parameter.data = parameter.data.to(self.model.mllm.dtype)
+
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Count an adapter whose LoRA weights are in place among the active ones."""
+        self.loaded[name] = adapter
+        self.apply()
+
+    def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
+        """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
+        from peft import LoraConfig, set_peft_model_state_dict
+
+        folder = Path(folder)
+        card = read_card(folder)
+        name = name or folder.resolve().name
+        if not name or "." in name:
+            raise ValueError(f"an adapter cannot be called {name!r}: names are not empty and hold no dot")
+        if name in self.loaded:
+            raise ValueError(f"an adapter called {name!r} is loaded already; give this one another name")
+        if card["base_fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"{folder} is an adapter for {card['base']!r} (weights {card['base_fingerprint'][:12]}), "
+                f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
+            )
+        states = {part: read_tensors(folder / part / "adapter_model.safetensors") for part in card["parts"]}
+        extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
+        self.check_extra(extra, folder)
+        for part, state in states.items():
+            config = LoraConfig(**json.loads((folder / part / "adapter_config.json").read_text()))
+            try:
+                self.add_lora(name, part, config)
+                own = {key.removeprefix("base_model."): value for key, value in state.items()}
+                expected = lora_state(self.tuners[part], name)
+                wrong = sorted(k for k in own.keys() | expected.keys()
+                               if k not in own or k not in expected or own[k].shape != expected[k].shape)  # fmt: skip
+                if wrong:
+                    raise ValueError(
+                        f"{folder / part}: weights that do not fit its configuration: {', '.join(wrong[:3])}"
+                    )
+                set_peft_model_state_dict(self.tuners[part], own, adapter_name=name)
+            except BaseException:
+                self._drop(name, card["parts"])
+                raise
+        self.add(name, Adapter(weight, tuple(card["parts"]), extra))
+        return name
+
+    def check_extra(self, extra: Mapping[str, Tensor], folder: Path) -> None:
+        self.prepare_extra(["boi"] if EXTRA["boi"] in extra else [])
+        known = dict(self.model.named_parameters())
+        for key, value in extra.items():
+            if key not in known or known[key].shape != value.shape:
+                has = tuple(known[key].shape) if key in known else "none"
+                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {has}")
+
+    def prepare_extra(self, names: Sequence[str]) -> None:
+        """Make what of ``names`` (of `EXTRA`) a bare model lacks."""
+        mllm = self.model.mllm
+        if "boi" in names and mllm.boi_delta is None:
+            rows = 1 if tied(mllm.llm) else 2
+            mllm.boi_delta = nn.Parameter(torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype))
+
+    def set(self, weights: Mapping[str, float]) -> None:
+        """Switch on exactly these, each at its weight; the others rest. Raises ValueError for an unknown name."""
+        unknown = sorted(set(weights) - set(self.loaded))
+        if unknown:
+            raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
+        for name, adapter in self.loaded.items():
+            adapter.weight = float(weights.get(name, 0.0))
+        self.apply()
+
+    def apply(self) -> None:
+        """Bring the model to the adapters' weights; without any it is the base again, bit for bit."""
+        from peft.tuners.lora import LoraLayer
+
+        for part, tuner in self.tuners.items():
+            active = [n for n, a in self.loaded.items() if part in a.parts and a.weight != 0]
+            for module in tuner.model.modules():
+                if isinstance(module, LoraLayer):
+                    module.enable_adapters(bool(active))
+                    for name in active:
+                        if name in module.scaling:
+                            module.set_scale(name, self.loaded[name].weight)
+            if active:
+                tuner.set_adapter(active, inference_mode=True)
+        parameters = dict(self.model.named_parameters())
+        changed = {key for adapter in self.loaded.values() for key in adapter.extra}
+        with torch.no_grad():
+            for key in changed - self.base.keys():
+                self.base[key] = parameters[key].detach().clone()
+            for key, base in self.base.items():
+                parts = [a.weight * a.extra[key].to(base.device) for a in self.loaded.values()
+                         if a.weight and key in a.extra]  # fmt: skip
+                value = base.float() + sum(parts) if parts else base
+                parameters[key].copy_(value)
+
+    def delete(self, name: str) -> None:
+        """Take one off. Raises ValueError for an unknown name."""
+        if name not in self.loaded:
+            raise ValueError(f"no adapter {name!r}; loaded are {', '.join(self.loaded) or 'none'}")
+        adapter = self.loaded.pop(name)
+        self._drop(name, adapter.parts)
+        self.apply()
+        if not self.loaded:
+            self.base.clear()
+            self.model.mllm.boi_delta = None
+
+    def _drop(self, name: str, parts: tuple[str, ...] | list[str]) -> None:
+        for part in parts:
+            tuner = self.tuners.get(part)
+            if tuner is None or name not in tuner.peft_config:
+                continue
+            tuner.delete_adapter(name)
+            if not tuner.peft_config:
+                self._unload(part)
+
+    def _unload(self, part: str) -> None:
+        tuner = self.tuners.pop(part)
+        module = tuner.unload()
+        assert module is self.parts()[part]
+        for name in ("peft_config", "active_adapter", "active_adapters"):
+            module.__dict__.pop(name, None)
+
+    def merge(self) -> None:
+        """Write the active adapters into the base's weights; none is loaded afterwards."""
+        mllm = self.model.mllm
+        for part in list(self.tuners):
+            tuner = self.tuners[part]
+            active = [n for n, a in self.loaded.items() if part in a.parts and a.weight != 0]
+            if active:
+                tuner.merge_adapter(active, safe_merge=True)
+                for module in tuner.model.modules():
+                    # peft's unload() would subtract again what was merged
+                    if hasattr(module, "merged_adapters"):
+                        module.merged_adapters = []
+            self._unload(part)
+        if mllm.boi_delta is not None:
+            with torch.no_grad():
+                boi, delta = mllm.vocabulary.boi, mllm.boi_delta
+                mllm.llm.get_input_embeddings().weight[boi] += delta[0]
+                if not tied(mllm.llm):
+                    mllm.llm.get_output_embeddings().weight[boi] += delta[1]
+        mllm.boi_delta = None
+        self.loaded.clear()
+        self.base.clear()
+        self.fingerprint = fingerprint(self.model)
+
+
+def tied(llm: nn.Module) -> bool:
+    """Whether the input embeddings are the output head's."""
+    return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
+
+
+def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
+    """LoRA weights of one adapter, keyed as peft does (without its outermost ``base_model.``)."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(tuner, adapter_name=name, save_embedding_layers=False)
+
+
+def save(
+    adapters: Adapters, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None
+) -> None:
+    """Write adapter ``name``: LoRA weights in bf16, ``extra`` differences in fp32, and the card with ``made``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [part for part, tuner in adapters.tuners.items() if name in tuner.peft_config]
+    for part in parts:
+        tuner = adapters.tuners[part]
+        state = lora_state(tuner, name)
+        (folder / part).mkdir(exist_ok=True)
+        save_file(
+            {
+                f"base_model.{key}": value.detach().to("cpu", torch.bfloat16).contiguous()
+                for key, value in state.items()
+            },
+            folder / part / "adapter_model.safetensors",
+        )
+        tuner.peft_config[name].save_pretrained(folder / part)
+    if extra:
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in extra.items()}, folder / "extra.safetensors")
+    card = {
+        "format": FORMAT,
+        "base": adapters.model.name,
+        "base_fingerprint": adapters.fingerprint,
+        "parts": parts,
+        "extra": sorted(extra),
+        "made": dict(made or {}),
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Raises ValueError for a folder that holds no adapter of ours."""
+    path = folder / CARD
+    if not path.exists():
+        peft = (
+            " (a bare peft adapter: Limner needs to know its base)" if (folder / "adapter_config.json").exists() else ""
+        )
+        raise ValueError(f"{folder} holds no Limner adapter: no {CARD}{peft}")
+    try:
+        card = json.loads(path.read_text())
+        keys = {"format", "base", "base_fingerprint", "parts", "extra", "made"}
+        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(TARGETS):
+            raise ValueError(f"expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return card
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ValueError(f"the adapter is not whole: no {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def fingerprint(model: Limner) -> str:
+    """SHA-256 of the names, shapes and first values of every parameter that adapters build on.
+
+    Taken at bf16's precision, so that a model is the same in whatever precision it was loaded.
+    """
+    digest = hashlib.sha256()
+    for part in (model.mllm.llm, model.mllm.queries, model.detokenizer.mmdit):
+        for name, parameter in part.named_parameters():
+            head = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16)
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(head.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """``DIR`` or ``DIR:WEIGHT``."""
+    folder, _, weight = text.rpartition(":")
+    try:
+        return (folder, float(weight)) if folder else (text, 1.0)
+    except ValueError:  # a colon of the path itself
+        return text, 1.0

@@ -1,0 +1,141 @@
+"""Fine-tuning end to end at tiny size: it learns, it stops and goes on, the base stays as it was."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+import limner
+from helpers import make_limner, picture
+from limner.inference.cli import main
+from limner.train import finetune as module
+from limner.train.finetune import FinetuneConfig, finetune, load_config
+from limner.train.loop import Interrupted
+
+QUICK = ["joint.loop.steps=4", "joint.loop.batch_size=2", "joint.loop.workers=0", "joint.loop.warmup=1", "rank=2",
+         "samples=1", "joint.loop.save_every=1"]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(3):
+        picture(index).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a zorp number {index}")
+    return folder
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
+    model = make_limner()
+    before = state(model)
+    out = finetune(model, data, tmp_path / "out", load_config(QUICK))
+    assert same(before, state(model)) and model.get_active_adapters() == {}
+    said = capsys.readouterr().out
+    assert "examples  3" in said and "parameters: LoRA of rank 2" in said and "4 steps" in said
+    assert {p.name for p in out.iterdir()} == {
+        "README.md", "limner_adapter.json", "llm", "mmdit", "extra.safetensors", "samples"
+    }  # fmt: skip
+    card = json.loads((out / "limner_adapter.json").read_text())
+    assert card["made"]["examples"] == 3 and card["extra"] == ["mllm.boi_delta", "mllm.queries.weight"]
+    model.load_adapter(out)
+    lora = [p for n, p in model.named_parameters() if ".lora_B." in n]
+    assert any(p.abs().max() > 0 for p in lora), "LoRA's second factor starts at zero and must have moved"
+    with pytest.raises(ValueError, match="finished adapter already"):
+        finetune(make_limner(), data, out, load_config(QUICK))
+
+
+def test_it_learns_what_it_is_shown(data, tmp_path):
+    """The flow loss of the data falls well below the base's, by the adapter alone."""
+    from functools import partial
+
+    from limner.train.datasets import check, readers
+    from limner.train.datasets.batches import finite_batch
+    from limner.train.stages.joint import JointStage, Trainee, joint_losses
+
+    model = make_limner()
+    examples = check.check(readers.read(data), model.encoder, 1024).examples
+    batch = partial(finite_batch, examples, model.encoder, 3, 1.0, 7, None, 0)(0)
+
+    @torch.no_grad()
+    def flow(model):
+        return float(
+            joint_losses(Trainee(model.mllm, model.detokenizer), JointStage(flow_samples=8), 1, batch, 0)["flow"]
+        )
+
+    base = flow(model)
+    overrides = [*QUICK[1:], "joint.loop.steps=60", "joint.loop.learning_rate=1e-2", "rank=8", "draw_share=1.0"]
+    model.load_adapter(finetune(model, data, tmp_path / "out", load_config(overrides)))
+    assert flow(model) < 0.8 * base
+
+
+def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
+    whole = finetune(make_limner(), data, tmp_path / "whole", load_config(QUICK))
+    real = module.joint_losses
+    calls = []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 4:  # two steps of the trial, then the second of the run
+            signal.raise_signal(signal.SIGTERM)
+        return real(*given)
+
+    monkeypatch.setattr(module, "joint_losses", interrupted)
+    model = make_limner()
+    before = state(model)
+    with pytest.raises(Interrupted, match="step 2 of 4"):
+        finetune(model, data, tmp_path / "cut", load_config(QUICK))
+    assert same(before, state(model))
+    with pytest.raises(ValueError, match="other settings"):
+        finetune(model, data, tmp_path / "cut", load_config([*QUICK, "rank=3"]))
+    cut = finetune(model, data, tmp_path / "cut", load_config(QUICK))
+    for file in ("extra.safetensors", "llm/adapter_model.safetensors", "mmdit/adapter_model.safetensors"):
+        assert (whole / file).read_bytes() == (cut / file).read_bytes()
+    assert not (cut / "run").exists()
+
+
+def test_options_are_checked():
+    assert load_config(["rank=4"]).rank == 4
+    for wrong, said in (
+        (["rnk=4"], "unknown key 'rnk'"),
+        (["rank=many"], "rank must be of type int"),
+        (["rank=0"], "rank is 0"),
+        (["parts=[llm,eye]"], "no part 'eye'; there are llm, mmdit"),
+        (["extra=[all]"], "no part 'all'"),
+        (["replay=photos"], "replay is 'photos'"),
+        (["draw_share=2"], "draw_share is 2"),
+        (["parts=[]", "extra=[]"], "nothing to train"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_config(wrong)
+    with pytest.raises(ValueError, match="dtype is 'int3'"):
+        module.precision(make_limner(), "int3")
+    assert FinetuneConfig().parts == ("llm", "mmdit")
+
+
+def test_the_command_line(data, tmp_path, capsys):
+    make_limner().save_pretrained(tmp_path / "base")
+    base = ["--model", str(tmp_path / "base"), "--device", "cpu"]
+    out = str(tmp_path / "out")
+    assert main(["finetune", str(data), "-o", out, *base, "--dry-run", "--set", *QUICK]) == 0
+    assert not (tmp_path / "out").exists()
+    assert main(["finetune", str(data), "-o", out, *base, "--steps", "2", "--set", *QUICK]) == 0
+    assert main(["draw", "a zorp", "--out", str(tmp_path / "z.png"), *base, "--adapter", f"{out}:0.5"]) == 0
+    assert main(["merge", *base, "--adapter", out, "-o", str(tmp_path / "merged")]) == 0
+    assert limner.load(tmp_path / "merged").adapters.fingerprint != limner.load(tmp_path / "base").adapters.fingerprint
+    capsys.readouterr()
+    assert main(["merge", *base, "--adapter", out, "-o", str(tmp_path / "merged")]) == 2
+    assert main(["draw", "x", "--model", str(tmp_path / "merged"), "--adapter", out]) == 2
+    assert main(["finetune", str(tmp_path / "nothing"), "-o", out + "2", *base]) == 2
+    said = capsys.readouterr().err
+    for words in ("holds a model already", "not for this model", "no such data set"):
+        assert words in said

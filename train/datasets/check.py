@@ -1,0 +1,105 @@
+"""The look at a whole data set before a run: what is there, what is wrong, what is left out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+
+from ...mllm.encoding import StreamEncoder
+from .example import Captioned, Example, Problem, opened, with_opened
+from .fit import fitted
+
+SMALLEST = 16
+"""Pixels a side below which a picture shows nothing."""
+LARGEST = 32_000_000
+"""Pixels above which a picture is refused for training: it would be decoded again every time it is used."""
+TOLERATED = 0.01
+"""Share of a data set that may be broken."""
+
+
+@dataclass
+class Report:
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Heights and widths of the pictures in pixels"""
+    tokens: list[int] = field(default_factory=list)
+
+    def table(self) -> str:
+        """What was found, a line each; the first ten problems by file and line."""
+        kinds = Counter("captioned pictures" if isinstance(e, Captioned) else "conversations" for e in self.examples)
+        lines = [f"examples  {len(self.examples)} ({', '.join(f'{n} {kind}' for kind, n in kinds.items()) or 'none'})"]
+        if self.sizes:
+            areas = sorted(self.sizes, key=lambda s: s[0] * s[1])
+            shown = [f"{h} x {w}" for h, w in (areas[0], areas[len(areas) // 2], areas[-1])]
+            lines.append(f"pictures  {len(self.sizes)}, height x width from {shown[0]} over {shown[1]} to {shown[2]}")
+        if self.tokens:
+            lines.append(
+                f"tokens    {sum(self.tokens):,}, {median(self.tokens):.0f} an example, at most {max(self.tokens)}"
+            )
+        if self.problems:
+            lines.append(f"left out  {len(self.problems)}")
+            lines += [f"  {problem}" for problem in self.problems[:10]]
+            if len(self.problems) > 10:
+                lines.append(f"  and {len(self.problems) - 10} more")
+        return "\n".join(lines)
+
+    def require(self) -> None:
+        """Raises ValueError when nothing is left, or more than `TOLERATED` of the data set is broken."""
+        whole = len(self.examples) + len(self.problems)
+        if not self.examples:
+            raise ValueError(
+                f"nothing to train on: all {whole} examples are left out" if whole else "nothing to train on"
+            )
+        if len(self.problems) > TOLERATED * whole:
+            raise ValueError(
+                f"{len(self.problems)} of {whole} examples are left out, more than {TOLERATED:.0%}; "
+                f"mend them or take them away. The first: {self.problems[0]}"
+            )
+
+
+def check(found: Iterable[Example | Problem], encoder: StreamEncoder, longest: int, threads: int = 8) -> Report:
+    """Open every picture and count every token; ``longest`` is what the backbone's context holds."""
+    report = Report()
+    with ThreadPoolExecutor(threads) as pool:
+        for outcome in pool.map(partial(look, encoder=encoder, longest=longest), found):
+            if isinstance(outcome, Problem):
+                report.problems.append(outcome)
+            else:
+                example, sizes, tokens = outcome
+                report.examples.append(example)
+                report.sizes += sizes
+                report.tokens.append(tokens)
+    return report
+
+
+def look(
+    example: Example | Problem, encoder: StreamEncoder, longest: int
+) -> Problem | tuple[Example, list[tuple[int, int]], int]:
+    """One example: its pictures' sizes and its length in tokens, or what is wrong with it."""
+    if isinstance(example, Problem):
+        return example
+    try:
+        sizes = []
+        for source in example.pictures():
+            image = opened(source)
+            if min(image.size) < SMALLEST:
+                raise ValueError(f"{image.width} x {image.height} pixels is too small: at least {SMALLEST} a side")
+            if image.width * image.height > LARGEST:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels is too large: at most {LARGEST:,} in all; make it smaller"
+                )
+            sizes.append((image.height, image.width))
+        messages = with_opened(example.tell(random.Random(0), 1.0), partial(fitted, config=encoder.config))
+        tokens = len(encoder.encode(messages, training=True).input_ids)
+        if tokens > longest:
+            pictures = sum(p["type"] == "image" for m in messages for p in m["content"])
+            raise ValueError(f"{tokens} tokens with {pictures} pictures; this model's context holds {longest}")
+    except (ValueError, OSError) as error:
+        return Problem(example.where, str(error))
+    return example, sizes, tokens

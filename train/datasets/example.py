@@ -1,0 +1,113 @@
+"""What a reader yields: something that can be told as a conversation, and where it was found."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ...inference.images import decode_image, load_image
+from ...mllm.messages import Message, checked
+
+DRAW = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
+"""How a caption is asked for; the caption alone comes first and often (see `Captioned.tell`)."""
+DESCRIBE = ("Describe this picture.", "What is in this picture?", "What do you see?")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A picture inside another file: bytes of a table's cell, or a stretch of a tar."""
+
+    name: str
+    data: bytes = b""
+    archive: Path | None = None
+    offset: int = 0
+    size: int = 0
+
+    def read(self) -> bytes:
+        if self.archive is None:
+            return self.data
+        with self.archive.open("rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.size)
+
+
+Source = Path | Stored
+
+
+def opened(source: Source) -> Image.Image:
+    """The picture, upright and RGB. Raises ValueError naming it when it cannot be read."""
+    return load_image(source) if isinstance(source, Path) else decode_image(io.BytesIO(source.read()), source.name)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages whose image parts hold a `Source`."""
+
+    messages: list[Message]
+    where: str
+
+    def pictures(self) -> Iterator[Source]:
+        for message in self.messages:
+            yield from (part["image"] for part in message["content"] if part["type"] == "image")
+
+    def tell(self, rng: random.Random, draw_share: float) -> list[Message]:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """One picture with one or more captions: drawn from a caption, or described by it."""
+
+    picture: Source
+    captions: tuple[str, ...]
+    where: str
+
+    def pictures(self) -> Iterator[Source]:
+        yield self.picture
+
+    def tell(self, rng: random.Random, draw_share: float) -> list[Message]:
+        caption = rng.choice(self.captions)
+        shown = {"type": "image", "image": self.picture}
+        if rng.random() < draw_share:
+            form = DRAW[0] if rng.random() < 0.3 else rng.choice(DRAW[1:])
+            return [said("user", text(form.format(caption.rstrip(".")))), said("assistant", shown)]
+        return [said("user", shown, text(rng.choice(DESCRIBE))), said("assistant", text(caption))]
+
+
+Example = Conversation | Captioned
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def said(role: str, *content: dict[str, Any]) -> Message:
+    return {"role": role, "content": list(content)}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was left out, and why."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+def with_opened(messages: list[Message], fit: Any) -> list[Message]:
+    """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
+    return checked(
+        [
+            {**m, "content": [{**p, "image": fit(opened(p["image"]))} if p["type"] == "image" else p
+                              for p in m["content"]]}
+            for m in messages
+        ]
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""One row of a table or one line of JSON to an example, whichever public layout it is in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...mllm.messages import ROLES
+from .example import Captioned, Conversation, Example, Source, Stored, said, text
+
+LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+LAYOUTS = (
+    "messages (conversations), conversations (LLaVA), source + target + instruction (edits), "
+    "texts + images (interleaved documents), file_name/image + text/caption (captions)"
+)
+IMAGE = ("file_name", "image", "jpg", "png", "webp")
+CAPTION = ("text", "caption", "captions", "prompt")
+BEFORE = ("source", "input_image", "original_image")
+AFTER = ("target", "edited_image", "output_image")
+INSTRUCTION = ("instruction", "edit_prompt", "edit", "prompt")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A picture's path relative to its data set. Raises ValueError for one that leaves the folder."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
+        raise ValueError(f"{name!r} is a URL; download the picture into the folder and name it there")
+    path = Path(name)
+    if path.is_absolute() or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r} leaves the data set's folder; pictures are named relative to it")
+    if not (folder / path).is_file():
+        raise ValueError(f"no such picture: {name}")
+    return folder / path
+
+
+def source(value: Any, folder: Path, where: str) -> Source:
+    """A path, or what `datasets` and Parquet keep of a picture: ``{"bytes": …, "path": …}``."""
+    if isinstance(value, str) and value:
+        return inside(folder, value)
+    if isinstance(value, (bytes, bytearray)) and value:
+        return Stored(where, bytes(value))
+    if isinstance(value, dict) and value.get("bytes"):
+        return Stored(f"{where} ({value.get('path') or 'picture'})", bytes(value["bytes"]))
+    if isinstance(value, dict) and value.get("path"):
+        return inside(folder, value["path"])
+    raise ValueError(f"a picture must be a path or bytes, not {value!r:.60}")
+
+
+def first(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if row.get(name) is not None), None)
+
+
+def example(row: Any, folder: Path, where: str) -> Example:
+    """Raises ValueError for a row in none of the known layouts, or wrong within its own."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object with named fields, not {row!r:.60}")
+    read: Callable[[dict[str, Any], Path, str], Example] | None = None
+    if row.get("messages") is not None:
+        read = conversation
+    elif row.get("conversations") is not None:
+        read = llava
+    elif first(row, BEFORE) and (first(row, AFTER) or row.get("turns")):
+        read = edits
+    elif row.get("texts") is not None and row.get("images") is not None:
+        read = interleaved
+    elif first(row, IMAGE) and first(row, CAPTION):
+        read = captioned
+    if read is None:
+        raise ValueError(f"fields {', '.join(map(str, row)) or '(none)'} are no known layout; known are {LAYOUTS}")
+    return read(row, folder, where)
+
+
+def conversation(row: dict[str, Any], folder: Path, where: str) -> Conversation:
+    messages = []
+    for message in listed(row["messages"], "messages"):
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            role = message.get("role") if isinstance(message, dict) else message
+            raise ValueError(f"unknown role {role!r}; roles are {', '.join(ROLES)}")
+        content = message.get("content")
+        if isinstance(content, str):
+            content = [text(content)]
+        parts = [part(p, folder, where) for p in listed(content, "content")]
+        messages.append(said(message["role"], *parts))
+    return Conversation(taught(messages), where)
+
+
+def part(value: Any, folder: Path, where: str) -> dict[str, Any]:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text" and isinstance(value.get("text"), str):
+        return text(value["text"])
+    if kind == "image" and value.get("image") is not None:
+        return {"type": "image", "image": source(value["image"], folder, where)}
+    raise ValueError(
+        f'a part must be {{"type": "text", "text": …}} or {{"type": "image", "image": …}}, not {value!r:.60}'
+    )
+
+
+def llava(row: dict[str, Any], folder: Path, where: str) -> Conversation:
+    """``{"image": …, "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", …}]}``"""
+    given = row.get("images", row.get("image"))
+    pictures = [] if given is None else given if isinstance(given, list) else [given]
+    left = [source(p, folder, where) for p in pictures]
+    messages = []
+    for turn in listed(row["conversations"], "conversations"):
+        role = LLAVA_ROLES.get(turn.get("from")) if isinstance(turn, dict) else None
+        if role is None:
+            raise ValueError(f"unknown role {turn.get('from') if isinstance(turn, dict) else turn!r}")
+        parts = []
+        for index, piece in enumerate(str(turn.get("value", "")).split("<image>")):
+            if index:
+                if not left:
+                    raise ValueError(f"more <image> marks than pictures ({len(pictures)})")
+                parts.append({"type": "image", "image": left.pop(0)})
+            if piece.strip():
+                parts.append(text(piece.strip()))
+        messages.append(said(role, *parts))
+    if left:
+        raise ValueError(f"{len(left)} of {len(pictures)} pictures have no <image> mark")
+    return Conversation(taught(messages), where)
+
+
+def edits(row: dict[str, Any], folder: Path, where: str) -> Conversation:
+    """``source, instruction, target``, or ``source`` and ``turns`` of instruction and target."""
+    turns = row.get("turns") or [row]
+    messages = []
+    for index, turn in enumerate(listed(turns, "turns")):
+        words, after = (first(turn, INSTRUCTION), first(turn, AFTER)) if isinstance(turn, dict) else (None, None)
+        if words is None or after is None or not isinstance(turn[words], str):
+            raise ValueError(f"turn {index} needs an instruction and a target")
+        shown = [{"type": "image", "image": source(row[first(row, BEFORE)], folder, where)}] if index == 0 else []
+        messages.append(said("user", *shown, text(turn[words])))
+        messages.append(said("assistant", {"type": "image", "image": source(turn[after], folder, where)}))
+    return Conversation(taught(messages), where)
+
+
+def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
+    """``texts`` and ``images`` of one length, null where the other has something (OBELICS): the document is the
+    assistant's, its first text the request."""
+    texts, images = listed(row["texts"], "texts"), listed(row["images"], "images")
+    if len(texts) != len(images):
+        raise ValueError(f"{len(texts)} texts beside {len(images)} images; null fills the gaps")
+    parts = []
+    for words, picture in zip(texts, images, strict=True):
+        if (words is None) == (picture is None):
+            raise ValueError("each place of a document holds a text or a picture, the other is null")
+        parts.append(
+            text(str(words)) if picture is None else {"type": "image", "image": source(picture, folder, where)}
+        )
+    opening = next((i for i, p in enumerate(parts) if p["type"] == "text" and p["text"].strip()), None)
+    if opening is None or len(parts) < 2:
+        raise ValueError("a document needs a text and something after or before it")
+    return Conversation([said("user", parts.pop(opening)), said("assistant", *parts)], where)
+
+
+def captioned(row: dict[str, Any], folder: Path, where: str) -> Captioned:
+    given = row[first(row, CAPTION)]
+    captions = tuple(
+        c.strip() for c in (given if isinstance(given, list) else [given]) if isinstance(c, str) and c.strip()
+    )
+    if not captions:
+        raise ValueError("the caption is empty")
+    return Captioned(source(row[first(row, IMAGE)], folder, where), captions, where)
+
+
+def listed(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{name} must be a list with something in it, not {value!r:.60}")
+    return list(value)
+
+
+def taught(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not any(m["role"] == "assistant" and m["content"] for m in messages):
+        raise ValueError("nothing to learn: no reply of the assistant")
+    return messages

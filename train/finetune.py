@@ -1,0 +1,292 @@
+"""LoRA fine-tuning: data checked, cost estimated, adapter trained, saved with pictures of before and after."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..inference import adapters
+from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
+from ..inference.model import Limner
+from ..mllm.messages import Message
+from . import pictures
+from .datasets import check, readers
+from .datasets.batches import finite_batch
+from .datasets.example import Captioned, Example
+from .loop import LoopConfig, fit
+from .stages.joint import JointStage, Trainee, joint_losses
+from .strict import into
+
+NAME = "new"
+"""What the adapter is called while it trains."""
+
+
+@dataclass
+class FinetuneConfig:
+    rank: int = 16
+    alpha: float = 16.0
+    parts: tuple[str, ...] = ("llm", "mmdit")
+    """What gets LoRA."""
+    extra: tuple[str, ...] = ("queries", "boi")
+    """Small parts trained whole: queries, boi, input_resampler, output_resampler, adapter."""
+    draw_share: float = 0.8
+    """How often a captioned picture is drawn from its caption; else it is described."""
+    replay: str = "auto"
+    """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano)."""
+    replay_share: float = 0.5
+    seed: int = 0
+    dtype: str = "auto"
+    """Of the frozen weights while training; "auto" is bfloat16 where the base loses nothing by it."""
+    samples: int = 4
+    """Prompts drawn before and after."""
+    joint: JointStage = field(
+        default_factory=lambda: JointStage(
+            density_mean=0.3,
+            loop=LoopConfig(steps=500, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
+                            save_every=100, sample_every=0),
+        )
+    )  # fmt: skip
+    """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
+
+    def __post_init__(self) -> None:
+        self.parts, self.extra = tuple(self.parts), tuple(self.extra)
+        for given, known, what in ((self.parts, TARGETS, "parts"), (self.extra, EXTRA, "extra")):
+            unknown = sorted(set(given) - set(known))
+            if unknown:
+                raise ValueError(f"{what}: no part {unknown[0]!r}; there are {', '.join(known)}")
+        if self.replay not in ("auto", "world", "none"):
+            raise ValueError(f"replay is {self.replay!r}; it can be auto, world or none")
+        for name, low, high in (("draw_share", 0, 1), ("replay_share", 0, 0.95)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        if not self.parts and not self.extra:
+            raise ValueError("nothing to train: both parts and extra are empty")
+
+
+def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
+    """Defaults and overrides (``joint.loop.steps=100``), every key checked. Raises ValueError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.merge(asdict(FinetuneConfig()), OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
+    return into(FinetuneConfig, OmegaConf.to_container(values, resolve=True))
+
+
+def finetune(
+    model: Limner, data: str | Path, output: str | Path, config: FinetuneConfig | None = None, dry_run: bool = False
+) -> Path:
+    """Train an adapter on ``data`` and write it to ``output``; the model is as it was before.
+
+    A run that was stopped goes on from its checkpoint in ``output``. ``dry_run`` takes two steps whose result is
+    thrown away. Raises ValueError for bad data or options.
+    """
+    config, output = config or FinetuneConfig(), Path(output)
+    if (output / adapters.CARD).exists():
+        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
+    if model.adapters.loaded:
+        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
+    print(f"checking {data}", flush=True)
+    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+    report = check.check(readers.read(data), model.encoder, longest)
+    print(report.table(), flush=True)
+    report.require()
+    before = {p: p.dtype for p in model.parameters()}
+    model.to(precision(model, config.dtype))
+    try:
+        return _train(model, report.examples, str(data), output, config, dry_run)
+    finally:
+        if NAME in model.adapters.loaded:
+            model.delete_adapter(NAME)
+        for parameter, dtype in before.items():
+            parameter.data = parameter.data.to(dtype)
+        model.requires_grad_(True).eval()
+
+
+def _train(
+    model: Limner, examples: list[Example], data: str, output: Path, config: FinetuneConfig, dry_run: bool
+) -> Path:
+    torch.manual_seed(config.seed)
+    stage = config.joint
+    loop = stage.loop
+    if not loop.learning_rate:
+        loop.learning_rate = learning_rate(model.mllm.width)
+    prompts = sample_prompts(examples, config)
+    trainee, start = prepared(model, config)
+    trained = {n: p.numel() for n, p in trainee.named_parameters() if p.requires_grad}
+    print(f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
+          f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
+          f"whole: {', '.join(config.extra) or 'nothing'}", flush=True)  # fmt: skip
+    replay = replayed_world if config.replay == "world" or (config.replay == "auto" and model.name == "nano") else None
+    replayed = round(loop.batch_size * config.replay_share) if replay else 0
+    per_step = loop.batch_size - replayed
+    if replay:
+        print(f"replay    {replayed} of {loop.batch_size} conversations a step are of nano's own world", flush=True)
+    make_batch = partial(
+        finite_batch, examples, model.encoder, per_step, config.draw_share, config.seed, replay, replayed
+    )
+    losses = partial(joint_losses, trainee, stage, config.seed)
+    seconds, peak = trial(make_batch, losses, trainee)
+    epochs = loop.steps * per_step / len(examples)
+    print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
+          f"{peak / 2**30:.1f} GiB (measured on two steps)", flush=True)  # fmt: skip
+    if dry_run:
+        return output
+    samples = output / "samples"
+    if prompts and not (samples / "before.png").exists():
+        draw_samples(model, prompts, config.seed, samples / "before.png")
+    run = output / "run"
+    same_run(run, {"data": data, "base": model.adapters.fingerprint, "config": asdict(config)})
+    optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
+    if prompts:
+        draw_samples(model, prompts, config.seed, samples / "after.png")
+    averaged = {name_in_model(name): value for name, value in optimizer.averaged().items()}
+    extra = {name: averaged[name] - base for name, base in start.items()}
+    made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
+    adapters.save(model.adapters, NAME, output, extra, made)
+    (output / "README.md").write_text(card(model, data, examples, prompts, config), encoding="utf-8")
+    shutil.rmtree(run)
+    return output
+
+
+def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, Tensor]]:
+    """The trainee with only the adapter requiring a gradient, and the extras' values before (fp32)."""
+    owner: Adapters = model.adapters
+    trainee = Trainee(model.mllm, model.detokenizer)
+    trainee.requires_grad_(False)
+    for part in config.parts:
+        owner.add_lora(NAME, part, lora_config(part, config))
+    owner.prepare_extra(config.extra)
+    owner.add(NAME, Adapter(1.0, config.parts))
+    start = {}
+    for name, parameter in model.named_parameters():
+        whole = any(name.startswith(EXTRA[extra]) for extra in config.extra)
+        parameter.requires_grad_(whole or f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name)
+        if whole:
+            start[name] = parameter.detach().float().clone()
+            owner.base[name] = parameter.detach().clone()
+    return trainee, start
+
+
+def lora_config(part: str, config: FinetuneConfig) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS[part])
+
+
+def same_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Note what a run is of. Raises ValueError when ``folder`` holds the checkpoint of another."""
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1) + "\n"
+    if path.exists() and path.read_text() != text:
+        raise ValueError(
+            f"{folder} holds a run with other data, another base or other settings; take it away to begin anew"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def name_in_model(name: str) -> str:
+    """A trainee's parameter name as `Limner` has it."""
+    return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
+
+
+def learning_rate(width: int) -> float:
+    """2e-4 at a width of 4096, larger for narrower backbones (by the root of their ratio)."""
+    return 2e-4 * (4096 / width) ** 0.5
+
+
+def precision(model: Limner, wanted: str) -> torch.dtype:
+    """Raises ValueError for a name that is no precision."""
+    if wanted != "auto":
+        dtype = getattr(torch, wanted, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"dtype is {wanted!r}; it can be auto, bfloat16 or float32")
+        return dtype
+    exact = all(torch.equal(p, p.to(torch.bfloat16).to(p.dtype)) for p in model.parameters())
+    return torch.bfloat16 if exact else model.mllm.dtype
+
+
+def replayed_world(rng: random.Random) -> list[Message]:
+    from .world import talk
+
+    return talk.rendered(talk.conversation(rng).messages)
+
+
+def trial(
+    make_batch: Callable[[int], Any], losses: Callable[[Any, int], dict[str, Tensor]], trainee: Trainee
+) -> tuple[float, int]:
+    """Seconds a step and peak memory in bytes, of two steps whose gradients are thrown away."""
+    import resource
+
+    for step in range(2):
+        batch = make_batch(step)
+        begun = time.monotonic()
+        losses(batch, step)["loss"].backward()
+        seconds = time.monotonic() - begun
+    trainee.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        return seconds, torch.cuda.max_memory_allocated()
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
+    """Captions, or requests that a drawing answers, of a few examples far apart in the set."""
+    told = []
+    for example in examples[:: max(1, len(examples) // max(1, config.samples))]:
+        if isinstance(example, Captioned):
+            told.append(example.captions[0])
+        elif len(example.messages) > 1 and any(p["type"] == "image" for p in example.messages[1]["content"]):
+            words = [p["text"] for p in example.messages[0]["content"] if p["type"] == "text"]
+            if len(words) == len(example.messages[0]["content"]):  # a request without a picture of its own
+                told.append(" ".join(words))
+    return told[: config.samples]
+
+
+def draw_samples(model: Limner, prompts: list[str], seed: int, path: Path) -> None:
+    replies = model.eval().generate(prompts, images="force", max_images=1, max_new_tokens=24, seed=seed)
+    pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
+
+
+def card(model: Limner, data: str, examples: list[Example], prompts: list[str], config: FinetuneConfig) -> str:
+    """The adapter's README: its base, what made it, how to use it."""
+    loop = config.joint.loop
+    shown = "".join(f"\n- {prompt}" for prompt in prompts)
+    pictured = f"""
+Drawn before (samples/before.png) and after (samples/after.png), seed {config.seed}:
+{shown}
+
+![before](samples/before.png)
+![after](samples/after.png)
+""" if prompts else ""  # fmt: skip
+    return f"""---
+base_model: {model.name}
+library_name: limner
+tags: [lora, text-to-image]
+---
+
+# A Limner adapter for {model.name}
+
+LoRA of rank {config.rank} on {" and ".join(config.parts) or "nothing"}; trained whole: {", ".join(config.extra) or "nothing"}.
+Made of {len(examples)} examples ({Path(data).name}) in {loop.steps} steps of {loop.batch_size} conversations, learning rate
+{loop.learning_rate:.2g}, seed {config.seed}.
+
+    limner chat --adapter {{this folder}}
+
+    model = limner.load("{model.name}")
+    model.load_adapter("{{this folder}}")
+{pictured}"""
