@@ -117,6 +117,9 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """One joint block. The last one ends at the image stream: its context side only feeds the attention."""
 
+    called_outside = ("image.modulation", "context.modulation")
+    """Modules that `MMDiT.modulations` calls before the block's own forward: sharded, they are a unit of their own."""
+
     def __init__(self, config: MMDiTConfig, dual: bool, last: bool) -> None:
         super().__init__()
         self.image = Stream(config, 9 if dual else 6, last=False)

@@ -81,15 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ValueError, FloatingPointError) as error:
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`limner describe … | head`)
+        return 0
+    except (ValueError, FloatingPointError, OSError) as error:  # OSError: a full disk, a folder without rights
         print(f"limner: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nlimner: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`limner describe … | head`)
-        return 0
 
 
 def drawing_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..mllm.encoding import StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
+from . import parallel
 from .pictures import pixels_of, rng_for
 from .world import talk
 
@@ -28,6 +29,8 @@ class JointBatch:
     """The pictures before its BOI, newest first, at most ``max_references``"""
     target_views: Tensor
     """(drawings, 3, image_size, image_size): the pictures to be drawn as the eye sees them"""
+    numbers: list[int]
+    """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
 
     def to(self, device: torch.device) -> JointBatch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -37,13 +40,19 @@ class JointBatch:
         return replace(self, **moved)
 
 
-def joint_batch(conversations: Sequence[list[Message]], encoder: StreamEncoder) -> JointBatch:
-    """A batch of conversations whose image parts hold PIL pictures."""
+PICTURES_MOST = 1000
+"""More than a conversation has pictures."""
+
+
+def joint_batch(
+    conversations: Sequence[list[Message]], encoder: StreamEncoder, places: Sequence[int] | None = None
+) -> JointBatch:
+    """A batch of conversations whose image parts hold PIL pictures; ``places`` are theirs in the batch of all processes."""
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, views = [], [], []
-    for e in encoded:
+    target, references, views, numbers = [], [], [], []
+    for e, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
         earlier: list[tuple[tuple[int, int], int]] = []
         for picture in e.pictures:
             shelf = by_shape.setdefault(picture.shape, [])
@@ -53,6 +62,7 @@ def joint_batch(conversations: Sequence[list[Message]], encoder: StreamEncoder) 
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
                 views.append(normalise(picture.image, config))
+                numbers.append(number * PICTURES_MOST + len(earlier))
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
     size = config.image_size
@@ -62,6 +72,7 @@ def joint_batch(conversations: Sequence[list[Message]], encoder: StreamEncoder) 
         target=[(shapes[s], i) for s, i in target],
         references=[[(shapes[s], i) for s, i in row] for row in references],
         target_views=torch.stack(views) if views else torch.zeros(0, 3, size, size),
+        numbers=numbers,
     )
 
 
@@ -70,8 +81,16 @@ def world_batch(encoder: StreamEncoder, seed: int, count: int, step: int) -> Joi
     pool, index = divmod(step, 4)
     rng = rng_for(seed, pool, "world")
     examples = [talk.conversation(rng) for _ in range(4 * count)]
-    examples.sort(key=lambda e: sum(len(p.get("text", "x" * 100)) for m in e.messages for p in m["content"]))
+    examples.sort(key=lambda e: cost(e.messages))
     order = list(range(4))
     rng.shuffle(order)
     chosen = examples[order[index] * count : (order[index] + 1) * count]
-    return joint_batch([talk.rendered(example.messages) for example in chosen], encoder)
+    mine = parallel.share([cost(example.messages) for example in chosen])
+    return joint_batch([talk.rendered(chosen[i].messages) for i in mine], encoder, mine)
+
+
+def cost(messages: Sequence[Message]) -> int:
+    """About how long a conversation is, in characters: a picture counts as a hundred."""
+    contents = [m["content"] for m in messages]
+    parts = [p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
+    return sum(len(p["text"]) if p["type"] == "text" else 100 for p in parts)

@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..inference import adapters
 from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
 from ..inference.model import Limner
 from ..mllm.messages import Message
-from . import pictures
+from . import parallel, pictures
 from .datasets import check, readers
 from .datasets.batches import finite_batch
 from .datasets.example import Captioned, Example
 from .loop import LoopConfig, fit
 from .stages.joint import JointStage, Trainee, joint_losses
 from .strict import into
+from .world import talk
+from .world.scene import Scene, render
 
 NAME = "new"
 """What the adapter is called while it trains."""
@@ -106,7 +109,7 @@ def finetune(
     print(report.table(), flush=True)
     report.require()
     before = {p: p.dtype for p in model.parameters()}
-    model.to(precision(model, config.dtype))
+    model.to(parallel.start(), precision(model, config.dtype))
     try:
         return _train(model, report.examples, str(data), output, config, dry_run)
     finally:
@@ -146,15 +149,18 @@ def _train(
           f"{peak / 2**30:.1f} GiB (measured on two steps)", flush=True)  # fmt: skip
     if dry_run:
         return output
-    samples = output / "samples"
-    if prompts and not (samples / "before.png").exists():
-        draw_samples(model, prompts, config.seed, samples / "before.png")
-    run = output / "run"
-    same_run(run, {"data": data, "base": model.adapters.fingerprint, "config": asdict(config)})
+    samples, run, first = output / "samples", output / "run", parallel.rank() == 0
+    if first:
+        same_run(run, {"data": data, "base": model.adapters.fingerprint, "config": asdict(config)})
+        if prompts and not (samples / "before.png").exists():
+            draw_samples(model, prompts, config.seed, samples / "before.png")
+    parallel.wait()
     optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
-    if prompts:
+    averaged = {name_in_model(name): parallel.whole(value) for name, value in optimizer.averaged().items()}
+    if not first:
+        return output
+    if prompts and loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
         draw_samples(model, prompts, config.seed, samples / "after.png")
-    averaged = {name_in_model(name): value for name, value in optimizer.averaged().items()}
     extra = {name: averaged[name] - base for name, base in start.items()}
     made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
     adapters.save(model.adapters, NAME, output, extra, made)
@@ -221,10 +227,21 @@ def precision(model: Limner, wanted: str) -> torch.dtype:
     return torch.bfloat16 if exact else model.mllm.dtype
 
 
-def replayed_world(rng: random.Random) -> list[Message]:
-    from .world import talk
+@dataclass(frozen=True)
+class Rendered:
+    """A picture of the drawn world, drawn when it is needed."""
 
-    return talk.rendered(talk.conversation(rng).messages)
+    scene: Scene
+
+    def open(self) -> Image.Image:
+        return render(self.scene)
+
+
+def replayed_world(rng: random.Random) -> list[Message]:
+    return [
+        {**m, "content": [{**p, "image": Rendered(p["image"])} if p["type"] == "image" else p for p in m["content"]]}
+        for m in talk.conversation(rng).messages
+    ]
 
 
 def trial(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from . import checkpoints, parallel
 from .optimizer import MasterOptimizer, rate_at
 
 
@@ -38,6 +36,10 @@ class LoopConfig:
     sample_every: int = 500
     log_every: int = 10
     workers: int = 1
+    keep: int = 1
+    """Newest checkpoints to keep, besides the best one by validation loss."""
+    parallel: str = "ddp"
+    """How several processes share the work: "ddp", "fsdp", "hsdp"; one process alone needs none of it."""
     max_bad_batches: int = 20
     """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
 
@@ -65,31 +67,6 @@ def _one_thread(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def save_checkpoint(folder: Path, optimizer: MasterOptimizer, step: int, bad: int) -> None:
-    """Written beside and renamed, so that a cut never leaves half a checkpoint."""
-    fresh = folder / "checkpoint.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in optimizer.state_dict().items()}, fresh / "state.safetensors")
-    (fresh / "progress.json").write_text(json.dumps({"step": step, "bad_batches": bad}) + "\n")
-    old = folder / "checkpoint"
-    if old.exists():
-        os.replace(old, folder / "checkpoint.old")
-    os.replace(fresh, old)
-    shutil.rmtree(folder / "checkpoint.old", ignore_errors=True)
-
-
-def load_checkpoint(folder: Path, optimizer: MasterOptimizer) -> tuple[int, int]:
-    """Step to go on from and bad batches so far; (0, 0) where there is no checkpoint."""
-    for name in ("checkpoint", "checkpoint.old"):
-        path = folder / name
-        if (path / "progress.json").exists():
-            optimizer.load_state_dict(load_file(path / "state.safetensors"))
-            progress = json.loads((path / "progress.json").read_text())
-            return progress["step"], progress["bad_batches"]
-    return 0, 0
-
-
 def fit(
     name: str,
     module: nn.Module,
@@ -97,77 +74,109 @@ def fit(
     losses: Callable[[Any, int], dict[str, Tensor]],
     config: LoopConfig,
     folder: Path,
-    sample: Callable[[int], None] | None = None,
+    sample: Callable[[int], float | None] | None = None,
 ) -> MasterOptimizer:
     """Train what requires a gradient in ``module``; afterwards it holds the averaged (EMA) weights.
 
-    ``losses(batch, step)`` returns a dict whose ``"loss"`` is minimised and whose other entries are logged.
-    ``sample(step)`` is called with the averaged weights in place. Raises `Interrupted` on SIGTERM and
-    Ctrl-C after writing a checkpoint, and `FloatingPointError` after too many bad batches.
+    ``losses(batch, step)`` returns a dict whose ``"loss"`` is minimised and whose other entries are logged; with
+    several processes each is this one's share of a sum. ``sample(step)`` is called with the averaged weights in place
+    (not while they are sharded) and may return a validation loss, by which the best checkpoint is kept. Raises
+    `Interrupted` on SIGTERM and Ctrl-C after writing a checkpoint, `FloatingPointError` after too many bad batches,
+    OSError when a checkpoint cannot be written.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
+    objective = parallel.spread(parallel.Objective(module, losses), config.parallel)
+    sharded = any(parallel.is_spread(p) for p in module.parameters())
     optimizer = MasterOptimizer(
         module.named_parameters(), config.learning_rate, config.weight_decay, ema_decay=config.ema_decay,
         kind=config.optimizer,
     )  # fmt: skip
-    start, bad = load_checkpoint(folder, optimizer)
-    if start >= config.steps:
+    progress = checkpoints.load(folder / "checkpoints", optimizer)
+    if progress.step >= config.steps:
         put(module, optimizer.averaged())
         return optimizer
+    if progress.step:
+        print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    writer = SummaryWriter(folder / "tensorboard")
+    first = parallel.rank() == 0
+    writer = SummaryWriter(folder / "tensorboard") if first else None
     loader = DataLoader(
         _Steps(make_batch, config.steps),
         batch_size=None,
-        sampler=range(start, config.steps),
+        sampler=range(progress.step, config.steps),
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
     )
-    bar = tqdm(loader, desc=name, initial=start, total=config.steps, mininterval=5, dynamic_ncols=True)
+    bar = tqdm(loader, desc=name, initial=progress.step, total=config.steps, mininterval=5, dynamic_ncols=True,
+               disable=not first)  # fmt: skip
     smooth: dict[str, float] = {}
-    step, begun = start, time.monotonic()
+    begun = time.monotonic()
     try:
-        for step, batch in enumerate(bar, start):
-            values = losses(batch, step)
+        for step, batch in enumerate(bar, progress.step):
+            values = objective(batch, step)
             values["loss"].backward()
             norm = optimizer.step(rate_at(step, config.steps, config.warmup, config.decay), config.clip)
-            if norm != norm or norm == float("inf"):
-                bad += 1
-                tqdm.write(f"{name}: step {step}: gradient not finite, batch skipped ({bad} so far)")
-                if bad > config.max_bad_batches:
-                    raise FloatingPointError(f"{name}: {bad} batches without a finite gradient, stopping")
-                continue
-            if step % config.log_every == 0:
+            progress.step = done = step + 1
+            bad = norm != norm or norm == float("inf")
+            if bad:
+                progress.bad_batches += 1
+                tqdm.write(f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)")
+                if progress.bad_batches > config.max_bad_batches:
+                    raise FloatingPointError(
+                        f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
+                    )
+            if step % config.log_every == 0 and not bad:
                 for key, value in values.items():
-                    value = float(value.detach())
+                    # the loss was scaled for the gradients' average, the others are shares of a sum
+                    value = parallel.total(float(value.detach())) / (parallel.size() if key == "loss" else 1)
                     smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
-                    writer.add_scalar(f"{name}/{key}", value, step)
-                writer.add_scalar(f"{name}/gradient_norm", norm, step)
+                    if writer:
+                        writer.add_scalar(f"{name}/{key}", value, step)
+                if writer:
+                    writer.add_scalar(f"{name}/gradient_norm", norm, step)
                 bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
-            done = step + 1
-            if done % config.save_every == 0 or done == config.steps or stop:
-                save_checkpoint(folder, optimizer, done, bad)
-                with (folder / "log.jsonl").open("a") as log:
-                    seconds = round(time.monotonic() - begun, 1)
-                    log.write(json.dumps({"step": done, "seconds": seconds, **smooth}) + "\n")
-            if stop and done < config.steps:
+            stopping = bool(parallel.most(len(stop)))
+            saving = done % config.save_every == 0 or done == config.steps or stopping
+            if sample and not sharded and (done % config.sample_every == 0 or done == config.steps) and not stopping:
+                value = sampled(sample, module, optimizer, done) if first else None
+                if value is not None and (progress.best is None or value < progress.best):
+                    progress.best, progress.best_step, saving = value, done, True
+                saving = bool(parallel.most(saving))
+            if saving:
+                checkpoints.save(folder / "checkpoints", optimizer, progress, config.keep)
+                if first:
+                    with (folder / "log.jsonl").open("a") as log:
+                        seconds = round(time.monotonic() - begun, 1)
+                        log.write(json.dumps({"step": done, "seconds": seconds, **smooth}) + "\n")
+            if stopping and done < config.steps:
                 raise Interrupted(f"{name}: stopped at step {done} of {config.steps}; run the same command to go on")
-            if sample and (done % config.sample_every == 0 or done == config.steps):
-                current = {n: p.detach().clone() for n, p in optimizer.named}
-                put(module, optimizer.averaged())
-                sample(done)
-                put(module, current)
     finally:
         bar.close()
-        writer.close()
+        if writer:
+            writer.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
     put(module, optimizer.averaged())
+    if sharded:
+        parallel.gather(module)
     return optimizer
+
+
+def sampled(
+    sample: Callable[[int], float | None], module: nn.Module, optimizer: MasterOptimizer, step: int
+) -> float | None:
+    """``sample(step)`` with the averaged weights in place of the current ones."""
+    current = {n: p.detach().clone() for n, p in optimizer.named}
+    put(module, optimizer.averaged())
+    try:
+        with parallel.alone():
+            return sample(step)
+    finally:
+        put(module, current)
 
 
 @torch.no_grad()

@@ -8,28 +8,32 @@ from torch import Tensor, nn
 
 from ..mllm.encoding import IGNORED
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
+from . import parallel
 
 
 def language_loss(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> Tensor:
-    """Cross entropy of what the assistant decides: text, shape token, BOI, end of turn. The slots' logits are -inf."""
+    """Cross entropy of what the assistant decides: text, shape token, BOI, end of turn. The slots' logits are -inf.
+
+    With several processes: this one's sum over the number of tokens in all.
+    """
     targets = batch.labels[:, 1:]
     counted = targets != IGNORED
     logits = model.logits(output.hidden[:, :-1][counted]).float()
     logits = logits.index_fill(-1, model.slot_ids, float("-inf"))
-    return F.cross_entropy(logits, targets[counted])
+    return F.cross_entropy(logits, targets[counted], reduction="sum") / parallel.total(int(counted.sum()))
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of (drawings, tokens, width) against the eye's detached features (SEED-X)."""
-    return F.mse_loss(predicted.float(), target.detach().float())
+    """Squared error of each drawing (drawings,), from (drawings, tokens, width) and the eye's detached features (SEED-X)."""
+    return squared_error(predicted, target.detach())
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine of early MM-DiT tokens, through ``head``, with the eye's features of the clean picture (REPA).
+    """Of each row, 1 - cosine of early MM-DiT tokens, through ``head``, with the eye's features of the clean picture (REPA).
 
     tokens (batch, n, width), target (batch, n, eye width). Yu et al. 2024, arXiv:2410.06940.
     """
-    return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean()
+    return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
 
 
 def squared_error(velocity: Tensor, target: Tensor) -> Tensor:

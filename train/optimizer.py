@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .parallel import own, whole
 
 _REPEATED = re.compile(r"\b(blocks|layers)\.\d+\.")
 
@@ -61,10 +64,10 @@ class MasterOptimizer:
         """
         used = [(m, p) for m, (_, p) in zip(self.masters, self.named, strict=True) if p.grad is not None]
         grads = [p.grad.float() for _, p in used]
-        norm = float(nn.utils.get_total_norm(grads))
+        norm = float(whole(nn.utils.get_total_norm(grads)))
         if math.isfinite(norm):
             if norm > clip:
-                torch._foreach_mul_(grads, clip / norm)
+                torch._foreach_mul_([own(g) for g in grads], clip / norm)
             for (master, _), grad in zip(used, grads, strict=True):
                 master.grad = grad
             for optimizer in self.optimizers:
@@ -74,10 +77,11 @@ class MasterOptimizer:
                 optimizer.zero_grad(set_to_none=True)
             self.updates += 1
             with torch.no_grad():
-                torch._foreach_copy_([p for _, p in self.named], self.masters)
+                masters = [own(m) for m in self.masters]
+                torch._foreach_copy_([own(p) for _, p in self.named], masters)
                 if self.ema:  # a young average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-                    torch._foreach_lerp_(self.ema, self.masters, 1 - decay)
+                    torch._foreach_lerp_([own(e) for e in self.ema], masters, 1 - decay)
         for _, p in self.named:
             p.grad = None
         return norm
@@ -99,11 +103,38 @@ class MasterOptimizer:
                     state[f"state.{key}.{name}"] = value
         return state
 
+    def expect(self, stored: dict[str, tuple[int, ...]], where: Path) -> None:
+        """Raises ValueError when names and shapes that were stored are not these parameters'."""
+        known = {f"master.{name}": tuple(p.shape) for name, p in self.named}
+        saved = {key: shape for key, shape in stored.items() if key.startswith("master.")}
+        wrong = sorted(
+            key.removeprefix("master.") for key in known.keys() | saved.keys() if known.get(key) != saved.get(key)
+        )
+        if wrong:
+            key = f"master.{wrong[0]}"
+            raise ValueError(
+                f"{where} is a checkpoint of other parameters: {wrong[0]} is {saved.get(key, 'missing')} there and "
+                f"{known.get(key, 'missing')} here ({len(wrong)} differ); it belongs to another configuration"
+            )
+
+    def blank_state(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors of the right shapes and sharding for `load_state_dict`, to be read into."""
+        masters = {name: master for (name, _), master in zip(self.named, self.masters, strict=True)}
+        state = {}
+        for key in names:
+            kind, _, rest = key.partition(".")
+            slot, _, name = rest.partition(".")
+            if kind == "updates":
+                state[key] = torch.tensor(0)
+            elif kind == "state":
+                state[key] = torch.tensor(0.0) if slot == "step" else torch.zeros_like(masters[name].detach())
+            else:
+                state[key] = torch.zeros_like(masters[rest].detach())
+        return state
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        known = {name for name, _ in self.named}
-        saved = {key.removeprefix("master.") for key in state if key.startswith("master.")}
-        if known != saved:
-            raise ValueError(f"the checkpoint trains other parameters: {sorted(known ^ saved)[:5]} ...")
+        """Raises ValueError for the state of other parameters."""
+        self.expect({key: tuple(value.shape) for key, value in state.items()}, Path("the state"))
         self.updates = int(state["updates"])
         with torch.no_grad():
             for index, ((name, p), master) in enumerate(zip(self.named, self.masters, strict=True)):

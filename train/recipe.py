@@ -21,6 +21,7 @@ from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
+from . import parallel
 from .stages import autoencoder, joint, judge, tokenizer, vision
 from .strict import into
 
@@ -127,7 +128,7 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
     folder = Path(recipe.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    device = torch.device(
+    device = parallel.start() or torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
     )
     dtype = getattr(torch, recipe.dtype)
@@ -136,6 +137,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
         model = Limner.from_pretrained(recipe.warm_start).float()
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
     else:
+        missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
+        if parallel.size() > 1 and missing:
+            raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
         made = first_parts(recipe, stages, folder, device, dtype)
         if made is None:
             return folder
@@ -145,7 +149,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
         joint.run_language(recipe.language, model, seed, folder / "language", device, dtype)
     if "joint" in stages:
         joint.run_joint(recipe.joint, model, seed, folder / "joint", device, dtype)
-    model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
+    if parallel.rank() == 0:
+        model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
+    parallel.wait()
     return folder / "model"
 
 

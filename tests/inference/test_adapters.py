@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
     other.name = "other"
     with pytest.raises(ValueError, match=r"adapter for 'limner' .* not for this model, 'other'"):
         other.load_adapter(folder)
-    with pytest.raises(ValueError, match="holds no Limner adapter: no limner_adapter.json"):
+    with pytest.raises(ValueError, match=r"holds no Limner adapter: no limner_adapter\.json"):
         model.load_adapter(tmp_path)
     with pytest.raises(ValueError, match="no adapter 'x'; loaded are none"):
         model.set_adapters("x")

@@ -168,7 +168,7 @@ def test_what_is_no_data_set(tmp_path):
     (tmp_path / "x.doc").write_text("x")
     with pytest.raises(ValueError, match="holds no pictures"):
         list(read(tmp_path))
-    with pytest.raises(ValueError, match="is no data set: .doc"):
+    with pytest.raises(ValueError, match=r"is no data set: \.doc"):
         list(read(tmp_path / "x.doc"))
 
 

@@ -24,9 +24,9 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     )
     assert (tmp_path / "joint/samples/000004.png").exists()
     assert len((tmp_path / "joint/validation.jsonl").read_text().splitlines()) == 1
-    before = json.loads((tmp_path / "joint/checkpoint/progress.json").read_text())
+    before = json.loads((tmp_path / "joint/checkpoints/00000004/progress.json").read_text())
     assert recipes.run(recipe) == folder  # finished stages are skipped
-    assert json.loads((tmp_path / "joint/checkpoint/progress.json").read_text()) == before
+    assert json.loads((tmp_path / "joint/checkpoints/00000004/progress.json").read_text()) == before
 
     longer = recipes.load_recipe(
         "tiny", [f"output={tmp_path / 'longer'}", f"warm_start={folder}", "joint.loop.steps=1"]
@@ -58,11 +58,13 @@ def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
     import time
 
     for _ in range(600):
-        if (tmp_path / "autoencoder/checkpoint/progress.json").exists():
+        if list(tmp_path.glob("autoencoder/checkpoints/????????")):
             break
         time.sleep(0.1)
     run.send_signal(2)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130 and "run the same command to go on" in err and "Traceback" not in err
-    step = json.loads((tmp_path / "autoencoder/checkpoint/progress.json").read_text())["step"]
+    (newest,) = tmp_path.glob("autoencoder/checkpoints/????????")
+    step = json.loads((newest / "progress.json").read_text())["step"]
+    assert step == int(newest.name)
     assert 0 < step < 400

@@ -8,7 +8,8 @@ from functools import lru_cache, partial
 
 from ...mllm.encoding import StreamEncoder
 from ...mllm.messages import Message
-from ..data import JointBatch, joint_batch
+from .. import parallel
+from ..data import JointBatch, cost, joint_batch
 from .example import Example, with_opened
 from .fit import fitted
 
@@ -37,10 +38,12 @@ def finite_batch(
     replayed: int,
     step: int,
 ) -> JointBatch:
-    """``per_step`` examples of the set and ``replayed`` conversations of what the base learned before."""
+    """``per_step`` examples of the set and ``replayed`` conversations of what the base learned before; this process's
+    share of them."""
     rng = random.Random(f"{seed}/told/{step}")
-    fit = partial(fitted, config=encoder.config)
-    told = [with_opened(examples[i].tell(rng, draw_share), fit) for i in chosen(len(examples), per_step, seed, step)]
+    told = [examples[i].tell(rng, draw_share) for i in chosen(len(examples), per_step, seed, step)]
     if replay is not None:
         told += [replay(rng) for _ in range(replayed)]
-    return joint_batch(told, encoder)
+    mine = parallel.share([cost(messages) for messages in told])
+    fit = partial(fitted, config=encoder.config)
+    return joint_batch([with_opened(told[i], fit) for i in mine], encoder, mine)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -36,13 +36,22 @@ class Stored:
             stream.seek(self.offset)
             return stream.read(self.size)
 
+    def open(self) -> Image.Image:
+        return decode_image(io.BytesIO(self.read()), self.name)
 
-Source = Path | Stored
+
+class Openable(Protocol):
+    """A picture that is made or found when it is needed."""
+
+    def open(self) -> Image.Image: ...
+
+
+Source = Path | Openable
 
 
 def opened(source: Source) -> Image.Image:
     """The picture, upright and RGB. Raises ValueError naming it when it cannot be read."""
-    return load_image(source) if isinstance(source, Path) else decode_image(io.BytesIO(source.read()), source.name)
+    return load_image(source) if isinstance(source, Path) else source.open()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ eye's features of the picture to be drawn. `JointStage` adds the flow, whose gra
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from ...detokenizer import flow
 from ...detokenizer.autoencoder import to_pixels
-from ...detokenizer.condition import Condition
 from ...detokenizer.detokenizer import Detokenizer
+from ...detokenizer.mmdit import MMDiT
 from ...inference.model import Limner
 from ...mllm.eye import pool_features
 from ...mllm.stream import StreamModel, StreamOutput
-from .. import pictures
+from .. import parallel, pictures
 from ..data import JointBatch, world_batch
 from ..loop import LoopConfig, fit
 from ..losses import align_loss, feature_loss, language_loss, squared_error, weighted
@@ -87,6 +88,8 @@ class Told:
     """(drawings, feature_tokens, eye width)"""
     eye_features: Tensor | None = None
     """(drawings, patches, eye width)"""
+    drawings: int = 0
+    """In the batches of all processes"""
 
 
 def tell(stream: StreamModel, batch: JointBatch) -> Told:
@@ -97,7 +100,10 @@ def tell(stream: StreamModel, batch: JointBatch) -> Told:
             told.eye_features = stream.eye(batch.target_views)
         told.features = stream.output_resampler(output.query_states)
         target = pool_features(told.eye_features, stream.config.feature_tokens)
-        told.losses["features"] = feature_loss(told.features, target)
+        told.losses["features"] = feature_loss(told.features, target).sum()
+    told.drawings = int(parallel.total(len(batch.target)))
+    if told.drawings:  # the same losses on every process, zero where one has no picture
+        told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.drawings
     return told
 
 
@@ -130,30 +136,60 @@ def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int]) -> list
     ]
 
 
-def flow_losses(
-    trainee: Trainee, stage: JointStage, batch: JointBatch, condition: Condition, eye_features: Tensor, seed: int
-) -> dict[str, Tensor]:
+@dataclass
+class Draws:
+    """What chance decides about the drawings of a batch, from (seed, step, drawing) whatever process has them."""
+
+    bare: Tensor
+    """(drawings,) drawn without context, so that guidance can be had"""
+    blind: Tensor
+    """(drawings,) drawn without references"""
+    times: Tensor
+    """(repeats, drawings)"""
+    seeds: list[int]
+
+    def noise(self, rows: list[int], repeats: int, shape: torch.Size) -> Tensor:
+        """(repeats · rows, …) standard normal."""
+        own = [torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[r])) for r in rows]
+        return torch.stack(own, dim=1).flatten(0, 1)
+
+
+def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
+    seeds, chances, times = [], [], []
+    for number in numbers:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{number}".encode()))
+        seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
+        chances.append(torch.rand(2, generator=generator))
+        times.append(
+            flow.sample_timesteps(
+                stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator
+            )
+        )  # fmt: skip
+    chance = torch.stack(chances)
+    return Draws(
+        chance[:, 0] < stage.context_dropout, chance[:, 1] < stage.reference_dropout, torch.stack(times, 1), seeds
+    )
+
+
+def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws) -> dict[str, Tensor]:
     """Flow loss, and alignment where configured, averaged over all drawings, times and noises."""
     detokenizer = trainee.detokenizer
     mmdit, vae = detokenizer.mmdit, detokenizer.autoencoder
     dtype, device = mmdit.proj_out.weight.dtype, mmdit.proj_out.weight.device
-    drawings, repeats = len(batch.target), stage.flow_samples
-    generator = torch.Generator().manual_seed(seed)
+    repeats = stage.flow_samples
     with torch.no_grad():
         latents = [
             vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures
         ]
-    bare = torch.rand(drawings, generator=generator) < stage.context_dropout
-    condition = condition.without_context(bare.to(device))
-    blind = torch.rand(drawings, generator=generator) < stage.reference_dropout
-    times = flow.sample_timesteps(
-        drawings * repeats, stage.density, stage.density_mean, stage.density_std, generator
-    ).view(repeats, drawings)
-    flow_sum, align_sum = torch.zeros(()), torch.zeros(())
-    for group in grouped(batch, latents, set(blind.nonzero().flatten().tolist())):
+    condition = detokenizer.adapter(told.features, told.output.prompt, told.output.prompt_mask)
+    condition = condition.without_context(chance.bare.to(device))
+    groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()))
+    runs = int(parallel.most(len(groups)))
+    flow_sum, align_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    for group in groups:
         x0 = group.latents.repeat(repeats, 1, 1, 1)
-        noise = torch.randn(x0.shape, generator=generator).to(x0)
-        t = times[:, group.rows].flatten().to(device)
+        noise = chance.noise(group.rows, repeats, x0.shape[1:]).to(x0)
+        t = chance.times[:, group.rows].flatten().to(device)
         own = condition.rows(group.rows * repeats)
         references = mmdit.pack_references(group.references * repeats)
         early: list[Tensor] | None = [] if trainee.align is not None else None
@@ -163,12 +199,23 @@ def flow_losses(
         )  # fmt: skip
         flow_sum = flow_sum + squared_error(velocity, flow.velocity_target(x0, noise)).sum()
         if early:
-            target = eye_on_grid(eye_features[group.rows], velocity.shape[-2:], mmdit.config.patch_size)
-            align_sum = align_sum + align_loss(trainee.align, early[0], target.repeat(repeats, 1, 1)) * len(x0)
-    losses = {"flow": flow_sum / (drawings * repeats)}
+            target = eye_on_grid(told.eye_features[group.rows], velocity.shape[-2:], mmdit.config.patch_size)
+            align_sum = align_sum + align_loss(trainee.align, early[0], target.repeat(repeats, 1, 1)).sum()
+    for _ in range(runs - len(groups)):
+        flow_sum = flow_sum + idle(mmdit)
+    counted = max(1, told.drawings) * repeats
+    losses = {"flow": flow_sum / counted}
     if trainee.align is not None:
-        losses["align"] = align_sum / (drawings * repeats)
+        losses["align"] = align_sum / counted
     return losses
+
+
+def idle(mmdit: MMDiT) -> Tensor:
+    """A forward of weight zero: a sharded block that runs on one process has to run on all."""
+    config, like = mmdit.config, mmdit.proj_out.weight
+    latents = like.new_zeros(1, config.latent_channels, config.patch_size, config.patch_size)
+    context, pooled = like.new_zeros(1, 1, config.context_width), like.new_zeros(1, config.pooled_width)
+    return mmdit(latents, like.new_zeros(1), context, pooled).float().sum() * 0
 
 
 def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
@@ -186,8 +233,13 @@ def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBat
     told = tell(trainee.stream, batch)
     losses = told.losses
     if told.features is not None:
-        condition = trainee.detokenizer.adapter(told.features, told.output.prompt, told.output.prompt_mask)
-        losses |= flow_losses(trainee, stage, batch, condition, told.eye_features, seed * 1_000_003 + step)
+        chance = draws(stage, batch.numbers, seed, step)
+        losses |= flow_losses(trainee, stage, batch, told, chance)
+    elif told.drawings:  # other processes have some
+        runs = int(parallel.most(0))
+        losses["flow"] = sum((idle(trainee.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))
+        if trainee.align is not None:
+            losses["align"] = torch.zeros(())
     weights = {
         "language": stage.language_weight,
         "features": stage.feature_weight,
@@ -228,7 +280,7 @@ def run_joint(
             block.compile(dynamic=True)
     fixed = world_batch(model.encoder, seed + 2, 2 * stage.loop.batch_size, 0)
 
-    def sample(step: int) -> None:
+    def sample(step: int) -> float:
         loss = validation_flow(trainee, stage, fixed)
         (folder / "validation.jsonl").open("a").write(f'{{"step": {step}, "flow": {loss:.5f}}}\n')
         replies = model.generate(
@@ -236,6 +288,7 @@ def run_joint(
         )
         drawn = [reply.images[0] if reply.images else Image.new("RGB", (16, 16)) for reply in replies]
         pictures.sheet(drawn, 8, folder / f"samples/{step:06d}.png")
+        return loss
 
     fit(
         "joint", trainee, partial(world_batch, model.encoder, seed + 3, stage.loop.batch_size),

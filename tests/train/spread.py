@@ -1,0 +1,71 @@
+"""One process of a distributed run, launched by `test_parallel.py`: trains a tiny model and notes its losses."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from helpers import make_limner, picture
+from limner.train import loop, parallel
+from limner.train.data import cost, joint_batch
+from limner.train.optimizer import MasterOptimizer
+from limner.train.stages.joint import JointStage, Trainee, joint_losses
+
+SHAPES = ((32, 32), (16, 32))
+
+
+def conversation(seed: int):
+    """Two of three draw nothing, so that some processes have no picture at all."""
+    words = [{"role": "user", "content": f"say {seed}"}, {"role": "assistant", "content": "x" * (1 + seed % 7)}]
+    if seed % 3:
+        return words
+    shown = [{"type": "image", "image": picture(seed + 1)}] if seed % 2 else []
+    drawn = {"type": "image", "image": picture(seed, SHAPES[seed // 3 % 2])}
+    return [
+        {"role": "user", "content": [*shown, {"type": "text", "text": f"draw {seed}"}]},
+        {"role": "assistant", "content": [drawn]},
+    ]
+
+
+def batch(encoder, step: int):
+    told = [conversation(step * 5 + k) for k in range(5)]
+    mine = parallel.share([cost(messages) for messages in told])
+    return joint_batch([told[i] for i in mine], encoder, mine)
+
+
+def main(folder: Path, kind: str, steps: int, optimizer: str) -> None:
+    torch.set_num_threads(1)
+    parallel.start()
+    model = make_limner(shapes=SHAPES, prompt_tokens=4)
+    trainee = Trainee(model.mllm, model.detokenizer, align=True)
+    stage = JointStage(align_weight=0.5, align_block=0, flow_samples=2)
+    config = loop.LoopConfig(steps=steps, learning_rate=3e-4, warmup=1, decay=0.0, workers=0, ema_decay=0.9, log_every=1,
+                             save_every=5, parallel=kind, optimizer=optimizer, keep=3)  # fmt: skip
+    told, norms = [], []
+    real, real_total = MasterOptimizer.step, parallel.total
+
+    def step(self, *given):
+        norms.append(real(self, *given))
+        return norms[-1]
+
+    MasterOptimizer.step = step
+    losses = partial(joint_losses, trainee, stage, 3)
+
+    def noted(given, number):
+        values = losses(given, number)
+        told.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
+        return values
+
+    loop.fit("test", trainee, partial(batch, model.encoder), noted, config, folder)
+    if parallel.rank() == 0:
+        kinds = {type(p).__name__ for p in trainee.parameters()}
+        (folder / f"losses-{parallel.size()}-{kind}.json").write_text(
+            json.dumps({"losses": told, "norms": norms, "kinds": sorted(kinds), "sum": float(
+                sum(p.detach().double().abs().sum() for p in trainee.parameters()))})
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "adamw")

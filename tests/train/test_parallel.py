@@ -1,0 +1,82 @@
+"""Several processes give what one gives: losses, gradient norms, weights; and checkpoints go from any number to any other."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from limner.train import parallel
+
+HERE = Path(__file__).parent
+
+
+def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw"):
+    folder.mkdir(exist_ok=True)
+    command = [str(HERE / "spread.py"), str(folder), kind, str(steps), optimizer]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [*launcher, *command]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / f"losses-{processes}-{kind}.json").read_text())
+
+
+def apart(a, b):
+    """The largest relative difference of a loss; gradient norms, which are no averages, are held to ten times that."""
+    pairs = [(x[k], y[k]) for x, y in zip(a["losses"], b["losses"], strict=True) for k in y if k != "loss"]
+    gap = max(abs(x - y) / abs(y) for x, y in pairs)
+    norms = max(abs(x - y) / abs(y) for x, y in zip(a["norms"], b["norms"], strict=True))
+    return max(gap, norms / 10)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("one") / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "processes"), [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)])
+def test_losses_are_those_of_one_process(one, tmp_path, kind, processes):
+    """Over 20 steps; in most of them some process has no picture."""
+    assert apart(run(tmp_path / "run", kind, processes), one) <= 1e-5
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_goes_on_with_one_and_with_two(one, tmp_path):
+    run(tmp_path / "four", "fsdp", 4, steps=10)
+    late = {"losses": one["losses"][10:], "norms": one["norms"][10:]}
+    for kind, processes in (("ddp", 1), ("fsdp", 2)):
+        shutil.copytree(tmp_path / "four", tmp_path / str(processes))
+        assert apart(run(tmp_path / str(processes), kind, processes), late) <= 1e-5
+
+
+@pytest.mark.slow
+def test_muon_on_shards(tmp_path):
+    whole = run(tmp_path / "one", steps=4, optimizer="muon")
+    assert apart(run(tmp_path / "two", "fsdp", 2, steps=4, optimizer="muon"), whole) <= 1e-3  # its steps are bf16's
+
+
+def test_shares_are_disjoint_and_about_equal(monkeypatch):
+    costs = [float(k % 13 + 1) for k in range(64)]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    shares = []
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(parallel.share(costs))
+    assert sorted(i for own in shares for i in own) == list(range(64))
+    loads = [sum(costs[i] for i in own) for own in shares]
+    assert max(loads) / min(loads) < 1.02
+    with pytest.raises(ValueError, match="batch_size must be at least 4"):
+        parallel.share(costs[:3])
+    with parallel.alone():
+        assert parallel.share(costs[:3]) == [0, 1, 2] and parallel.size() == 1
+
+
+def test_kinds():
+    with pytest.raises(ValueError, match="parallel is 'tpu'; it can be ddp, fsdp, hsdp"):
+        parallel.spread(parallel.Objective(None, None), "tpu")

@@ -1,0 +1,113 @@
+"""Checkpoints of a run: sharded safetensors and JSON, written beside and renamed, so that a cut leaves only whole ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from . import parallel
+from .optimizer import MasterOptimizer
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    """Steps done"""
+    bad_batches: int = 0
+    best: float | None = None
+    """The lowest validation loss so far, and the step it was measured at"""
+    best_step: int = -1
+
+
+def steps_of(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first. A folder still being written has a name of another form."""
+    return sorted(p for p in folder.glob("[0-9]" * 8) if p.is_dir())
+
+
+def save(folder: Path, optimizer: MasterOptimizer, progress: Progress, keep: int = 1) -> None:
+    """Write checkpoint ``progress.step``; afterwards the newest ``keep`` and the best one are there.
+
+    Raises OSError when it cannot be written (a full disk); those already there stay as they are.
+    """
+    path = folder / f"{progress.step:08d}"
+    fresh = path.with_suffix(".new")
+    if parallel.rank() == 0:
+        for stale in folder.glob("*.new"):
+            shutil.rmtree(stale)
+        fresh.mkdir(parents=True)
+    parallel.wait()
+    try:
+        writer = HuggingFaceStorageWriter(str(fresh), save_distributed=True)
+        with _quiet():
+            dcp.save(optimizer.state_dict(), storage_writer=writer, no_dist=parallel.size() == 1)
+        if parallel.rank() == 0:
+            (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+            _to_disk(fresh.iterdir())
+    except Exception as error:  # the writer wraps what the disk says in errors of its own
+        shutil.rmtree(fresh, ignore_errors=True)
+        there = steps_of(folder)
+        good = f"the last good one is {there[-1]}" if there else "there is none yet"
+        raise OSError(f"checkpoint {progress.step} could not be written to {folder}: {error}; {good}") from error
+    parallel.wait()
+    if parallel.rank() == 0:
+        if path.exists():  # the same step again, after a run that was stopped just here
+            shutil.rmtree(path)
+        os.replace(fresh, path)
+        _to_disk([folder])
+        for old in steps_of(folder)[:-keep]:
+            if int(old.name) != progress.best_step:
+                shutil.rmtree(old)
+    parallel.wait()
+
+
+def load(folder: Path, optimizer: MasterOptimizer) -> Progress:
+    """Bring the optimizer to the newest checkpoint, whatever number of processes wrote it; fresh where there is none.
+
+    Raises ValueError for one of other parameters, or one that cannot be read.
+    """
+    there = steps_of(folder)
+    if not there:
+        return Progress()
+    path = there[-1]
+    try:
+        progress = Progress(**json.loads((path / "progress.json").read_text()))
+        reader = HuggingFaceStorageReader(str(path))
+        stored = reader.read_metadata().state_dict_metadata
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); take it away and the run goes on from the one before"
+        ) from error
+    optimizer.expect({name: tuple(getattr(meta, "size", ())) for name, meta in stored.items()}, path)
+    state: dict[str, Tensor] = optimizer.blank_state(stored)
+    with _quiet():
+        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=parallel.size() == 1)
+    optimizer.load_state_dict(state)
+    return progress
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns that one process is alone, which is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _to_disk(paths: Iterable[Path]) -> None:
+    """Ask the system to write files (or a folder's names) through, so that a rename never comes before its contents."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
