@@ -302,10 +302,10 @@ def fingerprint(model: Limner) -> str:
     return digest.hexdigest()
 
 
-def parse_adapter(text: str) -> tuple[str, float]:
-    """``DIR`` or ``DIR:WEIGHT``."""
-    folder, _, weight = text.rpartition(":")
+def with_weight(text: str) -> tuple[str, float]:
+    """``NAME`` or ``NAME:WEIGHT``, as adapters and data sets are given on the command line."""
+    name, _, weight = text.rpartition(":")
     try:
-        return (folder, float(weight)) if folder else (text, 1.0)
+        return (name, float(weight)) if name else (text, 1.0)
     except ValueError:  # a colon of the path itself
         return text, 1.0

@@ -100,14 +100,14 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
     import transformers
 
-    from .adapters import parse_adapter
+    from .adapters import with_weight
     from .model import load
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     model = load(options.model, device=options.device, dtype=dtype)
     for given in getattr(options, "adapter", []):
-        folder, weight = parse_adapter(given)
+        folder, weight = with_weight(given)
         model.load_adapter(folder, weight=weight)
     return model
 

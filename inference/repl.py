@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..mllm.events import Finished, PictureDone, TextPiece
-from .adapters import parse_adapter
+from .adapters import with_weight
 from .chat import Chat
 from .images import load_image
 from .model import Limner
@@ -146,7 +146,7 @@ class Repl:
             for name in list(self.model.adapters.loaded):
                 self.model.delete_adapter(name)
         elif text:
-            folder, weight = parse_adapter(text)
+            folder, weight = with_weight(text)
             name = Path(folder).resolve().name
             if name in self.model.adapters.loaded:  # the same one at another weight
                 self.model.set_adapters(*zip(*(self.model.get_active_adapters() | {name: weight}).items(), strict=True))

@@ -13,9 +13,7 @@ from ..mllm.encoding import StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
-from . import parallel
-from .pictures import pixels_of, rng_for
-from .world import talk
+from .pictures import pixels_of
 
 
 @dataclass
@@ -74,23 +72,3 @@ def joint_batch(
         target_views=torch.stack(views) if views else torch.zeros(0, 3, size, size),
         numbers=numbers,
     )
-
-
-def world_batch(encoder: StreamEncoder, seed: int, count: int, step: int) -> JointBatch:
-    """Batch ``step`` of the world's conversations, similar lengths together in a pool of four batches."""
-    pool, index = divmod(step, 4)
-    rng = rng_for(seed, pool, "world")
-    examples = [talk.conversation(rng) for _ in range(4 * count)]
-    examples.sort(key=lambda e: cost(e.messages))
-    order = list(range(4))
-    rng.shuffle(order)
-    chosen = examples[order[index] * count : (order[index] + 1) * count]
-    mine = parallel.share([cost(example.messages) for example in chosen])
-    return joint_batch([talk.rendered(chosen[i].messages) for i in mine], encoder, mine)
-
-
-def cost(messages: Sequence[Message]) -> int:
-    """About how long a conversation is, in characters: a picture counts as a hundred."""
-    contents = [m["content"] for m in messages]
-    parts = [p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
-    return sum(len(p["text"]) if p["type"] == "text" else 100 for p in parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..inference import adapters
 from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
 from ..inference.model import Limner
-from ..mllm.messages import Message
 from . import parallel, pictures
 from .datasets import check, readers
-from .datasets.batches import finite_batch
 from .datasets.example import Captioned, Example
+from .datasets.mixture import Finite, Mixture, Told, World
 from .loop import LoopConfig, fit
-from .stages.joint import JointStage, Trainee, joint_losses
+from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import into
-from .world import talk
-from .world.scene import Scene, render
 
 NAME = "new"
 """What the adapter is called while it trains."""
@@ -134,17 +129,14 @@ def _train(
     print(f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
           f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
           f"whole: {', '.join(config.extra) or 'nothing'}", flush=True)  # fmt: skip
-    replay = replayed_world if config.replay == "world" or (config.replay == "auto" and model.name == "nano") else None
-    replayed = round(loop.batch_size * config.replay_share) if replay else 0
-    per_step = loop.batch_size - replayed
-    if replay:
-        print(f"replay    {replayed} of {loop.batch_size} conversations a step are of nano's own world", flush=True)
-    make_batch = partial(
-        finite_batch, examples, model.encoder, per_step, config.draw_share, config.seed, replay, replayed
-    )
+    sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share), 1.0)]
+    if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
+        sources = [(sources[0][0], 1 - config.replay_share), (World(), config.replay_share)]
+        print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
+    make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     losses = partial(joint_losses, trainee, stage, config.seed)
     seconds, peak = trial(make_batch, losses, trainee)
-    epochs = loop.steps * per_step / len(examples)
+    epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
           f"{peak / 2**30:.1f} GiB (measured on two steps)", flush=True)  # fmt: skip
     if dry_run:
@@ -156,7 +148,7 @@ def _train(
             draw_samples(model, prompts, config.seed, samples / "before.png")
     parallel.wait()
     optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
-    averaged = {name_in_model(name): parallel.whole(value) for name, value in optimizer.averaged().items()}
+    averaged = {in_model(name): parallel.whole(value) for name, value in optimizer.averaged().items()}
     if not first:
         return output
     if prompts and loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
@@ -206,11 +198,6 @@ def same_run(folder: Path, settings: dict[str, Any]) -> None:
     path.write_text(text)
 
 
-def name_in_model(name: str) -> str:
-    """A trainee's parameter name as `Limner` has it."""
-    return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
-
-
 def learning_rate(width: int) -> float:
     """2e-4 at a width of 4096, larger for narrower backbones (by the root of their ratio)."""
     return 2e-4 * (4096 / width) ** 0.5
@@ -225,23 +212,6 @@ def precision(model: Limner, wanted: str) -> torch.dtype:
         return dtype
     exact = all(torch.equal(p, p.to(torch.bfloat16).to(p.dtype)) for p in model.parameters())
     return torch.bfloat16 if exact else model.mllm.dtype
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A picture of the drawn world, drawn when it is needed."""
-
-    scene: Scene
-
-    def open(self) -> Image.Image:
-        return render(self.scene)
-
-
-def replayed_world(rng: random.Random) -> list[Message]:
-    return [
-        {**m, "content": [{**p, "image": Rendered(p["image"])} if p["type"] == "image" else p for p in m["content"]]}
-        for m in talk.conversation(rng).messages
-    ]
 
 
 def trial(

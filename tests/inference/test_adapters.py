@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import limner
 from helpers import make_limner
 from limner.inference import adapters
-from limner.inference.adapters import EXTRA, Adapter, parse_adapter
+from limner.inference.adapters import EXTRA, Adapter, with_weight
 from limner.train.finetune import NAME, FinetuneConfig, prepared
 
 
@@ -185,7 +185,7 @@ def test_an_adapter_remembers_its_base_in_any_precision(tmp_path):
 
 
 def test_directory_and_weight():
-    assert parse_adapter("out") == ("out", 1.0)
-    assert parse_adapter("a/out:0.5") == ("a/out", 0.5)
-    assert parse_adapter("a:b/out") == ("a:b/out", 1.0)
+    assert with_weight("out") == ("out", 1.0)
+    assert with_weight("a/out:0.5") == ("a/out", 0.5)
+    assert with_weight("a:b/out") == ("a:b/out", 1.0)
     assert Adapter(1.0, ()).extra == {}

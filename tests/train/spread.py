@@ -9,7 +9,8 @@ import torch
 
 from helpers import make_limner, picture
 from limner.train import loop, parallel
-from limner.train.data import cost, joint_batch
+from limner.train.data import joint_batch
+from limner.train.datasets.mixture import measure
 from limner.train.optimizer import MasterOptimizer
 from limner.train.stages.joint import JointStage, Trainee, joint_losses
 
@@ -31,7 +32,7 @@ def conversation(seed: int):
 
 def batch(encoder, step: int):
     told = [conversation(step * 5 + k) for k in range(5)]
-    mine = parallel.share([cost(messages) for messages in told])
+    mine = parallel.share([float(measure(encoder, messages)[1]) for messages in told])
     return joint_batch([told[i] for i in mine], encoder, mine)
 
 

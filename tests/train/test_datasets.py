@@ -2,17 +2,18 @@
 
 import io
 import json
-import random
 import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import limner
 from helpers import make_limner, picture
-from limner.train.datasets.batches import chosen, finite_batch
 from limner.train.datasets.check import check
 from limner.train.datasets.example import Captioned, Conversation, Problem, opened
 from limner.train.datasets.fit import fitted
+from limner.train.datasets.mixture import Finite, Mixture, World, measure, sources_of
 from limner.train.datasets.readers import read
 
 
@@ -199,29 +200,71 @@ def test_the_check_names_what_it_leaves_out(folder):
     assert "this model's context holds 3" in check(read(folder), model.encoder, 3).table()
 
 
+def captions(messages):
+    return messages[0]["content"][0]["text"]
+
+
 def test_every_example_comes_once_an_epoch_whatever_the_batch():
-    for per_step in (3, 4, 7):
-        steps = 10 * 7
-        seen = [i for step in range(steps) for i in chosen(10, per_step, 1, step)]
-        for epoch in range(len(seen) // 10):
-            assert sorted(seen[epoch * 10 : (epoch + 1) * 10]) == list(range(10))
-    assert chosen(10, 3, 1, 50) == chosen(10, 3, 1, 50) != chosen(10, 3, 2, 50)
+    model = make_limner()
+    examples = [Captioned(Path(f"{i}.png"), (f"{i}" * 3,), "x") for i in range(10)]
+    for size, pool in ((3, 1), (4, 5), (7, 2)):
+        mixture = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, size, 1, pool)
+        places = sorted(place for p in range(10) for batch in mixture.dealt(p) for _, place, _ in batch)
+        assert places == list(range(10 * size * pool))
+    source = Finite(examples, 1.0)
+    for epoch in range(3):
+        seen = {source.tell(1, epoch * 10 + k)[1]["content"][0]["image"] for k in range(10)}
+        assert seen == {e.picture for e in examples}
+    first, second = ([captions(source.tell(seed, k)) for k in range(10)] for seed in (1, 2))
+    assert first == [captions(source.tell(1, k)) for k in range(10)] != second
+
+
+def test_sources_come_by_their_weights():
+    model = make_limner(shapes=((128, 128), (96, 160), (160, 96)))
+    ten = Finite([Captioned(Path(f"{i}.png"), ("x",), "x") for i in range(10)])
+    mixture = Mixture([(ten, 0.3), (World(), 0.1)], model.encoder, 7, 0, pool=3)
+    for pool in range(4):
+        sources = [source for batch in mixture.dealt(pool) for source, _, _ in batch]
+        assert len(sources) == 21 and abs(sources.count(0) - 0.75 * 21) <= 1
+    assert mixture.counts(4000) == [3000, 1000]
+    for weights in ([-1.0, 2.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="none below 0"):
+            Mixture([(ten, weights[0]), (World(), weights[1])], model.encoder, 2, 0)
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):
     model = make_limner()
-    (folder / "0.txt").write_text("a cat\none cat")
-    (folder / "1.txt").write_text("a dog")
-    (folder / "2.txt").write_text("a bus")
-    examples = check(read(folder), model.encoder, 1024).examples
-    assert all(isinstance(e, Captioned) for e in examples)
-    make = [finite_batch(examples, model.encoder, 4, 0.5, 0, None, 0, step) for step in (2, 2, 3)]
-    ids = [batch.stream.input_ids.tolist() for batch in make]
-    assert ids[0] == ids[1] != ids[2]
+    for index, words in enumerate(("a cat\none cat", "a dog", "a bus")):
+        (folder / f"{index}.txt").write_text(words)
+    ids = []
+    for step in (2, 9, 2):  # a fresh one each time, as after resuming
+        mixture = Mixture(sources_of([f"{folder}:2"], model.encoder, 1024, 0.5), model.encoder, 4, 0, pool=4)
+        ids.append(mixture(step).stream.input_ids.tolist())
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_padding_stays_below_five_percent_on_the_world():
+    """Rows as they are trained on, main stream and branches, of one pool of batches of 32 with nano's tokenizer."""
+    encoder = limner.load("nano", device="cpu").encoder
+    mixture = Mixture([(World(), 1.0)], encoder, 32, 3)
+    spent = needed = 0
+    for batch in mixture.dealt(0):
+        rows = []
+        for _, place, tokens in batch:
+            told = World().tell(3, place)
+            messages = [{**m, "content": [{**p, "image": Image.new("RGB", (128, 128))} if p["type"] == "image" else p
+                                          for p in m["content"]]} for m in told]  # fmt: skip
+            encoded = encoder.encode(messages, training=True)
+            rows.append((len(encoded.input_ids), sum(p.drawn for p in encoded.pictures)))
+            assert measure(encoder, told) == (rows[-1][1], tokens)
+            assert abs(len(encoded.input_ids) + 16 * rows[-1][1] - tokens) <= 2
+        spent += len(rows) * (max(n for n, _ in rows) + 16 * max(drawn for _, drawn in rows))
+        needed += sum(n + 16 * drawn for n, drawn in rows)
+    print(f"padding: {1 - needed / spent:.3f}")
+    assert needed >= 0.95 * spent
 
 
 def test_pictures_are_cut_to_the_nearest_shape():
     config = make_limner(shapes=((32, 32), (32, 64))).config
     assert fitted(picture(0, (100, 90)), config).size == (32, 32)
     assert fitted(picture(0, (100, 190)), config).size == (64, 32)
-    assert random.Random(0).random() < 1

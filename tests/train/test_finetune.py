@@ -56,15 +56,13 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
 
 def test_it_learns_what_it_is_shown(data, tmp_path):
     """The flow loss of the data falls well below the base's, by the adapter alone."""
-    from functools import partial
-
     from limner.train.datasets import check, readers
-    from limner.train.datasets.batches import finite_batch
+    from limner.train.datasets.mixture import Finite, Mixture
     from limner.train.stages.joint import JointStage, Trainee, joint_losses
 
     model = make_limner()
     examples = check.check(readers.read(data), model.encoder, 1024).examples
-    batch = partial(finite_batch, examples, model.encoder, 3, 1.0, 7, None, 0)(0)
+    batch = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, 3, 7, pool=1)(0)
 
     @torch.no_grad()
     def flow(model):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from helpers import make_limner, picture
-from limner.train.data import joint_batch, world_batch
+from limner.train.data import joint_batch
+from limner.train.datasets.mixture import Mixture, World
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import load_recipe
@@ -142,7 +143,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
 def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
     model.detokenizer.mmdit.config.position_table = 32
-    made = world_batch(model.encoder, 0, 6, 0)
+    made = Mixture([(World(), 1.0)], model.encoder, 6, 0, pool=1)(0)
     trainee = Trainee(model.mllm, model.detokenizer, align=True)
     values = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
     assert set(values) == {"loss", "language", "features", "flow", "align"}

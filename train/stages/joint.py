@@ -7,6 +7,7 @@ eye's features of the picture to be drawn. `JointStage` adds the flow, whose gra
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,8 @@ from ...inference.model import Limner
 from ...mllm.eye import pool_features
 from ...mllm.stream import StreamModel, StreamOutput
 from .. import parallel, pictures
-from ..data import JointBatch, world_batch
+from ..data import JointBatch
+from ..datasets.mixture import Mixture, World, sources_of
 from ..loop import LoopConfig, fit
 from ..losses import align_loss, feature_loss, language_loss, squared_error, weighted
 
@@ -32,11 +34,21 @@ from ..losses import align_loss, feature_loss, language_loss, squared_error, wei
 @dataclass
 class LanguageStage:
     feature_weight: float = 1.0
+    data: tuple[str, ...] = ("world",)
+    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
+    draw_share: float = 0.8
+    """How often a captioned picture is drawn from its caption; else it is described."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass
 class JointStage:
+    data: tuple[str, ...] = ("world",)
+    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
+    draw_share: float = 0.8
+    """How often a captioned picture is drawn from its caption; else it is described."""
+    train: tuple[str, ...] = ("mllm", "detokenizer")
+    """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
     language_weight: float = 1.0
     feature_weight: float = 0.5
     flow_weight: float = 1.0
@@ -256,6 +268,42 @@ def validation_flow(trainee: Trainee, stage: JointStage, encode_batch: JointBatc
     return float(values["flow"])
 
 
+def mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
+    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+    sources = sources_of(stage.data, model.encoder, longest, stage.draw_share)
+    return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
+
+
+def freeze(trainee: Trainee, train: tuple[str, ...]) -> str:
+    """Only parameters whose names begin with one of ``train`` keep a gradient; a table of what learns and what rests.
+
+    Names are `Limner`'s (``mllm.queries``). Raises ValueError for a beginning that no parameter has.
+    """
+    named = [(in_model(name), p) for name, p in trainee.named_parameters() if not name.startswith("align.")]
+    learns, rests = Counter(), Counter()
+    for prefix in train:
+        if not any(begins(name, prefix) for name, _ in named):
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in named})
+            raise ValueError(f"train: no parameter's name begins with {prefix!r}; parts are {', '.join(parts)}")
+    for name, parameter in named:
+        parameter.requires_grad_(parameter.requires_grad and any(begins(name, prefix) for prefix in train))
+        (learns if parameter.requires_grad else rests)[".".join(name.split(".")[:2])] += parameter.numel()
+
+    def told(counts: Counter) -> str:
+        return ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items()) or "nothing"
+
+    return f"learns  {told(learns)}\nfrozen  {told(rests)}"
+
+
+def begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
+
+
+def in_model(name: str) -> str:
+    """A trainee's parameter name as `Limner` has it."""
+    return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
+
+
 def run_language(
     stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
@@ -263,22 +311,24 @@ def run_language(
     torch.manual_seed(seed)
     trainee = Trainee(model.mllm.to(device, dtype), None)
     fit(
-        "language", trainee, partial(world_batch, model.encoder, seed + 1, stage.loop.batch_size),
+        "language", trainee, mixture(model, stage, seed + 1),
         partial(language_losses, trainee, stage), stage.loop, folder,
     )  # fmt: skip
 
 
 def run_joint(
-    stage: JointStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
-) -> None:
+    stage: JointStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype,
+    name: str = "joint",
+) -> None:  # fmt: skip
     """Trains the stream and the de-tokenizer of ``model`` in place, with a sheet of drawings at every sample."""
     torch.manual_seed(seed)
     model.to(device, dtype)
     trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
+    print(freeze(trainee, stage.train), flush=True)
     if stage.compile:
         for block in model.detokenizer.mmdit.blocks:
             block.compile(dynamic=True)
-    fixed = world_batch(model.encoder, seed + 2, 2 * stage.loop.batch_size, 0)
+    fixed = Mixture([(World(), 1.0)], model.encoder, 2 * stage.loop.batch_size, seed + 2, pool=1)(0)
 
     def sample(step: int) -> float:
         loss = validation_flow(trainee, stage, fixed)
@@ -291,6 +341,6 @@ def run_joint(
         return loss
 
     fit(
-        "joint", trainee, partial(world_batch, model.encoder, seed + 3, stage.loop.batch_size),
+        name, trainee, mixture(model, stage, seed + 3),
         partial(joint_losses, trainee, stage, seed), stage.loop, folder, sample,
     )  # fmt: skip

@@ -1,0 +1,187 @@
+"""Batches from one or several sources as a function of (seed, step): resuming needs no replay.
+
+Conversations of about one length share a batch: a pool of batches is drawn, sorted and dealt out again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Protocol
+
+from PIL import Image
+
+from ...inference.adapters import with_weight
+from ...mllm.encoding import StreamEncoder
+from ...mllm.messages import Message
+from .. import parallel
+from ..data import JointBatch, joint_batch
+from ..pictures import rng_for
+from ..world import talk
+from ..world.scene import Scene, render
+from .example import Example, with_opened
+from .fit import fitted
+
+POOL = 64
+"""Batches in a pool: what keeps padding near 4 % of the tokens on nano's mixture (8: 19 %, 32: 7 %)."""
+
+
+class Told(Protocol):
+    """A source of conversations: the ``place``-th is a function of (seed, place)."""
+
+    def tell(self, seed: int, place: int) -> list[Message]: ...
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture of the drawn world, drawn when it is needed."""
+
+    scene: Scene
+
+    def open(self) -> Image.Image:
+        return render(self.scene)
+
+
+@dataclass(frozen=True)
+class World:
+    """The drawn world, without end."""
+
+    def tell(self, seed: int, place: int) -> list[Message]:
+        return [
+            {
+                **m,
+                "content": [{**p, "image": Rendered(p["image"])} if p["type"] == "image" else p for p in m["content"]],
+            }
+            for m in talk.conversation(rng_for(seed, place, "world")).messages
+        ]
+
+
+@dataclass(frozen=True)
+class Finite:
+    """Examples of a data set, every one once an epoch, in another order each time."""
+
+    examples: Sequence[Example]
+    draw_share: float = 0.8
+
+    def tell(self, seed: int, place: int) -> list[Message]:
+        count = len(self.examples)
+        example = self.examples[order(count, seed, place // count)[place % count]]
+        return example.tell(rng_for(seed, place, "told"), self.draw_share)
+
+
+@lru_cache(maxsize=4)
+def order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """A permutation of an epoch's examples."""
+    indices = list(range(count))
+    rng_for(seed, epoch, "order").shuffle(indices)
+    return tuple(indices)
+
+
+class Mixture:
+    """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes."""
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Told, float]],
+        encoder: StreamEncoder,
+        batch_size: int,
+        seed: int,
+        pool: int = POOL,
+    ) -> None:
+        """Raises ValueError for weights that are no shares."""
+        whole = sum(weight for _, weight in sources)
+        if not sources or whole <= 0 or any(weight < 0 for _, weight in sources):
+            raise ValueError(f"weights {[weight for _, weight in sources]}: none below 0, and some above")
+        least = 2 / (pool * batch_size)  # less would not come once a pool
+        if any(weight / whole < least for _, weight in sources):
+            raise ValueError(f"weights {[weight for _, weight in sources]}: each share must be at least {least:.3f}")
+        self.sources = [source for source, _ in sources]
+        self.upto = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
+        self.encoder, self.batch_size, self.seed, self.pool = encoder, batch_size, seed, pool
+        self._dealt: tuple[int, list[list[tuple[int, int, int]]]] | None = None
+
+    def counts(self, told: int) -> list[int]:
+        """How many of the first ``told`` conversations come from each source."""
+        marks = [0, *(round(told * share) for share in self.upto)]
+        return [b - a for a, b in pairwise(marks)]
+
+    def dealt(self, pool: int) -> list[list[tuple[int, int, int]]]:
+        """The batches of a pool: (source, place, tokens) of every conversation."""
+        if self._dealt is None or self._dealt[0] != pool:
+            size = self.pool * self.batch_size
+            before, after = self.counts(pool * size), self.counts((pool + 1) * size)
+            found = []
+            for source, (start, end) in enumerate(zip(before, after, strict=True)):
+                for place in range(start, end):
+                    drawn, tokens = measure(self.encoder, self.sources[source].tell(self.seed, place))
+                    found.append((drawn, tokens, source, place))
+            found.sort()
+            batches = [
+                [(source, place, tokens) for _, tokens, source, place in found[i : i + self.batch_size]]
+                for i in range(0, size, self.batch_size)
+            ]
+            random.Random(f"{self.seed}/dealt/{pool}").shuffle(batches)
+            self._dealt = (pool, batches)
+        return self._dealt[1]
+
+    def told(self, step: int) -> tuple[list[list[Message]], list[int]]:
+        """This process's conversations of a step, pictures not yet opened, and their places in the whole batch."""
+        pool, index = divmod(step, self.pool)
+        batch = self.dealt(pool)[index]
+        mine = parallel.share([float(tokens) for _, _, tokens in batch])
+        return [self.sources[batch[i][0]].tell(self.seed, batch[i][1]) for i in mine], mine
+
+    def __call__(self, step: int) -> JointBatch:
+        told, mine = self.told(step)
+        fit = partial(fitted, config=self.encoder.config)
+        return joint_batch([with_opened(messages, fit) for messages in told], self.encoder, mine)
+
+
+def measure(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[int, int]:
+    """Drawings, and about how many tokens a training row takes with their queries (tiles left out)."""
+    config = encoder.config
+    drawn, tokens = 0, round(len(messages) * template_tokens(encoder))
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text":
+                tokens += len(encoder.text_ids(part["text"]))
+            else:
+                tokens += config.image_tokens + 2
+                drawn += message["role"] == "assistant"
+    return drawn, tokens + drawn * (1 + config.num_queries)
+
+
+@lru_cache(maxsize=4)
+def template_tokens(encoder: StreamEncoder) -> float:
+    """What the chat template adds to a message, on average over a question and its answer."""
+    turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    one, two = (len(encoder.encode(turn * n, training=True).input_ids) for n in (1, 2))
+    return (two - one) / 2 - len(encoder.text_ids("x"))
+
+
+def sources_of(
+    data: Sequence[str], encoder: StreamEncoder, longest: int, draw_share: float
+) -> list[tuple[Told, float]]:
+    """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world. Every set is read, checked and reported.
+
+    Raises ValueError for one that cannot be used.
+    """
+    from . import readers
+    from .check import check
+
+    sources: list[tuple[Told, float]] = []
+    for given in data:
+        name, weight = with_weight(given)
+        if name == "world":
+            sources.append((World(), weight))
+            continue
+        print(f"checking {name}", flush=True)
+        report = check(readers.read(name), encoder, longest)
+        print(report.table(), flush=True)
+        report.require()
+        sources.append((Finite(report.examples, draw_share), weight))
+    return sources
