@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..resamplers.attention import attention
 from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_table
@@ -174,6 +175,7 @@ class MMDiT(nn.Module):
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         width, patch = config.width, config.patch_size
         self.patch_embed = nn.Linear(config.latent_channels * patch * patch, width)
         self.time_embed = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
@@ -315,7 +317,11 @@ class MMDiT(nn.Module):
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
         context = self.context_embed(context.to(x.dtype))
         for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, mods.blocks, strict=True)):
-            x, context = block(x, context, image_mods, context_mods, rotary, mask)
+            given = (x, context, image_mods, context_mods, rotary, mask)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, context = checkpoint(block, *given, use_reentrant=False)
+            else:
+                x, context = block(*given)
             if early is not None and index == early_block:
                 early.append(x[:, :own])
         scale, shift = mods.out.chunk(2, dim=-1)

@@ -52,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
     train.add_argument("recipe", nargs="?", default="nano", help="a file of configs/recipe (default: nano)")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as joint.loop.steps=100")
-    train.add_argument("--stages", help="comma-separated; default: all")
+    train.add_argument("--stages", help="comma-separated; default: those that make a model from nothing")
+    train.add_argument(
+        "--dry-run", action="store_true", help="two steps of every stage, in a folder that is thrown away"
+    )
     finetune = commands.add_parser("finetune", help="teach a model something new with LoRA; interrupted runs go on")
     finetune.set_defaults(run=run_finetune)
     finetune.add_argument("data", help="pictures with captions, conversations, tar shards, a hub data set id")
@@ -188,12 +191,17 @@ def run_train(options: argparse.Namespace) -> int:
     name, overrides = (options.recipe, options.overrides)
     if "=" in name:
         name, overrides = "nano", [name, *overrides]
-    stages = tuple(options.stages.split(",")) if options.stages else recipe.STAGES
+    stages = tuple(options.stages.split(",")) if options.stages else recipe.FROM_NOTHING
     unknown = set(stages) - set(recipe.STAGES)
     if unknown:
         raise ValueError(f"no stage {sorted(unknown)[0]!r}; there are {', '.join(recipe.STAGES)}")
+    loaded = recipe.load_recipe(name, overrides)
+    if options.dry_run:
+        recipe.dry_run(loaded, stages)
+        print("two steps of every stage went through")
+        return 0
     try:
-        print(recipe.run(recipe.load_recipe(name, overrides), stages))
+        print(recipe.run(loaded, stages))
     except Interrupted as stopped:
         print(f"limner: {stopped}", file=sys.stderr)
         return 130

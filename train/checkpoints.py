@@ -49,7 +49,9 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: Progress, keep: int
     try:
         writer = HuggingFaceStorageWriter(str(fresh), save_distributed=True)
         with _quiet():
-            dcp.save(optimizer.state_dict(), storage_writer=writer, no_dist=parallel.size() == 1)
+            # channels-last kernels are not contiguous, safetensors are
+            state = {k: v if parallel.is_spread(v) else v.contiguous() for k, v in optimizer.state_dict().items()}
+            dcp.save(state, storage_writer=writer, no_dist=parallel.size() == 1)
         if parallel.rank() == 0:
             (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
             _to_disk(fresh.iterdir())

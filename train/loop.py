@@ -27,8 +27,12 @@ class LoopConfig:
     """"adamw" or "muon" """
     learning_rate: float = 1e-3
     warmup: int = 100
+    schedule: str = "linear"
+    """How the rate falls at the end: "linear", "cosine", or "constant" for not at all"""
     decay: float = 0.2
-    """Share of the steps over which the learning rate falls to zero."""
+    """Share of the steps over which the learning rate falls to zero; 1 for all after the warm-up."""
+    accumulate: int = 1
+    """Batches whose gradients make one step"""
     weight_decay: float = 0.01
     clip: float = 1.0
     ema_decay: float = 0.0
@@ -104,27 +108,34 @@ def fit(
     first = parallel.rank() == 0
     writer = SummaryWriter(folder / "tensorboard") if first else None
     loader = DataLoader(
-        _Steps(make_batch, config.steps),
+        _Steps(make_batch, config.steps * config.accumulate),
         batch_size=None,
-        sampler=range(progress.step, config.steps),
+        sampler=range(progress.step * config.accumulate, config.steps * config.accumulate),
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
     )
-    bar = tqdm(loader, desc=name, initial=progress.step, total=config.steps, mininterval=5, dynamic_ncols=True,
-               disable=not first)  # fmt: skip
+    bar = tqdm(range(progress.step, config.steps), desc=name, initial=progress.step, total=config.steps, mininterval=5,
+               dynamic_ncols=True, disable=not first)  # fmt: skip
     smooth: dict[str, float] = {}
     begun = time.monotonic()
     try:
-        for step, batch in enumerate(bar, progress.step):
-            values = objective(batch, step)
-            values["loss"].backward()
-            norm = optimizer.step(rate_at(step, config.steps, config.warmup, config.decay), config.clip)
+        batches = enumerate(loader, progress.step * config.accumulate)
+        for step in bar:
+            values: dict[str, Tensor] = {}
+            for _ in range(config.accumulate):
+                number, batch = next(batches)
+                told = {key: value / config.accumulate for key, value in objective(batch, number).items()}
+                told["loss"].backward()
+                values = {key: values.get(key, 0) + value.detach() for key, value in told.items()}
+            rate = rate_at(step, config.steps, config.warmup, config.decay, config.schedule)
+            norm = optimizer.step(rate, config.clip)
             progress.step = done = step + 1
             bad = norm != norm or norm == float("inf")
             if bad:
                 progress.bad_batches += 1
-                tqdm.write(f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)")
+                tqdm.write(f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
+                           f"{names(make_batch, step, config.accumulate)}")  # fmt: skip
                 if progress.bad_batches > config.max_bad_batches:
                     raise FloatingPointError(
                         f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
@@ -132,7 +143,7 @@ def fit(
             if step % config.log_every == 0 and not bad:
                 for key, value in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum
-                    value = parallel.total(float(value.detach())) / (parallel.size() if key == "loss" else 1)
+                    value = parallel.total(float(value)) / (parallel.size() if key == "loss" else 1)
                     smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
                     if writer:
                         writer.add_scalar(f"{name}/{key}", value, step)
@@ -164,6 +175,14 @@ def fit(
     if sharded:
         parallel.gather(module)
     return optimizer
+
+
+def names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:
+    """What a step trained on, for a message, where the batches know."""
+    of = getattr(make_batch, "names", None)
+    if of is None:
+        return ""
+    return ": " + ", ".join(n for k in range(step * accumulate, (step + 1) * accumulate) for n in of(k))
 
 
 def sampled(

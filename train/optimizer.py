@@ -151,8 +151,17 @@ class MasterOptimizer:
                         }
 
 
-def rate_at(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Warm-up, constant, then linear to zero over the last ``decay`` share of the steps."""
+def rate_at(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
+    """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not ("constant").
+
+    Raises ValueError for another schedule.
+    """
     rising = min(1.0, (step + 1) / max(1, warmup))
-    falling = (steps - step) / max(1, round(steps * decay))
-    return min(rising, falling, 1.0)
+    falling = min(1.0, (steps - step) / max(1, round(steps * decay)))
+    if schedule == "cosine":
+        falling = 0.5 - 0.5 * math.cos(math.pi * falling)
+    elif schedule == "constant":
+        falling = 1.0
+    elif schedule != "linear":
+        raise ValueError(f"schedule is {schedule!r}; it can be linear, cosine or constant")
+    return min(rising, falling)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
-from .stages import autoencoder, joint, judge, tokenizer, vision
+from .stages import autoencoder, judge, tokenizer, vision
+from .stages.joint import JointStage, LanguageStage, run_joint, run_language
 from .strict import into
 
 
@@ -61,12 +64,27 @@ class Recipe:
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
     autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
     vision: vision.VisionStage = field(default_factory=vision.VisionStage)
-    language: joint.LanguageStage = field(default_factory=joint.LanguageStage)
-    joint: joint.JointStage = field(default_factory=joint.JointStage)
+    language: LanguageStage = field(default_factory=LanguageStage)
+    detokenizer: JointStage = field(default_factory=lambda: JointStage(train=("detokenizer",)))
+    """Features to pixels without the stream (SEED-X's first stage)"""
+    align: JointStage = field(
+        default_factory=lambda: JointStage(
+            train=("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter"),
+            language_weight=0.0,
+        )
+    )
+    """A frozen backbone and MM-DiT; what lies between them learns"""
+    joint: JointStage = field(default_factory=JointStage)
+    sft: JointStage = field(default_factory=JointStage)
+    """Like ``joint``, on conversations of one's own"""
     judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
 
 
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
+DRAWING = ("detokenizer", "align", "joint", "sft")
+"""Stages of one form: they differ in what learns, from what, and by which losses."""
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", *DRAWING)
+FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
+"""What makes a model like nano; the others are for parts that come trained."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -123,7 +141,7 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 
-def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
+def run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> Path:
     """Run the stages (finished ones are skipped) and return the model folder."""
     folder = Path(recipe.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,13 +164,26 @@ def run(recipe: Recipe, stages: tuple[str, ...] = STAGES) -> Path:
         model = build(recipe, *made)
     print(summary(model), flush=True)
     if "language" in stages:
-        joint.run_language(recipe.language, model, seed, folder / "language", device, dtype)
-    if "joint" in stages:
-        joint.run_joint(recipe.joint, model, seed, folder / "joint", device, dtype)
+        run_language(recipe.language, model, seed, folder / "language", device, dtype)
+    for name in DRAWING:
+        if name in stages:
+            run_joint(getattr(recipe, name), model, seed, folder / name, device, dtype, name)
     if parallel.rank() == 0:
         model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
     parallel.wait()
     return folder / "model"
+
+
+def dry_run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> None:
+    """Two steps, a sample and a checkpoint of every stage at full size, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = copy.deepcopy(recipe)
+        trial.output = folder
+        trial.tokenizer.lines = min(trial.tokenizer.lines, 2000)
+        for name in set(STAGES) - {"tokenizer"}:
+            loop = getattr(trial, name).loop
+            loop.steps, loop.save_every, loop.sample_every, loop.warmup = 2, 2, 2, 1
+        run(trial, stages)
 
 
 def first_parts(

@@ -68,3 +68,12 @@ def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
     step = json.loads((newest / "progress.json").read_text())["step"]
     assert step == int(newest.name)
     assert 0 < step < 400
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_two_steps_of_every_stage_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    from limner.inference.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "tiny", "--dry-run", "--stages", ",".join(recipes.STAGES)]) == 0
+    assert "two steps of every stage" in capsys.readouterr().out and not list(tmp_path.iterdir())

@@ -11,10 +11,11 @@ from torch import nn
 from helpers import make_limner, picture
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, World
+from limner.train.flow_loss import grouped
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import JointStage, Trainee, grouped, joint_losses
+from limner.train.stages.joint import JointStage, Trainee, detokenizer_losses, freeze, joint_losses
 
 
 def problem():
@@ -104,6 +105,11 @@ def test_muon_takes_inner_matrices_and_adamw_the_rest():
 def test_learning_rate():
     rates = [rate_at(s, 100, 10, 0.2) for s in range(101)]
     assert rates[0] == 0.1 and rates[50] == 1 and rates[90] == 0.5 and rates[100] == 0
+    cosine = [rate_at(s, 100, 10, 1.0, "cosine") for s in range(101)]
+    assert cosine[0] == 0.1 and abs(cosine[50] - 0.5) < 1e-9 and cosine[100] == 0
+    assert rate_at(99, 100, 10, 0.5, "constant") == 1
+    with pytest.raises(ValueError, match="linear, cosine or constant"):
+        rate_at(0, 10, 1, 0.5, "stairs")
 
 
 def test_recipes_are_checked_key_by_key():
@@ -155,3 +161,99 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
     again = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """Two of 16 against one of 32, in fp32, and a resumed run goes on at the right batch."""
+
+    def train(folder, accumulate, steps=6):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+
+        def make(number):
+            if accumulate == 2:
+                return batch(number)
+            return torch.cat([batch(2 * number), batch(2 * number + 1)])
+
+        def loss(x, step):
+            return {"loss": (model(x) - x.sum(1, keepdim=True)).square().mean()}
+
+        config = LoopConfig(steps=steps, learning_rate=1e-2, warmup=1, decay=0.0, workers=0, accumulate=accumulate)
+        fit("test", model, make, loss, config, folder)
+        return model
+
+    whole = train(tmp_path / "one", 1)
+    train(tmp_path / "two", 2, steps=3)
+    for a, b in zip(whole.parameters(), train(tmp_path / "two", 2).parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_a_bad_batch_is_named(tmp_path, capsys):
+    model = problem()
+
+    class Named:
+        def __call__(self, step):
+            return batch(step)
+
+        def names(self, step):
+            return [f"cat-{step}.png"]
+
+    def broken(x, step):
+        values = losses(model, x, step)
+        return {"loss": values["loss"] * float("nan")} if step == 2 else values
+
+    fit("test", model, Named(), broken, LoopConfig(steps=4, workers=0), tmp_path)
+    assert "step 2: gradient not finite, batch skipped (1 so far): cat-2.png" in capsys.readouterr().out
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def world(model, count=4):
+    return Mixture([(World(), 1.0)], model.encoder, count, 0, pool=1)(0)
+
+
+def drawing_model():
+    model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
+    model.detokenizer.mmdit.config.position_table = 32
+    return model
+
+
+def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
+    model = drawing_model()
+    trainee = Trainee(model.mllm, model.detokenizer)
+    told = freeze(trainee, ("mllm.queries", "detokenizer.adapter"))
+    learns, rests = told.splitlines()
+    assert "mllm.queries" in learns and "detokenizer.adapter" in learns and "llm" not in learns.replace("mllm", "")
+    assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.eye" in rests
+    joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
+    got = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert got and all(n.startswith(("mllm.queries.", "detokenizer.adapter.")) for n in got)
+    with pytest.raises(ValueError, match=r"no parameter's name begins with 'mllm\.querys'; parts are .*mllm\.queries"):
+        freeze(trainee, ("mllm.querys",))
+    with pytest.raises(ValueError, match=r"begins with 'mllm\.q'"):
+        freeze(trainee, ("mllm.q",))
+
+
+def test_the_detokenizer_learns_from_features_alone():
+    model = drawing_model()
+    trainee = Trainee(model.mllm, model.detokenizer, align=True)
+    values = detokenizer_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, world(model), 0)
+    assert set(values) == {"loss", "flow", "align"}
+    values["loss"].backward()
+    assert all(p.grad is None for p in model.mllm.parameters())
+    assert model.detokenizer.adapter.resampler.query.grad.abs().sum() > 0
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for again in (False, True):
+        model = drawing_model()
+        model.detokenizer.mmdit.gradient_checkpointing = again
+        if again:
+            model.mllm.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.mllm.llm.train()
+        trainee = Trainee(model.mllm, model.detokenizer)
+        joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5, msg=name)

@@ -34,6 +34,8 @@ class Told(Protocol):
 
     def tell(self, seed: int, place: int) -> list[Message]: ...
 
+    def name(self, seed: int, place: int) -> str: ...
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -48,6 +50,9 @@ class Rendered:
 @dataclass(frozen=True)
 class World:
     """The drawn world, without end."""
+
+    def name(self, seed: int, place: int) -> str:
+        return f"world {seed}/{place}"
 
     def tell(self, seed: int, place: int) -> list[Message]:
         return [
@@ -66,10 +71,15 @@ class Finite:
     examples: Sequence[Example]
     draw_share: float = 0.8
 
-    def tell(self, seed: int, place: int) -> list[Message]:
+    def example(self, seed: int, place: int) -> Example:
         count = len(self.examples)
-        example = self.examples[order(count, seed, place // count)[place % count]]
-        return example.tell(rng_for(seed, place, "told"), self.draw_share)
+        return self.examples[order(count, seed, place // count)[place % count]]
+
+    def tell(self, seed: int, place: int) -> list[Message]:
+        return self.example(seed, place).tell(rng_for(seed, place, "told"), self.draw_share)
+
+    def name(self, seed: int, place: int) -> str:
+        return self.example(seed, place).where
 
 
 @lru_cache(maxsize=4)
@@ -133,6 +143,11 @@ class Mixture:
         batch = self.dealt(pool)[index]
         mine = parallel.share([float(tokens) for _, _, tokens in batch])
         return [self.sources[batch[i][0]].tell(self.seed, batch[i][1]) for i in mine], mine
+
+    def names(self, step: int) -> list[str]:
+        """What a step's conversations are, over all processes."""
+        pool, index = divmod(step, self.pool)
+        return [self.sources[source].name(self.seed, place) for source, place, _ in self.dealt(pool)[index]]
 
     def __call__(self, step: int) -> JointBatch:
         told, mine = self.told(step)

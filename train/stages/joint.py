@@ -6,29 +6,25 @@ eye's features of the picture to be drawn. `JointStage` adds the flow, whose gra
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ...detokenizer import flow
-from ...detokenizer.autoencoder import to_pixels
 from ...detokenizer.detokenizer import Detokenizer
-from ...detokenizer.mmdit import MMDiT
 from ...inference.model import Limner
 from ...mllm.eye import pool_features
 from ...mllm.stream import StreamModel, StreamOutput
 from .. import parallel, pictures
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, World, sources_of
+from ..flow_loss import draws, flow_losses, idle_losses
 from ..loop import LoopConfig, fit
-from ..losses import align_loss, feature_loss, language_loss, squared_error, weighted
+from ..losses import feature_loss, language_loss, weighted
 
 
 @dataclass
@@ -63,6 +59,8 @@ class JointStage:
     context_dropout: float = 0.1
     reference_dropout: float = 0.1
     compile: bool = False
+    gradient_checkpointing: bool = False
+    """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     sample_prompts: tuple[str, ...] = (
         "a photo of a red apple", "draw a blue cat on grass", "draw three yellow cars", "a photo of a green clock",
         "draw a dog left of a chair", "a photo of a pink bus and a black kite", "draw a white sheep at night",
@@ -95,7 +93,7 @@ class Told:
     """What one forward of the stream gives: its losses and, where something is drawn, features true and predicted."""
 
     losses: dict[str, Tensor]
-    output: StreamOutput
+    output: StreamOutput | None
     features: Tensor | None = None
     """(drawings, feature_tokens, eye width)"""
     eye_features: Tensor | None = None
@@ -124,120 +122,22 @@ def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, s
     return weighted(told.losses, {"language": 1.0, "features": stage.feature_weight})
 
 
-@dataclass
-class Group:
-    """Drawings of one shape, all with or all without references, so that nothing is padded."""
-
-    rows: list[int]
-    latents: Tensor
-    references: list[list[Tensor]]
-
-
-def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int]) -> list[Group]:
-    groups: dict[tuple, list[int]] = {}
-    for row, (shape, _) in enumerate(batch.target):
-        references = () if row in dropped else tuple(s for s, _ in batch.references[row])
-        groups.setdefault((shape, references), []).append(row)
-    return [
-        Group(
-            rows,
-            torch.stack([latents[s][i] for s, i in (batch.target[r] for r in rows)]),
-            [[latents[s][i] for s, i in batch.references[r]] if references else [] for r in rows],
-        )
-        for (_, references), rows in groups.items()
-    ]
-
-
-@dataclass
-class Draws:
-    """What chance decides about the drawings of a batch, from (seed, step, drawing) whatever process has them."""
-
-    bare: Tensor
-    """(drawings,) drawn without context, so that guidance can be had"""
-    blind: Tensor
-    """(drawings,) drawn without references"""
-    times: Tensor
-    """(repeats, drawings)"""
-    seeds: list[int]
-
-    def noise(self, rows: list[int], repeats: int, shape: torch.Size) -> Tensor:
-        """(repeats · rows, …) standard normal."""
-        own = [torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[r])) for r in rows]
-        return torch.stack(own, dim=1).flatten(0, 1)
-
-
-def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
-    seeds, chances, times = [], [], []
-    for number in numbers:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{number}".encode()))
-        seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
-        chances.append(torch.rand(2, generator=generator))
-        times.append(
-            flow.sample_timesteps(
-                stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator
-            )
-        )  # fmt: skip
-    chance = torch.stack(chances)
-    return Draws(
-        chance[:, 0] < stage.context_dropout, chance[:, 1] < stage.reference_dropout, torch.stack(times, 1), seeds
-    )
-
-
-def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws) -> dict[str, Tensor]:
-    """Flow loss, and alignment where configured, averaged over all drawings, times and noises."""
-    detokenizer = trainee.detokenizer
-    mmdit, vae = detokenizer.mmdit, detokenizer.autoencoder
-    dtype, device = mmdit.proj_out.weight.dtype, mmdit.proj_out.weight.device
-    repeats = stage.flow_samples
-    with torch.no_grad():
-        latents = [
-            vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures
-        ]
-    condition = detokenizer.adapter(told.features, told.output.prompt, told.output.prompt_mask)
-    condition = condition.without_context(chance.bare.to(device))
-    groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()))
-    runs = int(parallel.most(len(groups)))
-    flow_sum, align_sum = torch.zeros((), device=device), torch.zeros((), device=device)
-    for group in groups:
-        x0 = group.latents.repeat(repeats, 1, 1, 1)
-        noise = chance.noise(group.rows, repeats, x0.shape[1:]).to(x0)
-        t = chance.times[:, group.rows].flatten().to(device)
-        own = condition.rows(group.rows * repeats)
-        references = mmdit.pack_references(group.references * repeats)
-        early: list[Tensor] | None = [] if trainee.align is not None else None
-        velocity = mmdit(
-            flow.interpolate(x0, noise, t), t, own.context, own.pooled, context_mask=own.context_mask,
-            references=references, early=early, early_block=stage.align_block,
-        )  # fmt: skip
-        flow_sum = flow_sum + squared_error(velocity, flow.velocity_target(x0, noise)).sum()
-        if early:
-            target = eye_on_grid(told.eye_features[group.rows], velocity.shape[-2:], mmdit.config.patch_size)
-            align_sum = align_sum + align_loss(trainee.align, early[0], target.repeat(repeats, 1, 1)).sum()
-    for _ in range(runs - len(groups)):
-        flow_sum = flow_sum + idle(mmdit)
-    counted = max(1, told.drawings) * repeats
-    losses = {"flow": flow_sum / counted}
-    if trainee.align is not None:
-        losses["align"] = align_sum / counted
-    return losses
-
-
-def idle(mmdit: MMDiT) -> Tensor:
-    """A forward of weight zero: a sharded block that runs on one process has to run on all."""
-    config, like = mmdit.config, mmdit.proj_out.weight
-    latents = like.new_zeros(1, config.latent_channels, config.patch_size, config.patch_size)
-    context, pooled = like.new_zeros(1, 1, config.context_width), like.new_zeros(1, config.pooled_width)
-    return mmdit(latents, like.new_zeros(1), context, pooled).float().sum() * 0
-
-
-def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
-    """Eye features (drawings, patches, width) on the MM-DiT's token grid."""
-    side = round(features.shape[1] ** 0.5)
-    size = (latent_size[0] // patch, latent_size[1] // patch)
-    if size == (side, side):
-        return features
-    grid = features.transpose(1, 2).unflatten(2, (side, side)).float()
-    return F.interpolate(grid, size, mode="bilinear").flatten(2).transpose(1, 2)
+def detokenizer_losses(
+    trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int
+) -> dict[str, Tensor]:
+    """Features to pixels, without the stream: SEED-X's first stage. The features are the eye's of the picture itself."""
+    stream = trainee.stream
+    batch = batch.to(stream.device)
+    told = Told({}, None, drawings=int(parallel.total(len(batch.target))))
+    losses: dict[str, Tensor] = {}
+    if len(batch.target):
+        with torch.no_grad():
+            told.eye_features = stream.eye(batch.target_views)
+        told.features = pool_features(told.eye_features, stream.config.feature_tokens)
+        losses = flow_losses(trainee, stage, batch, told, draws(stage, batch.numbers, seed, step))
+    elif told.drawings:
+        losses = idle_losses(trainee)
+    return weighted(losses, {"flow": stage.flow_weight, "align": stage.align_weight})
 
 
 def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int) -> dict[str, Tensor]:
@@ -248,10 +148,7 @@ def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBat
         chance = draws(stage, batch.numbers, seed, step)
         losses |= flow_losses(trainee, stage, batch, told, chance)
     elif told.drawings:  # other processes have some
-        runs = int(parallel.most(0))
-        losses["flow"] = sum((idle(trainee.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))
-        if trainee.align is not None:
-            losses["align"] = torch.zeros(())
+        losses |= idle_losses(trainee)
     weights = {
         "language": stage.language_weight,
         "features": stage.feature_weight,
@@ -325,6 +222,10 @@ def run_joint(
     model.to(device, dtype)
     trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze(trainee, stage.train), flush=True)
+    if stage.gradient_checkpointing:
+        model.detokenizer.mmdit.gradient_checkpointing = True
+        model.mllm.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.mllm.llm.train()  # transformers checkpoints only then
     if stage.compile:
         for block in model.detokenizer.mmdit.blocks:
             block.compile(dynamic=True)
@@ -342,5 +243,6 @@ def run_joint(
 
     fit(
         name, trainee, mixture(model, stage, seed + 3),
-        partial(joint_losses, trainee, stage, seed), stage.loop, folder, sample,
+        partial(detokenizer_losses if name == "detokenizer" else joint_losses, trainee, stage, seed), stage.loop, folder,
+        sample,
     )  # fmt: skip
