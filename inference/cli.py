@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data``."""
 
 from __future__ import annotations
 
@@ -67,6 +67,19 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
     )
     finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
+    data = commands.add_parser("data", help="look through a data set, or filter it into a new one")
+    data.set_defaults(run=run_data)
+    data.add_argument("what", choices=["check", "filter"])
+    data.add_argument("data", help="what `limner finetune` takes")
+    data.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the filtered data set")
+    data.add_argument("--model", default="nano", help="check: whose tokens and shapes count (default: nano)")
+    data.add_argument("--min-side", type=int, default=0, metavar="PIXELS")
+    data.add_argument("--max-aspect", type=float, default=0.0, metavar="RATIO")
+    data.add_argument(
+        "--duplicate-bits", type=int, default=-1, metavar="N", help="of 64, that duplicates may differ in"
+    )
+    data.add_argument("--min-similarity", type=float, default=-1.0, metavar="COSINE", help="of picture and caption")
+    data.add_argument("--similarity-model", default="google/siglip-base-patch16-224", help="folder or hub id")
     merge = command("merge", "write adapters into a model's weights", run_merge)
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the whole model")
     return top
@@ -223,6 +236,26 @@ def run_finetune(options: argparse.Namespace) -> int:
         return 130
     if not options.dry_run:
         print(f"{folder}: limner chat --adapter {folder}")
+    return 0
+
+
+def run_data(options: argparse.Namespace) -> int:
+    from ..train.datasets import check, filter, readers
+
+    if options.what == "check":
+        options.device = "cpu"
+        model = loaded(options)
+        longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+        report = check.check(readers.read(options.data), model.encoder, longest)
+        print(report.table())
+        report.require()
+        return 0
+    if options.output is None:
+        raise ValueError("data filter needs -o DIR, the folder of the filtered data set")
+    names = ("min_side", "max_aspect", "min_similarity", "similarity_model", "duplicate_bits")
+    rules = filter.Rules(**{name: getattr(options, name) for name in names})
+    counts = filter.run(options.data, options.output, rules)
+    print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
     return 0
 
 

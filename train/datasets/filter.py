@@ -1,0 +1,150 @@
+"""``limner data filter``: a new data set of what passes, and a list of what was dropped and why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import readers
+from .example import Captioned, Example, Problem, Source, Stored, opened
+
+HASH_SIDE = 8
+
+
+@dataclass
+class Rules:
+    """What an example's pictures must be; a rule at its default lets everything through."""
+
+    min_side: int = 0
+    """Pixels of the shorter side"""
+    max_aspect: float = 0.0
+    """Longer side over shorter side; 0 for any"""
+    min_similarity: float = -1.0
+    """Cosine of picture and caption, by ``similarity_model``; captioned pictures only"""
+    similarity_model: str = "google/siglip-base-patch16-224"
+    duplicate_bits: int = -1
+    """A picture whose perceptual hash differs from an earlier one's in at most so many of 64 bits is a duplicate; -1: off"""
+
+    def __post_init__(self) -> None:
+        if self.max_aspect and self.max_aspect < 1:
+            raise ValueError(f"max_aspect is {self.max_aspect}; longer over shorter side is at least 1 (0: any)")
+        if not -1 <= self.duplicate_bits < HASH_SIDE**2:
+            raise ValueError(f"duplicate_bits is {self.duplicate_bits}; it must lie between -1 (off) and 63")
+
+
+def difference_hash(image: Image.Image) -> np.ndarray:
+    """64 bits: whether each pixel of a 9 x 8 grey thumbnail is darker than its right neighbour (dHash)."""
+    small = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    return (small[:, 1:] > small[:, :-1]).flatten()
+
+
+def run(
+    data: str | Path, output: Path, rules: Rules, similarity: Callable[[Image.Image, str], float] | None = None
+) -> dict:
+    """Copy what passes into ``output`` (pictures and ``metadata.jsonl``), list the rest in ``dropped.jsonl``.
+
+    ``similarity`` stands in for the model named in ``rules``. Returns the counts. Raises ValueError for an output that
+    is not empty, or no data set.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; choose a new folder")
+    if similarity is None and rules.min_similarity > -1:
+        similarity = clip_similarity(rules.similarity_model)
+    (output / "pictures").mkdir(parents=True)
+    kept = dropped = 0
+    hashes: list[np.ndarray] = []
+    with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
+        for example in readers.read(data):
+            why = None if isinstance(example, Problem) else reason(example, rules, hashes, similarity)
+            if isinstance(example, Problem) or why is not None:
+                dropped += 1
+                why = example.why if isinstance(example, Problem) else why
+                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
+            else:
+                good.write(json.dumps(row(example, output, kept), ensure_ascii=False) + "\n")
+                kept += 1
+    return {"kept": kept, "dropped": dropped}
+
+
+def reason(
+    example: Example, rules: Rules, hashes: list[np.ndarray], similarity: Callable[[Image.Image, str], float] | None
+) -> str | None:
+    """Why an example is dropped; None keeps it, and its pictures' hashes are remembered."""
+    found = []
+    for source in example.pictures():
+        try:
+            image = opened(source)
+        except ValueError as error:
+            return str(error)
+        short, long = sorted(image.size)
+        if short < rules.min_side:
+            return f"{image.width} x {image.height} pixels: the shorter side is below {rules.min_side}"
+        if rules.max_aspect and long / short > rules.max_aspect:
+            return (
+                f"{image.width} x {image.height} pixels: aspect ratio {long / short:.2f} is above {rules.max_aspect:g}"
+            )
+        if similarity and isinstance(example, Captioned):
+            value = max(similarity(image, caption) for caption in example.captions)
+            if value < rules.min_similarity:
+                return f"picture and caption: similarity {value:.3f} is below {rules.min_similarity:g}"
+        if rules.duplicate_bits >= 0:
+            mine = difference_hash(image)
+            if hashes and (np.stack(hashes) != mine).sum(1).min() <= rules.duplicate_bits:
+                return "a duplicate of an earlier picture"
+            found.append(mine)
+    hashes += found
+    return None
+
+
+def row(example: Example, output: Path, index: int) -> dict[str, Any]:
+    """An example as a line of JSON, its pictures copied."""
+    names = iter(copied(source, output, f"{index:06d}-{k}") for k, source in enumerate(example.pictures()))
+    if isinstance(example, Captioned):
+        return {"file_name": next(names), "text": list(example.captions)}
+    return {
+        "messages": [
+            {**m, "content": [{**p, "image": next(names)} if p["type"] == "image" else p for p in m["content"]]}
+            for m in example.messages
+        ]
+    }
+
+
+def copied(source: Source, output: Path, stem: str) -> str:
+    if isinstance(source, Path):
+        name = f"pictures/{stem}{source.suffix.lower()}"
+        shutil.copyfile(source, output / name)
+    elif isinstance(source, Stored):
+        data = source.read()
+        ending = Path(source.name.rstrip(")")).suffix.lower()
+        name = f"pictures/{stem}{ending if ending in readers.PICTURES else '.png'}"
+        (output / name).write_bytes(data)
+    else:
+        name = f"pictures/{stem}.png"
+        source.open().save(output / name)
+    return name
+
+
+def clip_similarity(name: str) -> Callable[[Image.Image, str], float]:
+    """Cosine of a picture's and a caption's embedding, by any CLIP-like model of transformers."""
+    from transformers import AutoModel, AutoProcessor
+
+    try:
+        model, processor = AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no CLIP-like model {name!r}: {error}") from error
+
+    @torch.inference_mode()
+    def similarity(image: Image.Image, caption: str) -> float:
+        inputs = processor(text=[caption], images=[image], return_tensors="pt", padding="max_length", truncation=True)
+        out = model(**inputs)
+        return float(torch.nn.functional.cosine_similarity(out.image_embeds, out.text_embeds)[0])
+
+    return similarity
