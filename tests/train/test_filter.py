@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def test_rules(folder, tmp_path):
     out = tmp_path / "out"
-    counts = run(folder, out, Rules(min_side=30, max_aspect=3, duplicate_bits=4, min_similarity=0.5),
+    counts = run(folder, out, Rules(min_side=30, max_aspect=3, duplicate_bits=10, min_similarity=0.5),
                  similarity=lambda image, caption: 0.1 if "d" in caption.split() else 0.9)  # fmt: skip
     assert counts == {"kept": 1, "dropped": 5}
     dropped = {
@@ -54,8 +54,8 @@ def test_conversations_stay_conversations(tmp_path):
 
 def test_hashes_see_through_scaling_and_tell_pictures_apart():
     a, b = picture(1, (64, 64)), picture(2, (64, 64))
-    assert (difference_hash(a) != difference_hash(a.resize((128, 128)))).sum() <= 2
-    assert (difference_hash(a) != difference_hash(b)).sum() > 10
+    assert (difference_hash(a) != difference_hash(a.resize((128, 128)))).sum() <= 10  # noise: the hardest case
+    assert (difference_hash(a) != difference_hash(b)).sum() > 20
 
 
 def test_the_command_line(folder, tmp_path, capsys):

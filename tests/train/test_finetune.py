@@ -101,6 +101,15 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     assert not (cut / "run").exists()
 
 
+def test_from_python(data, tmp_path):
+    joint = load_config(QUICK).joint
+    out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
+    assert json.loads((out / "limner_adapter.json").read_text())["made"]["steps"] == 2
+    assert not (out / "samples").exists()
+    with pytest.raises(ValueError, match="unknown option 'rnk'; there are steps, rank"):
+        make_limner().finetune(data, tmp_path / "out2", rnk=2)
+
+
 def test_options_are_checked():
     assert load_config(["rank=4"]).rank == 4
     for wrong, said in (
