@@ -289,17 +289,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(model: Limner) -> str:
-    """SHA-256 of the names, shapes and first values of every parameter that adapters build on.
+    """Of everything that adapters build on."""
+    return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.mmdit)
+
+
+def digest(*modules: nn.Module) -> str:
+    """SHA-256 of the names, shapes and first values of every parameter.
 
     Taken at bf16's precision, so that a model is the same in whatever precision it was loaded.
     """
-    digest = hashlib.sha256()
-    for part in (model.mllm.llm, model.mllm.queries, model.detokenizer.mmdit):
-        for name, parameter in part.named_parameters():
+    found = hashlib.sha256()
+    for module in modules:
+        for name, parameter in module.named_parameters():
             head = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(head.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+            found.update(f"{name}{tuple(parameter.shape)}".encode())
+            found.update(head.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def with_weight(text: str) -> tuple[str, float]:

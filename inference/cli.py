@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute``."""
 
 from __future__ import annotations
 
@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--min-similarity", type=float, default=-1.0, metavar="COSINE", help="of picture and caption")
     data.add_argument("--similarity-model", default="google/siglip-base-patch16-224", help="folder or hub id")
+    ahead = command("precompute", "run the frozen encoders over a data set, for training to read", run_precompute)
+    ahead.add_argument("data", help="what `limner finetune` takes")
+    ahead.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tensors")
     merge = command("merge", "write adapters into a model's weights", run_merge)
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the whole model")
     return top
@@ -256,6 +259,21 @@ def run_data(options: argparse.Namespace) -> int:
     rules = filter.Rules(**{name: getattr(options, name) for name in names})
     counts = filter.run(options.data, options.output, rules)
     print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
+    return 0
+
+
+def run_precompute(options: argparse.Namespace) -> int:
+    from ..train.datasets import check, readers
+    from ..train.frozen import precompute
+
+    model = loaded(options)
+    model.to(model.stored_dtype)
+    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+    report = check.check(readers.read(options.data), model.encoder, longest)
+    print(report.table())
+    report.require()
+    count = precompute(model, report.examples, options.output)
+    print(f"{options.output}: {count} tensors; train with STAGE.precomputed={options.output}")
     return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ class JointBatch:
     """(drawings, 3, image_size, image_size): the pictures to be drawn as the eye sees them"""
     numbers: list[int]
     """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
+    view_keys: list[str] = field(default_factory=list)
+    """`key` of each view of the stream, of each target view and of each picture; empty where nobody asks"""
+    target_keys: list[str] = field(default_factory=list)
+    picture_keys: list[list[str]] = field(default_factory=list)
 
     def to(self, device: torch.device) -> JointBatch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -43,9 +48,15 @@ PICTURES_MOST = 1000
 
 
 def joint_batch(
-    conversations: Sequence[list[Message]], encoder: StreamEncoder, places: Sequence[int] | None = None
+    conversations: Sequence[list[Message]],
+    encoder: StreamEncoder,
+    places: Sequence[int] | None = None,
+    keys: bool = False,
 ) -> JointBatch:
-    """A batch of conversations whose image parts hold PIL pictures; ``places`` are theirs in the batch of all processes."""
+    """A batch of conversations whose image parts hold PIL pictures; ``places`` are theirs in the batch of all processes.
+
+    ``keys`` names every encoder's input, so that what was precomputed can be found.
+    """
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
@@ -64,7 +75,7 @@ def joint_batch(
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
     size = config.image_size
-    return JointBatch(
+    made = JointBatch(
         stream=collate(encoded, encoder.vocabulary, config),
         pictures=[torch.stack(shelf) for shelf in by_shape.values()],
         target=[(shapes[s], i) for s, i in target],
@@ -72,3 +83,13 @@ def joint_batch(
         target_views=torch.stack(views) if views else torch.zeros(0, 3, size, size),
         numbers=numbers,
     )
+    if keys:
+        made.view_keys = [key(v) for v in made.stream.pixel_values]
+        made.target_keys = [key(v) for v in made.target_views]
+        made.picture_keys = [[key(p) for p in shelf] for shelf in made.pictures]
+    return made
+
+
+def key(tensor: Tensor) -> str:
+    """Of an encoder's input, whatever picture of whatever data set it came from."""
+    return hashlib.blake2b(tensor.contiguous().numpy().tobytes(), digest_size=16).hexdigest()

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..detokenizer import flow
-from ..detokenizer.autoencoder import to_pixels
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit import MMDiT
 from . import parallel
@@ -84,13 +83,12 @@ def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
 def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws) -> dict[str, Tensor]:
     """Flow loss, and alignment where configured, averaged over all drawings, times and noises."""
     detokenizer = trainee.detokenizer
-    mmdit, vae = detokenizer.mmdit, detokenizer.autoencoder
-    dtype, device = mmdit.proj_out.weight.dtype, mmdit.proj_out.weight.device
+    mmdit = detokenizer.mmdit
+    device = mmdit.proj_out.weight.device
     repeats = stage.flow_samples
     with torch.no_grad():
-        latents = [
-            vae.encode(to_pixels(p).to(dtype).contiguous(memory_format=torch.channels_last)) for p in batch.pictures
-        ]
+        names = batch.picture_keys or [()] * len(batch.pictures)
+        latents = [trainee.frozen.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
     condition = detokenizer.adapter(told.features, *prompt_of(detokenizer, told))
     condition = condition.without_context(chance.bare.to(device))
     groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()))

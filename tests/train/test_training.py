@@ -249,7 +249,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         model = drawing_model()
         model.detokenizer.mmdit.gradient_checkpointing = again
         if again:
-            model.mllm.llm.gradient_checkpointing_enable({"use_reentrant": False})
+            model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
         model.mllm.llm.train()
         trainee = Trainee(model.mllm, model.detokenizer)
         joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()

@@ -111,6 +111,8 @@ class Mixture:
         self.sources = [source for source, _ in sources]
         self.upto = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
         self.encoder, self.batch_size, self.seed, self.pool = encoder, batch_size, seed, pool
+        self.keys = False
+        """Whether batches name their encoders' inputs (`joint_batch`)"""
         self._dealt: tuple[int, list[list[tuple[int, int, int]]]] | None = None
 
     def counts(self, told: int) -> list[int]:
@@ -152,7 +154,7 @@ class Mixture:
     def __call__(self, step: int) -> JointBatch:
         told, mine = self.told(step)
         fit = partial(fitted, config=self.encoder.config)
-        return joint_batch([with_opened(messages, fit) for messages in told], self.encoder, mine)
+        return joint_batch([with_opened(messages, fit) for messages in told], self.encoder, mine, self.keys)
 
 
 def measure(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from .. import parallel, pictures
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, World, sources_of
 from ..flow_loss import draws, flow_losses, idle_losses
+from ..frozen import Frozen, Store, encoders
 from ..loop import LoopConfig, fit
 from ..losses import feature_loss, language_loss, weighted
 
@@ -58,6 +59,8 @@ class JointStage:
     density_std: float = 1.0
     context_dropout: float = 0.1
     reference_dropout: float = 0.1
+    precomputed: str = ""
+    """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
     compile: bool = False
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
@@ -86,6 +89,7 @@ class Trainee(nn.Module):
             if align
             else None
         )
+        self.frozen = Frozen(stream.eye, None if detokenizer is None else detokenizer.autoencoder)
 
 
 @dataclass
@@ -102,12 +106,15 @@ class Told:
     """In the batches of all processes"""
 
 
-def tell(stream: StreamModel, batch: JointBatch) -> Told:
-    output = stream(batch.stream)
+def tell(trainee: Trainee, batch: JointBatch) -> Told:
+    stream, frozen = trainee.stream, trainee.frozen
+    with torch.no_grad():
+        seen = frozen.features(batch.stream.pixel_values, batch.view_keys)
+    output = stream(batch.stream, seen)
     told = Told({"language": language_loss(stream, output, batch.stream)}, output)
     if len(batch.target):
         with torch.no_grad():
-            told.eye_features = stream.eye(batch.target_views)
+            told.eye_features = frozen.features(batch.target_views, batch.target_keys)
         told.features = stream.output_resampler(output.query_states)
         target = pool_features(told.eye_features, stream.config.feature_tokens)
         told.losses["features"] = feature_loss(told.features, target).sum()
@@ -118,7 +125,7 @@ def tell(stream: StreamModel, batch: JointBatch) -> Told:
 
 
 def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, step: int) -> dict[str, Tensor]:
-    told = tell(trainee.stream, batch.to(trainee.stream.device))
+    told = tell(trainee, batch.to(trainee.stream.device))
     return weighted(told.losses, {"language": 1.0, "features": stage.feature_weight})
 
 
@@ -132,7 +139,7 @@ def detokenizer_losses(
     losses: dict[str, Tensor] = {}
     if len(batch.target):
         with torch.no_grad():
-            told.eye_features = stream.eye(batch.target_views)
+            told.eye_features = trainee.frozen.features(batch.target_views, batch.target_keys)
         told.features = pool_features(told.eye_features, stream.config.feature_tokens)
         losses = flow_losses(trainee, stage, batch, told, draws(stage, batch.numbers, seed, step))
     elif told.drawings:
@@ -142,7 +149,7 @@ def detokenizer_losses(
 
 def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int) -> dict[str, Tensor]:
     batch = batch.to(trainee.stream.device)
-    told = tell(trainee.stream, batch)
+    told = tell(trainee, batch)
     losses = told.losses
     if told.features is not None:
         chance = draws(stage, batch.numbers, seed, step)
@@ -224,11 +231,14 @@ def run_joint(
     print(freeze(trainee, stage.train), flush=True)
     if stage.gradient_checkpointing:
         model.detokenizer.mmdit.gradient_checkpointing = True
-        model.mllm.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
         model.mllm.llm.train()  # transformers checkpoints only then
     if stage.compile:
         for block in model.detokenizer.mmdit.blocks:
             block.compile(dynamic=True)
+    batches = mixture(model, stage, seed + 3)
+    if stage.precomputed:
+        batches.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
     fixed = Mixture([(World(), 1.0)], model.encoder, 2 * stage.loop.batch_size, seed + 2, pool=1)(0)
 
     def sample(step: int) -> float:
@@ -242,7 +252,7 @@ def run_joint(
         return loss
 
     fit(
-        name, trainee, mixture(model, stage, seed + 3),
+        name, trainee, batches,
         partial(detokenizer_losses if name == "detokenizer" else joint_losses, trainee, stage, seed), stage.loop, folder,
         sample,
     )  # fmt: skip

@@ -1,0 +1,88 @@
+"""What was precomputed is what the encoders give; training on it gives the same losses and never runs them."""
+
+import pytest
+import torch
+
+from helpers import make_limner, picture
+from limner.inference.cli import main
+from limner.train.datasets.check import check
+from limner.train.datasets.mixture import Finite, Mixture
+from limner.train.datasets.readers import read
+from limner.train.frozen import Frozen, Store, encoders, precompute
+from limner.train.stages.joint import JointStage, Trainee, joint_losses
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(5):
+        picture(index, (40, 40) if index % 2 else (20, 40)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"picture {index}")
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, {"tile_grids": ((1, 2), (2, 1))}])
+def test_training_reads_what_was_precomputed(data, tmp_path, changes):
+    model = make_limner(shapes=((32, 32), (16, 32)), **changes)
+    examples = check(read(data), model.encoder, 1024).examples
+    assert precompute(model, examples, tmp_path / "store", batch_size=2) >= 10
+    store = Store(tmp_path / "store", encoders(model))
+    mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 4, 0, pool=2)
+    mixture.keys = True
+    for step in range(2):
+        losses = []
+        for ahead in (None, store):
+            trainee = Trainee(model.mllm, model.detokenizer)
+            trainee.frozen.store = ahead
+            if ahead:
+                trainee.frozen.eye = trainee.frozen.autoencoder.encode = None  # must not be run
+                trainee.frozen.eye = NotRun(model.mllm.eye)
+            values = joint_losses(trainee, JointStage(), 0, mixture(step), 0)
+            losses.append({k: float(v.detach()) for k, v in values.items()})
+            if ahead:
+                del trainee.frozen.autoencoder.encode
+                assert trainee.frozen.missed == 0
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class NotRun:
+    """Knows its precision, and nothing else."""
+
+    def __init__(self, eye):
+        self.parameters = eye.parameters
+
+    def __call__(self, *_):
+        raise AssertionError("the eye was run")
+
+
+def test_what_is_not_there_is_computed_and_counted(data, tmp_path):
+    model = make_limner()
+    examples = check(read(data), model.encoder, 1024).examples
+    precompute(model, examples[:2], tmp_path / "store")
+    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder, Store(tmp_path / "store", encoders(model)))
+    mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 5, 0, pool=1)
+    mixture.keys = True
+    batch = mixture(0)
+    with torch.no_grad():
+        out = frozen.features(batch.target_views, batch.target_keys)
+        assert torch.equal(out, model.mllm.eye(batch.target_views)) and frozen.missed > 0
+
+
+def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
+    model = make_limner()
+    examples = check(read(data), model.encoder, 1024).examples
+    precompute(model, examples, tmp_path / "store")
+    with pytest.raises(ValueError, match="another eye or autoencoder"):
+        Store(tmp_path / "store", encoders(make_limner(seed=3)))
+    with pytest.raises(ValueError, match="nothing precomputed"):
+        Store(tmp_path, encoders(model))
+    with pytest.raises(ValueError, match="not empty"):
+        precompute(model, examples, tmp_path / "store")
+
+
+def test_the_command_line(data, tmp_path, capsys):
+    make_limner().save_pretrained(tmp_path / "base")
+    out = str(tmp_path / "out")
+    assert main(["precompute", str(data), "-o", out, "--model", str(tmp_path / "base"), "--device", "cpu"]) == 0
+    assert "tensors; train with STAGE.precomputed=" in capsys.readouterr().out

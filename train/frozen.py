@@ -1,0 +1,139 @@
+"""What the frozen encoders make of pictures: computed when needed, or once and read back (`limner precompute`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..detokenizer.autoencoder import Autoencoder, to_pixels
+from ..inference.adapters import digest
+from ..inference.model import Limner
+from ..mllm.eye import Eye
+from .data import JointBatch, joint_batch
+from .datasets.example import Example, with_opened
+from .datasets.fit import fitted
+
+SHARD = 512
+"""Tensors a file of a store"""
+
+
+class Store:
+    """A folder of what frozen encoders gave, by the `data.key` of what they were given.
+
+    Raises ValueError for a folder that is none, or that other encoders wrote.
+    """
+
+    def __init__(self, folder: str | Path, encoders: str) -> None:
+        self.folder = Path(folder)
+        index = self.folder / "index.json"
+        if not index.exists():
+            raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
+        saved = json.loads(index.read_text())
+        if saved["encoders"] != encoders:
+            raise ValueError(f"{folder} was precomputed by another eye or autoencoder than this model's")
+        self.places: dict[str, str] = saved["places"]
+        self.open: dict[str, safe_open] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.places
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self.places[name]
+        if file not in self.open:  # memory-mapped: only what is asked for is read
+            self.open[file] = safe_open(self.folder / file, "pt")
+        return self.open[file].get_tensor(name)
+
+
+@dataclass
+class Frozen:
+    """The eye and the autoencoder of a trainee, in front of them what was precomputed."""
+
+    eye: Eye
+    autoencoder: Autoencoder | None
+    store: Store | None = None
+    missed: int = field(default=0)
+    """Inputs that were not in the store, so far"""
+
+    def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
+        """(views, 3, size, size) to (views, patches, eye width)."""
+        found = self._stored(names, pixel_values)
+        return self.eye(pixel_values) if found is None else found
+
+    def latents(self, pictures: Tensor, names: Sequence[str]) -> Tensor:
+        """8-bit pixels (count, height, width, 3) to latents (count, channels, h, w)."""
+        found = self._stored(names, pictures)
+        if found is not None:
+            return found
+        dtype = next(self.autoencoder.parameters()).dtype
+        return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
+
+    def _stored(self, names: Sequence[str], like: Tensor) -> Tensor | None:
+        if self.store is None or not names:
+            return None
+        missing = sum(name not in self.store for name in names)
+        if missing:
+            self.missed += missing
+            return None
+        dtype = next(self.eye.parameters()).dtype
+        return torch.stack([self.store[name] for name in names]).to(like.device, dtype)
+
+
+def encoders(model: Limner) -> str:
+    """A fingerprint of the frozen encoders."""
+    return digest(model.mllm.eye, model.detokenizer.autoencoder)
+
+
+@torch.no_grad()
+def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_size: int = 16) -> int:
+    """Run the encoders over every picture of ``examples`` as training will see it; returns the number of tensors.
+
+    Raises ValueError for a folder that is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    places: dict[str, str] = {}
+    waiting: dict[str, Tensor] = {}
+
+    def write() -> None:
+        name = f"{len(list(folder.glob('*.safetensors'))):05d}.safetensors"
+        save_file(waiting, folder / name)
+        places.update(dict.fromkeys(waiting, name))
+        waiting.clear()
+
+    for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
+        for batch in tellings(model, examples[start : start + batch_size]):
+            inputs = batch.to(model.mllm.device)
+            given = [(frozen.features, inputs.stream.pixel_values, batch.view_keys),
+                     (frozen.features, inputs.target_views, batch.target_keys)]  # fmt: skip
+            given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
+            for encode, tensors, names in given:
+                fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]
+                if fresh:
+                    made = encode(tensors[fresh], ())
+                    waiting |= {names[i]: value.cpu().contiguous() for i, value in zip(fresh, made, strict=True)}
+            if len(waiting) >= SHARD:
+                write()
+    if waiting:
+        write()
+    (folder / "index.json").write_text(json.dumps({"encoders": encoders(model), "places": places}) + "\n")
+    return len(places)
+
+
+def tellings(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
+    """The examples drawn, and described: a captioned picture may come up either way."""
+    fit = partial(fitted, config=model.config)
+    for draw_share in (1.0, 0.0):
+        told = [with_opened(example.tell(Random(0), draw_share), fit) for example in examples]
+        yield joint_batch(told, model.encoder, keys=True)
