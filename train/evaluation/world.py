@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,22 +61,23 @@ def batches(items: Sequence[Any], label: str) -> Any:
 
 def judge_on_truth(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
     """The judge's own accuracy on true renders of the cases, and how often it takes a near miss for right."""
-    right = sum(case.wanted.met_by(v) for case, v in _looked(judge, chosen, lambda c: render(c.scene)))
     rng = random.Random(0)
-    missed = [(case, scene) for case in chosen for _, scene in near_misses(case, rng)]
-    taken = sum(case.wanted.met_by(judge.look([render(scene)])[0]) for case, scene in missed)
-    taken += sum(
-        case.wanted.met_by(judge.look([halve(case.scene, case.scene.things[0], rng.choice(SIDES))])[0])
-        for case in chosen
-    )
+    missed = [(case, render(scene)) for case in chosen for _, scene in near_misses(case, rng)]
+    missed += [(case, halve(case.scene, case.scene.things[0], rng.choice(SIDES))) for case in chosen]
     return {
-        "judge_accuracy": right / len(chosen),
-        "false_accepts": taken / (len(missed) + len(chosen)),
+        "judge_accuracy": met(judge, [(case, render(case.scene)) for case in chosen]) / len(chosen),
+        "false_accepts": met(judge, missed) / len(missed),
     }
 
 
-def _looked(judge: Judge, chosen: Sequence[Case], image: Callable[[Case], Image.Image]) -> list[tuple[Case, Any]]:
-    return [(case, judge.look([image(case)])[0]) for case in chosen]
+def met(judge: Judge, shown: Sequence[tuple[Case, Image.Image]]) -> int:
+    """How many of the pictures hold what their case wants."""
+    taken = 0
+    for start in range(0, len(shown), 32):
+        chunk = shown[start : start + 32]
+        verdicts = judge.look([image for _, image in chunk])
+        taken += sum(case.wanted.met_by(verdict) for (case, _), verdict in zip(chunk, verdicts, strict=True))
+    return taken
 
 
 def drawing(
@@ -267,6 +268,7 @@ def evaluate(model: Limner, output: Path, limit: int = 0, steps: int | None = No
         note(measure(model, count), [])
     facts_ = {
         "model": model.name,
+        "dtype": str(model.mllm.dtype).removeprefix("torch."),
         "examples": count,
         "autoencoder_psnr": autoencoder_ceiling(model, min(count, 100)),
         "minutes": (time.monotonic() - begun) / 60,
