@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -192,6 +193,13 @@ class MMDiT(nn.Module):
         # zero at first, so that a model without references learns to tell them apart only when it sees some
         self.reference_embed = nn.Parameter(torch.zeros(config.max_references, width))
         self.reset()
+
+    @classmethod
+    def from_sd3(cls, path: str | Path) -> MMDiT:
+        """SD3 or SD3.5 from a diffusers folder or the original single file (see `sd3_files.read`)."""
+        from .sd3_files import read
+
+        return read(path)
 
     def reset(self) -> None:
         """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""

@@ -1,0 +1,96 @@
+"""SD3 and SD3.5 from disk, in diffusers' folders or the original single file, and back into diffusers' folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .mmdit import MMDiT, MMDiTConfig
+from .sd3 import (
+    config_from_diffusers,
+    config_from_original,
+    config_to_diffusers,
+    weights_from_diffusers,
+    weights_from_original,
+    weights_to_diffusers,
+)
+
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+
+
+def read(path: str | Path) -> MMDiT:
+    """A diffusers folder (the transformer's own or the pipeline's) or a single file in the original layout.
+
+    Tensors are memory-mapped until they are used. Raises ValueError for anything else, and for weights without a place,
+    missing ones and wrong shapes, naming them.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        theirs = tensors(path)
+        config = config_from_original(theirs)
+        return filled(config, weights_from_original(theirs, config), path)
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
+    options = json.loads((folder / "config.json").read_text())
+    if options.get("_class_name") != "SD3Transformer2DModel":
+        raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
+    config = config_from_diffusers(options)
+    return filled(config, weights_from_diffusers(in_folder(folder), config), folder)
+
+
+def in_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights of a diffusers folder, in one file or several. Raises ValueError for a shard outside the folder."""
+    if not (folder / INDEX).exists():
+        return tensors(folder / "diffusion_pytorch_model.safetensors")
+    names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    found: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of this folder")
+        found |= tensors(folder / name)
+    return found
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ValueError(f"no such file: {path} (only safetensors are read)")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def filled(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:
+    """An MM-DiT that takes the tensors as they are, without a copy of its own. Raises ValueError where they do not fit."""
+    with torch.device("meta"):
+        model = MMDiT(config)
+    expected = model.state_dict()
+    wrong = sorted(
+        name for name in expected.keys() | weights.keys()
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+    )  # fmt: skip
+    if wrong:
+        name = wrong[0]
+        has, needs = (tuple(d[name].shape) if name in d else "missing" for d in (weights, expected))
+        raise ValueError(
+            f"{where} does not fit its configuration: {name} is {has}, expected {needs} ({len(wrong)} in all)"
+        )
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def save_diffusers(mmdit: MMDiT, folder: str | Path) -> None:
+    """Write ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load. Raises ValueError for an MM-DiT that
+    diffusers' class cannot express."""
+    from diffusers import SD3Transformer2DModel
+
+    theirs = SD3Transformer2DModel(**config_to_diffusers(mmdit.config)).to(mmdit.proj_out.weight.dtype)
+    table = {"pos_embed.pos_embed": theirs.pos_embed.pos_embed}
+    theirs.load_state_dict(weights_to_diffusers(mmdit.state_dict(), mmdit.config) | table)
+    theirs.save_pretrained(folder)
