@@ -21,6 +21,7 @@ from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
 from ..mllm.messages import Message
+from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
 from .adapters import Adapters
@@ -284,6 +285,8 @@ def _ends(llm: nn.Module) -> tuple[int, ...]:
 
 
 def _vision(folder: Path) -> nn.Module:
+    if json.loads((folder / "config.json").read_text()).get("model_type") == QwenVLVisionConfig.model_type:
+        return QwenVLVisionModel.from_pretrained(folder, dtype="auto")
     model = AutoModel.from_pretrained(folder, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
 

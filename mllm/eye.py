@@ -16,7 +16,8 @@ class Eye(nn.Module):
         self.model = model
         config = getattr(model.config, "vision_config", model.config)
         self.width: int = config.hidden_size
-        self.patches: int = (config.image_size // config.patch_size) ** 2
+        # a tower that pools its patches by queries gives as many features
+        self.patches: int = getattr(config, "num_queries", None) or (config.image_size // config.patch_size) ** 2
         self.image_size: int = config.image_size
 
     def forward(self, pixel_values: Tensor) -> Tensor:
