@@ -28,6 +28,7 @@ from limner.train.stages.tokenizer import CHAT_TEMPLATE
 BACKBONES = {
     "qwen3": {"num_hidden_layers": 2, "head_dim": 16},
     "llama": {"num_hidden_layers": 2},
+    "phi3": {"num_hidden_layers": 2},
     # windows shorter than any conversation of these tests
     "mistral": {"num_hidden_layers": 2, "head_dim": 16, "sliding_window": 9},
     "gemma3_text": {
