@@ -130,7 +130,8 @@ class Adapters:
         mllm = self.model.mllm
         if "boi" in names and mllm.boi_delta is None:
             rows = 1 if tied(mllm.llm) else 2
-            mllm.boi_delta = nn.Parameter(torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype))
+            zeros = torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype)
+            mllm.boi_delta = nn.Parameter(zeros, requires_grad=False)
 
     def set(self, weights: Mapping[str, float]) -> None:
         """Switch on exactly these, each at its weight; the others rest. Raises ValueError for an unknown name."""

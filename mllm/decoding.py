@@ -142,7 +142,7 @@ class Decoder:
                 continue
             ids = [row.run[-1] if not row.size else self.vocabulary.pad for row in alive]
             fed = torch.tensor([not row.size for row in alive], device=self.model.device)
-            embeds = self.model.llm.get_input_embeddings()(torch.tensor(ids, device=self.model.device))[:, None]
+            embeds = self.model.token_embeds(torch.tensor(ids, device=self.model.device))[:, None]
             logits = self.model.logits(cache.extend(embeds, fed[:, None])[:, -1])
         return rows
 
@@ -251,8 +251,7 @@ class Decoder:
         cache.compact()
         device = model.device
         lead_ids = [[row.shape_id, vocabulary.boi] if vocabulary.shapes else [vocabulary.boi] for row in alive]
-        table = model.llm.get_input_embeddings()
-        lead = table(torch.tensor(lead_ids, device=device))
+        lead = model.token_embeds(torch.tensor(lead_ids, device=device))
         queries = model.queries.weight.to(lead.dtype).expand(count, -1, -1)
         states = cache.extend(torch.cat([lead, queries], dim=1))[:, -n:]
         features = model.output_resampler(states)
@@ -276,7 +275,7 @@ class Decoder:
             row.parts.append(image)
             row.pictures.append(image)
             row.drawn, row.size, row.shape_id = row.drawn + 1, None, None
-        eoi = table(torch.full((count, 1), vocabulary.eoi, device=device))
+        eoi = model.token_embeds(torch.full((count, 1), vocabulary.eoi, device=device))
         if config.drawn_images == "queries":
             return model.logits(cache.extend(eoi)[:, -1])
         cache.crop(n)

@@ -127,6 +127,13 @@ class StreamModel(nn.Module):
             tokens = tokens + (places @ self.tile_embed)[:, None]
         return tokens
 
+    def token_embeds(self, ids: Tensor) -> Tensor:
+        """Ids of any shape to embeddings (..., width), with an adapter's change of BOI."""
+        embeds = self.llm.get_input_embeddings()(ids)
+        if self.boi_delta is not None:
+            embeds = embeds + (ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
+        return embeds
+
     def embed(
         self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
     ) -> Tensor:
@@ -139,9 +146,7 @@ class StreamModel(nn.Module):
             raise ValueError(f"{slots} slots for {given} image features")
         # the slots' own rows are never read: frozen means frozen, tied embeddings need no hook
         plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
-        embeds = self.llm.get_input_embeddings()(plain)
-        if self.boi_delta is not None:
-            embeds = embeds + (input_ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
+        embeds = self.token_embeds(plain)
         if given:
             embeds = embeds.masked_scatter(feature_mask[..., None], features.to(embeds.dtype))
         if query_mask is not None and query_mask.any():

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -116,6 +117,16 @@ def test_adapters_combine_with_their_weights(model, tmp_path):
     torch.testing.assert_close(model.mllm.boi_delta, 0.5 * bois[0] + 2 * bois[1], atol=1e-6, rtol=1e-4)
     model.delete_adapter("a")
     torch.testing.assert_close(model.mllm.queries.weight - base, 2 * moved[1], atol=1e-6, rtol=1e-4)
+
+
+def test_a_drawing_begins_with_the_adapters_boi(model, tmp_path):
+    model.load_adapter(trained(model, tmp_path / "a", 1))
+    plain = np.array(pixels(model), dtype=np.int16)
+    model.mllm.boi_delta.add_(torch.linspace(-4, 4, model.mllm.width))  # large, so that a picture shows it
+    drawn = np.array(pixels(model), dtype=np.int16)
+    assert np.abs(plain - drawn).max() > 1
+    model.merge_adapters()
+    assert np.abs(drawn - np.array(pixels(model), dtype=np.int16)).max() <= 1
 
 
 def test_boi_moves_the_embedding_and_the_decision(model, tmp_path):
