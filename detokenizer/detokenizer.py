@@ -23,14 +23,23 @@ Progress = Callable[[int, int], None]
 
 
 class Detokenizer(nn.Module):
-    """Adapter, MM-DiT and autoencoder; ``trained_tokens`` is the token count the timestep shift is measured from."""
+    """Adapter, MM-DiT and autoencoder.
+
+    ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
+    SD3).
+    """
 
     def __init__(
-        self, adapter: ConditioningAdapter, mmdit: MMDiT, autoencoder: Autoencoder, trained_tokens: int = 0
+        self,
+        adapter: ConditioningAdapter,
+        mmdit: MMDiT,
+        autoencoder: Autoencoder,
+        trained_tokens: int = 0,
+        base_shift: float = 1.0,
     ) -> None:
         super().__init__()
         self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
-        self.trained_tokens = trained_tokens
+        self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property
     def multiple(self) -> int:
@@ -50,9 +59,9 @@ class Detokenizer(nn.Module):
             )
 
     def shift(self, height: int, width: int) -> float:
-        """The resolution shift α = sqrt(m / n)."""
+        """The resolution shift α = base_shift · sqrt(m / n)."""
         tokens = (height // self.multiple) * (width // self.multiple)
-        return (tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0
+        return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
 
     @torch.no_grad()
     def encode_reference(self, image: Tensor) -> Tensor:
@@ -113,7 +122,7 @@ class Detokenizer(nn.Module):
             save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
         self.autoencoder.save_pretrained(folder / "vae")
         (folder / "scheduler").mkdir(exist_ok=True)
-        scheduler = {"trained_tokens": self.trained_tokens}
+        scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
         (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
 
     @classmethod

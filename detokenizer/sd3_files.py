@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,16 +23,17 @@ from .sd3 import (
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 
-def read(path: str | Path) -> MMDiT:
+def read(path: str | Path, max_references: int = 0) -> MMDiT:
     """A diffusers folder (the transformer's own or the pipeline's) or a single file in the original layout.
 
-    Tensors are memory-mapped until they are used. Raises ValueError for anything else, and for weights without a place,
-    missing ones and wrong shapes, naming them.
+    ``max_references`` adds room for reference pictures, told apart by an embedding that starts at zero. Tensors are
+    memory-mapped until they are used. Raises ValueError for anything else, and for weights without a place, missing ones
+    and wrong shapes, naming them.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
         theirs = tensors(path)
-        config = config_from_original(theirs)
+        config = replace(config_from_original(theirs), max_references=max_references)
         return filled(config, weights_from_original(theirs, config), path)
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
@@ -39,7 +41,7 @@ def read(path: str | Path) -> MMDiT:
     options = json.loads((folder / "config.json").read_text())
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
-    config = config_from_diffusers(options)
+    config = replace(config_from_diffusers(options), max_references=max_references)
     return filled(config, weights_from_diffusers(in_folder(folder), config), folder)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute|build``."""
 
 from __future__ import annotations
 
@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--min-similarity", type=float, default=-1.0, metavar="COSINE", help="of picture and caption")
     data.add_argument("--similarity-model", default="google/siglip-base-patch16-224", help="folder or hub id")
+    built = commands.add_parser("build", help="join a backbone, a vision tower and an SD3 into a model to be aligned")
+    built.set_defaults(run=run_build)
+    built.add_argument("--llm", required=True, help="folder or hub id of a causal language model with a chat template")
+    built.add_argument("--vision", required=True, help="folder or hub id of SigLIP, CLIP, DINOv2 or the like")
+    built.add_argument("--mmdit", required=True, help="folder or hub id of a diffusers SD3 or SD3.5")
+    built.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the model")
     ahead = command("precompute", "run the frozen encoders over a data set, for training to read", run_precompute)
     ahead.add_argument("data", help="what `limner finetune` takes")
     ahead.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tensors")
@@ -260,6 +266,20 @@ def run_data(options: argparse.Namespace) -> int:
     rules = filter.Rules(**{name: getattr(options, name) for name in names})
     counts = filter.run(options.data, options.output, rules)
     print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
+    return 0
+
+
+def run_build(options: argparse.Namespace) -> int:
+    from .build import build
+    from .info import describe_model
+
+    if (options.output / "config.json").exists():
+        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    model = build(options.llm, options.vision, options.mmdit)
+    model.save_pretrained(options.output)
+    model.name = options.output.name
+    print(describe_model(model))
+    print(f"next: limner train nano warm_start={options.output} --stages align align.data='[\"YOUR-DATA\"]'")
     return 0
 
 

@@ -359,7 +359,7 @@ def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dt
                 f"unknown model {str(model)!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
             ) from None
     elif isinstance(model, str) and str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
-        folder = _from_hub(model)
+        folder = from_hub(model)
     else:
         raise ValueError(f"no such model folder: {model}")
     loaded = Limner.from_pretrained(folder)
@@ -374,7 +374,7 @@ def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dt
     return loaded.to(device, dtype)
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:

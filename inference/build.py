@@ -1,0 +1,134 @@
+"""``limner build``: a backbone, a vision tower and an SD3 become one model folder, ready for the ``align`` stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from ..detokenizer.autoencoder import Autoencoder
+from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
+from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.sd3_files import read
+from ..mllm.config import LimnerConfig
+from ..mllm.eye import Eye
+from ..mllm.stream import StreamModel
+from ..mllm.vocabulary import add_control_tokens
+from .model import GenerationDefaults, Limner, from_hub
+
+SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
+"""Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
+
+
+@dataclass
+class BuildOptions:
+    num_queries: int = 64
+    image_tokens: int = 64
+    feature_tokens: int = 64
+    adapter_width: int = 1024
+    adapter_depth: int = 4
+    max_references: int = 1
+    prompt_tokens: int = 0
+    """The prompt's hidden states as a second source of context; 0 for none."""
+    shapes: tuple[tuple[int, int], ...] = SHAPES
+    seed: int = 0
+    """Of the new parts' weights"""
+
+
+def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: BuildOptions | None = None) -> Limner:
+    """Folders or hub ids: a causal language model with a chat template, a vision model with patch features, a diffusers
+    SD3 or SD3.5 (its transformer, VAE and scheduler are used). What joins them is new and learns nothing yet.
+
+    Raises ValueError for a part that cannot be read or does not fit.
+    """
+    options = options or BuildOptions()
+    torch.manual_seed(options.seed)
+    eye, mean, std = vision_tower(found(vision))
+    config = LimnerConfig(
+        num_queries=options.num_queries,
+        image_tokens=options.image_tokens,
+        feature_tokens=options.feature_tokens,
+        image_size=eye.image_size,
+        image_mean=mean,
+        image_std=std,
+        shapes=options.shapes,
+        default_size=options.shapes[0],
+        max_references=options.max_references,
+        prompt_tokens=options.prompt_tokens,
+    )
+    backbone, words = language_model(found(llm))
+    width = backbone.get_input_embeddings().weight.shape[1]
+    config.resampler_heads = heads(width, eye.width)
+    vocabulary = add_control_tokens(words, config)
+    if len(words) > backbone.get_input_embeddings().weight.shape[0]:  # released tables are often longer than needed
+        backbone.resize_token_embeddings(len(words))
+    mllm = StreamModel(backbone, eye, config, vocabulary)
+    mllm.to(next(backbone.parameters()).dtype)
+    model = Limner(mllm, detokenizer(found(mmdit), eye, width, options), words, GenerationDefaults())
+    model.detokenizer.check_size(*config.default_size)
+    return model.eval()
+
+
+def found(source: str | Path) -> Path:
+    """A folder, or what the hub gives for an id. Raises ValueError for neither."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
+        return from_hub(str(source))
+    raise ValueError(f"no such folder: {source}")
+
+
+def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        words = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no causal language model with a tokenizer: {error}") from error
+    if not words.chat_template:
+        raise ValueError(f"{folder}: the tokenizer has no chat template; take the model's chat or instruct form")
+    return model, words
+
+
+def vision_tower(folder: Path) -> tuple[Eye, tuple[float, ...], tuple[float, ...]]:
+    """The tower and its pictures' mean and standard deviation."""
+    try:
+        model = AutoModel.from_pretrained(folder, dtype="auto")
+        processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no vision model with a preprocessor_config.json: {error}") from error
+    eye = Eye(getattr(model, "vision_model", model).eval())
+    return eye, tuple(processor.image_mean), tuple(processor.image_std)
+
+
+def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> Detokenizer:
+    mmdit = read(folder, options.max_references)
+    adapter = AdapterConfig(
+        feature_width=eye.width,
+        num_tokens=options.feature_tokens,
+        width=options.adapter_width,
+        depth=options.adapter_depth,
+        heads=heads(options.adapter_width),
+        context_width=mmdit.config.context_width,
+        pooled_width=mmdit.config.pooled_width,
+        prompt_width=width if options.prompt_tokens else 0,
+    )
+    if not (folder / "vae/config.json").exists():
+        raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
+    autoencoder = Autoencoder.from_pretrained(folder / "vae")
+    scheduler = folder / "scheduler/scheduler_config.json"
+    shift = json.loads(scheduler.read_text()).get("shift", 1.0) if scheduler.exists() else 1.0
+    made = ConditioningAdapter(adapter).to(mmdit.proj_out.weight.dtype)
+    return Detokenizer(made, mmdit, autoencoder, trained_tokens=mmdit.config.position_base**2, base_shift=shift)
+
+
+def heads(*widths: int) -> int:
+    """The most heads up to 32, of width 32 or more, that divide all widths (and leave their head's width even)."""
+    fits = [n for n in range(1, 33) if all(w % (2 * n) == 0 and (w // n >= 32 or n == 1) for w in widths)]
+    if not fits:
+        raise ValueError(f"no number of heads divides the widths {' and '.join(map(str, widths))}")
+    return max(fits)

@@ -1,0 +1,122 @@
+"""A model built of a backbone, a vision tower and an SD3: it draws, takes a training step, saves, loads, says the same."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+import limner
+from helpers import BACKBONES, byte_tokenizer, picture
+from limner.inference.build import BuildOptions, build, heads
+from limner.inference.cli import main
+from limner.train.data import joint_batch
+from limner.train.stages.joint import JointStage, Trainee, freeze, joint_losses
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+TOWERS = {
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SMALL, intermediate_size=24, vision_use_head=False)),
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SMALL, intermediate_size=24)),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL)),
+}
+OPTIONS = BuildOptions(num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2,
+                       shapes=((32, 32), (32, 64)))  # fmt: skip
+
+
+def save_llm(folder, backbone="qwen3"):
+    words = byte_tokenizer()
+    options = {"vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
+               "num_key_value_heads": 1, "max_position_embeddings": 512, "pad_token_id": words.pad_token_id,
+               "eos_token_id": words.eos_token_id, "bos_token_id": None}  # fmt: skip
+    config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def save_tower(folder, tower="siglip"):
+    TOWERS[tower]().save_pretrained(folder)
+    kind = {"siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor", "dinov2": "BitImageProcessor"}[tower]
+    (folder / "preprocessor_config.json").write_text(json.dumps(
+        {"image_processor_type": kind, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}))  # fmt: skip
+    return folder
+
+
+def save_sd3(folder):
+    SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, caption_projection_dim=32, joint_attention_dim=24, pooled_projection_dim=20,
+        pos_embed_max_size=16, qk_norm="rms_norm",
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    AutoencoderKL(latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, scaling_factor=1.5, shift_factor=0.1,
+                  down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                  ).save_pretrained(folder / "vae")  # fmt: skip
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tower"), [*((b, "siglip") for b in BACKBONES), ("qwen3", "clip"), ("qwen3", "dinov2")]
+)
+def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
+    torch.manual_seed(0)
+    parts = save_llm(tmp_path / "llm", backbone), save_tower(tmp_path / "vision", tower), save_sd3(tmp_path / "sd3")
+    model = build(*parts, OPTIONS)
+    assert model.config.image_mean == (0.4, 0.5, 0.6) and model.detokenizer.base_shift == 3.0
+    assert model.detokenizer.shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
+
+    trainee = Trainee(model.mllm, model.detokenizer)
+    freeze(trainee, ("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter"))
+    shown, drawn = ({"type": "image", "image": picture(k)} for k in (1, 2))
+    talk = [
+        {"role": "user", "content": [shown, {"type": "text", "text": "again"}]},
+        {"role": "assistant", "content": [drawn, {"type": "text", "text": "done"}]},
+    ]
+    joint_losses(trainee, JointStage(), 0, joint_batch([talk], model.encoder), 0)["loss"].backward()
+    assert model.mllm.queries.weight.grad.abs().sum() > 0 and model.mllm.llm.get_input_embeddings().weight.grad is None
+
+    options = {"images": "force", "max_images": 1, "max_new_tokens": 5, "num_inference_steps": 2}
+    reply = model.eval().generate(talk[:1], **options)
+    model.save_pretrained(tmp_path / "out")
+    again = limner.load(tmp_path / "out", device="cpu", dtype="float32").generate(talk[:1], **options)
+    assert again.text == reply.text and again.images[0].tobytes() == reply.images[0].tobytes()
+
+
+def test_what_cannot_be_joined_is_refused(tmp_path):
+    llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
+    for parts, said in (
+        ((tmp_path / "none", vision, sd3), "no such folder"),
+        ((vision, vision, sd3), "no causal language model"),
+        ((llm, sd3, sd3), "no vision model"),
+        ((llm, vision, llm), "not SD3Transformer2DModel"),
+        ((llm, vision, sd3 / "transformer"), "has no vae"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build(*parts, OPTIONS)
+    (llm / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="no chat template"):
+        build(llm, vision, sd3, OPTIONS)
+    assert heads(4096, 1152) == 32 and heads(32) == 1
+    with pytest.raises(ValueError, match="no number of heads divides the widths 33"):
+        heads(33)
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    import limner.inference.build as module
+
+    llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
+    monkeypatch.setattr(module, "BuildOptions", lambda: OPTIONS)
+    command = ["build", "--llm", str(llm), "--vision", str(vision), "--mmdit", str(sd3), "-o", str(tmp_path / "out")]
+    assert main(command) == 0 and "stages align" in capsys.readouterr().out
+    assert limner.load(tmp_path / "out").config.shapes == ((32, 32), (32, 64))
+    assert main(command) == 2 and "holds a model already" in capsys.readouterr().err
