@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     describe = command("describe", "say what a picture shows", run_describe)
     describe.add_argument("image")
     describe.add_argument("--prompt", default="What is in this picture?")
-    command("info", "what a model is made of", run_info)
+    info = command("info", "what a model is made of", run_info)
+    info.add_argument("--memory", action="store_true", help="what each part's weights take in each precision")
     evaluate = command("eval", "measure a model", run_eval)
     evaluate.add_argument("suite", choices=["world"])
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
@@ -191,9 +192,12 @@ def run_describe(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    from .info import describe_model
+    from .info import describe_memory, describe_model
 
-    print(describe_model(loaded(options)))
+    model = loaded(options)
+    print(describe_model(model))
+    if options.memory:
+        print(describe_memory(model))
     return 0
 
 

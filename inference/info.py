@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from .model import Limner
 
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
+"""A parameter's, without the scales that quantised weights carry"""
 
-def describe_model(model: Limner) -> str:
-    """Parts, parameters, sizes and defaults, one a line."""
+
+def parameters(model: Limner) -> dict[str, int]:
+    """Of each part."""
     mllm, detokenizer = model.mllm, model.detokenizer
     parts = {
         f"backbone ({mllm.llm.config.model_type})": [mllm.llm],
@@ -16,7 +19,22 @@ def describe_model(model: Limner) -> str:
         "MM-DiT": [detokenizer.mmdit],
         f"autoencoder ({type(detokenizer.autoencoder.vae).__name__})": [detokenizer.autoencoder],
     }
-    counts = {name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()}
+    return {name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()}
+
+
+def describe_memory(model: Limner) -> str:
+    """What the weights of each part take in each precision, by calculation; activations and caches come on top."""
+    counts = parameters(model)
+    lines = [f"  {'MB of weights':30} " + " ".join(f"{name:>9}" for name in BYTES)]
+    for name, count in [*counts.items(), ("in all", sum(counts.values()))]:
+        lines.append(f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values()))
+    return "\n".join(lines)
+
+
+def describe_model(model: Limner) -> str:
+    """Parts, parameters, sizes and defaults, one a line."""
+    mllm, detokenizer = model.mllm, model.detokenizer
+    counts = parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
     step = detokenizer.multiple

@@ -24,6 +24,8 @@ class Progress:
     step: int = 0
     """Steps done"""
     bad_batches: int = 0
+    left_out: int = 0
+    """Broken examples met so far"""
     best: float | None = None
     """The lowest validation loss so far, and the step it was measured at"""
     best_step: int = -1

@@ -34,6 +34,8 @@ class JointBatch:
     """`key` of each view of the stream, of each target view and of each picture; empty where nobody asks"""
     target_keys: list[str] = field(default_factory=list)
     picture_keys: list[list[str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Conversations of this batch that could not be used, and why"""
 
     def to(self, device: torch.device) -> JointBatch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

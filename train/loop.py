@@ -48,6 +48,10 @@ class LoopConfig:
     """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
 
 
+TOLERATED = 0.01
+"""Share of the examples that may be broken."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop; a checkpoint was written first."""
 
@@ -125,6 +129,7 @@ def fit(
             values: dict[str, Tensor] = {}
             for _ in range(config.accumulate):
                 number, batch = next(batches)
+                count_broken(name, batch, progress, (number + 1) * config.batch_size)
                 told = {key: value / config.accumulate for key, value in objective(batch, number).items()}
                 told["loss"].backward()
                 values = {key: values.get(key, 0) + value.detach() for key, value in told.items()}
@@ -175,6 +180,18 @@ def fit(
     if sharded:
         parallel.gather(module)
     return optimizer
+
+
+def count_broken(name: str, batch: Any, progress: checkpoints.Progress, seen: int) -> None:
+    """Say what a batch had to leave out. Raises ValueError when it is more than 1 % of what was seen (of 1,000 at least)."""
+    broken = getattr(batch, "left_out", [])
+    for line in broken:
+        tqdm.write(f"{name}: left out {line}")
+    progress.left_out += int(parallel.total(len(broken))) if hasattr(batch, "left_out") else 0
+    if progress.left_out > TOLERATED * max(seen, 1000):
+        raise ValueError(
+            f"{name}: {progress.left_out} of {seen} examples are broken, more than {TOLERATED:.0%}; stopping"
+        )
 
 
 def names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:

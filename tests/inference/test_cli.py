@@ -43,6 +43,10 @@ def test_draw_edit_describe_info(capsys, folder, tmp_path):
     assert status == 0
     status, text, _ = run(capsys, "info", "--model", folder)
     assert status == 0 and "backbone" in text and "parameters" in text
+    status, text, _ = run(capsys, "info", "--model", folder, "--memory")
+    whole = next(line for line in text.splitlines() if line.startswith("  in all"))
+    total = [float(value) for value in whole.split()[2:]]
+    assert status == 0 and total[0] > 0 and total[0] == pytest.approx(2 * total[1], abs=0.11)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -29,11 +29,11 @@ def optimizer(width: int = 4, kind: str = "adamw") -> MasterOptimizer:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_everything_comes_back_bit_for_bit(tmp_path, kind):
     made = optimizer(kind=kind)
-    checkpoints.save(tmp_path, made, Progress(7, 1, 0.5, 3))
+    checkpoints.save(tmp_path, made, Progress(7, 1, 2, 0.5, 3))
     again = MasterOptimizer(
         [(n, nn.Parameter(torch.zeros_like(p))) for n, p in made.named], 1e-2, ema_decay=0.9, kind=kind
     )
-    assert checkpoints.load(tmp_path, again) == Progress(7, 1, 0.5, 3)
+    assert checkpoints.load(tmp_path, again) == Progress(7, 1, 2, 0.5, 3)
     before, after = made.state_dict(), again.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(v, after[k]) for k, v in before.items())
     assert all(torch.equal(p, q) for (_, p), (_, q) in zip(made.named, again.named, strict=True))

@@ -11,6 +11,7 @@ from functools import partial
 from statistics import median
 
 from ...mllm.encoding import StreamEncoder
+from ..loop import TOLERATED
 from .example import Captioned, Example, Problem, opened, with_opened
 from .fit import fitted
 
@@ -18,8 +19,6 @@ SMALLEST = 16
 """Pixels a side below which a picture shows nothing."""
 LARGEST = 32_000_000
 """Pixels above which a picture is refused for training: it would be decoded again every time it is used."""
-TOLERATED = 0.01
-"""Share of a data set that may be broken."""
 
 
 @dataclass

@@ -152,9 +152,22 @@ class Mixture:
         return [self.sources[source].name(self.seed, place) for source, place, _ in self.dealt(pool)[index]]
 
     def __call__(self, step: int) -> JointBatch:
+        """Conversations whose pictures cannot be read are left out and named in the batch. Raises ValueError when none is
+        left."""
         told, mine = self.told(step)
         fit = partial(fitted, config=self.encoder.config)
-        return joint_batch([with_opened(messages, fit) for messages in told], self.encoder, mine, self.keys)
+        opened, places, left_out = [], [], []
+        for messages, place in zip(told, mine, strict=True):
+            try:
+                opened.append(with_opened(messages, fit))
+                places.append(place)
+            except (ValueError, OSError) as error:
+                left_out.append(f"{self.names(step)[place]}: {error}")
+        if not opened:
+            raise ValueError(f"every conversation of step {step} is broken; the first: {left_out[0]}")
+        made = joint_batch(opened, self.encoder, places, self.keys)
+        made.left_out = left_out
+        return made
 
 
 def measure(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[int, int]:
@@ -183,18 +196,25 @@ def template_tokens(encoder: StreamEncoder) -> float:
 def sources_of(
     data: Sequence[str], encoder: StreamEncoder, longest: int, draw_share: float
 ) -> list[tuple[Told, float]]:
-    """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world. Every set is read, checked and reported.
+    """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world, "stream:FOLDER" shards too large to list. Every other
+    set is read, checked and reported.
 
     Raises ValueError for one that cannot be used.
     """
     from . import readers
     from .check import check
+    from .shards import Shards
 
     sources: list[tuple[Told, float]] = []
     for given in data:
         name, weight = with_weight(given)
         if name == "world":
             sources.append((World(), weight))
+            continue
+        if name.startswith("stream:"):
+            shards = Shards(name.removeprefix("stream:"), draw_share)
+            print(f"{name}: {shards.total:,} examples in {len(shards.paths)} shards, checked as they come", flush=True)
+            sources.append((shards, weight))
             continue
         print(f"checking {name}", flush=True)
         report = check(readers.read(name), encoder, longest)

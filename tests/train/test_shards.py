@@ -1,0 +1,89 @@
+"""Shards: each example once an epoch, wherever a run begins again; what is broken is named, counted and left out."""
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from helpers import make_limner, picture
+from limner.train.datasets.mixture import Mixture, sources_of
+from limner.train.datasets.shards import INDEX, Shards, examples_of
+from limner.train.loop import LoopConfig, fit
+
+
+def write_tar(path, numbers, broken=()):
+    with tarfile.open(path, "w") as archive:
+        for number in numbers:
+            out = io.BytesIO()
+            picture(number).save(out, "PNG")
+            data = out.getvalue()[: 40 if number in broken else None]
+            for name, content in ((f"{number:04d}.png", data), (f"{number:04d}.txt", f"picture {number}".encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for shard, numbers in enumerate((range(5), range(5, 12), range(12, 13), range(13, 20), range(20, 23))):
+        write_tar(tmp_path / f"{shard}.tar", numbers, broken=(7,))
+    return tmp_path
+
+
+def test_every_example_once_an_epoch_in_another_order_each_time(folder):
+    shards = Shards(folder, together=2)
+    assert shards.counts == [5, 7, 1, 7, 3]
+    epochs = [[shards.name(1, epoch * 23 + k) for k in range(23)] for epoch in range(3)]
+    assert all(len(set(epoch)) == 23 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    first = {name.split(":")[0] for name in epochs[0][:5]}
+    assert len(first) <= 2, "two shards at a time"
+    assert [Shards(folder, together=2).name(1, k) for k in (3, 40)] == [epochs[0][3], epochs[1][17]]
+    assert Shards(folder, together=2).name(2, 3) != epochs[0][3] or Shards(folder).name(2, 4) != epochs[0][4]
+
+
+def test_the_index_is_made_again_when_a_shard_changes(folder):
+    Shards(folder)
+    saved = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(saved | {"counts": [1, 1, 1, 1, 1]}))
+    assert Shards(folder).total == 5, "an index whose sizes hold is believed"
+    write_tar(folder / "0.tar", range(2))
+    examples_of.cache_clear()
+    assert Shards(folder).counts == [2, 7, 1, 7, 3]
+
+
+def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
+    model = make_limner()
+    mixture = Mixture(sources_of([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 4, 0, pool=2)
+    batches = [mixture(step) for step in range(6)]
+    left = [line for batch in batches for line in batch.left_out]
+    assert left and all("0007" in line and "not a picture" in line for line in left)
+    assert sum(len(b.target) for b in batches) == 24 - len(left)
+    from torch import nn
+
+    module = nn.Linear(1, 1)
+    config = LoopConfig(steps=6, batch_size=4, workers=0, save_every=6)
+    fit("s", module, mixture, lambda batch, step: {"loss": module.weight.sum()}, config, tmp_path / "run")
+    assert f"s: left out {left[0]}" in capsys.readouterr().out
+    progress = json.loads((tmp_path / "run/checkpoints/00000006/progress.json").read_text())
+    assert progress["left_out"] == len(left)
+
+
+def test_too_many_broken_examples_stop_a_run(tmp_path):
+    from torch import nn
+
+    class Batch:
+        left_out = ("x: broken",) * 3
+
+    module = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"12 of 16 examples are broken, more than 1%"):
+        fit("s", module, lambda step: Batch(), lambda batch, step: {"loss": module.weight.sum()},
+            LoopConfig(steps=20, batch_size=4, workers=0), tmp_path)  # fmt: skip
+
+
+def test_what_is_no_stream(tmp_path):
+    with pytest.raises(ValueError, match="holds no shards"):
+        Shards(tmp_path)
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no examples in 1 shards"):
+        Shards(tmp_path)

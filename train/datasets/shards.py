@@ -1,0 +1,108 @@
+"""Sets too large to list: shards whose examples are read when their turn comes, in an order that needs no replay.
+
+Only a count a shard is kept. An epoch goes through the shards in a random order, a few at a time, and through the examples
+of those few in a random order: where the ``place``-th example lies is a function of (seed, place).
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from ...mllm.messages import Message
+from ..pictures import rng_for
+from . import readers
+from .example import Example, Problem, said
+
+INDEX = "limner-index.json"
+ENDINGS = (".tar", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """In place of what could not be read: it is counted and left out when its turn comes."""
+
+    problem: Problem
+
+    def open(self) -> Image.Image:
+        raise ValueError(self.problem.why)
+
+
+@lru_cache(maxsize=16)
+def examples_of(shard: Path) -> tuple[Example | Problem, ...]:
+    return tuple(readers.file(shard))
+
+
+class Shards:
+    """A source of a `Mixture` over the shards of a folder.
+
+    ``together`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
+    """
+
+    def __init__(self, folder: str | Path, draw_share: float = 0.8, together: int = 4) -> None:
+        self.folder, self.draw_share, self.together = Path(folder), draw_share, together
+        self.paths = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        if not self.paths:
+            raise ValueError(f"{folder} holds no shards ({', '.join(ENDINGS)})")
+        self.counts = counted(self.folder, self.paths)
+        self.total = sum(self.counts)
+        if not self.total:
+            raise ValueError(f"{folder}: no examples in {len(self.paths)} shards")
+
+    def find(self, seed: int, place: int) -> tuple[Path, int]:
+        """The shard of a place, and which of its examples."""
+        epoch, index = divmod(place, self.total)
+        order = _shuffled(len(self.paths), seed, f"shards/{epoch}")
+        groups = [order[i : i + self.together] for i in range(0, len(order), self.together)]
+        ends = list(accumulate(sum(self.counts[s] for s in group) for group in groups))
+        which = bisect_right(ends, index)
+        index -= ends[which - 1] if which else 0
+        index = _shuffled(sum(self.counts[s] for s in groups[which]), seed, f"group/{epoch}/{which}")[index]
+        for shard in groups[which]:
+            if index < self.counts[shard]:
+                return self.paths[shard], index
+            index -= self.counts[shard]
+        raise AssertionError("a place outside its group")
+
+    def example(self, seed: int, place: int) -> Example | Problem:
+        path, index = self.find(seed, place)
+        found = examples_of(path)
+        if index >= len(found):
+            return Problem(str(path), f"only {len(found)} examples where the index has more; remove {INDEX}")
+        return found[index]
+
+    def tell(self, seed: int, place: int) -> list[Message]:
+        example = self.example(seed, place)
+        if isinstance(example, Problem):
+            return [said("user", {"type": "image", "image": Broken(example)})]
+        return example.tell(rng_for(seed, place, "told"), self.draw_share)
+
+    def name(self, seed: int, place: int) -> str:
+        return self.example(seed, place).where
+
+
+@lru_cache(maxsize=16)
+def _shuffled(count: int, seed: int, what: str) -> tuple[int, ...]:
+    order = list(range(count))
+    rng_for(seed, 0, what).shuffle(order)
+    return tuple(order)
+
+
+def counted(folder: Path, paths: Sequence[Path]) -> list[int]:
+    """Examples of each shard, from the folder's index where its sizes still hold; else counted, and the index written."""
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in paths}
+    index = folder / INDEX
+    saved = json.loads(index.read_text()) if index.exists() else {}
+    if saved.get("sizes") != sizes:
+        counts = [sum(1 for _ in readers.file(p)) for p in tqdm(paths, desc=f"counting {folder}", disable=None)]
+        saved = {"sizes": sizes, "counts": counts}
+        index.write_text(json.dumps(saved) + "\n")
+    return saved["counts"]
