@@ -21,6 +21,7 @@ from . import parallel, pictures
 from .datasets import check, readers
 from .datasets.example import Captioned, Example
 from .datasets.mixture import Finite, Mixture, Told, World
+from .frozen import Store, encoders
 from .loop import LoopConfig, fit
 from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import into
@@ -67,6 +68,12 @@ class FinetuneConfig:
         for name, low, high in (("draw_share", 0, 1), ("replay_share", 0, 0.95)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        plain = JointStage()
+        for name in ("data", "train", "draw_share"):
+            if getattr(self.joint, name) != getattr(plain, name):
+                raise ValueError(
+                    f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share instead"
+                )
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if not self.parts and not self.extra:
@@ -134,6 +141,8 @@ def _train(
         sources = [(sources[0][0], 1 - config.replay_share), (World(), config.replay_share)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
+    if stage.precomputed:
+        make_batch.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
     losses = partial(joint_losses, trainee, stage, config.seed)
     seconds, peak = trial(make_batch, losses, trainee)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)

@@ -106,6 +106,14 @@ def test_from_python(data, tmp_path):
     out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
     assert json.loads((out / "limner_adapter.json").read_text())["made"]["steps"] == 2
     assert not (out / "samples").exists()
+    from limner.train.datasets import check, readers
+    from limner.train.frozen import precompute
+
+    model = make_limner()
+    precompute(model, check.check(readers.read(data), model.encoder, 1024).examples, tmp_path / "ahead")
+    config = load_config([*QUICK, f"joint.precomputed={tmp_path / 'ahead'}"])
+    ahead = finetune(model, data, tmp_path / "ahead-out", config)
+    assert (ahead / "limner_adapter.json").exists()
     with pytest.raises(ValueError, match="unknown option 'rnk'; there are steps, rank"):
         make_limner().finetune(data, tmp_path / "out2", rnk=2)
 
@@ -120,6 +128,7 @@ def test_options_are_checked():
         (["extra=[all]"], "no part 'all'"),
         (["replay=photos"], "replay is 'photos'"),
         (["draw_share=2"], "draw_share is 2"),
+        (["joint.train=[mllm]"], "joint.train has no effect here"),
         (["parts=[]", "extra=[]"], "nothing to train"),
     ):
         with pytest.raises(ValueError, match=said):
