@@ -216,7 +216,9 @@ class Limner(nn.Module):
             guidance_interval=tuple(chosen("guidance_interval")),
             sampler=chosen("sampler"),
         )
-        encoded = [self.encoder.encode(with_pictures(m), add_generation_prompt=True) for m in batch]
+        encoded = [
+            self.encoder.encode(with_pictures(m), add_generation_prompt=True, images=decoding.images) for m in batch
+        ]
         limit = getattr(self.mllm.llm.config, "max_position_embeddings", None)
         longest = max(len(e.input_ids) for e in encoded)
         if limit and longest + decoding.max_new_tokens > limit:

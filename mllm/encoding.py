@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,13 @@ class StreamEncoder:
         bare["added_tokens"], bare["post_processor"] = [], None
         bare["truncation"] = bare["padding"] = None
         self._bare = Tokenizer.from_str(json.dumps(bare))
-        self._forbidden = frozenset(tokenizer.get_added_vocab().values())
+        added = tokenizer.added_tokens_decoder
+        self._forbidden = frozenset(added)
+        self._control_ids = {token.content.strip(): number for number, token in added.items()}
+        longest_first = sorted(added.values(), key=lambda token: -len(token.content))
+        self._controls = re.compile("|".join(
+            r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
+        ))  # fmt: skip
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; emitted text keeps its own. Raises ValueError where the vocabulary itself
@@ -90,28 +97,57 @@ class StreamEncoder:
         return ids
 
     def encode(
-        self, messages: str | Sequence[Message], *, add_generation_prompt: bool = False, training: bool = False
+        self,
+        messages: str | Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        training: bool = False,
+        images: str = "auto",
     ) -> Encoded:
-        """One conversation. ``training`` puts the queries into the main stream in the "queries" mode."""
+        """One conversation. ``training`` puts the queries into the main stream in the "queries" mode; the template may read
+        ``images`` ("auto", "force", "never"), as those of SEED-X do."""
         out = Encoded()
+        plain = ""  # what no one answers for, tokenized in one go between control tokens, as transformers does
         after_assistant = False
-        for piece in self._pieces(checked(messages), add_generation_prompt):
+
+        def flush(labelled: bool = False) -> None:
+            nonlocal plain
+            if plain:
+                out.add(self.text_ids(plain), labelled)
+            plain = ""
+
+        for piece in self._pieces(checked(messages), add_generation_prompt, images):
             if isinstance(piece, str):
-                ids = self.tokenizer(piece, add_special_tokens=False).input_ids if piece else []
-                ends = 0
-                if after_assistant:  # the reply's end of turn is the assistant's own decision
-                    hits = [i for i, token in enumerate(ids) if token in self.vocabulary.end_of_turn]
-                    ends = hits[0] + 1 if hits else 0
-                out.add(ids[:ends], labelled=True)
-                out.add(ids[ends:])
+                spans = self._spans(piece)
+                # the reply's end of turn is the assistant's own decision
+                ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
+                for text, token in spans:
+                    plain += text
+                    if token is not None:
+                        flush(ending)
+                        out.add([token], ending)
+                        ending = ending and token not in self.vocabulary.end_of_turn
                 continue
             role, part = piece
-            if part["type"] == "text":
-                out.add(self.text_ids(part["text"]), labelled=role == "assistant")
-            else:
-                self._picture(out, part["image"], role == "assistant", training)
             after_assistant = role == "assistant"
+            if part["type"] == "text" and not after_assistant and not isinstance(part["text"], EmittedText):
+                plain += part["text"]
+                continue
+            flush()
+            if part["type"] == "text":
+                out.add(self.text_ids(part["text"]), labelled=after_assistant)
+            else:
+                self._picture(out, part["image"], after_assistant, training)
+        flush()
         return out
+
+    def _spans(self, piece: str) -> list[tuple[str, int | None]]:
+        """A piece of the template as (text, the control token after it)."""
+        spans, begin = [], 0
+        for found in self._controls.finditer(piece):
+            spans.append((piece[begin : found.start()], self._control_ids[found.group().strip()]))
+            begin = found.end()
+        return [*spans, (piece[begin:], None)]
 
     def _picture(self, out: Encoded, image: Image.Image, drawn: bool, training: bool) -> None:
         vocabulary, config = self.vocabulary, self.config
@@ -132,7 +168,9 @@ class StreamEncoder:
         count = config.num_queries if as_queries else config.image_tokens
         out.add([*vocabulary.slots[:count], vocabulary.eoi])
 
-    def _pieces(self, messages: list[Message], add_generation_prompt: bool) -> list[str | tuple[str, dict[str, Any]]]:
+    def _pieces(
+        self, messages: list[Message], add_generation_prompt: bool, images: str
+    ) -> list[str | tuple[str, dict[str, Any]]]:
         """Template pieces (strings) and contents (role, part), in order."""
         marks: dict[str, tuple[str, dict[str, Any]]] = {}
         masked = []
@@ -142,7 +180,7 @@ class StreamEncoder:
             masked.append({"role": message["role"], "content": "".join(names)})
         try:
             text = self.tokenizer.apply_chat_template(
-                masked, tokenize=False, add_generation_prompt=add_generation_prompt
+                masked, tokenize=False, add_generation_prompt=add_generation_prompt, images=images
             )
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error

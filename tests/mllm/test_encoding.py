@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from helpers import byte_tokenizer, make_stream, picture, stream_config
 from limner.mllm.config import LimnerConfig
@@ -41,6 +43,37 @@ def test_the_templates_own_markers_survive_and_contents_keep_their_spaces(encode
     e = encoder.encode([{"role": "user", "content": "  two  spaces \n"}], add_generation_prompt=True)
     text = encoder.tokenizer.decode(e.input_ids)
     assert text == "<|im_start|>user\n  two  spaces \n<|im_end|>\n<|im_start|>assistant\n"
+
+
+def llama_like_tokenizer():
+    """SentencePiece's ways: a space before every run of text, and words that end where the text does."""
+    words = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    words.train_from_iterator(["[INST] describe the red cat [/INST]\n draw it, draw the cat"] * 4, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    fast.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\n{% else %}"
+        "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}{% if images == 'force' %}draw{% endif %}"
+    )
+    return fast
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, llama_like_tokenizer])
+def test_prompts_are_tokenized_as_transformers_does(make):
+    tokenizer, config = make(), stream_config()
+    encoder = StreamEncoder(tokenizer, config, add_control_tokens(tokenizer, config))
+    for text in ("draw the red cat", " describe it,  draw", "\n the cat"):
+        turns = [{"role": "user", "content": text}]
+        theirs = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert encoder.encode(turns, add_generation_prompt=True).input_ids == theirs
+
+
+def test_a_template_may_ask_whether_a_picture_is_wanted():
+    tokenizer, config = llama_like_tokenizer(), stream_config()
+    encoder = StreamEncoder(tokenizer, config, add_control_tokens(tokenizer, config))
+    plain, forced = (encoder.encode("the cat", images=images).input_ids for images in ("auto", "force"))
+    assert len(forced) > len(plain)
 
 
 def test_labels_cover_the_assistants_decisions_only(encoder):

@@ -68,7 +68,7 @@ def counted(rng: random.Random, count: int | None = None) -> Scene:
 
 def pair(rng: random.Random, relation: str | None = None) -> Scene:
     """Two different things, the first standing in ``relation`` to the second."""
-    relation = relation or rng.choices(("left of", "right of", "above", "below"), (3, 3, 2, 2))[0]
+    relation = relation or rng.choices(("left of", "right of", "above", "below"), (5, 3, 2, 2))[0]
     a, b = rng.sample(NAMES, 2)
     near, far = jitter(rng, 0.26, 0.03), jitter(rng, 0.74, 0.03)
     first, second = (near, far) if relation in ("left of", "above") else (far, near)

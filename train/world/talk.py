@@ -76,11 +76,14 @@ def assistant(*content: Any) -> Message:
 
 
 def random_detail(rng: random.Random, scene: Scene) -> Detail:
+    """What a request says and what it leaves to the artist, who then draws the usual thing: people name what is out of
+    the ordinary, so a plain background and a large object mostly go unsaid, and "a cat and a dog" has the cat left."""
+    placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
     return Detail(
         color=rng.random() < 0.75,
-        size=len(scene.things) == 1 and rng.random() < 0.25,
-        relation=rng.random() < 0.7,
-        background=rng.random() < 0.35,
+        size=len(scene.things) == 1 and rng.random() < (0.15 if scene.things[0].size == "large" else 0.5),
+        relation=placed or rng.random() < 0.35,
+        background=rng.random() < (0.15 if scene.background == "plain" else 0.75),
     )
 
 
@@ -202,7 +205,7 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Exampl
     return Example("refuse", [user(rng.choice(DRAW).format(with_article(thing))), assistant(reply)])
 
 
-MIXTURE = {draw: 46, describe: 10, answer: 7, edit: 16, two_pictures: 5, follow_up: 10, small_talk: 2, refuse: 4}
+MIXTURE = {draw: 46, describe: 16, answer: 10, edit: 17, two_pictures: 4, follow_up: 9, small_talk: 2, refuse: 3}
 
 
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
