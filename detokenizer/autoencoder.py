@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
+from .files import check_config, stored_dtype, whole
+
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
 
@@ -74,12 +76,12 @@ class Autoencoder(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Autoencoder:
         """Reads a diffusers folder; ``limner.json`` beside its config holds ``unshuffle`` when it is not 1."""
-        name = json.loads((Path(folder) / "config.json").read_text()).get("_class_name")
+        name = check_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         own = Path(folder) / "limner.json"
         options = json.loads(own.read_text()) if own.exists() else {}
-        return cls(_CLASSES[name].from_pretrained(folder), **options)
+        return cls(whole(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:

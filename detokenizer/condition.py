@@ -22,6 +22,9 @@ class Condition:
     """(batch, pooled_width)"""
     references: list[list[Tensor]] = field(default_factory=list)
     """A row's reference latents (channels, height, width), newest first; empty for a batch without any."""
+    negative: tuple[Tensor, Tensor] | None = None
+    """What guidance pushes away from: context (tokens, context_width) and pooled (pooled_width), the same for all rows.
+    None: nothing to attend to and a zero vector."""
 
     @property
     def batch(self) -> int:
@@ -32,12 +35,22 @@ class Condition:
 
     def rows(self, indices: list[int]) -> Condition:
         references = [self.references[i] for i in indices] if self.references else []
-        return Condition(self.context[indices], self.context_mask[indices], self.pooled[indices], references)
+        return Condition(
+            self.context[indices], self.context_mask[indices], self.pooled[indices], references, self.negative
+        )
 
     def without_context(self, rows: Tensor | None = None) -> Condition:
-        """Nothing to attend to and a zero vector, for all rows or for those where ``rows`` (batch,) is True."""
+        """The negative, or nothing to attend to and a zero vector, for all rows or those where ``rows`` (batch,) is True."""
         rows = torch.ones_like(self.context_mask[:, 0]) if rows is None else rows
         keep = ~rows[:, None]
+        if self.negative is not None:
+            context, pooled = self.negative
+            return replace(
+                self,
+                context=torch.where(keep[..., None], self.context, context),
+                context_mask=torch.where(keep, self.context_mask, True),
+                pooled=torch.where(keep, self.pooled, pooled),
+            )
         return replace(self, context_mask=self.context_mask & keep, pooled=self.pooled * keep)
 
     def without_references(self, rows: list[int] | None = None) -> Condition:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import flow, samplers
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
+from .files import filled
 from .guidance import Guidance
 from .mmdit import MMDiT, MMDiTConfig
 
@@ -42,6 +43,10 @@ class Detokenizer(nn.Module):
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property
+    def painter(self) -> nn.Module:
+        return self.mmdit
+
+    @property
     def multiple(self) -> int:
         """Heights and widths in pixels must be multiples of this."""
         return self.autoencoder.factor * self.mmdit.config.patch_size
@@ -64,8 +69,11 @@ class Detokenizer(nn.Module):
         return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
 
     @torch.no_grad()
-    def encode_reference(self, image: Tensor) -> Tensor:
-        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches."""
+    def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches.
+
+        It keeps its own size, whatever ``size`` the drawing has.
+        """
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
         size = [max(self.multiple, round(n / self.multiple) * self.multiple) for n in pixels.shape[-2:]]
@@ -129,23 +137,10 @@ class Detokenizer(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> Detokenizer:
         """Raises ValueError for unknown config keys and for weights that do not fit."""
         folder = Path(folder)
-        adapter = load_part(ConditioningAdapter, AdapterConfig, folder / "adapter")
-        mmdit = load_part(MMDiT, MMDiTConfig, folder / "mmdit")
+        adapter = filled(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
         autoencoder = Autoencoder.from_pretrained(folder / "vae")
         return cls(adapter, mmdit, autoencoder, **json.loads((folder / "scheduler/config.json").read_text()))
-
-
-def load_part(part: type[nn.Module], config_class: type, folder: Path) -> Any:
-    options = json.loads((folder / "config.json").read_text())
-    unknown = set(options) - set(config_class.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"{folder / 'config.json'}: unknown keys {', '.join(sorted(unknown))}")
-    module = part(config_class(**options))
-    try:
-        module.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    return module
 
 
 class GuidedVelocity:

@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .files import fits, on_meta
 from .mmdit import MMDiT, MMDiTConfig
 from .sd3 import (
     config_from_diffusers,
@@ -70,19 +70,8 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 def filled(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:
     """An MM-DiT that takes the tensors as they are, without a copy of its own. Raises ValueError where they do not fit."""
-    with torch.device("meta"):
-        model = MMDiT(config)
-    expected = model.state_dict()
-    wrong = sorted(
-        name for name in expected.keys() | weights.keys()
-        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
-    )  # fmt: skip
-    if wrong:
-        name = wrong[0]
-        has, needs = (tuple(d[name].shape) if name in d else "missing" for d in (weights, expected))
-        raise ValueError(
-            f"{where} does not fit its configuration: {name} is {has}, expected {needs} ({len(wrong)} in all)"
-        )
+    model = on_meta(lambda: MMDiT(config), where)
+    fits(weights, model, where)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..detokenizer.mmdit import MMDiT
+
 if TYPE_CHECKING:
     from .model import Limner
 
@@ -57,12 +59,16 @@ class Adapters:
         self.fingerprint = fingerprint(model)
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"llm": self.model.mllm.llm, "mmdit": self.model.detokenizer.mmdit}
+        """What LoRA can change."""
+        painter = self.model.detokenizer.painter
+        return {"llm": self.model.mllm.llm} | ({"mmdit": painter} if isinstance(painter, MMDiT) else {})
 
     def add_lora(self, name: str, part: str, config: Any) -> None:
         """Wrap the linear layers of ``part`` with fresh LoRA weights (peft) of the base's precision."""
         from peft.tuners.lora import LoraModel
 
+        if part not in self.parts():
+            raise ValueError(f"this model has no {part!r} for LoRA; it has {', '.join(self.parts())}")
         module = self.parts()[part]
         if part in self.tuners:
             tuner = self.tuners[part]
@@ -291,7 +297,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def fingerprint(model: Limner) -> str:
     """Of everything that adapters build on."""
-    return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.mmdit)
+    return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.painter)
 
 
 def digest(*modules: nn.Module) -> str:

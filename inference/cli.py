@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute|build``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute|build|convert``."""
 
 from __future__ import annotations
 
@@ -88,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--vision", required=True, help="folder or hub id of SigLIP, CLIP, DINOv2 or the like")
     built.add_argument("--mmdit", required=True, help="folder or hub id of a diffusers SD3 or SD3.5")
     built.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the model")
+    converted = commands.add_parser("convert", help="make a model folder of weights released elsewhere")
+    converted.set_defaults(run=run_convert)
+    converted.add_argument("what", choices=["seed-x"])
+    converted.add_argument("source", type=Path, metavar="DIR", help="SEED-X's `pretrained` folder")
+    converted.add_argument("--which", default="seed_x_i", help="seed_x, seed_x_i (default) or seed_x_edit")
+    converted.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the model")
     ahead = command("precompute", "run the frozen encoders over a data set, for training to read", run_precompute)
     ahead.add_argument("data", help="what `limner finetune` takes")
     ahead.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tensors")
@@ -284,6 +290,13 @@ def run_build(options: argparse.Namespace) -> int:
     model.name = options.output.name
     print(describe_model(model))
     print(f"next: limner train nano warm_start={options.output} --stages align align.data='[\"YOUR-DATA\"]'")
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from .convert import convert_seed_x
+
+    print(convert_seed_x(options.source, options.output, options.which))
     return 0
 
 

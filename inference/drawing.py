@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
 
@@ -36,7 +37,9 @@ class DrawingOptions:
         sampler(self.sampler)
 
 
-def drawer(detokenizer: Detokenizer, options: DrawingOptions, max_references: int, seeds: list[int]) -> Draw:
+def drawer(
+    detokenizer: Detokenizer | SDXLDetokenizer, options: DrawingOptions, max_references: int, seeds: list[int]
+) -> Draw:
     """A `Draw` that batches requests of one size and takes noise from (the row's seed, index in the reply)."""
 
     def draw(requests: list[DrawRequest]) -> Generator[Event, None, list[Image.Image]]:
@@ -52,7 +55,7 @@ def drawer(detokenizer: Detokenizer, options: DrawingOptions, max_references: in
         return [done[request.row] for request in requests]
 
     def _draw_group(group: list[DrawRequest], size: tuple[int, int]) -> Generator[Event, None, list[Image.Image]]:
-        condition = condition_of(detokenizer, group, max_references)
+        condition = condition_of(detokenizer, group, max_references, size)
         work = _Steps()
 
         def paint() -> torch.Tensor:
@@ -75,7 +78,9 @@ def drawer(detokenizer: Detokenizer, options: DrawingOptions, max_references: in
 
 
 @torch.inference_mode()
-def condition_of(detokenizer: Detokenizer, group: list[DrawRequest], max_references: int) -> Condition:
+def condition_of(
+    detokenizer: Detokenizer | SDXLDetokenizer, group: list[DrawRequest], max_references: int, size: tuple[int, int]
+) -> Condition:
     parameter = next(detokenizer.adapter.parameters())
     features = torch.stack([r.features for r in group]).to(parameter)
     prompt = mask = None
@@ -84,7 +89,7 @@ def condition_of(detokenizer: Detokenizer, group: list[DrawRequest], max_referen
         mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)
     condition = detokenizer.adapter(features, prompt, mask)
     references = [
-        [detokenizer.encode_reference(torch.from_numpy(np.array(image))) for image in r.earlier[:max_references]]
+        [detokenizer.encode_reference(torch.from_numpy(np.array(image)), size) for image in r.earlier[:max_references]]
         for r in group
     ]
     if any(references):

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.files import check_config, whole
+from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
@@ -55,7 +58,7 @@ class Limner(nn.Module):
     def __init__(
         self,
         mllm: StreamModel,
-        detokenizer: Detokenizer,
+        detokenizer: Detokenizer | SDXLDetokenizer,
         tokenizer: PreTrainedTokenizerBase,
         defaults: GenerationDefaults | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Limner(nn.Module):
         max_new_tokens: int | None = None,
         max_images: int | None = None,
         images: str = "auto",
+        boxes: bool = False,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -94,6 +98,7 @@ class Limner(nn.Module):
         """Answer a prompt, a conversation, or a batch of either (then, and with ``n`` > 1, a list).
 
         ``images``: "auto" (the model decides), "force" (the reply begins with a picture), "never".
+        ``boxes`` asks for `Reply.boxes` where the chat template has a form for it.
         ``n`` replies to each, with seeds ``seed``, ``seed + 1``, …; a list gives each conversation of a batch
         its own. ``height`` and ``width`` in pixels.
         ``callback`` gets every event. Raises ValueError for messages or options that make no sense.
@@ -217,7 +222,10 @@ class Limner(nn.Module):
             sampler=chosen("sampler"),
         )
         encoded = [
-            self.encoder.encode(with_pictures(m), add_generation_prompt=True, images=decoding.images) for m in batch
+            self.encoder.encode(
+                with_pictures(m), add_generation_prompt=True, images=decoding.images, boxes=options["boxes"]
+            )
+            for m in batch
         ]
         limit = getattr(self.mllm.llm.config, "max_position_embeddings", None)
         longest = max(len(e.input_ids) for e in encoded)
@@ -251,13 +259,16 @@ class Limner(nn.Module):
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         config = LimnerConfig.load(folder)
-        llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype="auto")
+        llm = whole(AutoModelForCausalLM, folder / "llm", dtype="auto")
         # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
         # picks that family's class with a pre-tokenizer of its own
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         eye = Eye(_vision(folder / "vision"))
         mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
-        saved = load_file(folder / "stream.safetensors")
+        try:
+            saved = load_file(folder / "stream.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / 'stream.safetensors'} cannot be read: {error}") from error
         expected = stream_state(mllm)
         wrong = [k for k in saved.keys() | expected.keys() if k not in saved or k not in expected
                  or saved[k].shape != expected[k].shape]  # fmt: skip
@@ -268,9 +279,9 @@ class Limner(nn.Module):
         unknown = set(defaults) - set(GenerationDefaults.__dataclass_fields__)
         if unknown:
             raise ValueError(f"{folder / 'generation_config.json'}: unknown keys {', '.join(sorted(unknown))}")
-        model = cls(
-            mllm, Detokenizer.from_pretrained(folder / "detokenizer"), tokenizer, GenerationDefaults(**defaults)
-        )
+        painter = SDXLDetokenizer if (folder / "detokenizer/unet").is_dir() else Detokenizer
+        detokenizer = painter.from_pretrained(folder / "detokenizer")
+        model = cls(mllm, detokenizer, tokenizer, GenerationDefaults(**defaults))
         model.name = folder.name
         return model.eval()
 
@@ -287,9 +298,8 @@ def _ends(llm: nn.Module) -> tuple[int, ...]:
 
 
 def _vision(folder: Path) -> nn.Module:
-    if json.loads((folder / "config.json").read_text()).get("model_type") == QwenVLVisionConfig.model_type:
-        return QwenVLVisionModel.from_pretrained(folder, dtype="auto")
-    model = AutoModel.from_pretrained(folder, dtype="auto")
+    own = check_config(folder).get("model_type") == QwenVLVisionConfig.model_type
+    model = whole(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
 
 

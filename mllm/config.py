@@ -16,6 +16,8 @@ class LimnerConfig:
     """Tokens (M) that one view of a seen picture takes in the stream."""
     feature_tokens: int = 64
     """Image features (K) that the output resampler gives, and that the eye's features are pooled to."""
+    feature_pool: str = "grid"
+    """How the eye's features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
     resampler_heads: int = 32
     """Heads of the input and output resamplers."""
     image_size: int = 448
@@ -43,6 +45,8 @@ class LimnerConfig:
             setattr(self, name, tuple(tuple(pair) for pair in getattr(self, name)))
         if self.drawn_images not in ("seen", "queries"):
             raise ValueError(f"drawn_images is {self.drawn_images!r}; it can be seen or queries")
+        if self.feature_pool not in ("grid", "sequence"):
+            raise ValueError(f"feature_pool is {self.feature_pool!r}; it can be grid or sequence")
         for name in ("num_queries", "image_tokens", "feature_tokens", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

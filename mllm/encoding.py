@@ -103,9 +103,10 @@ class StreamEncoder:
         add_generation_prompt: bool = False,
         training: bool = False,
         images: str = "auto",
+        boxes: bool = False,
     ) -> Encoded:
         """One conversation. ``training`` puts the queries into the main stream in the "queries" mode; the template may read
-        ``images`` ("auto", "force", "never"), as those of SEED-X do."""
+        ``images`` ("auto", "force", "never") and ``boxes``, as those of SEED-X do."""
         out = Encoded()
         plain = ""  # what no one answers for, tokenized in one go between control tokens, as transformers does
         after_assistant = False
@@ -116,7 +117,7 @@ class StreamEncoder:
                 out.add(self.text_ids(plain), labelled)
             plain = ""
 
-        for piece in self._pieces(checked(messages), add_generation_prompt, images):
+        for piece in self._pieces(checked(messages), add_generation_prompt, images, boxes):
             if isinstance(piece, str):
                 spans = self._spans(piece)
                 # the reply's end of turn is the assistant's own decision
@@ -169,7 +170,7 @@ class StreamEncoder:
         out.add([*vocabulary.slots[:count], vocabulary.eoi])
 
     def _pieces(
-        self, messages: list[Message], add_generation_prompt: bool, images: str
+        self, messages: list[Message], add_generation_prompt: bool, images: str, boxes: bool
     ) -> list[str | tuple[str, dict[str, Any]]]:
         """Template pieces (strings) and contents (role, part), in order."""
         marks: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -180,7 +181,7 @@ class StreamEncoder:
             masked.append({"role": message["role"], "content": "".join(names)})
         try:
             text = self.tokenizer.apply_chat_template(
-                masked, tokenize=False, add_generation_prompt=add_generation_prompt, images=images
+                masked, tokenize=False, add_generation_prompt=add_generation_prompt, images=images, boxes=boxes
             )
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error

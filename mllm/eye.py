@@ -29,13 +29,19 @@ class Eye(nn.Module):
         return hidden[:, -self.patches :]
 
 
-def pool_features(features: Tensor, tokens: int) -> Tensor:
-    """Average patch features (views, patches, width) over a square grid to (views, tokens, width).
+def pool_features(features: Tensor, tokens: int, over: str = "grid") -> Tensor:
+    """Average patch features (views, patches, width) to (views, tokens, width), over a square grid or, as SEED-X does,
+    over the "sequence", neighbours in reading order.
 
-    Raises ValueError when either count is not a square.
+    Raises ValueError when the counts do not fit that.
     """
-    side, out = math.isqrt(features.shape[1]), math.isqrt(tokens)
-    if side * side != features.shape[1] or out * out != tokens:
-        raise ValueError(f"{features.shape[1]} features pool to {tokens} only if both are squares")
+    patches = features.shape[1]
+    if over == "sequence":
+        if patches % tokens:
+            raise ValueError(f"{patches} features do not pool to {tokens}: not a multiple")
+        return features.unflatten(1, (tokens, -1)).mean(2)
+    side, out = math.isqrt(patches), math.isqrt(tokens)
+    if side * side != patches or out * out != tokens:
+        raise ValueError(f"{patches} features pool to {tokens} only if both are squares")
     grid = features.transpose(1, 2).unflatten(2, (side, side))
     return F.adaptive_avg_pool2d(grid, out).flatten(2).transpose(1, 2)

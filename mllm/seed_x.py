@@ -1,4 +1,4 @@
-"""SEED-X's agent (Ge et al. 2024, arXiv:2404.14396) to the parts of a `StreamModel`: names of the released weights."""
+"""SEED-X's agent (Ge et al. 2024, arXiv:2404.14396) to the parts of a `StreamModel`: weights' names and prompt forms."""
 
 from __future__ import annotations
 
@@ -6,18 +6,44 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .stream import StreamModel
-
 _PARTS = ("input_resampler", "output_resampler")
+
+_TURNS = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}\n"
+    "{% elif message.role == 'user' %}"
+    "{% if not loop.first and messages[loop.index0 - 1].role == 'assistant' %}{{ '\n' }}{% endif %}"
+    "[INST] USER [/INST]\n"
+    "{% else %}{{ message.content }}{% if loop.last and not add_generation_prompt %}{{ eos_token }}{% endif %}{% endif %}"
+    "{% endfor %}"
+)
+_ASKED = "{% if loop.last and images == 'force' %}Generate an image: {% endif %}{{ message.content }}"
+TEMPLATES = {
+    # the pre-trained model goes on from a caption (with a picture or with a box) or answers a question
+    "seed_x": (
+        "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content }}\n"
+        "{% elif images == 'force' and loop.last %}{{ message.content }}"
+        "{% elif boxes and loop.last %}{{ message.content }} [[ <box_start>"
+        "{% else %}Question: {{ message.content }}\nAnswer:{% endif %}{% endfor %}"
+        "{% if messages[-1].role == 'assistant' %}{{ eos_token }}{% endif %}"
+    ),
+    "seed_x_i": _TURNS.replace("USER", _ASKED),
+    "seed_x_edit": _TURNS.replace("USER", "{{ message.content }}"),
+}
+"""Chat templates of the three released models."""
 
 
 def weights_from_seed_x(theirs: Mapping[str, Tensor], slots: Sequence[int]) -> dict[str, Tensor]:
     """A state dict for everything of a `StreamModel` but its eye.
 
     The rows of the query slots move from the vocabulary's embeddings into ``queries``; the resamplers' position tables are
-    fixed and computed here. Raises ValueError naming every key that has no place.
+    fixed and computed here. Raises ValueError naming every key that has no place, and what must be there and is not.
     """
     left = dict(theirs)
+    needed = ("patch_pos_embed", "llm.model.embed_tokens.weight")
+    missing = [name for name in needed if name not in left]
+    if missing:
+        raise ValueError(f"SEED-X's agent needs {' and '.join(missing)}")
     ours: dict[str, Tensor] = {"tile_embed": left.pop("patch_pos_embed")}
     for name in list(left):
         part = name.split(".")[0]
@@ -29,18 +55,3 @@ def weights_from_seed_x(theirs: Mapping[str, Tensor], slots: Sequence[int]) -> d
         raise ValueError(f"weights with no place in the stream: {', '.join(sorted(left))}")
     ours["queries.weight"] = ours["llm.model.embed_tokens.weight"][list(slots)].clone()
     return ours
-
-
-def load_seed_x(model: StreamModel, theirs: Mapping[str, Tensor]) -> None:
-    """Fill ``model``, made with SEED-X's sizes, tiles and ``drawn_images="queries"``. Raises ValueError for weights that are
-    missing, without a place or of another shape, naming them."""
-    weights = weights_from_seed_x(theirs, model.vocabulary.slots[: model.config.num_queries])
-    expected = {k: v for k, v in model.state_dict().items() if not k.startswith("eye.")}
-    wrong = sorted(
-        name for name in expected.keys() | weights.keys()
-        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
-    )  # fmt: skip
-    if wrong:
-        has, needs = (tuple(d[wrong[0]].shape) if wrong[0] in d else "missing" for d in (weights, expected))
-        raise ValueError(f"SEED-X weights do not fit: {wrong[0]} is {has}, expected {needs} ({len(wrong)} in all)")
-    model.load_state_dict(weights, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from transformers import AddedToken, PreTrainedTokenizerBase
@@ -56,13 +57,14 @@ def vocabulary_of(
     ends = end_of_turn or (() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
     if not ends:
         raise ValueError("the tokenizer has no end-of-sequence token, so no reply would ever end")
-    slots = max(config.num_queries, config.image_tokens)
+    # a tokenizer may bring more of them than the model runs (SEED-X has 100): none of them is ever text
+    slots = itertools.takewhile(known.__contains__, (f"<img_{i:05d}>" for i in itertools.count()))
     return Vocabulary(
         boi=known["<img>"],
         eoi=known["</img>"],
         patch=known["<patch>"],
         end_patch=known["</patch>"],
-        slots=tuple(known[f"<img_{i:05d}>"] for i in range(slots)),
+        slots=tuple(known[name] for name in slots),
         shapes=tuple(known[shape_name(s)] for s in config.shapes),
         end_of_turn=tuple(ends),
         pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],

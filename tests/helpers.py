@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -13,10 +14,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from limner.detokenizer.autoencoder import kl_autoencoder
+from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.inference.model import GenerationDefaults, Limner
 from limner.mllm.config import LimnerConfig
 from limner.mllm.encoding import StreamEncoder
@@ -123,6 +125,28 @@ def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
             torch.nn.init.normal_(parameter, std=0.1)
     defaults = GenerationDefaults(max_new_tokens=8, num_inference_steps=3, guidance_scale=2.0)
     return Limner(mllm, detokenizer, encoder.tokenizer, defaults).eval()
+
+
+def make_sdxl(channels: int = 4, seed: int = 0) -> SDXLDetokenizer:
+    """SDXL at a tiny size, steered by features of width 48; ``channels`` 8 takes a picture too."""
+    torch.manual_seed(seed)
+    config = SDXLAdapterConfig(feature_width=48, feature_tokens=4, num_tokens=4, width=32, depth=2, heads=2, head_width=16,
+                               context_widths=(24, 40))  # fmt: skip
+    adapter = SDXLAdapter(config)
+    adapter.negative_features.normal_()
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=channels, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True, norm_num_groups=16,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40,
+        cross_attention_dim=64,
+    )  # fmt: skip
+    vae = AutoencoderKL(block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+                        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, scaling_factor=0.13025)  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    return SDXLDetokenizer(adapter, unet, Autoencoder(vae), scheduler).eval()
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:

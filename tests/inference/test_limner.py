@@ -202,9 +202,9 @@ def test_references_are_the_newest_pictures_first():
     asked = []
     original = drawing.condition_of
 
-    def spy(detokenizer, group, most):
+    def spy(detokenizer, group, most, size):
         asked.append([request.earlier[:most] for request in group])
-        return original(detokenizer, group, most)
+        return original(detokenizer, group, most, size)
 
     drawing.condition_of = spy
     try:

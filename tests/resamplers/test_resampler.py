@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from limner.resamplers import Resampler, grid_for
+from limner.resamplers import PerceiverResampler, Resampler, grid_for
 from limner.resamplers.attention import attention
 
 DATA = Path(__file__).parent.parent / "data"
@@ -19,6 +19,18 @@ def test_equals_seed_x_input_resampler():
     torch.testing.assert_close(resampler.positions((4, 4), positions), positions, atol=1e-6, rtol=0)
     resampler.load_state_dict(weights)
     torch.testing.assert_close(resampler(reference["io.x"]), reference["io.y"], atol=1e-5, rtol=1e-5)
+
+
+def test_equals_seed_x_detokenizer_resampler():
+    reference = load_file(DATA / "detokenizer_resampler.safetensors")
+    weights = {k.removeprefix("weights."): v for k, v in reference.items() if k.startswith("weights.")}
+    resampler = PerceiverResampler(256, (24, 40), 16, width=64, depth=2, heads=4, head_width=16)
+    resampler.load_state_dict(weights)
+    tokens, pooled = resampler(reference["io.x"])
+    torch.testing.assert_close(tokens, reference["io.prompt_embeds"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled, reference["io.pooled_prompt_embeds"], atol=1e-5, rtol=1e-5)
+    # any number of tokens in
+    assert resampler(reference["io.x"][:, :7])[0].shape == tokens.shape
 
 
 @pytest.mark.parametrize("depth", [1, 3])

@@ -80,6 +80,10 @@ class Trainee(nn.Module):
     def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
         super().__init__()
         self.stream, self.detokenizer = stream, detokenizer
+        if detokenizer is not None and not isinstance(detokenizer, Detokenizer):
+            raise ValueError(
+                "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
+            )
         stream.eye.requires_grad_(False)
         if detokenizer is not None:
             detokenizer.autoencoder.requires_grad_(False)
@@ -116,7 +120,7 @@ def tell(trainee: Trainee, batch: JointBatch) -> Told:
         with torch.no_grad():
             told.eye_features = frozen.features(batch.target_views, batch.target_keys)
         told.features = stream.output_resampler(output.query_states)
-        target = pool_features(told.eye_features, stream.config.feature_tokens)
+        target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
         told.losses["features"] = feature_loss(told.features, target).sum()
     told.drawings = int(parallel.total(len(batch.target)))
     if told.drawings:  # the same losses on every process, zero where one has no picture
@@ -140,7 +144,7 @@ def detokenizer_losses(
     if len(batch.target):
         with torch.no_grad():
             told.eye_features = trainee.frozen.features(batch.target_views, batch.target_keys)
-        told.features = pool_features(told.eye_features, stream.config.feature_tokens)
+        told.features = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
         losses = flow_losses(trainee, stage, batch, told, draws(stage, batch.numbers, seed, step))
     elif told.drawings:
         losses = idle_losses(trainee)

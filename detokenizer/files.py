@@ -1,0 +1,101 @@
+"""Weights from disk, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+
+def whole(model_class: Any, folder: Path, **options: Any) -> Any:
+    """``from_pretrained`` of a transformers or diffusers class that drops nothing and invents nothing.
+
+    Raises ValueError for keys that are missing, without a place or of another shape, naming them, for files that cannot be
+    read, for weights that are not safetensors and for configurations that name code to run.
+    """
+    check_config(folder)
+    try:
+        model, info = model_class.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
+        )
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{folder} cannot be read: {str(error).strip() or type(error).__name__}") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := sorted(map(str, info.get(what) or [])):
+            raise ValueError(f"{folder}: {what.replace('_', ' ')}: {', '.join(found[:3])} ({len(found)} in all)")
+    return model
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The precision of the first tensor of a folder's safetensors; None where there are none."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    return file.get_tensor(name).dtype
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+    return None
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a part. Raises ValueError when there is none, or it is not JSON, or it names code to run."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no configuration but a {type(config).__name__}")
+    if "auto_map" in config:
+        raise ValueError(f"{path} names code of its own to run (auto_map): Limner runs none that came with weights")
+    return config
+
+
+def on_meta(make: Callable[[], Any], where: object) -> Any:
+    """What ``make`` builds, without memory for its weights. Raises ValueError for sizes that make no sense."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (RuntimeError, ZeroDivisionError, TypeError) as error:
+        raise ValueError(f"{where}: a configuration that makes no sense: {error}") from error
+
+
+def fits(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
+    """Raises ValueError unless ``weights`` are what ``module`` (on the meta device, say) is made of, naming what is not."""
+    expected = module.state_dict()
+    wrong = sorted(
+        name for name in expected.keys() | weights.keys()
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+    )  # fmt: skip
+    if wrong:
+        name = wrong[0]
+        has, needs = (tuple(d[name].shape) if name in d else "missing" for d in (weights, expected))
+        raise ValueError(
+            f"{where} does not fit its configuration: {name} is {has}, expected {needs} ({len(wrong)} in all)"
+        )
+
+
+def filled(part: type[nn.Module], config_class: type, folder: Path) -> Any:
+    """A module of ours from its folder, ``part(config_class(**config))``; what fits is not copied.
+
+    Raises ValueError as `whole` does, and for unknown keys of the configuration.
+    """
+    options = check_config(folder)
+    unknown = set(options) - set(config_class.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"{folder / 'config.json'}: unknown keys {', '.join(sorted(unknown))}")
+    module = part(config_class(**options))
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise ValueError(f"{folder}: {error}") from error
+    return module

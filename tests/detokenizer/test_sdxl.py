@@ -1,0 +1,96 @@
+"""The SDXL de-tokenizer against diffusers' own pipelines, with the same embeddings and noise."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLPipeline
+
+from helpers import make_sdxl
+from limner.detokenizer.guidance import Guidance
+from limner.detokenizer.sdxl import SDXLAdapterConfig, SDXLDetokenizer
+
+
+def pipeline(kind, made: SDXLDetokenizer):
+    pipe = kind(vae=made.autoencoder.vae, unet=made.unet, scheduler=made.scheduler, text_encoder=None, text_encoder_2=None,
+                tokenizer=None, tokenizer_2=None)  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def embeddings(condition):
+    context, pooled = condition.negative
+    return {
+        "prompt_embeds": condition.context, "negative_prompt_embeds": context[None], "output_type": "latent",
+        "pooled_prompt_embeds": condition.pooled, "negative_pooled_prompt_embeds": pooled[None],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [7.5, 1.0])
+def test_the_loop_is_that_of_diffusers_pipeline(scale):
+    made, noise = make_sdxl(), torch.randn(1, 4, 16, 24)
+    with torch.no_grad():
+        condition = made.adapter(torch.randn(1, 4, 48))
+        theirs = pipeline(StableDiffusionXLPipeline, made)(
+            **embeddings(condition),
+            latents=noise.clone(),
+            height=32,
+            width=48,
+            guidance_scale=scale,
+            num_inference_steps=10,
+        ).images
+    ours = made.denoise(noise, condition, Guidance(scale), 10)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("image_scale", [1.5, 1.0])
+def test_the_loop_with_a_picture_is_that_of_diffusers_pipeline(image_scale):
+    made, noise = make_sdxl(channels=8), torch.randn(1, 4, 16, 16)
+    picture = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        condition = made.adapter(torch.randn(1, 4, 48))
+        theirs = pipeline(StableDiffusionXLInstructPix2PixPipeline, made)(
+            **embeddings(condition), image=picture.permute(2, 0, 1)[None].float() / 255, latents=noise.clone(), height=32,
+            width=32, guidance_scale=7.5, image_guidance_scale=image_scale, num_inference_steps=10,
+        ).images  # fmt: skip
+    reference = made.encode_reference(picture, (32, 32))
+    condition.references.append([reference])
+    ours = made.denoise(noise, condition, Guidance(7.5, image_scale), 10)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    condition.references[0] = []
+    assert not torch.allclose(made.denoise(noise, condition, Guidance(7.5, image_scale), 10), theirs, atol=1e-2)
+
+
+def test_a_picture_alone_and_in_a_batch_and_after_saving(tmp_path):
+    made = make_sdxl(channels=8)
+    with torch.no_grad():
+        condition = made.adapter(torch.randn(2, 4, 48))
+    other = torch.randint(0, 256, (20, 50, 3), dtype=torch.uint8)  # any size: it is stretched to the drawing's
+    condition.references.extend([[made.encode_reference(other, (32, 48))], []])
+    options = {"num_inference_steps": 3, "guidance_scale": 5.0, "image_guidance_scale": 1.5}
+    both = made.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], **options)
+    assert both.shape == (2, 32, 48, 3) and both.float().std() > 1
+    alone = made.draw(condition.row(0), 32, 48, seeds=[(1, 0)], **options)
+    assert (both[0].int() - alone[0].int()).abs().max() <= 1
+    made.save_pretrained(tmp_path)
+    again = SDXLDetokenizer.from_pretrained(tmp_path).draw(condition.row(0), 32, 48, seeds=[(1, 0)], **options)
+    assert torch.equal(alone, again)
+
+
+def test_what_makes_no_sense_is_refused():
+    made = make_sdxl()
+    with torch.no_grad():
+        condition = made.adapter(torch.randn(1, 4, 48))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        made.draw(condition, 33, 32, seeds=[(0, 0)])
+    with pytest.raises(ValueError, match="2 seeds for 1 pictures"):
+        made.draw(condition, 32, 32, seeds=[(0, 0), (1, 0)])
+    with pytest.raises(ValueError, match="not with 'heun'"):
+        made.draw(condition, 32, 32, seeds=[(0, 0)], sampler="heun")
+    with pytest.raises(ValueError, match="num_inference_steps is 0"):
+        made.draw(condition, 32, 32, seeds=[(0, 0)], num_inference_steps=0)
+    with pytest.raises(ValueError, match="no place for the prompt"):
+        made.adapter(torch.randn(1, 4, 48), torch.randn(1, 3, 32))
+    with pytest.raises(ValueError, match="prompt_width must be 0"):
+        SDXLAdapterConfig(prompt_width=3)
+    with pytest.raises(ValueError, match="a UNet of 6 channels"):
+        make_sdxl(channels=6)
