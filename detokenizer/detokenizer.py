@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import flow, samplers
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .files import filled
+from .files import filled, read_json
 from .guidance import Guidance
 from .mmdit import MMDiT, MMDiTConfig
 
@@ -96,18 +96,21 @@ class Detokenizer(nn.Module):
         image_guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         sampler: str = "euler",
+        times: Tensor | None = None,
         callback: Progress | None = None,
     ) -> Tensor:
         """8-bit pictures (batch, height, width, 3); ``seeds`` holds a row's (seed, index of the picture in its reply).
 
-        Guidance passes run as one batch. Raises ValueError for sizes, steps or scales that make no sense.
+        ``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give. Guidance
+        passes run as one batch. Raises ValueError for sizes, steps or scales that make no sense.
         """
         self.check_size(height, width)
         if len(seeds) != condition.batch:
             raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
         solve = samplers.sampler(sampler)
         guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        times = flow.inference_timesteps(num_inference_steps, self.shift(height, width))
+        if times is None:
+            times = flow.inference_timesteps(num_inference_steps, self.shift(height, width))
         parameter = next(self.mmdit.parameters())
         device, dtype = parameter.device, parameter.dtype
         factor = self.autoencoder.factor
@@ -140,7 +143,8 @@ class Detokenizer(nn.Module):
         adapter = filled(ConditioningAdapter, AdapterConfig, folder / "adapter")
         mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
         autoencoder = Autoencoder.from_pretrained(folder / "vae")
-        return cls(adapter, mmdit, autoencoder, **json.loads((folder / "scheduler/config.json").read_text()))
+        scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
+        return cls(adapter, mmdit, autoencoder, **scheduler)
 
 
 class GuidedVelocity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ def whole(model_class: Any, folder: Path, **options: Any) -> Any:
     read, for weights that are not safetensors and for configurations that name code to run.
     """
     check_config(folder)
+    for index in folder.glob("*.index.json"):
+        shards_of(index)
     try:
         model, info = model_class.from_pretrained(
             folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
@@ -44,20 +46,42 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return None
 
 
-def check_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a part. Raises ValueError when there is none, or it is not JSON, or it names code to run."""
-    path = folder / "config.json"
+def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError when there is none, or it has a key that is not among ``keys``."""
     try:
-        config = json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration but a {type(config).__name__}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, not keys and values")
+    unknown = sorted(set(values) - set(keys)) if keys is not None else []
+    if unknown:
+        raise ValueError(f"{path}: unknown keys {', '.join(unknown)}")
+    return values
+
+
+def check_config(folder: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """``config.json`` of a part. Raises ValueError as `read_json` does, and when it names code to run."""
+    config = read_json(folder / "config.json")
     if "auto_map" in config:
-        raise ValueError(f"{path} names code of its own to run (auto_map): Limner runs none that came with weights")
-    return config
+        raise ValueError(
+            f"{folder / 'config.json'} names code of its own to run (auto_map): Limner runs none that came with weights"
+        )
+    return config if keys is None else read_json(folder / "config.json", keys)
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index of weights names. Raises ValueError for one that is not in its folder."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights: {error}") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{index} names {outside[0]!r}, which is not a file of this folder")
+    return [index.parent / name for name in names]
 
 
 def on_meta(make: Callable[[], Any], where: object) -> Any:
@@ -85,17 +109,18 @@ def fits(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) 
 
 
 def filled(part: type[nn.Module], config_class: type, folder: Path) -> Any:
-    """A module of ours from its folder, ``part(config_class(**config))``; what fits is not copied.
+    """A module of ours from its folder, ``part(config_class(**config))``.
 
     Raises ValueError as `whole` does, and for unknown keys of the configuration.
     """
-    options = check_config(folder)
-    unknown = set(options) - set(config_class.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"{folder / 'config.json'}: unknown keys {', '.join(sorted(unknown))}")
-    module = part(config_class(**options))
+    options = check_config(folder, config_class.__dataclass_fields__)
     try:
-        module.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise ValueError(f"{folder}: {error}") from error
+        config = config_class(**options)
+        # copies: a mapped file must not be written over, and a model may be saved where it came from
+        weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    except (RuntimeError, SafetensorError, OSError, TypeError) as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    module = on_meta(lambda: part(config), folder)
+    fits(weights, module, folder)
+    module.load_state_dict(weights, assign=True)
     return module

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .files import fits, on_meta
+from .autoencoder import Autoencoder
+from .files import fits, on_meta, shards_of
 from .mmdit import MMDiT, MMDiTConfig
 from .sd3 import (
     config_from_diffusers,
@@ -45,16 +46,28 @@ def read(path: str | Path, max_references: int = 0) -> MMDiT:
     return filled(config, weights_from_diffusers(in_folder(folder), config), folder)
 
 
+def pipeline_parts(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoencoder, float]:
+    """MM-DiT, autoencoder and timestep shift of a diffusers pipeline's folder.
+
+    Raises ValueError for a folder without them, or with a scheduler that shifts by another rule.
+    """
+    mmdit = read(folder, max_references)
+    if not (folder / "vae/config.json").exists():
+        raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
+    scheduler = folder / "scheduler/scheduler_config.json"
+    options = json.loads(scheduler.read_text()) if scheduler.exists() else {}
+    if options.get("use_dynamic_shifting"):
+        raise ValueError(f"{scheduler}: use_dynamic_shifting is a rule that Limner does not follow")
+    return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)
+
+
 def in_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of a diffusers folder, in one file or several. Raises ValueError for a shard outside the folder."""
     if not (folder / INDEX).exists():
         return tensors(folder / "diffusion_pytorch_model.safetensors")
-    names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     found: dict[str, Tensor] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of this folder")
-        found |= tensors(folder / name)
+    for shard in shards_of(folder / INDEX):
+        found |= tensors(shard)
     return found
 
 

@@ -20,7 +20,7 @@ from . import samplers
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import Condition
 from .detokenizer import Progress
-from .files import filled, stored_dtype, whole
+from .files import filled, read_json, stored_dtype, whole
 from .guidance import Guidance
 
 
@@ -179,7 +179,7 @@ class SDXLDetokenizer(nn.Module):
 
 
 def scheduler_of(folder: Path) -> EulerDiscreteScheduler:
-    name = json.loads((folder / "scheduler_config.json").read_text()).get("_class_name")
+    name = read_json(folder / "scheduler_config.json").get("_class_name")
     if name != "EulerDiscreteScheduler":
         raise ValueError(f"{folder}: a scheduler of class {name!r}; an SDXL de-tokenizer takes EulerDiscreteScheduler")
     return EulerDiscreteScheduler.from_pretrained(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.sd3_files import read
+from ..detokenizer.files import whole
+from ..detokenizer.sd3_files import pipeline_parts
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
@@ -85,7 +84,7 @@ def found(source: str | Path) -> Path:
 
 def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        model = whole(AutoModelForCausalLM, folder, dtype="auto")
         words = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no causal language model with a tokenizer: {error}") from error
@@ -97,7 +96,7 @@ def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 def vision_tower(folder: Path) -> tuple[Eye, tuple[float, ...], tuple[float, ...]]:
     """The tower and its pictures' mean and standard deviation."""
     try:
-        model = AutoModel.from_pretrained(folder, dtype="auto")
+        model = whole(AutoModel, folder, dtype="auto")
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no vision model with a preprocessor_config.json: {error}") from error
@@ -106,7 +105,7 @@ def vision_tower(folder: Path) -> tuple[Eye, tuple[float, ...], tuple[float, ...
 
 
 def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> Detokenizer:
-    mmdit = read(folder, options.max_references)
+    mmdit, autoencoder, shift = pipeline_parts(folder, options.max_references)
     adapter = AdapterConfig(
         feature_width=eye.width,
         num_tokens=options.feature_tokens,
@@ -117,11 +116,6 @@ def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> De
         pooled_width=mmdit.config.pooled_width,
         prompt_width=width if options.prompt_tokens else 0,
     )
-    if not (folder / "vae/config.json").exists():
-        raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
-    autoencoder = Autoencoder.from_pretrained(folder / "vae")
-    scheduler = folder / "scheduler/scheduler_config.json"
-    shift = json.loads(scheduler.read_text()).get("shift", 1.0) if scheduler.exists() else 1.0
     made = ConditioningAdapter(adapter).to(mmdit.proj_out.weight.dtype)
     return Detokenizer(made, mmdit, autoencoder, trained_tokens=mmdit.config.position_base**2, base_shift=shift)
 

@@ -29,11 +29,14 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seed", type=int, default=0, help="the same request and seed give the same picture")
             sub.add_argument("--size", type=size, metavar="HxW", help="height and width in pixels, such as 128x128")
             sub.add_argument("--steps", type=int, help="sampling steps")
+            sub.add_argument("--guidance", type=float, metavar="SCALE", help="how strictly a drawing follows the words")
         return sub
 
     command("chat", "talk with the model; it draws when asked", run_chat, drawing=True)
     draw = command("draw", "draw one picture", run_draw, drawing=True)
     draw.add_argument("prompt")
+    draw.add_argument("--backend", default="limner", choices=["limner", "sd3"],
+                      help="sd3: --model is a diffusers folder of SD3, drawn from by its own text encoders")  # fmt: skip
     draw.add_argument("--out", type=Path, default=Path("limner.png"), help="file to write (default: limner.png)")
     edit = command("edit", "change a picture", run_edit, drawing=True)
     edit.add_argument("image")
@@ -42,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     describe = command("describe", "say what a picture shows", run_describe)
     describe.add_argument("image")
     describe.add_argument("--prompt", default="What is in this picture?")
+    describe.add_argument("--boxes", action="store_true", help="ask for boxes, print them and draw them on the picture")
+    describe.add_argument("--out", type=Path, help="file of the picture with boxes (default: NAME-boxes.png)")
     info = command("info", "what a model is made of", run_info)
     info.add_argument("--memory", action="store_true", help="what each part's weights take in each precision")
     evaluate = command("eval", "measure a model", run_eval)
@@ -127,7 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
     height, width = options.size or (None, None)
-    return {"seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps}
+    return {
+        "seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance,
+    }  # fmt: skip
 
 
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
@@ -152,7 +160,32 @@ def run_chat(options: argparse.Namespace) -> int:
 
 
 def run_draw(options: argparse.Namespace) -> int:
+    if options.backend == "sd3":
+        return _draw_sd3(options)
     return _save(options, [{"role": "user", "content": options.prompt}], options.prompt)
+
+
+def _draw_sd3(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .build import found
+    from .model import settle
+    from .text_to_image import StableDiffusion3
+
+    if options.adapter:
+        raise ValueError("an adapter is for a Limner model, not for the sd3 backend")
+    check_output(options.out)
+    model = settle(StableDiffusion3.from_pretrained(found(options.model)), options.device)
+    chosen = {name: value for name, value in drawing_options(options).items() if value is not None}
+    with tqdm(desc="drawing", disable=None, leave=False) as bar:
+
+        def report(step: int, steps: int) -> None:
+            bar.total = steps
+            bar.update()
+
+        model.generate(options.prompt, callback=report, **chosen)[0].save(options.out)
+    print(options.out)
+    return 0
 
 
 def run_edit(options: argparse.Namespace) -> int:
@@ -190,10 +223,22 @@ def check_output(path: Path) -> None:
 
 
 def run_describe(options: argparse.Namespace) -> int:
+    from .boxes import draw_boxes
     from .images import load_image
 
-    content = [{"type": "image", "image": load_image(options.image)}, {"type": "text", "text": options.prompt}]
-    print(loaded(options).generate([{"role": "user", "content": content}], images="never").text)
+    image = load_image(options.image)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": options.prompt}]
+    reply = loaded(options).generate([{"role": "user", "content": content}], images="never", boxes=options.boxes)
+    print(reply.text)
+    if options.boxes:
+        if not reply.boxes:
+            raise ValueError("the reply holds no boxes; nano writes none, SEED-X does where it is asked for a place")
+        out = options.out or Path(f"{Path(options.image).stem}-boxes.png")
+        check_output(out)
+        for box in reply.boxes:
+            print("box", *box.pixels(*image.size))
+        draw_boxes(image, reply.boxes).save(out)
+        print(out)
     return 0
 
 

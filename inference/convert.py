@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..detokenizer.files import check_config, fits, on_meta, whole
+from ..detokenizer.files import check_config, fits, on_meta, shards_of, whole
 from ..detokenizer.sd3_files import tensors
 from ..detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig
 from ..mllm.config import LimnerConfig
@@ -240,11 +240,7 @@ def read(path: Path) -> dict[str, Tensor]:
         for name in NAMES:
             single, index = path / f"{name}.{ending}", path / f"{name}.{ending}.index.json"
             if index.is_file():
-                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-                outside = [shard for shard in shards if Path(shard).name != shard]
-                if outside:
-                    raise ValueError(f"{index} names {outside[0]!r}, which is not a file of this folder")
-                return {name: value for shard in shards for name, value in read(path / shard).items()}
+                return {name: value for shard in shards_of(index) for name, value in read(shard).items()}
             if single.is_file():
                 return read(single)
     raise ValueError(f"no weights at {path}: neither a file nor a folder with {' or '.join(NAMES)} in it")

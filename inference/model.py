@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import check_config, whole
+from ..detokenizer.files import check_config, read_json, whole
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
@@ -262,7 +262,11 @@ class Limner(nn.Module):
         llm = whole(AutoModelForCausalLM, folder / "llm", dtype="auto")
         # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
         # picks that family's class with a pre-tokenizer of its own
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        read_json(folder / "tokenizer.json")
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
+            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
         eye = Eye(_vision(folder / "vision"))
         mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
         try:
@@ -275,13 +279,11 @@ class Limner(nn.Module):
         if wrong:
             raise ValueError(f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(sorted(wrong))}")
         mllm.load_state_dict(saved, strict=False)
-        defaults = json.loads((folder / "generation_config.json").read_text())
-        unknown = set(defaults) - set(GenerationDefaults.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"{folder / 'generation_config.json'}: unknown keys {', '.join(sorted(unknown))}")
+        keys = GenerationDefaults.__dataclass_fields__
+        defaults = GenerationDefaults(**read_json(folder / "generation_config.json", keys))
         painter = SDXLDetokenizer if (folder / "detokenizer/unet").is_dir() else Detokenizer
         detokenizer = painter.from_pretrained(folder / "detokenizer")
-        model = cls(mllm, detokenizer, tokenizer, GenerationDefaults(**defaults))
+        model = cls(mllm, detokenizer, tokenizer, defaults)
         model.name = folder.name
         return model.eval()
 
@@ -374,7 +376,11 @@ def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dt
         folder = from_hub(model)
     else:
         raise ValueError(f"no such model folder: {model}")
-    loaded = Limner.from_pretrained(folder)
+    return settle(Limner.from_pretrained(folder), device, dtype)
+
+
+def settle(model: nn.Module, device: str = "auto", dtype: str | torch.dtype = "auto") -> Any:
+    """The model in its place and precision, as `load` chooses them. Raises ValueError for a precision that is none."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype == "auto":
@@ -383,7 +389,12 @@ def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dt
         dtype = getattr(torch, dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError("dtype must be auto, float32, bfloat16 or float16")
-    return loaded.to(device, dtype)
+    model.to(device, dtype)
+    for part in model.modules():
+        # SDXL's autoencoder overflows in half precision, and says so
+        if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):
+            part.float()
+    return model
 
 
 def from_hub(name: str) -> Path:

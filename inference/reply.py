@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..mllm.messages import Message
+from .boxes import Box, boxes_of, without_boxes
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,14 @@ class Reply:
 
     @property
     def text(self) -> str:
-        return " ".join(part.strip() for part in self.parts if isinstance(part, str) and part.strip())
+        """What was written, without the marks of boxes."""
+        texts = (without_boxes(part).strip() for part in self.parts if isinstance(part, str))
+        return " ".join(filter(None, texts))
+
+    @property
+    def boxes(self) -> list[Box]:
+        """The boxes that were written (by SEED-X: ``<loc-…>``), in order."""
+        return [box for part in self.parts if isinstance(part, str) for box in boxes_of(part)]
 
     @property
     def images(self) -> list[Image.Image]:

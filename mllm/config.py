@@ -63,7 +63,10 @@ class LimnerConfig:
 
     @classmethod
     def load(cls, folder: Path) -> LimnerConfig:
-        values = json.loads((folder / "config.json").read_text())
-        if values.pop("model_type", None) != "limner":
+        try:
+            values = json.loads((folder / "config.json").read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
+        if not isinstance(values, dict) or values.pop("model_type", None) != "limner":
             raise ValueError(f"{folder / 'config.json'} is not a Limner model's")
         return cls.from_dict(values)

@@ -78,7 +78,7 @@ def test_save_and_load(detokenizer, tmp_path):
     with pytest.raises(ValueError, match="unknown keys colour"):
         Detokenizer.from_pretrained(tmp_path)
     (tmp_path / "mmdit/config.json").write_text(json.dumps(config | {"width": 64}))
-    with pytest.raises(ValueError, match="size mismatch"):
+    with pytest.raises(ValueError, match="does not fit its configuration: adaln_in"):
         Detokenizer.from_pretrained(tmp_path)
 
 
