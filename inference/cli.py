@@ -21,7 +21,11 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.set_defaults(run=run)
         sub.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+        sub.add_argument(
+            "--device", default="auto", help="auto, cpu, cuda, mps; A,B puts what writes on A, what paints on B"
+        )
+        sub.add_argument("--bits", type=int, choices=[8, 4], help="quantise the weights (needs limner[quantized])")
+        sub.add_argument("--offload", action="store_true", help="the half that rests waits in host memory")
         sub.add_argument(
             "--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="a LoRA adapter; repeatable"
         )
@@ -146,7 +150,12 @@ def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    model = load(options.model, device=options.device, dtype=dtype)
+    halves = options.device.split(",")
+    device = options.device if len(halves) == 1 else dict(zip(("mllm", "detokenizer"), halves, strict=False))
+    if len(halves) > 2:
+        raise ValueError(f"--device {options.device}: one device, or one for what writes and one for what paints")
+    more = {name: getattr(options, name) for name in ("bits", "offload") if hasattr(options, name)}
+    model = load(options.model, device=device, dtype=dtype, **more)
     for given in getattr(options, "adapter", []):
         folder, weight = with_weight(given)
         model.load_adapter(folder, weight=weight)

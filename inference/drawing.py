@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from .resting import Resting
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class DrawingOptions:
 
 
 def drawer(
-    detokenizer: Detokenizer | SDXLDetokenizer, options: DrawingOptions, max_references: int, seeds: list[int]
+    detokenizer: Detokenizer | SDXLDetokenizer,
+    options: DrawingOptions,
+    max_references: int,
+    seeds: list[int],
+    resting: Resting | None = None,
 ) -> Draw:
     """A `Draw` that batches requests of one size and takes noise from (the row's seed, index in the reply)."""
 
@@ -48,7 +54,8 @@ def drawer(
         for size in sizes:
             group = [r for r in requests if r.size == size]
             yield from (PictureBegun(r.row, r.index, size) for r in group)
-            images = yield from _draw_group(group, size)
+            with resting.while_drawing() if resting else nullcontext():
+                images = yield from _draw_group(group, size)
             for request, image in zip(group, images, strict=True):
                 done[request.row] = image
                 yield PictureDone(request.row, request.index, image)

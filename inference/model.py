@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .adapters import Adapters
 from .drawing import DrawingOptions, drawer
 from .images import load_image
 from .reply import Reply
+from .resting import Resting
 
 Messages = str | Sequence[Message]
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
@@ -70,6 +71,9 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.resting: Resting | None = None
+        self.bits: int | None = None
+        """Of the weights of its linear layers, where they were quantised"""
         self._adapters: Adapters | None = None
 
     def generate(
@@ -149,6 +153,8 @@ class Limner(nn.Module):
 
         Raises ValueError for a folder that holds none, one for another base model, a name that is taken.
         """
+        if self.bits is not None:
+            raise ValueError(f"weights of {self.bits} bits take no adapter: merge it first (limner merge)")
         return self.adapters.load(folder, name, weight)
 
     def set_adapters(self, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
@@ -234,12 +240,14 @@ class Limner(nn.Module):
                 f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"
             )
-        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds))
+        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds), self.resting)
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Every part saves itself; see DESIGN's folder layout in docs/architecture.md."""
+        if self.bits is not None:
+            raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
         if self._adapters is not None and self._adapters.loaded:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         folder = Path(folder)
@@ -356,11 +364,20 @@ def embedded(name: str) -> Path:
     return folder
 
 
-def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dtype = "auto") -> Limner:
+def load(
+    model: str | Path = "nano",
+    device: str | Mapping[str, str] = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    bits: int | None = None,
+    offload: bool = False,
+) -> Limner:
     """Load a model: an embedded name, a folder or a hub id.
 
-    ``device`` "auto" takes cuda, then mps, then cpu; ``dtype`` "auto" is bfloat16 on cuda, else float32.
-    Raises ValueError for a model that cannot be found or read.
+    ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
+    own. ``dtype`` "auto" is bfloat16 on cuda, else float32. ``bits`` 8 or 4 quantises the linear layers
+    (`limner[quantized]`). ``offload`` keeps the half that rests in host memory: what writes while a picture is painted,
+    what paints otherwise. Raises ValueError for a model that cannot be found or read, and options that make no sense.
     """
     path = Path(model)
     if path.is_dir():
@@ -376,20 +393,43 @@ def load(model: str | Path = "nano", device: str = "auto", dtype: str | torch.dt
         folder = from_hub(model)
     else:
         raise ValueError(f"no such model folder: {model}")
-    return settle(Limner.from_pretrained(folder), device, dtype)
+    loaded = settle(Limner.from_pretrained(folder), device, dtype)
+    if bits is not None:
+        from .quantize import quantize
+
+        quantize(loaded, bits)
+    if offload:
+        if bits is not None:
+            raise ValueError(
+                "offload moves parts about, which weights of fewer bits do not bear: choose one of the two"
+            )
+        loaded.resting = Resting(loaded)
+    return loaded
 
 
-def settle(model: nn.Module, device: str = "auto", dtype: str | torch.dtype = "auto") -> Any:
-    """The model in its place and precision, as `load` chooses them. Raises ValueError for a precision that is none."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
+    """The model in its place and precision, as `load` chooses them. Raises ValueError for what is no place or precision."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    places = {"": device} if isinstance(device, str) else dict(device)
+    halves = [name for name, _ in model.named_children()]
+    unknown = sorted(set(places) - {"", *halves})
+    if unknown or not places:
+        raise ValueError(f"a device for {unknown[0] if unknown else 'nothing'!r}; name {' and '.join(halves)}")
+    if "" not in places and len(places) < len(halves):
+        raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
+    places = {name: best if place == "auto" else place for name, place in places.items()}
+    try:
+        on_gpu = any(torch.device(place).type == "cuda" for place in places.values())
+    except RuntimeError as error:
+        raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
     if dtype == "auto":
-        dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+        dtype = torch.bfloat16 if on_gpu else torch.float32
     elif isinstance(dtype, str):
         dtype = getattr(torch, dtype, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError("dtype must be auto, float32, bfloat16 or float16")
-    model.to(device, dtype)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError("dtype must be auto, float32, bfloat16 or float16")
+    for name, place in places.items():
+        model.get_submodule(name).to(place, dtype)
     for part in model.modules():
         # SDXL's autoencoder overflows in half precision, and says so
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):

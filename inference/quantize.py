@@ -1,0 +1,61 @@
+"""8- and 4-bit weights through bitsandbytes: a model in less memory, a little less exact. An optional extra.
+
+Dettmers et al. 2022, arXiv:2208.07339 (LLM.int8); Dettmers et al. 2023, arXiv:2305.14314 (NF4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from .model import Limner
+
+BITS = (8, 4)
+
+
+def quantize(model: Limner, bits: int) -> Limner:
+    """The linear layers of backbone and painter with weights of 8 or 4 bits; everything else stays as it is.
+
+    Raises ValueError for another number of bits, without bitsandbytes, and for a model with adapters on.
+    """
+    if bits not in BITS:
+        raise ValueError(f"weights of {bits} bits; they can have {' or '.join(map(str, BITS))}")
+    if model.bits is not None:
+        raise ValueError(f"this model has weights of {model.bits} bits already")
+    if model.get_active_adapters():
+        raise ValueError("adapters are loaded: merge_adapters() first, then take fewer bits")
+    try:
+        import bitsandbytes as bnb
+    except ImportError as error:
+        raise ValueError(f"weights of {bits} bits need bitsandbytes: install limner[quantized] ({error})") from None
+
+    def smaller(layer: nn.Linear) -> nn.Module:
+        shape = (layer.in_features, layer.out_features, layer.bias is not None)
+        weight = layer.weight.data
+        if bits == 8:
+            made = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False, device="meta")
+            made.weight = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+        else:
+            made = bnb.nn.Linear4bit(*shape, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+            made.weight = bnb.nn.Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4")
+        made.bias = layer.bias
+        return made.to(weight.device)  # this is where bitsandbytes packs the weight
+
+    for parent, name, layer in list(linear_layers(model)):
+        setattr(parent, name, smaller(layer))
+        del layer
+    model.bits = bits
+    return model
+
+
+def linear_layers(model: Limner) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Those of the backbone's layers and the painter's blocks, with their parents: not the head, not what reads times
+    and pooled vectors."""
+    head = model.mllm.llm.get_output_embeddings()
+    painter = model.detokenizer.painter
+    for root in (model.mllm.llm, getattr(painter, "blocks", painter)):
+        for parent in root.modules():
+            for name, layer in parent.named_children():
+                if type(layer) is nn.Linear and layer is not head:
+                    yield parent, name, layer
