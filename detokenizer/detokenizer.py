@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import flow, samplers
+from . import flow, samplers, sd3_files
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .files import filled, read_json
+from .files import filled, read_json, refer, resolved
 from .guidance import Guidance
 from .mmdit import MMDiT, MMDiTConfig
 
@@ -122,16 +122,20 @@ class Detokenizer(nn.Module):
         latents = solve(velocity, x, times, report)
         return to_bytes(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
+        """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
         folder = Path(folder)
-        for name, part, config in (
-            ("adapter", self.adapter, asdict(self.adapter.config)),
-            ("mmdit", self.mmdit, self.mmdit.config.to_dict()),
-        ):
+        parts = [("adapter", self.adapter, asdict(self.adapter.config))]
+        if source is None:
+            parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
+            self.autoencoder.save_pretrained(folder / "vae")
+        else:
+            refer(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
+            refer(folder / "vae", source)
+        for name, part, config in parts:
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
             save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
-        self.autoencoder.save_pretrained(folder / "vae")
         (folder / "scheduler").mkdir(exist_ok=True)
         scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
         (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
@@ -141,8 +145,14 @@ class Detokenizer(nn.Module):
         """Raises ValueError for unknown config keys and for weights that do not fit."""
         folder = Path(folder)
         adapter = filled(ConditioningAdapter, AdapterConfig, folder / "adapter")
-        mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
-        autoencoder = Autoencoder.from_pretrained(folder / "vae")
+        named = folder / "mmdit/source.json"
+        if named.exists():
+            options = read_json(named, ("source", "max_references"))
+            mmdit = sd3_files.read(resolved(folder / "mmdit"), options.get("max_references", 0))
+            autoencoder = Autoencoder.from_pretrained(resolved(folder / "vae") / "vae")
+        else:
+            mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
+            autoencoder = Autoencoder.from_pretrained(folder / "vae")
         scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
         return cls(adapter, mmdit, autoencoder, **scheduler)
 

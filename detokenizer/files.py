@@ -1,4 +1,4 @@
-"""Weights from disk, whole or not at all."""
+"""Weights from a folder or the hub, whole or not at all."""
 
 from __future__ import annotations
 
@@ -124,3 +124,35 @@ def filled(part: type[nn.Module], config_class: type, folder: Path) -> Any:
     fits(weights, module, folder)
     module.load_state_dict(weights, assign=True)
     return module
+
+
+def refer(folder: Path, source: str, **options: Any) -> None:
+    """Name where a part's weights are instead of copying them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n")
+
+
+def resolved(folder: Path) -> Path:
+    """Where a part's weights are: its folder, or the source that is named there. Raises ValueError as `found` does."""
+    if not (folder / "source.json").exists():
+        return folder
+    return found(str(read_json(folder / "source.json").get("source")))
+
+
+def found(source: str | Path) -> Path:
+    """A folder, or what the hub gives for an id. Raises ValueError for neither."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
+        return from_hub(str(source))
+    raise ValueError(f"no such folder: {source}")
+
+
+def from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+    except Exception as error:  # the hub client raises a dozen unrelated types: network, name, rights
+        raise ValueError(f"{name!r} is neither a folder nor a model the hub gave: {error}") from error

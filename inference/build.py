@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import whole
+from ..detokenizer.files import check_config, found, whole
 from ..detokenizer.sd3_files import pipeline_parts
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
+from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
-from .model import GenerationDefaults, Limner, from_hub
+from .model import GenerationDefaults, Limner, vision_model
 
 SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 """Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
@@ -72,14 +73,14 @@ def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: Build
     return model.eval()
 
 
-def found(source: str | Path) -> Path:
-    """A folder, or what the hub gives for an id. Raises ValueError for neither."""
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
-        return from_hub(str(source))
-    raise ValueError(f"no such folder: {source}")
+def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:
+    """What `Limner.save_pretrained` may name instead of copying: all but a backbone whose embeddings had to grow."""
+    named = {"vision": vision, "sd3": mmdit}
+    if check_config(found(llm)).get("vocab_size") == model.mllm.llm.config.vocab_size:
+        named["llm"] = llm
+    return {
+        name: str(Path(source).resolve()) if Path(source).is_dir() else str(source) for name, source in named.items()
+    }
 
 
 def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -96,12 +97,13 @@ def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 def vision_tower(folder: Path) -> tuple[Eye, tuple[float, ...], tuple[float, ...]]:
     """The tower and its pictures' mean and standard deviation."""
     try:
-        model = whole(AutoModel, folder, dtype="auto")
+        model = vision_model(folder)
+        if check_config(folder).get("model_type") == QwenVLVisionConfig.model_type:  # transformers knows no processor
+            return Eye(model.eval()), CLIP_MEAN, CLIP_STD
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no vision model with a preprocessor_config.json: {error}") from error
-    eye = Eye(getattr(model, "vision_model", model).eval())
-    return eye, tuple(processor.image_mean), tuple(processor.image_std)
+    return Eye(model.eval()), tuple(processor.image_mean), tuple(processor.image_std)
 
 
 def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> Detokenizer:

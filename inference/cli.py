@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     describe.add_argument("--boxes", action="store_true", help="ask for boxes, print them and draw them on the picture")
     describe.add_argument("--out", type=Path, help="file of the picture with boxes (default: NAME-boxes.png)")
     info = command("info", "what a model is made of", run_info)
+    info.add_argument("folder", nargs="?", help="the same as --model")
     info.add_argument("--memory", action="store_true", help="what each part's weights take in each precision")
     evaluate = command("eval", "measure a model", run_eval)
     evaluate.add_argument("suite", choices=["world"])
@@ -97,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--vision", required=True, help="folder or hub id of SigLIP, CLIP, DINOv2 or the like")
     built.add_argument("--mmdit", required=True, help="folder or hub id of a diffusers SD3 or SD3.5")
     built.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the model")
+    built.add_argument(
+        "--reference", action="store_true", help="name the parts' folders or ids instead of copying weights"
+    )
     converted = commands.add_parser("convert", help="make a model folder of weights released elsewhere")
     converted.set_defaults(run=run_convert)
     converted.add_argument("what", choices=["seed-x"])
@@ -143,6 +147,10 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
+    import logging
+
+    # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import transformers
 
     from .adapters import with_weight
@@ -177,7 +185,7 @@ def run_draw(options: argparse.Namespace) -> int:
 def _draw_sd3(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from .build import found
+    from ..detokenizer.files import found
     from .model import settle
     from .text_to_image import StableDiffusion3
 
@@ -254,6 +262,7 @@ def run_describe(options: argparse.Namespace) -> int:
 def run_info(options: argparse.Namespace) -> int:
     from .info import describe_memory, describe_model
 
+    options.model = options.folder or options.model
     model = loaded(options)
     print(describe_model(model))
     if options.memory:
@@ -334,13 +343,16 @@ def run_data(options: argparse.Namespace) -> int:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from .build import build
+    from .build import build, sources
     from .info import describe_model
 
     if (options.output / "config.json").exists():
         raise ValueError(f"{options.output} holds a model already; choose another folder")
     model = build(options.llm, options.vision, options.mmdit)
-    model.save_pretrained(options.output)
+    named = sources(model, options.llm, options.vision, options.mmdit) if options.reference else {}
+    model.save_pretrained(options.output, named)
+    if options.reference and "llm" not in named:
+        print("the backbone's weights are copied: its embeddings grew by the control tokens")
     model.name = options.output.name
     print(describe_model(model))
     print(f"next: limner train nano warm_start={options.output} --stages align align.data='[\"YOUR-DATA\"]'")

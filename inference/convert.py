@@ -24,7 +24,7 @@ from ..detokenizer.sd3_files import tensors
 from ..detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye, pool_features
-from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
+from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
 from ..mllm.seed_x import TEMPLATES, weights_from_seed_x
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
@@ -35,7 +35,6 @@ TOKENIZER = "cvlm_llama2_tokenizer_100img_and_224loc_addpatch"
 SDXL = "stable-diffusion-xl-base-1.0"
 VISION = ("QwenViT/qwen_vit_G.pt", "Qwen-VL-Chat")
 VISION_PREFIX = "transformer.visual."
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DETOKENIZERS = {
     "seed_x": "seed_detokenizer/first_stage",
     "seed_x_i": "seed_detokenizer/first_stage",
@@ -95,7 +94,7 @@ def _stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel, siz
     queries = theirs["input_resampler.query"].shape[0] if "input_resampler.query" in theirs else 0
     config = LimnerConfig(
         num_queries=queries or 64, image_tokens=queries or 64, feature_tokens=queries or 64, feature_pool="sequence",
-        resampler_heads=sizes.heads, image_size=sizes.image_size, image_mean=MEAN, image_std=STD,
+        resampler_heads=sizes.heads, image_size=sizes.image_size, image_mean=CLIP_MEAN, image_std=CLIP_STD,
         tile_grids=((1, 1),) if model == "seed_x_edit" else GRIDS, drawn_images="queries",
         default_size=sizes.drawing, max_references=int(model == "seed_x_edit"),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import check_config, read_json, whole
+from ..detokenizer.files import check_config, from_hub, read_json, refer, resolved, whole
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
@@ -244,8 +244,11 @@ class Limner(nn.Module):
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Every part saves itself; see DESIGN's folder layout in docs/architecture.md."""
+    def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
+        """Every part saves itself; see the folder's layout in docs/architecture.md.
+
+        ``sources`` of "llm", "vision" and "sd3" (folders or hub ids) are named in place of copies of their weights.
+        """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
         if self._adapters is not None and self._adapters.loaded:
@@ -255,10 +258,14 @@ class Limner(nn.Module):
         self.config.save(folder)
         (folder / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
         self.tokenizer.save_pretrained(folder)
-        self.mllm.llm.save_pretrained(folder / "llm")
-        self.mllm.eye.model.save_pretrained(folder / "vision")
+        sources = dict(sources or {})
+        for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.eye.model)):
+            if name in sources:
+                refer(folder / name, sources[name])
+            else:
+                part.save_pretrained(folder / name)
         save_file(stream_state(self.mllm), folder / "stream.safetensors")
-        self.detokenizer.save_pretrained(folder / "detokenizer")
+        self.detokenizer.save_pretrained(folder / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Limner:
@@ -267,7 +274,7 @@ class Limner(nn.Module):
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         config = LimnerConfig.load(folder)
-        llm = whole(AutoModelForCausalLM, folder / "llm", dtype="auto")
+        llm = whole(AutoModelForCausalLM, resolved(folder / "llm"), dtype="auto")
         # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
         # picks that family's class with a pre-tokenizer of its own
         read_json(folder / "tokenizer.json")
@@ -275,7 +282,7 @@ class Limner(nn.Module):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
             raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
-        eye = Eye(_vision(folder / "vision"))
+        eye = Eye(vision_model(resolved(folder / "vision")))
         mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
         try:
             saved = load_file(folder / "stream.safetensors")
@@ -307,7 +314,8 @@ def _ends(llm: nn.Module) -> tuple[int, ...]:
     return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
-def _vision(folder: Path) -> nn.Module:
+def vision_model(folder: Path) -> nn.Module:
+    """Of transformers or Qwen-VL's. Raises ValueError for a folder that holds none."""
     own = check_config(folder).get("model_type") == QwenVLVisionConfig.model_type
     model = whole(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
@@ -435,12 +443,3 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):
             part.float()
     return model
-
-
-def from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
-    except Exception as error:  # the hub client raises a dozen unrelated types: network, name, rights
-        raise ValueError(f"{name!r} is neither a folder nor a model the hub gave: {error}") from error

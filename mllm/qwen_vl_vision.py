@@ -19,6 +19,8 @@ from ..resamplers import Resampler
 from ..resamplers.attention import attention
 
 EPS = 1e-6
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of its pictures' red, green and blue"""
 TABLE = 256
 """Rows of the learned position table, a grid of 16 x 16 whatever the picture's size."""
 

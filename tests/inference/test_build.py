@@ -20,6 +20,7 @@ import limner
 from helpers import BACKBONES, byte_tokenizer, picture
 from limner.inference.build import BuildOptions, build, heads
 from limner.inference.cli import main
+from limner.mllm.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
 from limner.train.stages.joint import JointStage, Trainee, freeze, joint_losses
 
@@ -28,6 +29,9 @@ TOWERS = {
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SMALL, intermediate_size=24, vision_use_head=False)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SMALL, intermediate_size=24)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL)),
+    "qwen-vl": lambda: QwenVLVisionModel(
+        QwenVLVisionConfig(image_size=32, patch_size=8, width=16, layers=1, heads=2, num_queries=16, hidden_size=128)
+    ),
 }
 OPTIONS = BuildOptions(num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2,
                        shapes=((32, 32), (32, 64)))  # fmt: skip
@@ -46,6 +50,8 @@ def save_llm(folder, backbone="qwen3"):
 
 def save_tower(folder, tower="siglip"):
     TOWERS[tower]().save_pretrained(folder)
+    if tower == "qwen-vl":  # as `limner convert` writes it
+        return folder
     kind = {"siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor", "dinov2": "BitImageProcessor"}[tower]
     (folder / "preprocessor_config.json").write_text(json.dumps(
         {"image_processor_type": kind, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}))  # fmt: skip
@@ -66,13 +72,16 @@ def save_sd3(folder):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "tower"), [*((b, "siglip") for b in BACKBONES), ("qwen3", "clip"), ("qwen3", "dinov2")]
+    ("backbone", "tower"), [*((b, "siglip") for b in BACKBONES), *(("qwen3", t) for t in ("clip", "dinov2", "qwen-vl"))]
 )
 def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
     torch.manual_seed(0)
     parts = save_llm(tmp_path / "llm", backbone), save_tower(tmp_path / "vision", tower), save_sd3(tmp_path / "sd3")
     model = build(*parts, OPTIONS)
-    assert model.config.image_mean == (0.4, 0.5, 0.6) and model.detokenizer.base_shift == 3.0
+    assert (
+        model.config.image_mean == ((0.4, 0.5, 0.6) if tower != "qwen-vl" else CLIP_MEAN)
+        and model.detokenizer.base_shift == 3.0
+    )
     assert model.detokenizer.shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
 
     trainee = Trainee(model.mllm, model.detokenizer)
@@ -120,3 +129,33 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(command) == 0 and "stages align" in capsys.readouterr().out
     assert limner.load(tmp_path / "out").config.shapes == ((32, 32), (32, 64))
     assert main(command) == 2 and "holds a model already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spare", [0, 20])
+def test_parts_may_be_named_instead_of_copied(tmp_path, capsys, monkeypatch, spare):
+    """The backbone only where its table has rows to spare for the control tokens, as Qwen3's has."""
+    import limner.inference.build as module
+
+    llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
+    if spare:
+        model = AutoModelForCausalLM.from_pretrained(llm)
+        model.resize_token_embeddings(model.config.vocab_size + spare)
+        model.save_pretrained(llm)
+    monkeypatch.setattr(module, "BuildOptions", lambda: OPTIONS)
+    out = tmp_path / "out"
+    command = ["build", "--llm", str(llm), "--vision", str(vision), "--mmdit", str(sd3), "-o", str(out), "--reference"]
+    assert main(command) == 0
+    assert ("weights are copied" in capsys.readouterr().out) == (not spare)
+    stored = {str(path.relative_to(out)) for path in out.rglob("*.safetensors")}
+    assert stored == {"stream.safetensors", "detokenizer/adapter/model.safetensors"} | (
+        set() if spare else {"llm/model.safetensors"}
+    )
+    options = {"images": "force", "max_images": 1, "max_new_tokens": 5, "num_inference_steps": 2}
+    model = limner.load(out, device="cpu", dtype="float32")
+    reply = model.generate("a", **options)
+    model.save_pretrained(tmp_path / "copy")
+    again = limner.load(tmp_path / "copy", device="cpu", dtype="float32").generate("a", **options)
+    assert again.text == reply.text and again.images[0].tobytes() == reply.images[0].tobytes()
+    sd3.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"no such folder: .*sd3"):
+        limner.load(out)
