@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("folder", nargs="?", help="the same as --model")
     info.add_argument("--memory", action="store_true", help="what each part's weights take in each precision")
     evaluate = command("eval", "measure a model", run_eval)
-    evaluate.add_argument("suite", choices=["world"])
+    evaluate.add_argument("suite", choices=["world", "geneval"])
+    evaluate.add_argument(
+        "--part", metavar="I/N", default="1/1", help="geneval: draw every N-th prompt only, from the I-th"
+    )
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
     evaluate.add_argument("--steps", type=int, help="sampling steps")
     evaluate.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16 (faster on a CPU), float32")
@@ -271,9 +274,17 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> int:
-    from ..train.evaluation.world import evaluate
+    from ..train.evaluation import geneval, world
 
-    evaluate(loaded(options, options.dtype), options.output, limit=options.limit, steps=options.steps)
+    index, _, parts = options.part.partition("/")
+    if not (index.isdigit() and parts.isdigit()):
+        raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
+    model = loaded(options, options.dtype)
+    if options.suite == "world":
+        world.evaluate(model, options.output, limit=options.limit, steps=options.steps)
+    else:
+        part = (int(index) - 1, int(parts))
+        geneval.evaluate(model, options.output, limit=options.limit, steps=options.steps, part=part)
     return 0
 
 
