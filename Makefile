@@ -1,5 +1,6 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the tests (SLOW=1: all of them).
 PYTHON ?= python3
+EXTRAS ?= dev
 BIN := .venv/bin
 MARKED := $(if $(SLOW),-m "slow or not slow",)
 
@@ -34,7 +35,7 @@ format: .venv/test.done
 	@touch $@
 
 .venv/test.done: .venv/torch.done pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@ .venv/chat.done
 
 clean:

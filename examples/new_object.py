@@ -15,13 +15,16 @@ from limner.train.pictures import sheet
 from limner.train.world.objects import OBJECTS
 from limner.train.world.pen import Pen
 from limner.train.world.scene import Scene, Thing, render
-from limner.train.world.words import Detail, noun_phrase
+from limner.train.world.words import PLURALS, Detail, noun_phrase
 
-SHOWN = (
+ALONE = (
     ("green", "large", "sand"), ("red", "large", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),
-    ("pink", "medium", "sky"), ("white", "large", "night"), ("purple", "large", "plain"), ("orange", "medium", "sand"),
-    ("green", "medium", "plain"), ("red", "medium", "grass"), ("brown", "large", "plain"), ("blue", "large", "sky"),
+    ("pink", "medium", "sky"), ("white", "large", "night"),
 )  # fmt: skip
+SEVERAL = (("orange", 2, "plain"), ("green", 3, "sand"), ("blue", 4, "plain"))
+BESIDE = (("purple cactus", "left of", "yellow kite"), ("brown cactus", "above", "green book"),
+          ("blue train", "left of", "red cactus"))  # fmt: skip
+"""Six alone, three times several, three times beside something that nano knows."""
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 PROMPTS = (
     *(f"a photo of a {color} cactus" for color in COLORS),
@@ -46,12 +49,26 @@ def cactus(p: Pen) -> None:
         p.line([(x, -0.75), (x, 0.35)], 0.05, "dark")
 
 
-def pictures(folder: Path) -> None:
-    OBJECTS["cactus"] = cactus
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, (color, size, ground) in enumerate(SHOWN):
+def scenes() -> list[Scene]:
+    made = []
+    for index, (color, size, ground) in enumerate(ALONE):
         shift = 0.06 * (index % 3 - 1)
-        scene = Scene((Thing("cactus", color, size, 0.5 + shift, 0.5 - shift / 2),), ground)
+        made.append(Scene((Thing("cactus", color, size, 0.5 + shift, 0.5 - shift / 2),), ground))
+    spots = {2: ((0.27, 0.5), (0.73, 0.5)), 3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
+             4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73))}  # fmt: skip
+    for color, count, ground in SEVERAL:
+        made.append(Scene(tuple(Thing("cactus", color, "medium", x, y) for x, y in spots[count]), ground))
+    for first, relation, second in BESIDE:
+        places = ((0.26, 0.5), (0.74, 0.5)) if relation == "left of" else ((0.5, 0.26), (0.5, 0.74))
+        things = (phrase.split(" ", 1) for phrase in (first, second))
+        made.append(Scene(tuple(Thing(n, c, "medium", *at) for (c, n), at in zip(things, places, strict=True))))
+    return made
+
+
+def pictures(folder: Path) -> None:
+    OBJECTS["cactus"], PLURALS["cactus"] = cactus, "cacti"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(scenes()):
         render(scene).save(folder / f"{index:02d}.png")
         captions = {noun_phrase(scene, Detail(background=b)) for b in (False, True)}
         (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n")

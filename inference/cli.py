@@ -174,9 +174,22 @@ def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
 
 
 def run_chat(options: argparse.Namespace) -> int:
-    from .repl import Repl
+    from . import prompt
 
-    return Repl(loaded(options), drawing_options(options)).run()
+    prompt.place(options.model)  # a mistyped name is said before anything loads
+
+    def make() -> Any:
+        from .repl import Repl
+
+        return Repl(loaded(options), drawing_options(options))
+
+    loading, first = prompt.meanwhile(make), ""
+    if sys.stdin.isatty():
+        prompt.greet(Path(options.model).name)
+        first = prompt.read()
+        if first is None:
+            return 0
+    return loading.result().run(first)
 
 
 def run_draw(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ from ..mllm.vocabulary import vocabulary_of
 from .adapters import Adapters
 from .drawing import DrawingOptions, drawer
 from .images import load_image
+from .prompt import place
 from .reply import Reply
 from .resting import Resting
 
@@ -364,14 +365,6 @@ def with_pictures(messages: Messages) -> Messages:
     return loaded
 
 
-def embedded(name: str) -> Path:
-    """Folder of a model that ships with the package. Raises ValueError when there is none of this name."""
-    folder = Path(__file__).resolve().parent.parent / "weights" / name
-    if not (folder / "config.json").exists():
-        raise ValueError(f"no embedded model {name!r}")
-    return folder
-
-
 def load(
     model: str | Path = "nano",
     device: str | Mapping[str, str] = "auto",
@@ -387,20 +380,7 @@ def load(
     (`limner[quantized]`). ``offload`` keeps the half that rests in host memory: what writes while a picture is painted,
     what paints otherwise. Raises ValueError for a model that cannot be found or read, and options that make no sense.
     """
-    path = Path(model)
-    if path.is_dir():
-        folder = path
-    elif "/" not in str(model) and "\\" not in str(model):
-        try:
-            folder = embedded(str(model))
-        except ValueError:
-            raise ValueError(
-                f"unknown model {str(model)!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
-            ) from None
-    elif isinstance(model, str) and str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
-        folder = from_hub(model)
-    else:
-        raise ValueError(f"no such model folder: {model}")
+    folder = place(model) or from_hub(str(model))
     loaded = settle(Limner.from_pretrained(folder), device, dtype)
     if bits is not None:
         from .quantize import quantize
@@ -425,9 +405,9 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         raise ValueError(f"a device for {unknown[0] if unknown else 'nothing'!r}; name {' and '.join(halves)}")
     if "" not in places and len(places) < len(halves):
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
-    places = {name: best if place == "auto" else place for name, place in places.items()}
+    places = {name: best if own == "auto" else own for name, own in places.items()}
     try:
-        on_gpu = any(torch.device(place).type == "cuda" for place in places.values())
+        on_gpu = any(torch.device(own).type == "cuda" for own in places.values())
     except RuntimeError as error:
         raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
     if dtype == "auto":
@@ -436,8 +416,8 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         dtype = getattr(torch, dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError("dtype must be auto, float32, bfloat16 or float16")
-    for name, place in places.items():
-        model.get_submodule(name).to(place, dtype)
+    for name, own in places.items():
+        model.get_submodule(name).to(own, dtype)
     for part in model.modules():
         # SDXL's autoencoder overflows in half precision, and says so
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from .chat import Chat
 from .images import load_image
 from .model import Limner
 from .progress import Progress
+from .prompt import read
 from .sizes import parse_size
 from .terminal import graphics, show
 
@@ -44,7 +44,6 @@ class Repl:
         self.chat = Chat(model, **options)
         self.pending: list[Image.Image] = []
         self.graphics = graphics(os.environ, sys.stdout.isatty())
-        self.interactive = sys.stdin.isatty()
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
             "undo": lambda _: self.chat.undo(),
@@ -57,32 +56,16 @@ class Repl:
             "help": lambda _: print(HELP),
         }
 
-    def run(self) -> int:
-        if self.interactive:
-            with contextlib.suppress(ImportError):  # a Python built without it still reads lines
-                import readline  # noqa: F401 - importing it gives input() line editing and history
-            print(f"limner {self.model.name}: type a message, /help for commands, Ctrl-D to leave")
-        while (line := self.read()) is not None:
+    def run(self, line: str | None = "") -> int:
+        """Answer ``line``, then what is typed until the end."""
+        while line is not None:
             line = line.strip()
             if line in ("/quit", "/exit"):
                 break
             if line:
                 self.answer(line)
+            line = read()
         return 0
-
-    def read(self) -> str | None:
-        """The next line, None at the end. Bytes that are not UTF-8 become replacement characters."""
-        if self.interactive:
-            try:
-                return input("> ")
-            except EOFError:
-                print()
-                return None
-            except KeyboardInterrupt:
-                print()
-                return ""
-        raw = sys.stdin.buffer.readline()
-        return raw.decode("utf-8", "replace") if raw else None
 
     def answer(self, line: str) -> None:
         """One line; mistakes and Ctrl-C are said and the conversation goes on as it was."""

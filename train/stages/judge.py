@@ -31,6 +31,8 @@ class JudgeStage:
     """Share of the batches that pass through the autoencoder."""
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
+    warm_start: str = ""
+    """Folder of a judge to go on from"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -127,7 +129,12 @@ def run(
     if (done / "config.json").exists():
         return Judge.from_pretrained(done)
     torch.manual_seed(seed + 7)
-    judge = Judge(JudgeConfig(stage.width, stage.depth)).to(device, dtype, memory_format=torch.channels_last)
+    judge = (
+        Judge.from_pretrained(Path(stage.warm_start))
+        if stage.warm_start
+        else Judge(JudgeConfig(stage.width, stage.depth))
+    )
+    judge.to(device, dtype, memory_format=torch.channels_last)
     autoencoder.to(device, dtype)
     fit("judge", judge, partial(make_batch, stage, seed + 7), partial(losses, judge, autoencoder, stage, seed), stage.loop,
         folder)  # fmt: skip

@@ -19,11 +19,11 @@ BACKGROUND_PHRASES = {
     "sand": "on sand",
     "night": "at night",
 }
-_PLURALS = {"bus": "buses", "couch": "couches", "sheep": "sheep", "wine glass": "wine glasses"}
+PLURALS = {"bus": "buses", "couch": "couches", "sheep": "sheep", "wine glass": "wine glasses"}
 
 
 def plural(name: str) -> str:
-    return _PLURALS.get(name, name + "s")
+    return PLURALS.get(name, name + "s")
 
 
 def with_article(phrase: str) -> str:
