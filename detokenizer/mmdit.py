@@ -201,6 +201,12 @@ class MMDiT(nn.Module):
 
         return read(path)
 
+    def to_diffusers(self, folder: str | Path, drop_references: bool = False) -> None:
+        """The way back, for diffusers' `StableDiffusion3Pipeline` (see `sd3_files.save_diffusers`)."""
+        from .sd3_files import save_diffusers
+
+        save_diffusers(self, folder, drop_references)
+
     def reset(self) -> None:
         """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""
         for block in self.blocks:

@@ -192,7 +192,7 @@ def config_to_diffusers(config: MMDiTConfig) -> dict[str, Any]:
         (config.adaln != "full", f"adaln {config.adaln!r}"),
         (config.positions != "sincos", f"positions {config.positions!r}"),
         (config.mlp_ratio != 4.0, f"mlp_ratio {config.mlp_ratio}"),
-        (config.max_references > 0, f"{config.max_references} reference pictures"),
+        (config.max_references > 0, f"{config.max_references} reference pictures (drop_references leaves them out)"),
     ):
         if wrong:
             raise ValueError(f"diffusers' SD3 transformer has no {what}")

@@ -89,12 +89,19 @@ def filled(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDi
     return model.eval()
 
 
-def save_diffusers(mmdit: MMDiT, folder: str | Path) -> None:
-    """Write ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load. Raises ValueError for an MM-DiT that
-    diffusers' class cannot express."""
+def save_diffusers(mmdit: MMDiT, folder: str | Path, drop_references: bool = False) -> None:
+    """Write ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load.
+
+    Raises ValueError for an MM-DiT that diffusers' class cannot express; ``drop_references`` leaves out the embedding that
+    tells reference pictures apart, which is all that one trained with references has more.
+    """
     from diffusers import SD3Transformer2DModel
 
-    theirs = SD3Transformer2DModel(**config_to_diffusers(mmdit.config)).to(mmdit.proj_out.weight.dtype)
+    config, weights = mmdit.config, mmdit.state_dict()
+    if drop_references:
+        config = replace(config, max_references=0)
+        weights["reference_embed"] = weights["reference_embed"][:0]
+    theirs = SD3Transformer2DModel(**config_to_diffusers(config)).to(mmdit.proj_out.weight.dtype)
     table = {"pos_embed.pos_embed": theirs.pos_embed.pos_embed}
-    theirs.load_state_dict(weights_to_diffusers(mmdit.state_dict(), mmdit.config) | table)
+    theirs.load_state_dict(weights_to_diffusers(weights, config) | table)
     theirs.save_pretrained(folder)

@@ -42,6 +42,9 @@ def llm_config() -> dict:
 def write(folder: Path, sdxl: dict[int, object], model: str = "seed_x_i") -> Path:
     """``sdxl``: de-tokenizers by their UNet's channels, 4 and 8."""
     agent, _ = reference("seed_x_agent")
+    if model == "seed_x":  # the resamplers of the reference's own files
+        for part in ("input_resampler", "output_resampler"):
+            agent |= {f"{part}.{name}": v for name, v in reference(part)[0].items()}
     llm = {name.removeprefix("llm."): v for name, v in agent.items() if name.startswith("llm.")}
     (folder / model / "llm").mkdir(parents=True)
     (folder / model / "agent").mkdir()

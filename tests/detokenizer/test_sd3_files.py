@@ -106,6 +106,20 @@ def test_the_single_file_equals_diffusers_reading_of_it(kind, tmp_path):
     torch.testing.assert_close(ours(latents, t, context, pooled), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_what_was_trained_with_references_goes_to_diffusers_without_them(tmp_path):
+    torch.manual_seed(0)
+    theirs = SD3Transformer2DModel(**TINY)
+    theirs.save_pretrained(tmp_path / "transformer")
+    ours = read(tmp_path / "transformer", max_references=2)
+    with torch.no_grad():
+        ours.reference_embed.normal_()
+    with pytest.raises(ValueError, match="drop_references leaves them out"):
+        ours.to_diffusers(tmp_path / "refused")
+    ours.to_diffusers(tmp_path / "back", drop_references=True)
+    back = SD3Transformer2DModel.from_pretrained(tmp_path / "back").state_dict()
+    assert all(torch.equal(value, back[name]) for name, value in theirs.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back_is_bit_equal(kind, tmp_path):
     torch.manual_seed(0)

@@ -43,9 +43,8 @@ class Given(nn.Module):
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seed-x")
     sdxl = {channels: make_sdxl(channels) for channels in (4, 8)}
-    for model in ("seed_x_i", "seed_x_edit"):
+    for model in ("seed_x", "seed_x_i", "seed_x_edit"):
         shutil.copytree(seed_x_files.write(folder / model, sdxl, model), folder / "pretrained", dirs_exist_ok=True)
-    shutil.copytree(folder / "pretrained/seed_x_i", folder / "pretrained/seed_x")
     return folder / "pretrained"
 
 
@@ -68,6 +67,14 @@ def test_its_parts_are_the_reference(model):
         condition = model.detokenizer.adapter(io["x"])
     torch.testing.assert_close(condition.context, io["prompt_embeds"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(condition.pooled, io["pooled_prompt_embeds"], atol=1e-5, rtol=1e-5)
+
+
+def test_its_resamplers_are_the_reference(converted):
+    mllm = limner.load(converted["seed_x"], device="cpu").mllm
+    for name, part in (("input_resampler", mllm.input_resampler), ("output_resampler", mllm.output_resampler)):
+        _, io = reference(name)
+        with torch.no_grad():
+            torch.testing.assert_close(part(io["x"]), io["y"], atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_pushes_away_from_a_black_picture(model):
