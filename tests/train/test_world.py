@@ -132,3 +132,14 @@ def test_mixture_holds_every_kind():
     assert kinds == {make.__name__ for make in talk.MIXTURE}
     unknown = set(talk.UNKNOWN)
     assert not unknown & set(OBJECTS)
+
+
+def test_one_picture_has_one_description_and_both_ways_to_say_it_count_as_one():
+    cat, dog = Thing("cat", "red", "medium", 0.26, 0.5), Thing("dog", "blue", "medium", 0.74, 0.5)
+    told, turned = (caption(Scene(things)) for things in ((cat, dog), (dog, cat)))
+    assert told == turned == "A red cat left of a blue dog on a plain background."
+    for text in (told, "A blue dog right of a red cat on a plain background."):
+        assert read_caption(text) == facts(Scene((cat, dog))) == facts(Scene((dog, cat)))
+    assert read_caption("A blue dog left of a red cat on a plain background.") != facts(Scene((cat, dog)))
+    above = (Thing("cat", "red", "medium", 0.5, 0.74), Thing("dog", "blue", "medium", 0.5, 0.26))
+    assert caption(Scene(above)).startswith("A blue dog above a red cat")

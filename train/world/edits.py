@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from . import sampling
 from .held_out import is_held_out
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, Detail, noun_phrase, plural, with_article
+from .words import BACKGROUND_PHRASES, Detail, in_order, noun_phrase, plural, with_article
 
 KINDS = ("recolour", "replace", "background", "move", "add", "remove")
 
@@ -92,7 +92,7 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         words = (f"remove {the}", f"take away {the}", f"erase {the}", f"delete {the}", f"take {the} out")
     else:
         raise ValueError(f"no edit {kind!r}; there are {', '.join(KINDS)}")
-    reply = f"Done: {noun_phrase(after, Detail(background=False))}."
+    reply = f"Done: {noun_phrase(in_order(after), Detail(background=False))}."
     return Edit(kind, rng.choice(words), scene, after, reply)
 
 

@@ -84,5 +84,5 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
 
 
 def any_scene(rng: random.Random) -> Scene:
-    make = rng.choices((single, counted, pair), (5, 2, 4))[0]
+    make = rng.choices((single, counted, pair), (4, 3, 4))[0]
     return seen(lambda: make(rng))

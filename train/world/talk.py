@@ -205,7 +205,7 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Exampl
     return Example("refuse", [user(rng.choice(DRAW).format(with_article(thing))), assistant(reply)])
 
 
-MIXTURE = {draw: 46, describe: 16, answer: 10, edit: 17, two_pictures: 4, follow_up: 9, small_talk: 2, refuse: 3}
+MIXTURE = {draw: 46, describe: 18, answer: 10, edit: 17, two_pictures: 4, follow_up: 9, small_talk: 2, refuse: 3}
 
 
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .held_out import relation
+from .held_out import MIRROR, relation
 from .objects import OBJECTS
 from .pen import COLORS
 from .scene import BACKGROUNDS, SIZES, Scene
@@ -67,9 +67,16 @@ def sentence(phrase: str) -> str:
     return phrase[0].upper() + phrase[1:] + "."
 
 
+def in_order(scene: Scene) -> Scene:
+    """Two things told from the left or from the top: one picture, one way to say it."""
+    if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
+        return replace(scene, things=scene.things[::-1])
+    return scene
+
+
 def caption(scene: Scene) -> str:
     """The full description that nano is taught to give: sizes only for a single thing."""
-    return sentence(noun_phrase(scene, Detail(size=len(scene.things) == 1)))
+    return sentence(noun_phrase(in_order(scene), Detail(size=len(scene.things) == 1)))
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,15 @@ class Facts:
     background: str | None
 
 
+def claimed(a: str, where: str, b: str) -> tuple[str, str, str]:
+    """ "a right of b" and "b left of a" are one claim."""
+    return (b, MIRROR[where], a) if where in ("right of", "below") else (a, where, b)
+
+
 def facts(scene: Scene) -> Facts:
     counts = Counter((t.name, t.color) for t in scene.things)
     where = relation(*scene.things) if len(scene.things) == 2 and len(counts) == 2 else None
-    claim = (scene.things[0].name, where, scene.things[1].name) if where else None
+    claim = claimed(scene.things[0].name, where, scene.things[1].name) if where else None
     return Facts(tuple(sorted(counts.items())), claim, scene.background)
 
 
@@ -107,5 +119,5 @@ def read_caption(text: str) -> Facts:
         counts[_SINGULAR[name], color] += numbers[number]
         order.append(_SINGULAR[name])
     where = _RELATION.search(text)
-    claim = (order[0], where.group(1), order[1]) if where and len(order) == 2 else None
+    claim = claimed(order[0], where.group(1), order[1]) if where and len(order) == 2 else None
     return Facts(tuple(sorted(counts.items())), claim, background)
