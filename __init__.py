@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 # heavy imports wait until a name is used, so that `import limner` and `limner --help` are quick
 _HOMES = {
-    "load": ".inference.model",
+    "load": ".inference.loading",
     "Limner": ".inference.model",
     "Reply": ".inference.reply",
     "Chat": ".inference.chat",
@@ -18,7 +18,8 @@ __all__ = ["Chat", "Limner", "LimnerConfig", "Reply", "__version__", "load"]
 
 if TYPE_CHECKING:
     from .inference.chat import Chat
-    from .inference.model import Limner, load
+    from .inference.loading import load
+    from .inference.model import Limner
     from .inference.reply import Reply
     from .mllm.config import LimnerConfig
 

@@ -1,4 +1,4 @@
-"""`Limner`: the parts of a model folder, wired; and `load`."""
+"""`Limner`: the parts of a model folder, wired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import check_config, from_hub, read_json, refer, resolved, whole
+from ..detokenizer.files import check_config, read_json, refer, resolved, whole
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
@@ -30,7 +30,6 @@ from ..mllm.vocabulary import vocabulary_of
 from .adapters import Adapters
 from .drawing import DrawingOptions, drawer
 from .images import load_image
-from .prompt import place
 from .reply import Reply
 from .resting import Resting
 
@@ -55,7 +54,7 @@ class GenerationDefaults:
 
 
 class Limner(nn.Module):
-    """One model: ``mllm`` reads and writes, ``detokenizer`` paints. Made by `load`."""
+    """One model: ``mllm`` reads and writes, ``detokenizer`` paints. Made by `loading.load`."""
 
     def __init__(
         self,
@@ -363,63 +362,3 @@ def with_pictures(messages: Messages) -> Messages:
             message = {**message, "content": content}
         loaded.append(message)
     return loaded
-
-
-def load(
-    model: str | Path = "nano",
-    device: str | Mapping[str, str] = "auto",
-    dtype: str | torch.dtype = "auto",
-    *,
-    bits: int | None = None,
-    offload: bool = False,
-) -> Limner:
-    """Load a model: an embedded name, a folder or a hub id.
-
-    ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
-    own. ``dtype`` "auto" is bfloat16 on cuda, else float32. ``bits`` 8 or 4 quantises the linear layers
-    (`limner[quantized]`). ``offload`` keeps the half that rests in host memory: what writes while a picture is painted,
-    what paints otherwise. Raises ValueError for a model that cannot be found or read, and options that make no sense.
-    """
-    folder = place(model) or from_hub(str(model))
-    loaded = settle(Limner.from_pretrained(folder), device, dtype)
-    if bits is not None:
-        from .quantize import quantize
-
-        quantize(loaded, bits)
-    if offload:
-        if bits is not None:
-            raise ValueError(
-                "offload moves parts about, which weights of fewer bits do not bear: choose one of the two"
-            )
-        loaded.resting = Resting(loaded)
-    return loaded
-
-
-def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
-    """The model in its place and precision, as `load` chooses them. Raises ValueError for what is no place or precision."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    places = {"": device} if isinstance(device, str) else dict(device)
-    halves = [name for name, _ in model.named_children()]
-    unknown = sorted(set(places) - {"", *halves})
-    if unknown or not places:
-        raise ValueError(f"a device for {unknown[0] if unknown else 'nothing'!r}; name {' and '.join(halves)}")
-    if "" not in places and len(places) < len(halves):
-        raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
-    places = {name: best if own == "auto" else own for name, own in places.items()}
-    try:
-        on_gpu = any(torch.device(own).type == "cuda" for own in places.values())
-    except RuntimeError as error:
-        raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
-    if dtype == "auto":
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError("dtype must be auto, float32, bfloat16 or float16")
-    for name, own in places.items():
-        model.get_submodule(name).to(own, dtype)
-    for part in model.modules():
-        # SDXL's autoencoder overflows in half precision, and says so
-        if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):
-            part.float()
-    return model

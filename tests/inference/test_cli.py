@@ -92,7 +92,7 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
 
 
 def test_ctrl_c_while_drawing_loses_nothing(folder, monkeypatch, capsys):
-    from limner.inference.model import load
+    from limner.inference.loading import load
     from limner.inference.repl import Repl
     from limner.mllm.events import PictureStep
 

@@ -1,0 +1,287 @@
+"""What each command of the command line does.
+
+What a command needs is imported inside it: `limner --help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
+    height, width = options.size or (None, None)
+    return {
+        "seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance,
+    }  # fmt: skip
+
+
+def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
+    import logging
+
+    # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import transformers
+
+    from .adapters import with_weight
+    from .loading import load
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    halves = options.device.split(",")
+    device = options.device if len(halves) == 1 else dict(zip(("mllm", "detokenizer"), halves, strict=False))
+    if len(halves) > 2:
+        raise ValueError(f"--device {options.device}: one device, or one for what writes and one for what paints")
+    more = {name: getattr(options, name) for name in ("bits", "offload") if hasattr(options, name)}
+    model = load(options.model, device=device, dtype=dtype, **more)
+    for given in getattr(options, "adapter", []):
+        folder, weight = with_weight(given)
+        model.load_adapter(folder, weight=weight)
+    return model
+
+
+def run_chat(options: argparse.Namespace) -> int:
+    from . import prompt
+
+    prompt.place(options.model)  # a mistyped name is said before anything loads
+
+    def make() -> Any:
+        from .repl import Repl
+
+        return Repl(loaded(options), drawing_options(options))
+
+    loading, first = prompt.meanwhile(make), ""
+    if sys.stdin.isatty():
+        prompt.greet(Path(options.model).name)
+        first = prompt.read()
+        if first is None:
+            return 0
+    return loading.result().run(first)
+
+
+def run_draw(options: argparse.Namespace) -> int:
+    if options.backend == "sd3":
+        return _draw_sd3(options)
+    return _save(options, [{"role": "user", "content": options.prompt}], options.prompt)
+
+
+def _draw_sd3(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..detokenizer.files import found
+    from .loading import settle
+    from .text_to_image import StableDiffusion3
+
+    if options.adapter:
+        raise ValueError("an adapter is for a Limner model, not for the sd3 backend")
+    check_output(options.out)
+    model = settle(StableDiffusion3.from_pretrained(found(options.model)), options.device)
+    chosen = {name: value for name, value in drawing_options(options).items() if value is not None}
+    with tqdm(desc="drawing", disable=None, leave=False) as bar:
+
+        def report(step: int, steps: int) -> None:
+            bar.total = steps
+            bar.update()
+
+        model.generate(options.prompt, callback=report, **chosen)[0].save(options.out)
+    print(options.out)
+    return 0
+
+
+def run_edit(options: argparse.Namespace) -> int:
+    from .images import load_image
+
+    content = [{"type": "image", "image": load_image(options.image)}, {"type": "text", "text": options.prompt}]
+    return _save(options, [{"role": "user", "content": content}], options.prompt)
+
+
+def _save(options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str) -> int:
+    from .progress import Progress
+
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    check_output(options.out)
+    with Progress() as progress:
+        reply = loaded(options).generate(
+            messages, images="force", max_images=1, callback=progress, **drawing_options(options)
+        )
+    reply.images[0].save(options.out)
+    if reply.text:
+        print(reply.text)
+    print(options.out)
+    return 0
+
+
+def check_output(path: Path) -> None:
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise ValueError(f"cannot write {path}: {path.suffix or 'no ending'} is not a picture format, try .png")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
+
+
+def run_describe(options: argparse.Namespace) -> int:
+    from .boxes import draw_boxes
+    from .images import load_image
+
+    image = load_image(options.image)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": options.prompt}]
+    reply = loaded(options).generate([{"role": "user", "content": content}], images="never", boxes=options.boxes)
+    print(reply.text)
+    if options.boxes:
+        if not reply.boxes:
+            raise ValueError("the reply holds no boxes; nano writes none, SEED-X does where it is asked for a place")
+        out = options.out or Path(f"{Path(options.image).stem}-boxes.png")
+        check_output(out)
+        for box in reply.boxes:
+            print("box", *box.pixels(*image.size))
+        draw_boxes(image, reply.boxes).save(out)
+        print(out)
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    from .info import describe_memory, describe_model
+
+    options.model = options.folder or options.model
+    model = loaded(options)
+    print(describe_model(model))
+    if options.memory:
+        print(describe_memory(model))
+    return 0
+
+
+def run_eval(options: argparse.Namespace) -> int:
+    from ..train.evaluation import geneval, world
+
+    index, _, parts = options.part.partition("/")
+    if not (index.isdigit() and parts.isdigit()):
+        raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
+    model = loaded(options, options.dtype)
+    if options.suite == "world":
+        world.evaluate(model, options.output, limit=options.limit, steps=options.steps)
+    else:
+        part = (int(index) - 1, int(parts))
+        geneval.evaluate(model, options.output, limit=options.limit, steps=options.steps, part=part)
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    try:
+        from ..train import recipe
+        from ..train.loop import Interrupted
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    # a first KEY=VALUE is an override, not a recipe
+    name, overrides = (options.recipe, options.overrides)
+    if "=" in name:
+        name, overrides = "nano", [name, *overrides]
+    stages = tuple(options.stages.split(",")) if options.stages else recipe.FROM_NOTHING
+    unknown = set(stages) - set(recipe.STAGES)
+    if unknown:
+        raise ValueError(f"no stage {sorted(unknown)[0]!r}; there are {', '.join(recipe.STAGES)}")
+    loaded = recipe.load_recipe(name, overrides)
+    if options.dry_run:
+        recipe.dry_run(loaded, stages)
+        print("two steps of every stage went through")
+        return 0
+    try:
+        print(recipe.run(loaded, stages))
+    except Interrupted as stopped:
+        print(f"limner: {stopped}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_finetune(options: argparse.Namespace) -> int:
+    try:
+        from ..train import finetune
+        from ..train.loop import Interrupted
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    steps = [] if options.steps is None else [f"joint.loop.steps={options.steps}"]
+    config = finetune.load_config([*options.set, *steps])
+    try:
+        folder = finetune.finetune(loaded(options), options.data, options.output, config, options.dry_run)
+    except Interrupted as stopped:
+        print(f"limner: {stopped}", file=sys.stderr)
+        return 130
+    if not options.dry_run:
+        print(f"{folder}: limner chat --adapter {folder}")
+    return 0
+
+
+def run_data(options: argparse.Namespace) -> int:
+    from ..train.datasets import check, filter, readers
+
+    if options.what == "check":
+        options.device = "cpu"
+        model = loaded(options)
+        longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+        report = check.check(readers.read(options.data), model.encoder, longest)
+        print(report.table())
+        report.require()
+        return 0
+    if options.output is None:
+        raise ValueError("data filter needs -o DIR, the folder of the filtered data set")
+    names = ("min_side", "max_aspect", "min_similarity", "similarity_model", "duplicate_bits")
+    rules = filter.Rules(**{name: getattr(options, name) for name in names})
+    counts = filter.run(options.data, options.output, rules)
+    print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
+    return 0
+
+
+def run_build(options: argparse.Namespace) -> int:
+    from .build import build, sources
+    from .info import describe_model
+
+    if (options.output / "config.json").exists():
+        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    model = build(options.llm, options.vision, options.mmdit)
+    named = sources(model, options.llm, options.vision, options.mmdit) if options.reference else {}
+    model.save_pretrained(options.output, named)
+    if options.reference and "llm" not in named:
+        print("the backbone's weights are copied: its embeddings grew by the control tokens")
+    model.name = options.output.name
+    print(describe_model(model))
+    print(f"next: limner train nano warm_start={options.output} --stages align align.data='[\"YOUR-DATA\"]'")
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from .convert import convert_seed_x
+
+    print(convert_seed_x(options.source, options.output, options.which))
+    return 0
+
+
+def run_precompute(options: argparse.Namespace) -> int:
+    from ..train.datasets import check, readers
+    from ..train.frozen import precompute
+
+    model = loaded(options)
+    model.to(model.stored_dtype)
+    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+    report = check.check(readers.read(options.data), model.encoder, longest)
+    print(report.table())
+    report.require()
+    count = precompute(model, report.examples, options.output)
+    print(f"{options.output}: {count} tensors; train with STAGE.precomputed={options.output}")
+    return 0
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    if not options.adapter:
+        raise ValueError("nothing to merge: name at least one --adapter DIR")
+    if (options.output / "config.json").exists():
+        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    model = loaded(options, dtype="float32")
+    model.merge_adapters()
+    model.to(model.stored_dtype).save_pretrained(options.output)
+    print(options.output)
+    return 0
