@@ -181,8 +181,8 @@ def run_train(options: argparse.Namespace) -> int:
     name, overrides = (options.recipe, options.overrides)
     if "=" in name:
         name, overrides = "nano", [name, *overrides]
-    stages = tuple(options.stages.split(",")) if options.stages else recipe.FROM_NOTHING
-    unknown = set(stages) - set(recipe.STAGES)
+    stages = tuple(options.stages.split(",")) if options.stages else None
+    unknown = set(stages or ()) - set(recipe.STAGES)
     if unknown:
         raise ValueError(f"no stage {sorted(unknown)[0]!r}; there are {', '.join(recipe.STAGES)}")
     loaded = recipe.load_recipe(name, overrides)

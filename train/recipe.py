@@ -141,8 +141,27 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 
-def run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> Path:
-    """Run the stages (finished ones are skipped) and return the model folder."""
+FIRST = ("tokenizer", "autoencoder", "vision")
+"""What a warm start brings along."""
+
+
+def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The stages asked for, or those that make a model from nothing or from a warm start.
+
+    Raises ValueError for one that a warm start has no use for.
+    """
+    if not recipe.warm_start:
+        return stages or FROM_NOTHING
+    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, "judge"))
+    useless = [s for s in stages if s in FIRST]
+    if useless:
+        raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
+    return stages
+
+
+def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
+    """Run the stages (finished ones are skipped) and return the model folder. Raises ValueError as `chosen` does."""
+    stages = chosen(recipe, stages)
     folder = Path(recipe.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
@@ -154,6 +173,11 @@ def run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> Path:
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
+        if "judge" in stages:
+            judge.run(recipe.judge, model.detokenizer.autoencoder, seed, folder / "judge", device, dtype)
+            model.detokenizer.autoencoder.float()
+            if stages == ("judge",):
+                return folder / "judge" / "model"
     else:
         missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
         if parallel.size() > 1 and missing:
@@ -174,7 +198,7 @@ def run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> Path:
     return folder / "model"
 
 
-def dry_run(recipe: Recipe, stages: tuple[str, ...] = FROM_NOTHING) -> None:
+def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
     """Two steps, a sample and a checkpoint of every stage at full size, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         trial = copy.deepcopy(recipe)

@@ -35,6 +35,14 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     a, b = (limner.load(f, dtype="float32").mllm.queries.weight for f in (folder, further))
     assert 0 < (a - b).abs().max() < 0.02, "a warm start goes on from the weights it was given"
 
+    judged = recipes.load_recipe(
+        "tiny",
+        [f"output={tmp_path / 'judged'}", f"warm_start={folder}", f"judge.warm_start={tmp_path / 'judge/model'}"],
+    )
+    assert recipes.run(judged, ("judge",)) == tmp_path / "judged/judge/model"
+    with pytest.raises(ValueError, match="a warm start brings its own vision"):
+        recipes.run(judged, ("vision", "joint"))
+
     from limner.train.evaluation import world
     from limner.train.evaluation.judge import Judge
 
