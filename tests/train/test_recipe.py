@@ -53,7 +53,9 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
         results = world.evaluate(model, tmp_path / "eval", limit=2)
     finally:
         Judge.from_pretrained = original
-    assert {s["name"].split("/")[0] for s in results["scores"]} == {"draw", "edit", "describe", "answer", "decide"}
+    assert {s["name"].split("/")[0] for s in results["scores"]} == {
+        "draw", "edit", "describe", "answer", "decide", "by hand",
+    }  # fmt: skip
     assert all(0 <= s["low"] <= s["rate"] <= s["high"] <= 1 for s in results["scores"])
     assert (tmp_path / "eval/sheet.png").exists() and (tmp_path / "eval/table.txt").exists()
 

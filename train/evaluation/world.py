@@ -22,6 +22,7 @@ from ..world import sampling, talk
 from ..world.edits import KINDS, Edit, seen_edit
 from ..world.scene import render
 from ..world.words import facts, read_caption
+from . import requests
 from .cases import CATEGORIES, Case, Wanted, cases, has_held_out, near_misses
 from .judge import Judge
 
@@ -220,6 +221,13 @@ def deciding(model: Limner, count: int) -> Score:
     return Score("decide", right, count, {"draws": drew / wants, "keeps_silent": silent / (count - wants)})
 
 
+def by_hand(model: Limner, judge: Judge, task: str, limit: int, steps: int | None) -> Score:
+    """Requests that a person wrote, not the world's templates."""
+    chosen = [request for request in requests.requests() if request.task == task][: limit or None]
+    right = requests.score(model, judge, chosen, steps, BATCH)
+    return Score(f"by hand/{task}", sum(right), len(chosen), {})
+
+
 def autoencoder_ceiling(model: Limner, count: int) -> float:
     """PSNR in dB of true pictures through the autoencoder: no drawing can be closer."""
     import torch
@@ -266,6 +274,8 @@ def evaluate(model: Limner, output: Path, limit: int = 0, steps: int | None = No
         note(*editing(model, judge, kind, max(1, count // 4), steps))
     for measure in (describing, answering, deciding):
         note(measure(model, count), [])
+    for task in requests.TASKS:
+        note(by_hand(model, judge, task, limit, steps), [])
     facts_ = {
         "model": model.name,
         "dtype": str(model.mllm.dtype).removeprefix("torch."),

@@ -1,0 +1,98 @@
+"""Requests written by hand (``requests.jsonl``): odd phrasings, typos, detours. None of them is ever trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ...inference.model import Limner
+from ...inference.reply import Reply
+from ..world.scene import BACKGROUNDS, Scene, Thing, render
+from .cases import Wanted
+from .judge import Judge
+
+TASKS = ("draw", "edit", "describe", "answer", "talk", "refuse")
+_SPOTS = {
+    1: ((0.5, 0.5),), 2: ((0.26, 0.5), (0.74, 0.5)), 3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
+    4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    task: str
+    say: str
+    things: tuple[str, ...] = ()
+    """What a drawing must hold, colour first, "-" where it is free: "red apple", "- cat" """
+    where: str | None = None
+    """Of the first thing to the second"""
+    shown: tuple[str, ...] = ()
+    """What the picture shown with it holds"""
+    on: str = "plain"
+    after: str | None = None
+    """The background that a drawing must have; None where it is free"""
+    words: tuple[str, ...] = ()
+    """What an answer must name"""
+
+    def picture(self) -> Image.Image | None:
+        if not self.shown:
+            return None
+        size = "large" if len(self.shown) == 1 else "medium"
+        placed = zip(self.shown, _SPOTS[len(self.shown)], strict=True)
+        things = tuple(Thing(name, color, size, *spot) for (color, name), spot in ((thing(t), at) for t, at in placed))
+        return render(Scene(things, self.on))
+
+    def messages(self) -> list[dict[str, Any]]:
+        shown = self.picture()
+        pictures = [] if shown is None else [{"type": "image", "image": shown}]
+        return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.say}]}]
+
+    def met_by(self, reply: Reply, judge: Judge) -> bool:
+        if self.task in ("draw", "edit"):
+            if not reply.images:
+                return False
+            verdict = judge.look([reply.images[0]])[0]
+            wanted = Wanted(tuple((n, None if c == "-" else c) for c, n in map(thing, self.things)), self.where)
+            return wanted.met_by(verdict) and self.after in (None, verdict.background)
+        if reply.images or not reply.text:
+            return False
+        said = reply.text.lower()
+        if self.task == "refuse":
+            return "can't draw" in said
+        return all(word in said for word in self.words)
+
+
+def thing(text: str) -> tuple[str, str]:
+    color, _, name = text.partition(" ")
+    return color, name
+
+
+def requests() -> list[Request]:
+    """Raises ValueError for a line that asks for what there is not."""
+    made = []
+    for number, line in enumerate((Path(__file__).parent / "requests.jsonl").read_text().splitlines(), 1):
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(line).items()}
+        request = Request(**values)
+        if request.task not in TASKS or request.on not in BACKGROUNDS:
+            raise ValueError(f"requests.jsonl, line {number}: task {request.task!r} on {request.on!r}")
+        request.picture()
+        made.append(request)
+    return made
+
+
+def score(model: Limner, judge: Judge, chosen: Sequence[Request], steps: int | None, batch: int) -> list[bool]:
+    """Which of them the model does as asked; it decides by itself whether to draw."""
+    right = []
+    for start in range(0, len(chosen), batch):
+        chunk = chosen[start : start + batch]
+        replies = model.generate(
+            [request.messages() for request in chunk], max_images=1, max_new_tokens=48, num_inference_steps=steps,
+            seed=list(range(start, start + len(chunk))),
+        )  # fmt: skip
+        right += [request.met_by(reply, judge) for request, reply in zip(chunk, replies, strict=True)]
+    return right
