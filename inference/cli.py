@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,8 @@ def size(text: str) -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; user mistakes end in one clear line and exit status 2."""
     options = parser().parse_args(arguments)
+    # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return options.run(options) or 0
     except BrokenPipeError:

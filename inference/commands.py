@@ -20,10 +20,6 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
-    import logging
-
-    # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import transformers
 
     from .adapters import with_weight
