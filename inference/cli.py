@@ -129,7 +129,13 @@ def size(text: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; user mistakes end in one clear line and exit status 2."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    # argparse takes a list of positionals in one go: KEY=VALUE after an option is handed back
+    if rest and not (options.command == "train" and all("=" in word and word[0] != "-" for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
     # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:

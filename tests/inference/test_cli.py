@@ -135,3 +135,15 @@ def test_ways_to_show_pictures():
     sixel = show(image, "sixel")
     assert sixel.startswith('\x1bPq"1;1;8;12') and sixel.endswith("\x1b\\\n") and sixel.count("-") == 2
     assert show(image, "none") == ""
+
+
+def test_overrides_of_a_recipe_may_come_after_options(capsys):
+    from limner.inference.cli import main
+
+    assert main(["train", "tiny", "--stages", "joint", "joint.loop.nonsense=1"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["info", "--nonsense=1"])
+    assert "unrecognized arguments: --nonsense=1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "tiny", "--nonsense=1"])
