@@ -117,7 +117,7 @@ class Adapters:
                         f"{folder / part}: weights that do not fit its configuration: {', '.join(wrong[:3])}"
                     )
                 set_peft_model_state_dict(self.tuners[part], own, adapter_name=name)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
                 self._drop(name, card["parts"])
                 raise
         self.add(name, Adapter(weight, tuple(card["parts"]), extra))

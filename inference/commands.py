@@ -71,8 +71,9 @@ def _draw_sd3(options: argparse.Namespace) -> int:
     from .loading import settle
     from .text_to_image import StableDiffusion3
 
-    if options.adapter:
-        raise ValueError("an adapter is for a Limner model, not for the sd3 backend")
+    for name in ("adapter", "bits", "offload"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for a Limner model, not for the sd3 backend")
     check_output(options.out)
     model = settle(StableDiffusion3.from_pretrained(found(options.model)), options.device)
     chosen = {name: value for name, value in drawing_options(options).items() if value is not None}
@@ -126,14 +127,17 @@ def run_describe(options: argparse.Namespace) -> int:
     from .images import load_image
 
     image = load_image(options.image)
+    out = options.out or Path(f"{Path(options.image).stem}-boxes.png")
+    if options.boxes:
+        check_output(out)
+    elif options.out:
+        raise ValueError("--out is the picture with boxes: it needs --boxes")
     content = [{"type": "image", "image": image}, {"type": "text", "text": options.prompt}]
     reply = loaded(options).generate([{"role": "user", "content": content}], images="never", boxes=options.boxes)
     print(reply.text)
     if options.boxes:
         if not reply.boxes:
             raise ValueError("the reply holds no boxes; nano writes none, SEED-X does where it is asked for a place")
-        out = options.out or Path(f"{Path(options.image).stem}-boxes.png")
-        check_output(out)
         for box in reply.boxes:
             print("box", *box.pixels(*image.size))
         draw_boxes(image, reply.boxes).save(out)
@@ -158,6 +162,8 @@ def run_eval(options: argparse.Namespace) -> int:
     index, _, parts = options.part.partition("/")
     if not (index.isdigit() and parts.isdigit()):
         raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
+    if options.suite == "world" and options.part != "1/1":
+        raise ValueError("--part is for geneval; the world's evaluation runs whole")
     model = loaded(options, options.dtype)
     if options.suite == "world":
         world.evaluate(model, options.output, limit=options.limit, steps=options.steps)

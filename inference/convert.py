@@ -75,7 +75,7 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
         if output.exists():
             output.rmdir()
         parts.rename(output)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half a model must not stay, and the error goes on
         shutil.rmtree(parts, ignore_errors=True)
         raise
     return output

@@ -30,6 +30,8 @@ def load(
     (`limner[quantized]`). ``offload`` keeps the half that rests in host memory: what writes while a picture is painted,
     what paints otherwise. Raises ValueError for a model that cannot be found or read, and options that make no sense.
     """
+    if offload and bits is not None:
+        raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
     folder = place(model) or from_hub(str(model))
     loaded = settle(Limner.from_pretrained(folder), device, dtype)
     if bits is not None:
@@ -37,10 +39,6 @@ def load(
 
         quantize(loaded, bits)
     if offload:
-        if bits is not None:
-            raise ValueError(
-                "offload moves parts about, which weights of fewer bits do not bear: choose one of the two"
-            )
         loaded.resting = Resting(loaded)
     return loaded
 

@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
@@ -87,7 +89,7 @@ def load(folder: Path, optimizer: MasterOptimizer) -> Progress:
         progress = Progress(**json.loads((path / "progress.json").read_text()))
         reader = HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata
-    except Exception as error:
+    except (OSError, ValueError, TypeError, KeyError, struct.error, SafetensorError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); take it away and the run goes on from the one before"
         ) from error

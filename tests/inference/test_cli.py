@@ -147,3 +147,16 @@ def test_overrides_of_a_recipe_may_come_after_options(capsys):
     assert "unrecognized arguments: --nonsense=1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "tiny", "--nonsense=1"])
+
+
+def test_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
+    picture(1).save(tmp_path / "in.png")
+    for command, words in (
+        (("describe", str(tmp_path / "in.png"), "--out", "x.png"), "needs --boxes"),
+        (("describe", str(tmp_path / "in.png"), "--boxes", "--out", "x.nonsense"), "not a picture format"),
+        (("eval", "world", "--part", "1/2"), "--part is for geneval"),
+        (("draw", "x", "--backend", "sd3", "--offload"), "--offload is for a Limner model"),
+        (("draw", "x", "--backend", "sd3", "--bits", "8"), "--bits is for a Limner model"),
+    ):
+        status, _, err = run(capsys, *command, "--model", folder)
+        assert status == 2 and words in err

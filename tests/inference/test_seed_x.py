@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import seed_x_files
+import sentencepiece as spm
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
@@ -190,7 +191,6 @@ def test_what_it_learns_to_say_ends_with_the_end_of_sequence(model):
 
 
 def test_a_sentencepiece_model_is_read_as_it_reads_itself(source, tmp_path):
-    spm = pytest.importorskip("sentencepiece")
     text = ["Describe the red cat.", "Question: what is it?\nAnswer: a dog", "[INST] Generate an image: a car [/INST]"]
     (tmp_path / "text").write_text("\n".join(text * 40))
     folder = tmp_path / "words"
