@@ -5,12 +5,19 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
 import time
 
 import pytest
+
+
+def own_terminal() -> None:
+    """In the child: Ctrl-C is a signal, and counts even where the tests run in the background of a shell."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -28,7 +35,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "limner.inference.cli", *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
             env=environment, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            preexec_fn=own_terminal,
         )  # fmt: skip
         os.close(slave)
         self.text = ""
@@ -84,6 +91,7 @@ def test_one_can_type_at_once_and_edit_the_line_and_see_the_picture(terminal, tm
     assert shown.count("▀") > 500 and "\x1b[38;2;" in shown
     assert (tmp_path / "limner-001.png").exists()
     chat.until("> ")
+    time.sleep(1)  # a Ctrl-C between the prompt's appearing and input()'s listening would be kept for the next key
     chat.type("\x03")  # Ctrl-C at the prompt: a new line
     chat.until("> ")
     chat.type("\x04")
