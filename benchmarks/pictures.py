@@ -21,17 +21,9 @@ EDITS = ("draw a red car", "make it blue", "put it on grass", "replace it with a
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     model = limner.load("nano", device="cpu")
-    replies = model.generate(
-        list(PROMPTS),
-        images="force",
-        max_images=1,
-        max_new_tokens=1,
-        seed=list(range(len(PROMPTS))),
-        height=128,
-        width=128,
-    )
+    replies = model.draw(list(PROMPTS), seed=list(range(len(PROMPTS))), height=128, width=128)
     sheet([reply.images[0] for reply in replies], 8, folder / "drawings.png")
-    chat = model.chat(seed=1, height=128, width=128, images="force", max_images=1)
+    chat = model.chat(seed=1, height=128, width=128, max_images=1)
     said = [chat.say(text) for text in EDITS]
     for text, reply in zip(EDITS, said, strict=True):
         print(f"{text} -> {reply.text}")

@@ -80,7 +80,7 @@ def draw(path: Path, adapter: list[str], model: str) -> None:
         loaded.load_adapter(folder)
     drawn = []
     for start in range(0, len(PROMPTS), 10):
-        replies = loaded.generate(list(PROMPTS[start : start + 10]), images="force", max_images=1, seed=start)
+        replies = loaded.draw(list(PROMPTS[start : start + 10]), seed=start)
         drawn += [reply.images[0].resize((128, 128)) for reply in replies]
     sheet(drawn, 10, path)
     page = path.with_suffix(".txt")

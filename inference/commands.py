@@ -102,9 +102,7 @@ def _save(options: argparse.Namespace, messages: list[dict[str, Any]], prompt: s
         raise ValueError("the prompt is empty")
     check_output(options.out)
     with Progress() as progress:
-        reply = loaded(options).generate(
-            messages, images="force", max_images=1, callback=progress, **drawing_options(options)
-        )
+        reply = loaded(options).draw(messages, callback=progress, **drawing_options(options))
     reply.images[0].save(options.out)
     if reply.text:
         print(reply.text)

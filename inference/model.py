@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,27 @@ class Limner(nn.Module):
         given = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
         batch, _ = as_batch(messages)
         return (yield from self._run(batch, one_each(given["seed"], len(batch)), given))
+
+    def draw(self, messages: Messages | Sequence[Messages], **options: Any) -> Reply | list[Reply]:
+        """One picture for each prompt or conversation, whatever the model would say; ``options`` are `generate`'s.
+
+        The model answers as it does in a chat, so that it may plan in words first. Where it answers without a picture,
+        as to something it does not know, one is drawn all the same (``images="force"``), after what it said. Raises
+        ValueError for what `generate` refuses, and for ``images`` and ``n``, which are settled here.
+        """
+        if settled := sorted({"images", "n"} & set(options)):
+            raise ValueError(f"draw takes no {settled[0]}: it gives one picture for each prompt; generate takes both")
+        batch, single = as_batch(messages)
+        seeds = one_each(options.pop("seed", 0), len(batch))
+        options = {"max_images": 1, **options}
+        replies = self.generate(batch, seed=seeds, **options)
+        silent = [i for i, reply in enumerate(replies) if not reply.images]
+        if silent:
+            options |= {"images": "force", "max_new_tokens": 1}
+            forced = self.generate([batch[i] for i in silent], seed=[seeds[i] for i in silent], **options)
+            for i, reply in zip(silent, forced, strict=True):
+                replies[i] = replace(replies[i], parts=[*replies[i].parts, reply.images[0]])
+        return replies[0] if single else replies
 
     def chat(self, **options: Any) -> Any:
         """A conversation that remembers; ``options`` are `generate`'s."""

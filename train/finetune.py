@@ -256,7 +256,7 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
 
 
 def draw_samples(model: Limner, prompts: list[str], seed: int, path: Path) -> None:
-    replies = model.eval().generate(prompts, images="force", max_images=1, max_new_tokens=24, seed=seed)
+    replies = model.eval().draw(prompts, max_new_tokens=32, seed=seed)
     pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
 
 

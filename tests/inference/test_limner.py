@@ -10,6 +10,7 @@ from PIL import Image
 import limner
 from helpers import make_limner, picture, scripted  # noqa: F401
 from limner.inference.images import load_image
+from limner.inference.reply import Reply
 from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
 
 
@@ -49,6 +50,31 @@ def test_each_conversation_of_a_batch_can_have_a_seed_of_its_own(model):
     assert replies[0].images[0].tobytes() != replies[1].images[0].tobytes()
     with pytest.raises(ValueError, match="1 seeds for 2 conversations"):
         model.generate(["a", "b"], seed=[1])
+
+
+def test_draw_gives_each_prompt_a_picture_after_what_the_model_said(model, monkeypatch):
+    asked = []
+    plain = model.generate
+
+    def unwilling(messages, **options):
+        """Leaves the first of a batch without a picture."""
+        asked.append((list(messages), options))
+        replies = plain(messages, **{"images": "force", **options})
+        if len(asked) == 1:
+            replies[0] = Reply(["I can't."], "stop")
+        return replies
+
+    monkeypatch.setattr(model, "generate", unwilling)
+    replies = model.draw(["a", "b"], seed=[5, 6], max_new_tokens=3, height=32, width=32)
+    first, second = asked
+    assert first[0] == ["a", "b"] and "images" not in first[1] and first[1]["seed"] == [5, 6]
+    assert second[0] == ["a"] and second[1]["images"] == "force" and second[1]["seed"] == [5]
+    assert [len(reply.images) for reply in replies] == [1, 1] and replies[0].parts[0] == "I can't."
+    forced = plain("a", images="force", max_images=1, max_new_tokens=1, seed=5, height=32, width=32)
+    assert psnr(replies[0].images[0], forced.images[0]) >= 45
+    for settled in ("n", "images"):
+        with pytest.raises(ValueError, match=f"draw takes no {settled}"):
+            model.draw("a", **{settled: 2})
 
 
 def test_sizes(model):

@@ -82,6 +82,8 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
             if unseen:
                 scene = _put(scene, rng.choice(pools[category]), category)
         scene = replace(scene, height=128, width=128)
+        if not unseen and category in ("colors", "color_attr"):  # any colour as often as any other
+            scene = replace(scene, things=tuple(replace(t, color=rng.choice(tuple(COLORS))) for t in scene.things))
         if category != "single_object" and unseen != is_held_out(scene) and category in ("colors", "counting"):
             continue
         if not unseen and is_held_out(scene):

@@ -24,7 +24,7 @@ from ..world import held_out, sampling
 from ..world.scene import Scene, Thing, render
 from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
-from .world import BATCH, JUDGE, Score, wilson
+from .world import BATCH, JUDGE, WORDS, Score, wilson
 
 SAMPLES = 4
 """Pictures a prompt, with seeds 0 to 3"""
@@ -100,9 +100,9 @@ def draw(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | Non
         missing += [(prompt, seed) for seed in range(SAMPLES) if not sample(output, prompt, seed).exists()]
     for start in tqdm(range(0, len(missing), BATCH), desc="drawing", leave=False, disable=None):
         chunk = missing[start : start + BATCH]
-        replies = model.generate(
-            [prompt.about["prompt"] for prompt, _ in chunk], images="force", max_images=1, max_new_tokens=1,
-            num_inference_steps=steps, seed=[seed for _, seed in chunk],
+        replies = model.draw(
+            [prompt.about["prompt"] for prompt, _ in chunk], max_new_tokens=WORDS, num_inference_steps=steps,
+            seed=[seed for _, seed in chunk],
         )  # fmt: skip
         for (prompt, seed), reply in zip(chunk, replies, strict=True):
             path = sample(output, prompt, seed)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...inference.model import Limner
 from ...inference.reply import Reply
+from ..world import held_out
 from ..world.scene import BACKGROUNDS, Scene, Thing, render
 from .cases import Wanted
 from .judge import Judge
@@ -75,7 +76,7 @@ def thing(text: str) -> tuple[str, str]:
 def requests() -> list[Request]:
     """Raises ValueError for a line that asks for what there is not."""
     made = []
-    for number, line in enumerate((Path(__file__).parent / "requests.jsonl").read_text().splitlines(), 1):
+    for number, line in enumerate((Path(held_out.__file__).parent / "requests.jsonl").read_text().splitlines(), 1):
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(line).items()}
         request = Request(**values)
         if request.task not in TASKS or request.on not in BACKGROUNDS:

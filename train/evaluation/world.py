@@ -29,6 +29,8 @@ from .judge import Judge
 FULL = 500
 """Examples a category for published figures."""
 BATCH = 16
+WORDS = 48
+"""Text tokens of a reply: the plan before a picture and the words after it."""
 JUDGE = Path(__file__).resolve().parent.parent.parent / "weights" / "judge"
 
 
@@ -87,9 +89,9 @@ def drawing(
     chosen = cases(category, unseen, count)
     right, sheet = 0, []
     for chunk in batches(chosen, f"{category}{' held-out' if unseen else ''}"):
-        replies = model.generate(
-            [case.prompt for case in chunk], images="force", max_images=1, max_new_tokens=1, height=128, width=128,
-            num_inference_steps=steps, seed=list(range(len(sheet), len(sheet) + len(chunk))),
+        replies = model.draw(
+            [case.prompt for case in chunk], max_new_tokens=WORDS, height=128, width=128, num_inference_steps=steps,
+            seed=list(range(len(sheet), len(sheet) + len(chunk))),
         )  # fmt: skip
         for case, reply in zip(chunk, replies, strict=True):
             good = case.wanted.met_by(judge.look([reply.images[0]])[0])
@@ -109,7 +111,7 @@ def describing(model: Limner, count: int) -> Score:
             [{"role": "user", "content": [talk.image(render(scene)), talk.text(rng.choice(talk.DESCRIBE))]}]
             for scene in chunk
         ]
-        for scene, reply in zip(chunk, model.generate(asked, images="never", max_new_tokens=48), strict=True):
+        for scene, reply in zip(chunk, model.generate(asked, images="never", max_new_tokens=WORDS), strict=True):
             said, true = read_caption(reply.text), facts(scene)
             right += said == true
             objects += said.counts == true.counts
@@ -157,16 +159,10 @@ def editing(model: Limner, judge: Judge, kind: str, count: int, steps: int | Non
     right, quality, sheet = 0, [], []
     for chunk in batches(changes, f"edit {kind}"):
         asked = [[{"role": "user", "content": [talk.image(render(c.before)), talk.text(c.instruction)]}] for c in chunk]
-        replies = model.generate(
-            asked,
-            images="force",
-            max_images=1,
-            max_new_tokens=1,
-            height=128,
-            width=128,
-            num_inference_steps=steps,
+        replies = model.draw(
+            asked, max_new_tokens=WORDS, height=128, width=128, num_inference_steps=steps,
             seed=list(range(len(sheet), len(sheet) + len(chunk))),
-        )
+        )  # fmt: skip
         for change, reply in zip(chunk, replies, strict=True):
             verdict = judge.look([reply.images[0]])[0]
             good = after_matches(change, verdict)
@@ -209,7 +205,7 @@ def deciding(model: Limner, count: int) -> Score:
         replies = model.generate(
             [messages for messages, _ in chunk],
             max_images=1,
-            max_new_tokens=32,
+            max_new_tokens=WORDS,
             num_inference_steps=1,
             guidance_scale=1.0,
         )

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ...detokenizer.detokenizer import Detokenizer
@@ -248,11 +247,8 @@ def run_joint(
     def sample(step: int) -> float:
         loss = validation_flow(trainee, stage, fixed)
         (folder / "validation.jsonl").open("a").write(f'{{"step": {step}, "flow": {loss:.5f}}}\n')
-        replies = model.generate(
-            list(stage.sample_prompts), images="force", max_images=1, max_new_tokens=24, num_inference_steps=16
-        )
-        drawn = [reply.images[0] if reply.images else Image.new("RGB", (16, 16)) for reply in replies]
-        pictures.sheet(drawn, 8, folder / f"samples/{step:06d}.png")
+        replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
+        pictures.sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
         return loss
 
     fit(

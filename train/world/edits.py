@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from . import sampling
 from .held_out import is_held_out
+from .phrasing import ground
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, Detail, in_order, noun_phrase, plural, with_article
+from .words import BACKGROUND_PHRASES, Detail, announced, in_order, noun_phrase, plural, sentence, with_article
 
 KINDS = ("recolour", "replace", "background", "move", "add", "remove")
 
@@ -19,7 +20,10 @@ class Edit:
     instruction: str
     before: Scene
     after: Scene
+    plan: str
+    """What changes, in the one form that nano says before it draws: "The cat in blue:" """
     reply: str
+    """What may follow the picture"""
 
 
 def base_scene(rng: random.Random, kind: str) -> Scene:
@@ -37,6 +41,65 @@ def base_scene(rng: random.Random, kind: str) -> Scene:
     return rng.choices((sampling.single, sampling.pair, sampling.counted), (5, 4, 1))[0](rng)
 
 
+WORDS: dict[str, tuple[str, ...]] = {
+    "recolour": (
+        "make {it} {color}", "paint {it} {color}", "change the colour of {it} to {color}", "now make {it} {color}",
+        "turn {it} {color}", "i want {it} {color}", "can you make {it} {color}", "{it} should be {color}",
+        "color {it} {color}", "colour {it} in {color}", "change {it} to {color}", "give {it} a {color} colour",
+        "could {it} be {color}", "make {it} {color} instead of {old}", "{it} in {color} please", "repaint {it} in {color}",
+        "recolour {it} {color}", "i want {it} in {color}", "i would like {it} {color}", "let {it} be {color}",
+        "dye {it} {color}", "{it} {color}", "not {old}, make {it} {color}", "{color} for {it}",
+        "set the color of {it} to {color}",
+        "i prefer {it} in {color}", "please {color} instead of {old}", "would you turn {it} {color}",
+    ),
+    "recolour the only": (
+        "in {color}", "the same in {color}", "{color} please", "{color} instead", "try {color}", "{color}", "actually {color}",
+        "what about {color}", "not {old} but {color}", "now {color}", "can i have that in {color}", "again but {color}",
+        "change the color to {color}", "use {color}", "i like {color} better", "{color} is better", "a {color} one",
+        "rather {color}", "colour: {color}", "{color} this time", "the color should be {color}", "how would {color} look",
+    ),
+    "replace": (
+        "replace {it} with {new}", "turn {it} into {new}", "swap {it} for {new}", "make {it} {new}", "{new} instead of {it}",
+        "change {it} into {new}", "put {new} in place of {it}", "i want {new} instead of {it}", "use {new} instead of {it}",
+        "substitute {new} for {it}", "trade {it} for {new}", "let {it} become {new}", "{it} should be {new}",
+        "can you change {it} to {new}", "not {it} but {new}", "draw {new} instead of {it}", "switch {it} with {new}",
+        "i would rather have {new} than {it}", "{new} rather than {it}", "put {new} where {it} is",
+    ),
+    "background": (
+        "put {whole} {where}", "change the background to {ground}", "now {where}", "make the background {ground}",
+        "the same {where}", "{where}", "{where} please", "set {whole} {where}", "place {whole} {where}", "i want {whole} {where}",
+        "use {ground} as the background", "background: {ground}", "can {whole} be {where}", "another background: {ground}",
+        "the background should be {ground}", "let {whole} be {where}", "change the scene to {ground}", "show {whole} {where}",
+        "how does {whole} look {where}", "move {whole} to a place {where}", "{ground} background", "{ground} behind {whole}",
+        "a {ground} background please", "same picture but {where}",
+    ),
+    "move": (
+        "move {it} to the {side}", "put {it} at the {side}", "shift {it} to the {side}", "put {it} on the {side}",
+        "move {it} {way}", "{it} should be at the {side}", "push {it} to the {side}", "{it} to the {side}",
+        "i want {it} at the {side}",
+        "can {it} be on the {side}", "place {it} at the {side}", "slide {it} {way}", "bring {it} to the {side}",
+        "move {it} over to the {side}", "a bit more to the {side}", "let {it} go {way}", "{it} further {way}",
+    ),
+    "add": (
+        "put {new} next to {it}", "add {new}", "add {new} next to {it}", "now also draw {new}", "also draw {new}", "and {new}",
+        "{new} too", "i also want {new}", "can you add {new}", "place {new} beside {it}", "add {new} to the picture",
+        "plus {new}", "one more thing: {new}", "with {new} next to {it}", "put {new} in the picture", "{new} next to {it}",
+        "let {new} stand beside {it}", "draw {new} beside {it}", "i need {new} there too", "{it} needs {new} beside it",
+        "and now {new} next to {it}", "insert {new}", "give me {new} in there too", "together with {new}",
+    ),
+    "remove": (
+        "remove {the}", "take away {the}", "erase {the}", "delete {the}", "take {the} out", "without {the}", "no {name}",
+        "drop {the}", "i don't want {the}", "leave out {the}", "lose {the}", "{the} should disappear", "make {the} vanish",
+        "only {other}", "keep just {other}", "cut {the}", "hide {the}", "the same without {the}", "{the} must leave",
+        "can you remove {the}", "leave only {other}", "just {other} please", "throw {the} out", "i only want {other}",
+        "{the} is not needed", "kick out {the}", "wipe {the} away", "please no {name}",
+    ),
+}  # fmt: skip
+WAYS = {"left": ("left", "to the left"), "right": ("right", "to the right"), "top": ("up", "upwards", "higher"),
+        "bottom": ("down", "downwards", "lower")}  # fmt: skip
+SIDES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+
+
 def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False) -> Edit:
     """One edit of this kind; ``pronoun`` says "it" where the scene holds one thing."""
     same = len({(t.name, t.color) for t in scene.things}) == 1
@@ -44,28 +107,31 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     target = rng.choice(scene.things)
     others = [t for t in scene.things if t is not target]
     the = "the " + (plural(target.name) if many else target.name)
-    it = ("them" if many else "it") if same and (pronoun or rng.random() < 0.2) else the
+    short = ("them", "these") if many else ("it", "that", "this", "it")
+    it = rng.choice(short) if same and (pronoun or rng.random() < 0.25) else the
+    said: dict[str, str] = {"it": it, "the": the, "name": target.name, "old": target.color}
+    forms = WORDS.get(kind, ())
 
     if kind == "recolour":
         color = rng.choice([c for c in sampling.COLOR_NAMES if c != target.color])
         things = [replace(t, color=color) if many or t is target else t for t in scene.things]
         after = replace(scene, things=tuple(things))
-        words = (f"make {it} {color}", f"paint {it} {color}", f"change the colour of {it} to {color}",
-                 f"now make {it} {color}", f"turn {it} {color}", f"I want {it} {color}")  # fmt: skip
+        said["color"] = color
+        if same and rng.random() < 0.35:
+            forms = WORDS["recolour the only"]
+        plan = f"{the} in {color}"
     elif kind == "replace":
         present = {t.name for t in scene.things}
         name = rng.choice([n for n in sampling.NAMES if n not in present])
         things = [replace(t, name=name) if many or t is target else t for t in scene.things]
         after = replace(scene, things=tuple(things))
-        new = plural(name) if many else with_article(name)
-        words = (f"replace {it} with {new}", f"turn {it} into {new}", f"swap {it} for {new}", f"make {it} {new}")
+        said["new"] = plural(name) if many else with_article(name)
+        plan = f"{said['new']} instead of {the}"
     elif kind == "background":
         background = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])
         after = replace(scene, background=background)
-        where = BACKGROUND_PHRASES[background]
-        whole = it if same else "everything"
-        words = (f"put {whole} {where}", f"change the background to {background}", f"now {where}",
-                 f"make the background {background}", f"the same {where}")  # fmt: skip
+        said |= {"where": ground(rng, background), "ground": background, "whole": it if same else "everything"}
+        plan = BACKGROUND_PHRASES[background]
     elif kind == "move":
         sides = {"left": (0.26, None), "right": (0.74, None), "top": (None, 0.26), "bottom": (None, 0.74)}
         if scene.height > scene.width:
@@ -80,20 +146,25 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         side, (x, y) = rng.choice(sorted(far.items()))
         moved = replace(target, x=target.x if x is None else x, y=target.y if y is None else y)
         after = replace(scene, things=tuple(moved if t is target else t for t in scene.things))
-        words = (f"move {it} to the {side}", f"put {it} at the {side}", f"shift {it} to the {side}")
+        said |= {"side": side, "way": rng.choice(WAYS[side])}
+        plan = f"{the} {SIDES[side]}"
     elif kind == "add":
         name = rng.choice([n for n in sampling.NAMES if n != target.name])
-        color = rng.choice(sampling.COLOR_NAMES)
+        color = sampling.USUAL_COLORS[name] if rng.random() < 0.4 else rng.choice(sampling.COLOR_NAMES)
         after = _beside(scene, target, Thing(name, color, "medium", 0.5, 0.5), rng)
-        new = with_article(f"{color} {name}" if rng.random() < 0.6 else name)
-        words = (f"put {new} next to {it}", f"add {new}", f"add {new} next to {it}", f"now also draw {new}")
+        usual = color == sampling.USUAL_COLORS[name] and rng.random() < 0.7
+        said["new"] = with_article(name if usual else f"{color} {name}")
+        plan = f"{with_article(f'{color} {name}')} next to {the}"
     elif kind == "remove":
         after = replace(scene, things=tuple(others))
-        words = (f"remove {the}", f"take away {the}", f"erase {the}", f"delete {the}", f"take {the} out")
+        said["other"] = f"the {others[0].name}"
+        plan = f"without {the}"
     else:
         raise ValueError(f"no edit {kind!r}; there are {', '.join(KINDS)}")
     reply = f"Done: {noun_phrase(in_order(after), Detail(background=False))}."
-    return Edit(kind, rng.choice(words), scene, after, reply)
+    # the plainest words as often as all the others together
+    words = rng.choice(forms[:6] if rng.random() < 0.4 else forms).format(**said)
+    return Edit(kind, words, scene, after, announced(sentence(plan)), reply)
 
 
 def _beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:

@@ -1,4 +1,5 @@
-"""What training never shows: the combinations that GenEval's prompts ask for, and 15 % of the other pairs.
+"""What training never shows: the combinations that GenEval's prompts ask for, 15 % of the other pairs, and the requests
+that people wrote by hand for evaluation (``requests.jsonl``).
 
 The prompts are those of Ghosh et al. 2023 (MIT licence), shipped as ``geneval_prompts.jsonl``.
 """
@@ -9,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +56,18 @@ def held_out() -> HeldOut:
         if (name, color) not in colors and int.from_bytes(digest[:4], "big") < SHARE_OF_OTHER_PAIRS * 2**32:
             colors.add((name, color))
     return HeldOut(frozenset(pairs), frozenset(positions), frozenset(attributes), frozenset(colors))
+
+
+@functools.cache
+def by_hand() -> frozenset[str]:
+    """The hand-written requests, as `bare` words."""
+    lines = (Path(__file__).parent / "requests.jsonl").read_text().splitlines()
+    return frozenset(bare(json.loads(line)["say"]) for line in lines)
+
+
+def bare(words: str) -> str:
+    """Without case and punctuation."""
+    return " ".join(re.findall(r"\w+", words.lower()))
 
 
 def relation(a: Thing, b: Thing) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .held_out import is_held_out
 from .objects import OBJECTS
@@ -16,6 +16,19 @@ SHAPES: tuple[tuple[int, int], ...] = ((128, 128), (96, 160), (160, 96))
 NAMES = tuple(OBJECTS)
 COLOR_NAMES = tuple(COLORS)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
+
+
+USUAL_COLORS: dict[str, str] = {
+    "apple": "yellow", "banana": "yellow", "carrot": "orange", "donut": "pink", "pizza": "yellow", "cake": "pink",
+    "bottle": "green", "cup": "blue", "wine glass": "purple", "vase": "blue", "clock": "brown", "book": "green",
+    "chair": "red", "couch": "blue", "bed": "blue", "car": "yellow", "bus": "red", "train": "green", "boat": "red",
+    "airplane": "blue", "bicycle": "green", "bird": "red", "cat": "orange", "dog": "brown", "sheep": "brown",
+    "elephant": "pink", "giraffe": "yellow", "teddy bear": "brown", "umbrella": "purple", "kite": "red",
+    "stop sign": "red", "traffic light": "yellow", "tv": "black", "suitcase": "brown", "potted plant": "orange", "tie": "blue",
+}  # fmt: skip
+"""The colour that a thing has where nobody says one: one answer learns faster than ten, and people expect it. Of those
+that training may show (a red apple is one of GenEval's prompts)."""
+USUAL_SHARE = 0.3
 
 
 def seen(make: Callable[[], Scene]) -> Scene:
@@ -36,7 +49,14 @@ def background(rng: random.Random) -> str:
 
 
 def size(rng: random.Random, things: int) -> str:
-    return rng.choices(tuple(SIZES), (1, 2, 3) if things == 1 else (1, 3, 0))[0]
+    return rng.choices(tuple(SIZES), (1, 2, 3) if things == 1 else (1, 4, 0))[0]
+
+
+def colors(rng: random.Random, names: Sequence[str]) -> list[str]:
+    """All in their usual colours, or each in any."""
+    if rng.random() < USUAL_SHARE:
+        return [USUAL_COLORS[name] for name in names]
+    return [rng.choice(COLOR_NAMES) for _ in names]
 
 
 def jitter(rng: random.Random, value: float, amount: float) -> float:
@@ -44,24 +64,25 @@ def jitter(rng: random.Random, value: float, amount: float) -> float:
 
 
 def single(rng: random.Random) -> Scene:
-    name, color = rng.choice(NAMES), rng.choice(COLOR_NAMES)
-    thing = Thing(name, color, size(rng, 1), jitter(rng, 0.5, 0.12), jitter(rng, 0.5, 0.1))
+    name = rng.choice(NAMES)
+    (color,) = colors(rng, [name])
+    thing = Thing(name, color, size(rng, 1), jitter(rng, 0.5, 0.06), jitter(rng, 0.5, 0.06))
     return Scene((thing,), background(rng), *shape(rng))
 
 
 def counted(rng: random.Random, count: int | None = None) -> Scene:
-    """One to four of a kind, in one colour, in separate cells."""
+    """One to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
+    three, learning makes four."""
     count = count or rng.randint(2, 4)
-    name, color = rng.choice(NAMES), rng.choice(COLOR_NAMES)
+    name = rng.choice(NAMES)
+    (color,) = colors(rng, [name])
     height, width = shape(rng)
     spots = {2: [(0.27, 0.5), (0.73, 0.5)], 3: [(0.25, 0.28), (0.75, 0.28), (0.5, 0.73)]}.get(
         count, [(0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)]
     )
-    if (count == 2 and rng.random() < 0.3) or (count == 2 and height > width):
+    if count == 2 and height > width:
         spots = [(y, x) for x, y in spots]
-    if count == 3 and rng.random() < 0.5:
-        spots = [(x, 1 - y) for x, y in spots]
-    kind = rng.choices(("small", "medium"), (1, 3))[0]
+    kind = rng.choices(("small", "medium"), (1, 4))[0]
     things = tuple(Thing(name, color, kind, jitter(rng, x, 0.03), jitter(rng, y, 0.03)) for x, y in spots)
     return Scene(things, background(rng), height, width)
 
@@ -73,12 +94,13 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
     near, far = jitter(rng, 0.26, 0.03), jitter(rng, 0.74, 0.03)
     first, second = (near, far) if relation in ("left of", "above") else (far, near)
     height, width = shape(rng)
-    across = jitter(rng, 0.5, 0.08), jitter(rng, 0.5, 0.08)
+    across = jitter(rng, 0.5, 0.05), jitter(rng, 0.5, 0.05)
     spots = ((first, across[0]), (second, across[1]))
     if relation in ("above", "below"):
         spots = tuple((x, y) for y, x in spots)
     things = tuple(
-        Thing(name, rng.choice(COLOR_NAMES), size(rng, 2), x, y) for name, (x, y) in zip((a, b), spots, strict=True)
+        Thing(name, color, size(rng, 2), x, y)
+        for name, color, (x, y) in zip((a, b), colors(rng, (a, b)), spots, strict=True)
     )
     return Scene(things, background(rng), height, width)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import sampling
-from .edits import seen_edit
-from .held_out import relation
+from .edits import Edit, seen_edit
+from .held_out import bare, by_hand, relation
+from .phrasing import asked, loose, phrase, wrapped
+from .questions import question
 from .scene import Scene, render
-from .words import NUMBERS, Detail, caption, noun_phrase, plural, sentence, with_article
+from .words import Detail, announced, caption, noun_phrase, plural, with_article
 
 Message = dict[str, Any]
 
@@ -19,6 +22,17 @@ UNKNOWN = (
     "guitar", "shark", "ladder", "candle", "mushroom", "pencil", "crown", "bridge", "rabbit", "tiger", "lion", "frog",
     "penguin", "whale", "butterfly", "spider", "ghost", "snowman", "volcano", "river", "moon", "planet", "sword",
     "helicopter", "submarine", "tractor", "tent", "drum", "camel", "duck", "pig", "mouse", "monkey", "hat", "shoe",
+    "wizard", "pirate", "knight", "king", "queen", "princess", "baby", "teacher", "doctor", "face", "hand", "eye", "heart",
+    "star", "sun", "cloud", "island", "lake", "forest", "garden", "street", "city", "village", "school", "tower", "pyramid",
+    "church", "windmill", "lighthouse", "fence", "door", "window", "lamp", "mirror", "table", "shelf", "carpet", "curtain",
+    "pillow", "blanket", "camera", "radio", "computer", "printer", "screwdriver", "hammer", "saw", "nail", "key", "lock",
+    "basket", "bucket", "broom", "soap", "towel", "comb", "ring", "necklace", "shirt", "dress", "coat", "glove", "sock",
+    "scarf", "belt", "cherry", "grape", "lemon", "pear", "peach", "strawberry", "pineapple", "tomato", "potato", "onion",
+    "egg", "cheese", "bread", "burger", "noodle", "soup", "cookie", "ice cream", "turtle", "crab", "octopus", "dolphin",
+    "crocodile", "dinosaur", "goat", "chicken", "owl", "eagle", "parrot", "swan", "bee", "ant", "snail", "worm", "fox",
+    "wolf", "deer", "kangaroo", "panda", "koala", "hedgehog", "squirrel", "rainbow", "waterfall", "fountain", "balloon",
+    "doll", "puzzle", "dice", "trumpet", "violin", "flute", "microphone", "telescope", "satellite", "alien", "vampire",
+    "mermaid", "fairy", "angel", "skeleton", "clown", "astronaut", "tank", "crane", "scooter", "spaceship model", "yacht",
     "person", "fork", "spoon", "knife", "toaster", "toilet", "sandwich", "laptop", "scissors", "zebra", "horse",
 )  # fmt: skip
 """Things nano does not draw; the last ten are kept for evaluation (`UNKNOWN[-10:]`)."""
@@ -28,29 +42,75 @@ DRAW = (
     "I want a picture of {}", "show me {}", "make an image of {}", "create a picture of {} please", "a drawing of {}",
     "could you sketch {} for me?", "I'd like to see {}", "draw me {}", "a picture of {}", "Can I have {}?",
 )  # fmt: skip
+"""The plain ways to ask; `phrasing` has the others."""
 DESCRIBE = (
     "What is in this picture?", "describe this", "Describe the picture.", "What do you see?", "what is this?",
-    "Tell me what is in the image.", "caption this", "What does the picture show?",
+    "Tell me what is in the image.", "caption this", "What does the picture show?", "describe it", "what's in the image?",
+    "what do you see here?", "can you describe this picture?", "tell me about the picture", "what is it?", "write a caption",
+    "what's on the picture?", "explain the image", "what is there to see?", "say what you see", "give me a description",
+    "what does this show", "could you describe the image for me?", "which things are here?", "name what is in the photo",
+    "what is going on in this picture?", "I'd like a caption for this", "what have I got here?", "who or what is that?",
+    "look at this", "describe", "caption", "and what is that?", "please tell me what this picture contains", "what did I draw?",
+    "what are these?", "read the picture to me", "what can you see in it?", "in a few words, what is it?",
 )  # fmt: skip
 SMALL_TALK = (
-    (("hello", "hi", "Hi there!", "good morning", "hey"), "Hello! Tell me what to draw, or show me a picture."),
-    (("who are you?", "What are you?", "what is your name?"), "I am Limner nano, a small model that writes and draws."),
     (
-        ("what can you do?", "What can you do for me?", "help", "how does this work?", "what are you good at?"),
+        ("hello", "hi", "Hi there!", "good morning", "hey", "good afternoon", "hello there", "hi limner", "hey you", "greetings",
+         "hi, how do you do?", "hallo", "morning!", "good day", "hello again", "anybody there?"),
+        "Hello! Tell me what to draw, or show me a picture.",
+    ),
+    (
+        ("who are you?", "What are you?", "what is your name?", "are you a human?", "who am I talking to?", "are you an AI?",
+         "introduce yourself", "what should I call you?", "who built you?", "where do you come from?", "what model are you?",
+         "are you real?", "how old are you?", "tell me about yourself"),
+        "I am Limner nano, a small model that writes and draws.",
+    ),
+    (
+        ("what can you do?", "What can you do for me?", "help", "how does this work?", "what are you good at?", "help me",
+         "what do I do now?", "how do I use this?", "what should I say?", "what are my options?", "show me how it works",
+         "what is possible here?", "I am new here", "instructions please"),
         "I draw, describe and edit simple pictures: ask for a red cat, or two apples on grass.",
     ),
-    (("thanks", "thank you", "Thank you!", "great, thanks"), "You are welcome!"),
-    (("bye", "goodbye", "see you"), "Goodbye!"),
     (
-        ("which colours do you know?", "what colors can you use?", "which colours can you draw?"),
+        ("thanks", "thank you", "Thank you!", "great, thanks", "thx", "thanks a lot", "perfect, thank you", "very good",
+        "well done",
+         "I like it", "that is beautiful", "wonderful", "good job", "cool", "awesome", "lovely", "great!", "much appreciated"),
+        "You are welcome!",
+    ),
+    (
+        ("bye", "goodbye", "see you", "good night", "I have to go", "that's all for today", "until next time", "farewell", "cu"),
+        "Goodbye!",
+    ),
+    (
+        ("which colours do you know?", "what colors can you use?", "which colours can you draw?", "list your colors",
+         "how many colors do you have?", "what colours are there?", "name the colours you know", "colors?"),
         "I know red, orange, yellow, green, blue, purple, pink, brown, black and white.",
     ),
     (
-        ("what can you draw?", "which things do you know?", "what objects do you know?"),
+        ("what can you draw?", "which things do you know?", "what objects do you know?", "what do you know how to draw?",
+         "list the things you can draw", "which objects can I ask for?", "what is in your world?", "which animals do you know?",
+         "give me some ideas", "what should I ask you to draw?"),
         "I know cats, dogs, cars, apples, clocks, chairs and about thirty more things.",
     ),
-    (("how are you?", "are you well?", "how is it going?"), "I am fine. Shall I draw something?"),
-)
+    (
+        ("how are you?", "are you well?", "how is it going?", "how do you feel?", "what's up?", "everything fine?",
+        "how are things?",
+         "are you busy?", "all good?", "how was your day?"),
+        "I am fine. Shall I draw something?",
+    ),
+    (
+        ("what's the weather like?", "tell me a joke", "what is 2 plus 2?", "do you speak German?", "sing a song",
+        "who won the game?",
+         "what time is it?", "write a poem", "what is the capital of France?", "do you like music?", "are you hungry?",
+         "I am bored",
+         "do you have friends?", "what day is today?", "translate this into Spanish", "how much is it?", "why?", "really?",
+         "I don't understand", "what do you think about dogs?", "do you dream?", "hmm", "never mind", "okay", "yes", "no",
+         "maybe",
+         "where do you live?", "tell me a story", "can you hear me?", "do you know my name?", "who is the president?", "fine",
+         "what does that mean?", "are cars fast?", "is this free?", "how many parameters do you have?", "excuse me", "wait"),
+        "I only know about simple pictures. Tell me what to draw.",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,137 +137,159 @@ def assistant(*content: Any) -> Message:
 
 def random_detail(rng: random.Random, scene: Scene) -> Detail:
     """What a request says and what it leaves to the artist, who then draws the usual thing: people name what is out of
-    the ordinary, so a plain background and a large object mostly go unsaid, and "a cat and a dog" has the cat left."""
+    the ordinary. Unsaid are mostly a plain background, a large object alone, a medium one among others, usual colours,
+    and, of "a cat and a dog", that the cat is on the left."""
     placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
+    usual_size = scene.things[0].size == "large" if len(scene.things) == 1 else True
+    usual_color = all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
     return Detail(
-        color=rng.random() < 0.75,
-        size=len(scene.things) == 1 and rng.random() < (0.15 if scene.things[0].size == "large" else 0.5),
+        color=rng.random() < (0.4 if usual_color else 0.97),
+        size=rng.random() < (0.15 if usual_size and len(scene.things) == 1 else 0.92),
         relation=placed or rng.random() < 0.35,
-        background=rng.random() < (0.15 if scene.background == "plain" else 0.75),
+        background=rng.random() < (0.2 if scene.background == "plain" else 0.96),
     )
 
 
 def request(rng: random.Random, scene: Scene, detail: Detail) -> str:
-    words = rng.choice(DRAW).format(noun_phrase(scene, detail))
-    return words if rng.random() < 0.9 else words.lower()
+    """Plain words and phrase, or one of them free, or both."""
+    plain = rng.random() < 0.5
+    said = noun_phrase(scene, detail) if rng.random() < (0.85 if plain else 0.4) else phrase(rng, scene, detail)
+    if plain:
+        return rng.choice(DRAW).format(said)
+    return wrapped(rng, asked(rng, said))
 
 
-def _shown(rng: random.Random, scene: Scene, detail: Detail) -> Message:
-    phrase = noun_phrase(scene, replace(detail, size=False))
-    if rng.random() < 0.2:
-        return assistant(rng.choice(("Sure, {}:", "Drawing {}:")).format(phrase), image(scene))
-    here = "Here is {}." if phrase.startswith("a") else "Here are {}."
-    return assistant(image(scene), rng.choice((here, "Here you are: {}.")).format(phrase))
+def _shown(rng: random.Random, scene: Scene, detail: Detail, planned: bool) -> Message:
+    """The drawing after a plan: the scene's full description, which settles what the request left open."""
+    if planned:
+        return assistant(announced(caption(scene)), image(scene))
+    words = noun_phrase(scene, replace(detail, size=False))
+    here = "Here is {}." if words.startswith("a") else "Here are {}."
+    return assistant(image(scene), rng.choice((here, "Here you are: {}.")).format(words))
 
 
 def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
     """Names the shape where it is not the square one, so that the shape token follows from the words."""
     if scene.height == scene.width:
         return words
-    wide = ("a wide picture", "landscape format", "wide") if scene.width > scene.height else (
-        "a tall picture", "portrait format", "tall")  # fmt: skip
+    wide = ("a wide picture", "landscape format", "wide", "in landscape", "make it wide", "wide format") if (
+        scene.width > scene.height) else ("a tall picture", "portrait format", "tall", "in portrait", "make it tall",
+                                          "tall format")  # fmt: skip
     return f"{words.rstrip('.?')}, {rng.choice(wide)}"
 
 
 def draw(rng: random.Random) -> Example:
     scene = sampling.any_scene(rng)
     detail = random_detail(rng, scene)
-    return Example("draw", [user(shape_words(rng, scene, request(rng, scene, detail))), _shown(rng, scene, detail)])
+    planned = rng.random() < PLANNED
+    words = shape_words(rng, scene, request(rng, scene, detail))
+    return Example("draw", [user(loose(rng, words)), _shown(rng, scene, detail, planned)])
+
+
+def described(rng: random.Random) -> str:
+    words = rng.choice(DESCRIBE[:8] if rng.random() < 0.4 else DESCRIBE)
+    return loose(rng, wrapped(rng, words) if rng.random() < 0.2 else words)
 
 
 def describe(rng: random.Random) -> Example:
     scene = sampling.any_scene(rng)
-    content = [image(scene), text(rng.choice(DESCRIBE))]
-    return Example("describe", [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))])
+    content = [image(scene), text(described(rng))]
+    turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
+    if rng.random() < 0.35:
+        turns += _questions(rng, scene, 1)
+    return Example("describe", turns)
 
 
-def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
-    thing = rng.choice(scene.things)
-    count = sum(t.name == thing.name for t in scene.things)
-    absent = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in scene.things)])
-    asked = [
-        (f"How many {plural(thing.name)} are there?", sentence(NUMBERS[count])),
-        (f"What colour {'is' if count == 1 else 'are'} the {thing.name if count == 1 else plural(thing.name)}?",
-         sentence(thing.color)),
-        (f"Is there {with_article(thing.name)}?", "Yes."),
-        (f"Is there {with_article(absent)}?", "No."),
-        ("What is the background?", sentence(scene.background)),
-    ]  # fmt: skip
-    if len(scene.things) == 2 and count == 1:
-        a, b = scene.things if scene.things[0] is thing else scene.things[::-1]
-        where = relation(a, b)
-        if where:
-            asked.append((f"What is {where} the {b.name}?", sentence(with_article(f"{a.color} {a.name}"))))
-            sides = {
-                "left of": "on the left",
-                "right of": "on the right",
-                "above": "at the top",
-                "below": "at the bottom",
-            }
-            asked.append((f"Where is the {a.name}?", sentence(sides[where])))
-    return rng.choice(asked)
+def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
+    turns = []
+    for _ in range(count):
+        asked_, answered = question(rng, scene)
+        turns += [user(loose(rng, asked_)), assistant(answered)]
+    return turns
 
 
 def answer(rng: random.Random) -> Example:
     scene = sampling.any_scene(rng)
-    asked, answered = question(rng, scene)
-    turns = [user(image(scene), asked), assistant(answered)]
-    if rng.random() < 0.4:
-        asked, answered = question(rng, scene)
-        turns += [user(asked), assistant(answered)]
-    return Example("answer", turns)
+    first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
+    return Example("answer", [user(image(scene), *first["content"]), *rest])
+
+
+def _edited(rng: random.Random, change: Edit) -> Message:
+    if rng.random() < PLANNED:
+        done = [change.reply] if rng.random() < 0.25 else []
+        return assistant(change.plan, image(change.after), *done)
+    return assistant(image(change.after), change.reply)
+
+
+def _instructed(rng: random.Random, change: Edit) -> str:
+    return loose(rng, wrapped(rng, change.instruction) if rng.random() < 0.4 else change.instruction)
 
 
 def edit(rng: random.Random) -> Example:
     change = seen_edit(rng)
-    content = [image(change.before), text(change.instruction)]
-    turns = [user(*content[:: rng.choice((1, 1, -1))]), assistant(image(change.after), change.reply)]
-    return Example("edit", turns)
+    content = [image(change.before), text(_instructed(rng, change))]
+    return Example("edit", [user(*content[:: rng.choice((1, 1, -1))]), _edited(rng, change)])
 
 
 def two_pictures(rng: random.Random) -> Example:
     def plain() -> Scene:
         make = rng.choices((sampling.single, sampling.counted), (3, 1))[0]
-        return replace(make(rng), height=128, width=128)
+        return replace(make(rng), background="plain", height=128, width=128)
 
     scenes = [sampling.seen(plain), sampling.seen(plain)]
-    detail = Detail(color=rng.random() < 0.7, background=False)
-    a, b = (noun_phrase(scene, detail) for scene in scenes)
+    details = [replace(random_detail(rng, scene), background=False) for scene in scenes]
+    a, b = (noun_phrase(scene, detail) for scene, detail in zip(scenes, details, strict=True))
     words = (f"draw {a} and {b}, each on its own picture", f"two pictures please: {a}, then {b}",
-             f"draw two pictures: first {a}, then {b}", f"first draw {a}, then {b} in a second picture")  # fmt: skip
-    reply = assistant(f"First, {a}:", image(scenes[0]), f"Then, {b}:", image(scenes[1]))
-    return Example("two_pictures", [user(rng.choice(words)), reply])
+             f"draw two pictures: first {a}, then {b}", f"first draw {a}, then {b} in a second picture",
+             f"one picture of {a} and one of {b}", f"{a} and {b} as two pictures", f"two images: {a}; {b}")  # fmt: skip
+    said = (announced(caption(scene)) for scene in scenes)
+    reply = assistant(
+        f"First, {lowered(next(said))}", image(scenes[0]), f"Then, {lowered(next(said))}", image(scenes[1])
+    )
+    return Example("two_pictures", [user(loose(rng, rng.choice(words))), reply])
+
+
+def lowered(words: str) -> str:
+    return words[0].lower() + words[1:]
 
 
 def follow_up(rng: random.Random) -> Example:
     first = draw(rng)
     scene = next(part["image"] for part in first.messages[1]["content"] if part["type"] == "image")
-    if rng.random() < 0.2:
-        asked, answered = question(rng, scene)
-        return Example("follow_up", [*first.messages, user(asked), assistant(answered)])
-    change = seen_edit(rng, before=scene, pronoun=True)
-    return Example(
-        "follow_up", [*first.messages, user(change.instruction), assistant(image(change.after), change.reply)]
-    )
+    manner = rng.random()
+    if manner < 0.15:
+        return Example("follow_up", [*first.messages, *_questions(rng, scene, 1)])
+    if manner < 0.27:
+        return Example("follow_up", [*first.messages, user(described(rng)), assistant(caption(scene))])
+    turns = first.messages
+    for _ in range(1 if manner < 0.8 else 2):
+        change = seen_edit(rng, before=scene, pronoun=True)
+        turns = [*turns, user(_instructed(rng, change)), _edited(rng, change)]
+        scene = change.after
+    return Example("follow_up", turns)
 
 
 def small_talk(rng: random.Random) -> Example:
-    asked, answered = rng.choice(SMALL_TALK)
-    return Example("small_talk", [user(rng.choice(asked)), assistant(answered)])
+    said, answered = rng.choice(SMALL_TALK)
+    return Example("small_talk", [user(loose(rng, rng.choice(said))), assistant(answered)])
 
 
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Example:
     name, known = rng.choice(names), rng.sample(sampling.NAMES, 3)
-    thing = name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}"
+    thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
+    other = with_article(known.pop()) if rng.random() < 0.2 else None
+    both = thing if other is None else " and ".join(rng.sample((thing, other), 2))
+    words = rng.choice(DRAW).format(both) if rng.random() < 0.5 else wrapped(rng, asked(rng, both))
+    known = rng.sample(sampling.NAMES, 3)
     reply = (
         f"I can't draw {with_article(name)} yet; I know {plural(known[0])}, {plural(known[1])} and {plural(known[2])}."
     )
-    return Example("refuse", [user(rng.choice(DRAW).format(with_article(thing))), assistant(reply)])
+    return Example("refuse", [user(loose(rng, words)), assistant(reply)])
 
 
-MIXTURE = {draw: 46, describe: 18, answer: 10, edit: 17, two_pictures: 4, follow_up: 9, small_talk: 2, refuse: 3}
-
-
+PLANNED = 0.85
+"""Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
+MIXTURE = {draw: 42, describe: 15, answer: 9, edit: 22, two_pictures: 3, follow_up: 10, small_talk: 4, refuse: 5}
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 
@@ -215,11 +297,20 @@ EARLIER_SHARE = 0.4
 def conversation(rng: random.Random) -> Example:
     """One training conversation, by the mixture's weights; often after an exchange about something else, so that
     neither an earlier refusal nor an earlier picture decides what comes next."""
-    example = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0](rng)
+    example = _unheld(rng, MIXTURE)
     if rng.random() < EARLIER_SHARE:
-        before = rng.choices(tuple(EARLIER), tuple(EARLIER.values()))[0](rng)
+        before = _unheld(rng, EARLIER)
         example = Example(example.kind, [*before.messages, *example.messages])
     return example
+
+
+def _unheld(rng: random.Random, mixture: dict[Callable[[random.Random], Example], int]) -> Example:
+    """An example that says nothing of what is kept for evaluation."""
+    while True:
+        example = rng.choices(tuple(mixture), tuple(mixture.values()))[0](rng)
+        said = (part.get("text") for message in example.messages for part in message["content"])
+        if not any(bare(words) in by_hand() for words in said if words):
+            return example
 
 
 def rendered(messages: list[Message]) -> list[Message]:

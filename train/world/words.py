@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .held_out import MIRROR, relation
 from .objects import OBJECTS
 from .pen import COLORS
-from .scene import BACKGROUNDS, SIZES, Scene
+from .scene import BACKGROUNDS, SIZES, Scene, Thing
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 BACKGROUND_PHRASES = {
@@ -36,25 +36,31 @@ class Detail:
 
     color: bool = True
     size: bool = False
+    """Of a thing alone; of several only what is not of the usual medium size"""
     relation: bool = True
     background: bool = True
 
 
+def tells_size(thing: Thing, detail: Detail, alone: bool) -> bool:
+    return detail.size and (alone or thing.size != "medium")
+
+
 def noun_phrase(scene: Scene, detail: Detail) -> str:
-    """ "a large red cat on grass", "three red cats", "a red cat left of a blue dog"."""
+    """ "a large red cat on grass", "three small red cats", "a red cat left of a blue dog"."""
     things = scene.things
 
     def one(index: int) -> str:
         thing = things[index]
-        words = [thing.size] if detail.size else []
+        words = [thing.size] if tells_size(thing, detail, len(things) == 1) else []
         return with_article(" ".join([*words, *([thing.color] if detail.color else []), thing.name]))
 
     if len({(t.name, t.color) for t in things}) == 1:
         if len(things) == 1:
             phrase = one(0)
         else:
+            size = f"{things[0].size} " if tells_size(things[0], detail, False) else ""
             color = f"{things[0].color} " if detail.color else ""
-            phrase = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
+            phrase = f"{NUMBERS[len(things)]} {size}{color}{plural(things[0].name)}"
     elif len(things) == 2:
         where = relation(*things) if detail.relation else None
         phrase = f"{one(0)} {where or 'and'} {one(1)}"
@@ -67,6 +73,11 @@ def sentence(phrase: str) -> str:
     return phrase[0].upper() + phrase[1:] + "."
 
 
+def announced(text: str) -> str:
+    """A sentence that a picture follows: "A red cat." becomes "A red cat:" """
+    return text.rstrip(".") + ":"
+
+
 def in_order(scene: Scene) -> Scene:
     """Two things told from the left or from the top: one picture, one way to say it."""
     if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
@@ -75,8 +86,8 @@ def in_order(scene: Scene) -> Scene:
 
 
 def caption(scene: Scene) -> str:
-    """The full description that nano is taught to give: sizes only for a single thing."""
-    return sentence(noun_phrase(in_order(scene), Detail(size=len(scene.things) == 1)))
+    """The full description that nano is taught to give, of a picture it sees and of one it is about to draw."""
+    return sentence(noun_phrase(in_order(scene), Detail(size=True)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""How people put it: one wish in many words, orders and spellings. What nano answers keeps to one form (`words`)."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from .held_out import relation
+from .scene import Scene, Thing
+from .words import BACKGROUND_PHRASES, Detail, noun_phrase, plural, tells_size, with_article
+
+GROUNDS: dict[str, tuple[str, ...]] = {
+    "plain": ("on a plain background", "on a simple background", "without a background", "on grey", "on a blank page"),
+    "sky": ("in the sky", "in the air", "up in the sky", "in front of a blue sky", "in the clouds", "high up in the sky"),
+    "grass": ("on grass", "on the grass", "on a meadow", "in a field", "on a lawn", "standing on grass", "in the garden"),
+    "sand": ("on sand", "on the sand", "on the beach", "at the beach", "in the desert", "at the seaside"),
+    "night": ("at night", "in the dark", "by night", "in the night", "under a night sky", "in the evening", "after dark"),
+}  # fmt: skip
+"""Where a scene lies, as people say it; the first is the world's own phrase."""
+
+COUNTS = {2: ("two", "2", "a pair of", "a couple of", "exactly two", "two"),
+          3: ("three", "3", "exactly three", "three", "a group of three"),
+          4: ("four", "4", "exactly four", "four", "a set of four")}  # fmt: skip
+
+PLACED = {
+    "left of": (
+        "{a} left of {b}", "{a} to the left of {b}", "{a} on the left of {b}", "{a} on the left and {b} on the right",
+        "{b} right of {a}", "{b} to the right of {a}", "{b} on the right of {a}", "{b} with {a} on its left",
+        "{a} with {b} on its right", "left: {a}, right: {b}", "{a} on the left side of {b}", "{a} at the left, {b} at the right",
+    ),
+    "above": (
+        "{a} above {b}", "{a} over {b}", "{a} on top of {b}", "{b} below {a}", "{b} under {a}", "{b} underneath {a}",
+        "{b} beneath {a}", "{b} with {a} above it", "{a} with {b} under it", "{a} at the top and {b} at the bottom",
+        "{a} higher than {b}", "top: {a}, bottom: {b}", "{a} up and {b} down",
+    ),
+}  # fmt: skip
+TOGETHER = (
+    "{a} and {b}", "{a} and {b}", "{a} and {b}", "{a} with {b}", "{a} next to {b}", "{a} beside {b}", "{a} plus {b}", "{a}, {b}",
+    "{a} together with {b}", "{a} and then {b}", "{a} along with {b}", "{a} & {b}", "{a} as well as {b}", "{a} near {b}",
+    "{a} by {b}",
+)  # fmt: skip
+AFTERWARDS = ("{thing} in {color}", "{thing} that is {color}", "{thing}, {color}", "{thing} which is {color}",
+              "{thing} ({color})",
+              "{thing} coloured {color}", "{thing} with {color} colour", "{thing} painted {color}")  # fmt: skip
+"""A colour said after the thing."""
+
+ASKS = (
+    "draw {}", "draw {}", "draw me {}", "paint {}", "paint me {}", "sketch {}", "make {}", "make me {}", "create {}",
+    "generate {}",
+    "show {}", "show me {}", "give me {}", "gimme {}", "render {}", "illustrate {}", "doodle {}", "produce {}", "do {}",
+    "design {}",
+    "get me {}", "try {}", "try to draw {}", "start with {}", "depict {}", "draw us {}", "please draw {}", "draw for me {}",
+)  # fmt: skip
+WANTS = (
+    "i want {}", "i want to see {}", "i need {}", "i would like {}", "i'd like {}", "i'd like to have {}", "i'd love to see {}",
+    "we need {}", "we want {}", "my son wants {}", "my daughter would like {}", "let me see {}", "let's have {}", "let's draw {}",
+    "what about {}", "i wish for {}", "i am looking for {}", "i'm after {}", "the picture should show {}", "it should be {}",
+    "my friend asked for {}", "next i want {}", "i was hoping for {}", "what i need is {}", "all i want is {}",
+)  # fmt: skip
+CANS = (
+    "can you draw {}", "could you draw {}", "could you paint {}", "would you draw {}", "will you sketch {}", "can you make {}",
+    "can you please make {}", "can i have {}", "could i have {}", "may i have {}", "can i see {}", "are you able to draw {}",
+    "would you mind drawing {}", "is it possible to draw {}", "can you show me {}", "could you create {}", "can you give me {}",
+    "do you think you could draw {}", "could we have {}", "can you do me {}",
+)  # fmt: skip
+PICTURES = (
+    "a picture of {}", "a picture of {}", "an image of {}", "a photo of {}", "a photo of {}", "a drawing of {}", "picture of {}",
+    "image with {}", "a picture with {}", "a sketch of {}", "an illustration of {}", "photo of {}", "one picture with {}",
+    "a painting of {}", "a scene with {}", "an image that shows {}", "drawing of {}", "a photograph of {}", "pic of {}",
+    "a nice picture of {}", "a simple drawing of {}", "a picture showing {}",
+)  # fmt: skip
+BEFORE = ("please ", "please, ", "hey, ", "hi, ", "ok, ", "ok ", "now ", "so ", "hello, ", "well, ", "next, ", "and now ", "um, ",
+          "pls ", "good, ", "thanks, now ", "hey limner, ", "great, ", "next: ", "then ", "quick: ")  # fmt: skip
+BEHIND = (" please", ", please", " pls", " for me", " now", ", thanks", ", thank you", "!", "!!", ".", "?", " if you can", " thx",
+          " for my friend", " quickly", " ok?", " :)", ", can you?", " for a card", " and nothing else", " if possible",
+          " right away", "...", " for my son", " today")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One speaker's habits through one phrase."""
+
+    articles: bool
+    digits: bool
+    color_after: str | None
+
+    @classmethod
+    def random(cls, rng: random.Random) -> Voice:
+        return cls(rng.random() < 0.75, rng.random() < 0.3, rng.choice(AFTERWARDS) if rng.random() < 0.15 else None)
+
+    def one(self, thing: Thing, detail: Detail, alone: bool) -> str:
+        size = [thing.size] if tells_size(thing, detail, alone) else []
+        color = [thing.color] if detail.color else []
+        words = " ".join([*size, *([] if self.color_after else color), thing.name])
+        words = with_article(words) if self.articles else words
+        return self.color_after.format(thing=words, color=thing.color) if self.color_after and color else words
+
+
+def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
+    """What `noun_phrase` says, as someone might say it."""
+    voice, things = Voice.random(rng), scene.things
+    if len(things) == 1:
+        words = voice.one(things[0], detail, alone=True)
+    elif len({(t.name, t.color) for t in things}) == 1:
+        words = _several(rng, voice, things, detail)
+    elif len(things) == 2:
+        where = relation(*things)
+        a, b = things if where in ("left of", "above", None) else things[::-1]
+        forms = TOGETHER
+        if where and detail.relation:
+            forms = PLACED["left of" if where in ("left of", "right of") else "above"]
+        elif where:  # the order tells the place, so it stays as it was said
+            a, b = things
+        words = rng.choice(forms).format(a=voice.one(a, detail, False), b=voice.one(b, detail, False))
+    else:
+        return noun_phrase(scene, detail)
+    return f"{words} {rng.choice(GROUNDS[scene.background])}" if detail.background else words
+
+
+def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail: Detail) -> str:
+    count = str(len(things)) if voice.digits else rng.choice(COUNTS[len(things)])
+    size = f"{things[0].size} " if tells_size(things[0], detail, alone=False) else ""
+    name, color = plural(things[0].name), things[0].color
+    if not detail.color:
+        return f"{count} {size}{name}"
+    if voice.color_after:
+        return f"{count} {size}{name}{rng.choice((', all of them {}', ' in {}', ', {}', ' that are {}')).format(color)}"
+    return f"{count} {size}{color} {name}"
+
+
+def asked(rng: random.Random, thing: str) -> str:
+    """A request to draw ``thing``."""
+    frame = rng.choice(rng.choices((ASKS, WANTS, CANS, PICTURES, ("{}",)), (5, 3, 3, 4, 2))[0])
+    if frame in PICTURES and rng.random() < 0.35:
+        ask = rng.choice(rng.choice((ASKS, WANTS, CANS)))
+        frame = ask.format(frame if frame.startswith(("a ", "an ", "one ")) else with_article(frame))
+    return frame.format(thing)
+
+
+def wrapped(rng: random.Random, words: str) -> str:
+    """With the small words around a wish, or without."""
+    if rng.random() < 0.25:
+        words = rng.choice(BEFORE) + words
+    if rng.random() < 0.4:
+        words = words.rstrip(".?!") + rng.choice(BEHIND)
+    return words
+
+
+def loose(rng: random.Random, words: str) -> str:
+    """Spelling and case as people type them."""
+    if rng.random() < 0.12:
+        words = re.sub(r"\b(a|an|the) ", "", words)
+    if rng.random() < 0.12:
+        for _ in range(rng.choice((1, 1, 2))):
+            words = mistyped(rng, words)
+    manner = rng.random()
+    if manner < 0.3:
+        return words[0].upper() + words[1:]
+    return words.upper() if manner < 0.36 else words
+
+
+def mistyped(rng: random.Random, words: str) -> str:
+    """One slip in one longer word: two letters swapped, one missing, one doubled, one hit beside."""
+    places = [m.span() for m in re.finditer(r"[A-Za-z]{4,}", words)]
+    if not places:
+        return words
+    start, end = rng.choice(places)
+    at = rng.randrange(start + 1, end - 1)
+    slip = rng.choice(("swap", "drop", "double", "other"))
+    if slip == "swap":
+        return words[:at] + words[at + 1] + words[at] + words[at + 2 :]
+    if slip == "drop":
+        return words[:at] + words[at + 1 :]
+    return words[:at] + (words[at] * 2 if slip == "double" else rng.choice("aeiounrst")) + words[at + 1 :]
+
+
+def ground(rng: random.Random, background: str) -> str:
+    return rng.choice(GROUNDS[background]) if rng.random() < 0.6 else BACKGROUND_PHRASES[background]
