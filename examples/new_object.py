@@ -70,7 +70,7 @@ def pictures(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(scenes()):
         render(scene).save(folder / f"{index:02d}.png")
-        captions = {noun_phrase(scene, Detail(background=b)) for b in (False, True)}
+        captions = {noun_phrase(scene, Detail(size=b, background=b)) for b in (False, True)}
         (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n")
 
 

@@ -26,6 +26,7 @@ from .loop import LoopConfig, fit
 from .optimizer import MasterOptimizer
 from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import into
+from .world.talk import PLANNED
 
 NAME = "new"
 """What the adapter is called while it trains."""
@@ -41,6 +42,9 @@ class FinetuneConfig:
     """Small parts trained whole: queries, boi, input_resampler, output_resampler, adapter."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
+    planned: float | None = None
+    """Share of drawings that follow a plan, the fullest caption said before the picture; None is 0.85 for nano, which plans
+    all it draws, and 0 for others"""
     replay: str = "auto"
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano)."""
     replay_share: float = 0.5
@@ -75,6 +79,8 @@ class FinetuneConfig:
                 raise ValueError(
                     f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share instead"
                 )
+        if self.planned is not None and not 0 <= self.planned <= 1:
+            raise ValueError(f"planned is {self.planned}; it must lie between 0 and 1")
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if not self.parts and not self.extra:
@@ -137,7 +143,8 @@ def _train(
     print(f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
           f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
           f"whole: {', '.join(config.extra) or 'nothing'}", flush=True)  # fmt: skip
-    sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share), 1.0)]
+    planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
+    sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
     if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
         sources = [(sources[0][0], 1 - config.replay_share), (World(), config.replay_share)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)

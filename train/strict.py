@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 _SCALARS = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 
@@ -21,6 +22,8 @@ def into(cls: type, values: Any, where: str = "") -> Any:
     made = {}
     for key, value in values.items():
         path, kind = f"{where}.{key}".strip("."), hints[key]
+        if isinstance(kind, UnionType) and value is not None:  # "float | None"
+            (kind,) = (k for k in get_args(kind) if k is not NoneType)
         if is_dataclass(kind):
             value = into(kind, value, path)
         elif kind in _SCALARS:

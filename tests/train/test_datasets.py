@@ -2,7 +2,9 @@
 
 import io
 import json
+import random
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -217,6 +219,17 @@ def test_every_example_comes_once_an_epoch_whatever_the_batch():
         assert seen == {e.picture for e in examples}
     first, second = ([captions(source.tell(seed, k)) for k in range(10)] for seed in (1, 2))
     assert first == [captions(source.tell(1, k)) for k in range(10)] != second
+
+
+def test_a_drawing_may_follow_a_plan():
+    example = Captioned(Path("0.png"), ("a cat.", "a red cat on grass."), "x")
+    plans = Counter()
+    for seed in range(400):
+        asked, answered = example.tell(random.Random(seed), 1.0, planned=0.7)
+        plans[tuple(part.get("text") for part in answered["content"])] += 1
+        assert "cat" in asked["content"][0]["text"] and answered["content"][-1]["image"] == example.picture
+    assert set(plans) == {("A red cat on grass:", None), (None,)} and 240 < plans["A red cat on grass:", None] < 320
+    assert all(len(example.tell(random.Random(seed), 1.0)[1]["content"]) == 1 for seed in range(50))
 
 
 def test_sources_come_by_their_weights():

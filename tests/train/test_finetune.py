@@ -120,6 +120,7 @@ def test_from_python(data, tmp_path):
 
 def test_options_are_checked():
     assert load_config(["rank=4"]).rank == 4
+    assert load_config([]).planned is None and load_config(["planned=0.5"]).planned == 0.5
     for wrong, said in (
         (["rnk=4"], "unknown key 'rnk'"),
         (["rank=many"], "rank must be of type int"),
@@ -128,6 +129,8 @@ def test_options_are_checked():
         (["extra=[all]"], "no part 'all'"),
         (["replay=photos"], "replay is 'photos'"),
         (["draw_share=2"], "draw_share is 2"),
+        (["planned=2"], "planned is 2"),
+        (["planned=often"], "planned"),
         (["joint.train=[mllm]"], "joint.train has no effect here"),
         (["parts=[]", "extra=[]"], "nothing to train"),
     ):

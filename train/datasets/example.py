@@ -65,7 +65,7 @@ class Conversation:
         for message in self.messages:
             yield from (part["image"] for part in message["content"] if part["type"] == "image")
 
-    def tell(self, rng: random.Random, draw_share: float) -> list[Message]:
+    def tell(self, rng: random.Random, draw_share: float, planned: float = 0.0) -> list[Message]:
         return self.messages
 
 
@@ -80,12 +80,17 @@ class Captioned:
     def pictures(self) -> Iterator[Source]:
         yield self.picture
 
-    def tell(self, rng: random.Random, draw_share: float) -> list[Message]:
+    def tell(self, rng: random.Random, draw_share: float, planned: float = 0.0) -> list[Message]:
+        """``planned`` is the share of drawings that follow a plan: the fullest caption, said before the picture."""
         caption = rng.choice(self.captions)
         shown = {"type": "image", "image": self.picture}
         if rng.random() < draw_share:
             form = DRAW[0] if rng.random() < 0.3 else rng.choice(DRAW[1:])
-            return [said("user", text(form.format(caption.rstrip(".")))), said("assistant", shown)]
+            plan = []
+            if planned and rng.random() < planned:
+                fullest = max(self.captions, key=len).rstrip(".")
+                plan = [text(f"{fullest[:1].upper()}{fullest[1:]}:")]
+            return [said("user", text(form.format(caption.rstrip(".")))), said("assistant", *plan, shown)]
         return [said("user", shown, text(rng.choice(DESCRIBE))), said("assistant", text(caption))]
 
 

@@ -70,13 +70,14 @@ class Finite:
 
     examples: Sequence[Example]
     draw_share: float = 0.8
+    planned: float = 0.0
 
     def example(self, seed: int, place: int) -> Example:
         count = len(self.examples)
         return self.examples[order(count, seed, place // count)[place % count]]
 
     def tell(self, seed: int, place: int) -> list[Message]:
-        return self.example(seed, place).tell(rng_for(seed, place, "told"), self.draw_share)
+        return self.example(seed, place).tell(rng_for(seed, place, "told"), self.draw_share, self.planned)
 
     def name(self, seed: int, place: int) -> str:
         return self.example(seed, place).where
