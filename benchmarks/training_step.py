@@ -42,6 +42,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
     attention.SHORT = 0 if plain else 512
     trainee = Trainee(model.mllm, model.detokenizer, align=True).to(model.mllm.dtype)
     if not plain:
+        torch._dynamo.config.recompile_limit = 64  # as the stage does
         for block in model.detokenizer.mmdit.blocks:
             block.compile(dynamic=True)
     optimizer = Plain(trainee) if plain else MasterOptimizer(trainee.named_parameters(), 1e-4, ema_decay=0.0, kind=kind)

@@ -237,6 +237,9 @@ def run_joint(
         model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
         model.mllm.llm.train()  # transformers checkpoints only then
     if stage.compile:
+        # the blocks share one forward, the last block's streams differ, and kernels are made for small and large batches:
+        # beyond the usual limit of 8 variants the rest would run uncompiled
+        torch._dynamo.config.recompile_limit = 64
         for block in model.detokenizer.mmdit.blocks:
             block.compile(dynamic=True)
     batches = mixture(model, stage, seed + 3)
