@@ -2,23 +2,34 @@
 
 python examples/new_object.py pictures cactus-pictures
 limner finetune cactus-pictures -o cactus
-python examples/new_object.py draw cactus-sheet.png --adapter cactus
+python examples/new_object.py judge cactus-judge
+python examples/new_object.py draw cactus-sheet.png --adapter cactus --judge cactus-judge/model
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import limner
+from limner.train.evaluation.cases import Wanted
+from limner.train.evaluation.judge import Judge
+from limner.train.evaluation.world import JUDGE
 from limner.train.pictures import sheet
+from limner.train.recipe import load_recipe
+from limner.train.stages import judge as judge_stage
+from limner.train.world import sampling
 from limner.train.world.objects import OBJECTS
 from limner.train.world.pen import Pen
 from limner.train.world.scene import Scene, Thing, render
 from limner.train.world.words import PLURALS, Detail, noun_phrase
 
 ALONE = (
-    ("green", "large", "sand"), ("red", "large", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),
+    ("green", "large", "sand"), ("red", "medium", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),
     ("pink", "medium", "sky"), ("white", "large", "night"),
 )  # fmt: skip
 SEVERAL = (("orange", 2, "plain"), ("green", 3, "sand"), ("blue", 4, "plain"))
@@ -26,16 +37,33 @@ BESIDE = (("purple cactus", "left of", "yellow kite"), ("brown cactus", "above",
           ("blue train", "left of", "red cactus"))  # fmt: skip
 """Six alone, three times several, three times beside something that nano knows."""
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-PROMPTS = (
-    *(f"a photo of a {color} cactus" for color in COLORS),
-    *(f"draw a {color} cactus on {ground}" for color, ground in zip(COLORS[:5], ("grass", "sand") * 3, strict=False)),
-    *(f"draw {count} {color} cacti" for count, color in zip(("two", "three", "four") * 3, COLORS[:9], strict=True)),
-    *(f"draw a {a} cactus left of a {b}" for a, b in zip(COLORS[:4], ("dog", "red car", "chair", "blue cup"), strict=True)),
-    *(f"draw a {a} cactus above a {b}" for a, b in zip(COLORS[4:8], ("boat", "bus", "cake", "bench"), strict=True)),
-    *(f"a photo of a {b} and a {a} cactus" for a, b in zip(COLORS[2:6], ("cat", "clock", "vase", "bird"), strict=True)),
-    "draw a small red cactus", "draw a large black cactus", "a cactus at night", "please draw a cactus",
-)  # fmt: skip
-"""Forty new compositions: none of their pictures is among the twelve."""
+
+
+def asked() -> list[tuple[str, Wanted]]:
+    """Forty new compositions, and what counts as right: none of their pictures is among the twelve."""
+
+    def one(color: str | None) -> tuple[tuple[str, str | None], ...]:
+        return (("cactus", color),)
+
+    def known(phrase: str) -> tuple[str, str | None]:
+        color, _, name = phrase.rpartition(" ")
+        return name, color or None
+
+    cases = [(f"a photo of a {color} cactus", Wanted(one(color))) for color in COLORS]
+    for color, ground in zip(COLORS[:5], ("sand", "grass") * 3, strict=False):
+        cases.append((f"draw a {color} cactus on {ground}", Wanted(one(color))))
+    for (count, number), color in zip((("two", 2), ("three", 3), ("four", 4)) * 3, COLORS[:9], strict=True):
+        cases.append((f"draw {count} {color} cacti", Wanted(one(color) * number)))
+    for color, other in zip(COLORS[:4], ("dog", "red car", "chair", "blue cup"), strict=True):
+        cases.append((f"draw a {color} cactus left of a {other}", Wanted((*one(color), known(other)), "left of")))
+    for color, other in zip(COLORS[4:8], ("boat", "bus", "cake", "bed"), strict=True):
+        cases.append((f"draw a {color} cactus above a {other}", Wanted((*one(color), known(other)), "above")))
+    for color, other in zip(COLORS[2:6], ("cat", "clock", "vase", "bird"), strict=True):
+        cases.append((f"a photo of a {other} and a {color} cactus", Wanted((known(other), *one(color)))))
+    for words, color in (("draw a small red cactus", "red"), ("draw a large black cactus", "black"),
+                         ("a red cactus at night", "red"), ("please draw a cactus", None)):  # fmt: skip
+        cases.append((words, Wanted(one(color))))
+    return [(words.replace(" a orange", " an orange"), wanted) for words, wanted in cases]
 
 
 def cactus(p: Pen) -> None:
@@ -65,8 +93,13 @@ def scenes() -> list[Scene]:
     return made
 
 
+def teach_the_world() -> None:
+    """From here on the world can draw a cactus, for the twelve pictures and for the judge; nano is told nothing of it."""
+    OBJECTS["cactus"], PLURALS["cactus"], sampling.USUAL_COLORS["cactus"] = cactus, "cacti", "green"
+    sampling.NAMES = tuple(OBJECTS)
+
+
 def pictures(folder: Path) -> None:
-    OBJECTS["cactus"], PLURALS["cactus"] = cactus, "cacti"
     folder.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(scenes()):
         render(scene).save(folder / f"{index:02d}.png")
@@ -74,17 +107,60 @@ def pictures(folder: Path) -> None:
         (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n")
 
 
-def draw(path: Path, adapter: list[str], model: str) -> None:
+def train_judge(folder: Path, steps: int) -> None:
+    """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
+    old = Judge.from_pretrained(JUDGE)
+    new = Judge(replace(old.config, objects=old.config.objects + 1))
+    state, at = old.state_dict(), 1 + old.config.objects  # the new object's row comes after the old ones'
+    for name in ("cells.weight", "cells.bias"):
+        fresh = new.state_dict()[name][at : at + 1]
+        state[name] = torch.cat([state[name][:at], fresh, state[name][at:]])
+    new.load_state_dict(state)
+    new.save_pretrained(folder / "start")
+    stage = load_recipe("nano").judge
+    stage.warm_start, stage.loop.steps = str(folder / "start"), steps
+    vae = limner.load("nano", device="cpu").detokenizer.autoencoder
+    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
+    rng = random.Random(0)
+    shown, right = [s for s in made_scenes(rng, 400) if any(t.name == "cactus" for t in s.things)], 0
+    for scene in shown:
+        wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
+        right += wanted.met_by(judge.look([render(scene)])[0])
+    wrong = sum(any(d.name == "cactus" for d in judge.look([render(s)])[0].detections)
+                for s in made_scenes(rng, 400) if all(t.name != "cactus" for t in s.things))  # fmt: skip
+    print(
+        f"on true pictures with a cactus {right} of {len(shown)} right; sees one where there is none {wrong} times in 400"
+    )
+
+
+def made_scenes(rng: random.Random, count: int) -> list[Scene]:
+    """Half of them with a cactus in place of one kind of thing."""
+    made = []
+    for index in range(count):
+        scene = rng.choice((sampling.single, sampling.counted, sampling.pair))(rng)
+        old, new = scene.things[0].name, "cactus" if index % 2 else scene.things[0].name
+        things = tuple(replace(t, name=new if t.name == old else t.name) for t in scene.things)
+        made.append(replace(scene, things=things))
+    return made
+
+
+def draw(path: Path, adapter: list[str], model: str, judge: Path | None) -> None:
     loaded = limner.load(model)
     for folder in adapter:
         loaded.load_adapter(folder)
-    drawn = []
-    for start in range(0, len(PROMPTS), 10):
-        replies = loaded.draw(list(PROMPTS[start : start + 10]), seed=start)
+    cases, drawn = asked(), []
+    for start in range(0, len(cases), 10):
+        replies = loaded.draw([words for words, _ in cases[start : start + 10]], seed=start)
         drawn += [reply.images[0].resize((128, 128)) for reply in replies]
+    verdicts = [None] * len(drawn) if judge is None else Judge.from_pretrained(judge).look(drawn)
+    lines = []
+    for (words, wanted), verdict in zip(cases, verdicts, strict=True):
+        lines.append(words if verdict is None else f"{'+' if wanted.met_by(verdict) else '-'} {words}")
+    if judge is not None:
+        print(f"{sum(line.startswith('+') for line in lines)} of {len(lines)} show what was asked, says the judge")
     sheet(drawn, 10, path)
     page = path.with_suffix(".txt")
-    page.write_text("\n".join(PROMPTS) + "\n")
+    page.write_text("\n".join(lines) + "\n")
     print(path, page)
 
 
@@ -93,15 +169,25 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("pictures", help="write the twelve pictures and their captions")
     made.add_argument("folder", type=Path)
+    judged = commands.add_parser("judge", help="train the world's judge on with cacti")
+    judged.add_argument("folder", type=Path)
+    judged.add_argument("--steps", type=int, default=600)
     tried = commands.add_parser("draw", help="draw the forty prompts onto one sheet")
     tried.add_argument("path", type=Path)
     tried.add_argument("--adapter", action="append", default=[])
     tried.add_argument("--model", default="nano")
+    tried.add_argument("--judge", type=Path, help="a judge's folder (FOLDER/model of the command before)")
     options = parser.parse_args()
+    if options.command == "draw":
+        if options.judge:
+            teach_the_world()
+        draw(options.path, options.adapter, options.model, options.judge)
+        return
+    teach_the_world()
     if options.command == "pictures":
         pictures(options.folder)
     else:
-        draw(options.path, options.adapter, options.model)
+        train_judge(options.folder, options.steps)
 
 
 if __name__ == "__main__":
