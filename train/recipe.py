@@ -62,6 +62,8 @@ class Recipe:
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
+    decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
+    """The autoencoder's decoder alone, at the end; the latents stay as they are"""
     autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
     vision: vision.VisionStage = field(default_factory=vision.VisionStage)
     language: LanguageStage = field(default_factory=LanguageStage)
@@ -82,8 +84,8 @@ class Recipe:
 
 DRAWING = ("detokenizer", "align", "joint", "sft")
 """Stages of one form: they differ in what learns, from what, and by which losses."""
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", *DRAWING)
-FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", *DRAWING, "decoder")
+FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint", "decoder")
 """What makes a model like nano; the others are for parts that come trained."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -192,6 +194,10 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     for name in DRAWING:
         if name in stages:
             run_joint(getattr(recipe, name), model, seed, folder / name, device, dtype, name)
+    if "decoder" in stages:
+        autoencoder.run_decoder(
+            recipe.decoder, model.detokenizer.autoencoder.float(), seed + 8, folder / "decoder", device, dtype
+        )
     if parallel.rank() == 0:
         model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
     parallel.wait()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import limner
 from helpers import picture
@@ -34,6 +35,12 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     further = recipes.run(longer, ("joint",))
     a, b = (limner.load(f, dtype="float32").mllm.queries.weight for f in (folder, further))
     assert 0 < (a - b).abs().max() < 0.02, "a warm start goes on from the weights it was given"
+
+    finished = recipes.load_recipe("tiny", [f"output={tmp_path / 'finished'}", f"warm_start={folder}"])
+    sharper = limner.load(recipes.run(finished, ("decoder",)), dtype="float32")
+    start = dict(limner.load(folder, dtype="float32").named_parameters())
+    changed = {name for name, value in sharper.named_parameters() if not torch.equal(value, start[name])}
+    assert changed and all(name.startswith("detokenizer.autoencoder.vae.decoder.") for name in changed)
 
     judged = recipes.load_recipe(
         "tiny",

@@ -20,22 +20,26 @@ from ..loop import LoopConfig, fit
 
 
 @dataclass
-class AutoencoderStage:
-    widths: tuple[int, ...] = (64, 128)
-    latent_channels: int = 8
-    unshuffle: int = 4
-    layers: int = 1
+class DecoderStage:
     crop: int = 64
     """Side of the cut-outs that most steps train on, in pixels."""
     full_last: float = 0.25
     """Share of the steps, at the end, on whole pictures (group norms see their statistics)."""
     latent_noise: float = 0.1
     """Standard deviation of the noise on the latents, in units of their own."""
-    kl: float = 1e-3
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-def make_batch(stage: AutoencoderStage, seed: int, step: int) -> Tensor:
+@dataclass
+class AutoencoderStage(DecoderStage):
+    widths: tuple[int, ...] = (64, 128)
+    latent_channels: int = 8
+    unshuffle: int = 4
+    layers: int = 1
+    kl: float = 1e-3
+
+
+def make_batch(stage: DecoderStage, seed: int, step: int) -> Tensor:
     if step < stage.loop.steps * (1 - stage.full_last):
         return pictures.crops(seed, step, stage.loop.batch_size, stage.crop)
     return pictures.full(seed, step, max(1, stage.loop.batch_size // 4))[0]
@@ -45,7 +49,7 @@ def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def losses(autoencoder: Autoencoder, stage: AutoencoderStage, batch: Tensor, step: int) -> dict[str, Tensor]:
+def losses(autoencoder: Autoencoder, stage: DecoderStage, batch: Tensor, step: int) -> dict[str, Tensor]:
     dtype = next(autoencoder.parameters()).dtype
     device = next(autoencoder.parameters()).device
     pixels = to_pixels(batch).to(device, dtype).contiguous(memory_format=torch.channels_last)
@@ -59,8 +63,36 @@ def losses(autoencoder: Autoencoder, stage: AutoencoderStage, batch: Tensor, ste
     edges = sum((a - b).abs().mean() for a, b in zip(slopes(decoded), slopes(pixels), strict=True))
     # the variance is fixed by latent_noise; pulling the means towards N(0, 1) keeps their scale in bounds
     kl = 0.5 * mean.square().mean()
+    kl_weight = stage.kl if isinstance(stage, AutoencoderStage) else 0.0
     error = (decoded.detach() - pixels).square().mean() / 4
-    return {"loss": l1 + 0.5 * edges + stage.kl * kl, "l1": l1, "kl": kl, "psnr": -10 * error.log10()}
+    return {"loss": l1 + 0.5 * edges + kl_weight * kl, "l1": l1, "kl": kl, "psnr": -10 * error.log10()}
+
+
+def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path) -> None:
+    parameter = next(autoencoder.parameters())
+
+    def sample(step: int) -> None:
+        batch, _ = pictures.full(seed + 1, 0, 8)
+        with torch.no_grad():
+            decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(parameter))[0])
+        both = [*batch, *to_bytes(decoded)]
+        pictures.sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
+
+    fit(name, autoencoder, partial(make_batch, stage, seed), partial(losses, autoencoder, stage), stage.loop, folder,
+        sample)  # fmt: skip
+
+
+def run_decoder(
+    stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Train the decoder on, in place. The encoder rests, so that the latents keep the meaning that an MM-DiT has learned;
+    the noise on them stands for what an MM-DiT gets wrong."""
+    torch.manual_seed(seed)
+    autoencoder.to(device, dtype, memory_format=torch.channels_last)
+    autoencoder.requires_grad_(False)
+    autoencoder.vae.decoder.requires_grad_(True)
+    _fit("decoder", stage, autoencoder, seed, folder)
+    autoencoder.requires_grad_(True)
 
 
 def run(stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
@@ -71,16 +103,7 @@ def run(stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, 
         return Autoencoder.from_pretrained(done)
     autoencoder = kl_autoencoder(tuple(stage.widths), stage.latent_channels, stage.unshuffle, stage.layers)
     autoencoder.to(device, dtype, memory_format=torch.channels_last)
-
-    def sample(step: int) -> None:
-        batch, _ = pictures.full(seed + 1, 0, 8)
-        with torch.no_grad():
-            decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(device, dtype))[0])
-        both = [*batch, *to_bytes(decoded)]
-        pictures.sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
-
-    fit("autoencoder", autoencoder, partial(make_batch, stage, seed), partial(losses, autoencoder, stage), stage.loop,
-        folder, sample)  # fmt: skip
+    _fit("autoencoder", stage, autoencoder, seed, folder)
     autoencoder.float()
     with torch.no_grad():
         batch, _ = pictures.full(seed + 1, 1, 64)
