@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ class Adapter:
     parts: tuple[str, ...]
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Differences from the base, by parameter name, fp32"""
+    steps: int | None = None
+    """A few-step student's: it draws in so many plain steps, and rests where other steps are asked for"""
 
 
 class Adapters:
@@ -120,7 +123,7 @@ class Adapters:
             except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
                 self._drop(name, card["parts"])
                 raise
-        self.add(name, Adapter(weight, tuple(card["parts"]), extra))
+        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"].get("student_steps")))
         return name
 
     def check_extra(self, extra: Mapping[str, Tensor], folder: Path) -> None:
@@ -172,6 +175,24 @@ class Adapters:
                          if a.weight and key in a.extra]  # fmt: skip
                 value = base.float() + sum(parts) if parts else base
                 parameters[key].copy_(value)
+
+    def students(self) -> dict[str, int]:
+        """Names and steps of the few-step students that are switched on."""
+        return {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
+
+    @contextmanager
+    def without(self, names: Collection[str]) -> Iterator[None]:
+        """These rest for a while."""
+        weights = {name: self.loaded[name].weight for name in names}
+        for name in weights:
+            self.loaded[name].weight = 0.0
+        self.apply()
+        try:
+            yield
+        finally:
+            for name, weight in weights.items():
+                self.loaded[name].weight = weight
+            self.apply()
 
     def delete(self, name: str) -> None:
         """Take one off. Raises ValueError for an unknown name."""

@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|merge|data|precompute|build|convert``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|distill|merge|data|precompute|build|convert``."""
 
 from __future__ import annotations
 
@@ -82,6 +82,11 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
     )
     finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
+    distil = command(
+        "distill", "train a student that draws in a few steps; interrupted runs go on", commands.run_distill
+    )
+    distil.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
+    distil.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as steps=2 loop.steps=1000")
     data = subparsers.add_parser("data", help="look through a data set, or filter it into a new one")
     data.set_defaults(run=commands.run_data)
     data.add_argument("what", choices=["check", "filter"])

@@ -216,6 +216,24 @@ def run_finetune(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_distill(options: argparse.Namespace) -> int:
+    try:
+        from ..train import distill
+        from ..train.loop import Interrupted
+        from ..train.recipe import load_recipe
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    config = distill.load_config(options.set)
+    prompts = load_recipe("nano").joint.sample_prompts[:8] if options.model == "nano" else ()
+    try:
+        folder = distill.distill(loaded(options), options.output, config, prompts)
+    except Interrupted as stopped:
+        print(f"limner: {stopped}", file=sys.stderr)
+        return 130
+    print(f"{folder}: limner chat --adapter {folder}")
+    return 0
+
+
 def run_data(options: argparse.Namespace) -> int:
     from ..train.datasets import check, filter, readers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,6 @@ from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
-from .resting import Resting
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,12 @@ def drawer(
     options: DrawingOptions,
     max_references: int,
     seeds: list[int],
-    resting: Resting | None = None,
+    around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Draw:
-    """A `Draw` that batches requests of one size and takes noise from (the row's seed, index in the reply)."""
+    """A `Draw` that batches requests of one size and takes noise from (the row's seed, index in the reply).
+
+    ``around`` is entered for every drawing.
+    """
 
     def draw(requests: list[DrawRequest]) -> Generator[Event, None, list[Image.Image]]:
         done: dict[int, Image.Image] = {}
@@ -54,7 +56,7 @@ def drawer(
         for size in sizes:
             group = [r for r in requests if r.size == size]
             yield from (PictureBegun(r.row, r.index, size) for r in group)
-            with resting.while_drawing() if resting else nullcontext():
+            with around():
                 images = yield from _draw_group(group, size)
             for request, image in zip(group, images, strict=True):
                 done[request.row] = image

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,17 @@ class Limner(nn.Module):
             stop=tuple([options["stop"]] if isinstance(options["stop"], str) else options["stop"]),
             size=None if height is None else (height, width),
         )
+        # a few-step student draws in its own steps, without guidance; it rests where others are asked for
+        students = self._adapters.students() if self._adapters else {}
+        steps = options["num_inference_steps"]
+        unfit = [name for name, own in students.items() if steps not in (None, own)]
+        if len(students) > 1 and steps is None:
+            raise ValueError(
+                f"{', '.join(students)} are students of several steps: set num_inference_steps or one weight to 0"
+            )
+        if students and not unfit:
+            plain = {"num_inference_steps": next(iter(students.values())), "guidance_scale": 1.0}
+            options = options | {name: value for name, value in plain.items() if options[name] is None}
         drawing = DrawingOptions(
             num_inference_steps=chosen("num_inference_steps"),
             guidance_scale=chosen("guidance_scale"),
@@ -261,9 +274,20 @@ class Limner(nn.Module):
                 f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"
             )
-        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds), self.resting)
+        around = partial(self._while_drawing, unfit)
+        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds), around)
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
+
+    @contextmanager
+    def _while_drawing(self, unfit: Sequence[str]) -> Iterator[None]:
+        """The writing half rests where it may (`Resting`), adapters that do not fit the steps always."""
+        with ExitStack() as stack:
+            if self.resting:
+                stack.enter_context(self.resting.while_drawing())
+            if unfit:
+                stack.enter_context(self.adapters.without(unfit))
+            yield
 
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
         """Every part saves itself; see the folder's layout in docs/architecture.md.

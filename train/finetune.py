@@ -262,8 +262,8 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
     return told[: config.samples]
 
 
-def draw_samples(model: Limner, prompts: list[str], seed: int, path: Path) -> None:
-    replies = model.eval().draw(prompts, max_new_tokens=32, seed=seed)
+def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
+    replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, **options)
     pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
 
 

@@ -1,0 +1,261 @@
+"""A few-step student: LoRA on the MM-DiT with which one plain step goes where many guided steps of the teacher go.
+
+The target is progressive distillation's (Salimans and Ho 2022, arXiv:2202.00512) with guidance folded in (Meng et al. 2023,
+arXiv:2210.03142); the points it is taken at lie on the student's own path, as those are the ones it will meet. The result is
+an adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): the teacher is what remains when it rests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from ..detokenizer import flow
+from ..detokenizer.condition import Condition
+from ..detokenizer.detokenizer import GuidedVelocity
+from ..detokenizer.guidance import Guidance
+from ..detokenizer.mmdit import MMDiT
+from ..inference import adapters
+from ..inference.adapters import TARGETS, Adapter
+from ..inference.model import Limner
+from ..mllm.messages import Message
+from . import parallel
+from .data import JointBatch
+from .datasets.mixture import Mixture, Told, sources_of
+from .finetune import draw_samples, learning_rate, precision, same_run
+from .flow_loss import draws, grouped, prompt_of
+from .loop import LoopConfig, fit
+from .losses import squared_error
+from .stages.joint import JointStage, Trainee, tell
+from .strict import into
+
+NAME = "student"
+TRIES = 64
+"""Conversations of a source that may pass without a drawing before it counts as one that has none."""
+
+
+@dataclass
+class DistillConfig:
+    steps: int = 4
+    """Of the student, from noise to picture"""
+    teacher_steps: int = 20
+    """Of the teacher over the same way; a multiple of the student's"""
+    guidance_scale: float | None = None
+    """The teacher's; None takes the model's own"""
+    rank: int = 32
+    alpha: float = 32.0
+    data: tuple[str, ...] = ("world",)
+    """Whose requests are drawn; its pictures are not looked at, but for those that a request shows"""
+    seed: int = 0
+    dtype: str = "auto"
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=400, batch_size=12, learning_rate=0.0, warmup=20, decay=0.5, ema_decay=0.98,
+                                           save_every=50, sample_every=0)
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.teacher_steps < 1 or self.teacher_steps % self.steps:
+            raise ValueError(f"teacher_steps is {self.teacher_steps}; it must be a multiple of steps, {self.steps}")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        if self.loop.parallel != "ddp":
+            raise ValueError(f"loop.parallel is {self.loop.parallel!r}; the student is trained whole: ddp")
+
+
+def load_config(overrides: Sequence[str] = ()) -> DistillConfig:
+    """Defaults and overrides (``loop.steps=100``), every key checked. Raises ValueError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.merge(asdict(DistillConfig()), OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
+    return into(DistillConfig, OmegaConf.to_container(values, resolve=True))
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Those of a source's conversations in which something is drawn."""
+
+    source: Told
+
+    def tell(self, seed: int, place: int) -> list[Message]:
+        return self._found(seed, place)[0]
+
+    def name(self, seed: int, place: int) -> str:
+        return self.source.name(seed, self._found(seed, place)[1])
+
+    def _found(self, seed: int, place: int) -> tuple[list[Message], int]:
+        for number in range(place * TRIES, (place + 1) * TRIES):
+            told = self.source.tell(seed, number)
+            if any(p["type"] == "image" for m in told if m["role"] == "assistant" for p in m["content"]):
+                return told, number
+        raise ValueError(f"{TRIES} conversations without a drawing, up to {self.source.name(seed, number)}")
+
+
+@dataclass
+class Student:
+    """The MM-DiT with the student's LoRA, which `switch` turns on and off."""
+
+    mmdit: MMDiT
+
+    def switch(self, on: bool) -> None:
+        for module in self.mmdit.modules():
+            if isinstance(module, LoraLayer) and NAME in module.scaling:
+                module.set_scale(NAME, float(on))
+
+
+def student_losses(
+    trainee: Trainee, config: DistillConfig, scale: float, batch: JointBatch, step: int
+) -> dict[str, Tensor]:
+    """The loss of every segment of every drawing's way, averaged."""
+    batch = batch.to(trainee.stream.device)
+    detokenizer = trainee.detokenizer
+    student = Student(detokenizer.mmdit)
+    chance = draws(JointStage(), batch.numbers, config.seed, step)
+    with torch.no_grad():
+        told = tell(trainee, batch)
+        latents = [trainee.frozen.latents(p, ()) for p in batch.pictures]
+        condition = detokenizer.adapter(told.features, *prompt_of(detokenizer, told))
+    total = torch.zeros((), device=condition.context.device)
+    for group in grouped(batch, latents, set()):
+        own = condition.rows(group.rows)
+        own = Condition(own.context, own.context_mask, own.pooled, group.references, own.negative)
+        noise = chance.noise(group.rows, 1, group.latents.shape[1:]).to(condition.context.device)
+        height, width = (n * detokenizer.autoencoder.factor for n in group.latents.shape[-2:])
+        total = total + path_loss(student, own, noise, detokenizer.shift(height, width), config, scale).sum()
+    return {"loss": total / told.drawings}
+
+
+def path_loss(
+    student: Student, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
+) -> Tensor:
+    """Each picture's squared error (batch,) of the student's velocities on its own way from ``noise``, over its segments."""
+    mmdit = student.mmdit
+    dtype = mmdit.proj_out.weight.dtype
+    ratio = config.teacher_steps // config.steps
+    fine = flow.inference_timesteps(config.teacher_steps, shift)
+    times = fine[::ratio]
+    with torch.no_grad():
+        guided = GuidedVelocity(mmdit, condition, Guidance(scale), fine.to(noise.device), dtype)
+        plain = GuidedVelocity(mmdit, condition, Guidance(), times.to(noise.device), dtype)
+    x, errors = noise, []
+    for segment in range(config.steps):
+        t, t_next = times[segment].item(), times[segment + 1].item()
+        student.switch(False)
+        with torch.no_grad():
+            there = x
+            for i in range(segment * ratio, (segment + 1) * ratio):
+                there = there + (fine[i + 1] - fine[i]).item() * guided(there, i, fine[i].item())
+        student.switch(True)
+        velocity = plain(x, segment, t)
+        errors.append(squared_error(velocity, (there - x) / (t_next - t)))
+        x = x + (t_next - t) * velocity.detach()
+    return torch.stack(errors).mean(0)
+
+
+def distill(
+    model: Limner, output: str | Path, config: DistillConfig | None = None, prompts: Sequence[str] = ()
+) -> Path:
+    """Train a student of ``model`` and write its adapter to ``output``; the model is as it was before.
+
+    ``prompts`` are drawn by the teacher and the student for the adapter's card. A run that was stopped goes on. Raises
+    ValueError for options or data that cannot be used, and for a model whose painter is no MM-DiT.
+    """
+    config, output = config or DistillConfig(), Path(output)
+    if (output / adapters.CARD).exists():
+        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
+    if model.adapters.loaded:
+        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
+    if not isinstance(model.detokenizer.painter, MMDiT):
+        raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
+    before = {p: p.dtype for p in model.parameters()}
+    model.to(parallel.start(), precision(model, config.dtype)).eval()
+    try:
+        return _train(model, output, config, prompts)
+    finally:
+        if NAME in model.adapters.loaded:
+            model.delete_adapter(NAME)
+        for parameter, dtype in before.items():
+            parameter.data = parameter.data.to(dtype)
+        model.requires_grad_(True)
+
+
+def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
+    torch.manual_seed(config.seed)
+    scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    if not config.loop.learning_rate:
+        config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
+    run, first = output / "run", parallel.rank() == 0
+    if first:
+        same_run(run, {"base": model.adapters.fingerprint, "config": asdict(config)})
+        if prompts:
+            draw_samples(model, prompts, config.seed, output / "samples/teacher.png",
+                         num_inference_steps=config.teacher_steps, guidance_scale=scale)  # fmt: skip
+    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+    sources = [(Drawings(source), weight) for source, weight in sources_of(config.data, model.encoder, longest, 1.0)]
+    make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
+    trainee = prepared(model, config)
+    trained = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
+    ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
+    print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
+    parallel.wait()
+    fit("distill", trainee, make_batch, partial(student_losses, trainee, config, scale), config.loop, run)
+    if not first:
+        return output
+    if prompts:
+        draw_samples(model, prompts, config.seed, output / "samples/student.png",
+                     num_inference_steps=config.steps, guidance_scale=1.0)  # fmt: skip
+    made = {"student_steps": config.steps, "config": asdict(config)}
+    adapters.save(model.adapters, NAME, output, {}, made)
+    (output / "README.md").write_text(card(model, config, scale, prompts), encoding="utf-8")
+    shutil.rmtree(run)
+    return output
+
+
+def prepared(model: Limner, config: DistillConfig) -> Trainee:
+    """The trainee with only the student's LoRA requiring a gradient."""
+    trainee = Trainee(model.mllm, model.detokenizer)
+    trainee.requires_grad_(False)
+    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
+    model.adapters.add_lora(NAME, "mmdit", lora)
+    model.adapters.add(NAME, Adapter(1.0, ("mmdit",)))
+    for name, parameter in model.detokenizer.named_parameters():
+        parameter.requires_grad_(f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name)
+    return trainee
+
+
+def card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:
+    """The adapter's README."""
+    shown = "".join(f"\n- {prompt}" for prompt in prompts)
+    pictured = f"""
+Drawn by the teacher (samples/teacher.png) and the student (samples/student.png), seed {config.seed}:
+{shown}
+
+![teacher](samples/teacher.png)
+![student](samples/student.png)
+""" if prompts else ""  # fmt: skip
+    return f"""---
+base_model: {model.name}
+library_name: limner
+---
+
+# {config.steps}-step student of {model.name}
+
+LoRA of rank {config.rank} on the MM-DiT: {config.steps} steps without guidance for {config.teacher_steps} steps guided by
+{scale:g}, trained by `limner distill` for {config.loop.steps} steps of {config.loop.batch_size} conversations.
+
+    limner chat --adapter DIR                # draws in {config.steps} steps; --steps 28 is the teacher
+{pictured}
+Settings: `{json.dumps(asdict(config))}`
+"""
