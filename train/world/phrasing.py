@@ -131,7 +131,7 @@ def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail
 
 def asked(rng: random.Random, thing: str) -> str:
     """A request to draw ``thing``."""
-    frame = rng.choice(rng.choices((ASKS, WANTS, CANS, PICTURES, ("{}",)), (5, 3, 3, 4, 2))[0])
+    frame = rng.choice(rng.choices((ASKS, WANTS, CANS, PICTURES, ("{}",)), (5, 3, 3, 4, 3))[0])
     if frame in PICTURES and rng.random() < 0.35:
         ask = rng.choice(rng.choice((ASKS, WANTS, CANS)))
         frame = ask.format(frame if frame.startswith(("a ", "an ", "one ")) else with_article(frame))
@@ -157,7 +157,7 @@ def loose(rng: random.Random, words: str) -> str:
     manner = rng.random()
     if manner < 0.3:
         return words[0].upper() + words[1:]
-    return words.upper() if manner < 0.36 else words
+    return words.upper() if manner < 0.38 else words
 
 
 def mistyped(rng: random.Random, words: str) -> str:

@@ -13,7 +13,7 @@ from .held_out import bare, by_hand, relation
 from .phrasing import asked, loose, phrase, wrapped
 from .questions import question
 from .scene import Scene, render
-from .words import Detail, announced, caption, noun_phrase, plural, with_article
+from .words import Detail, announced, caption, noun_phrase, with_article
 
 Message = dict[str, Any]
 
@@ -275,15 +275,12 @@ def small_talk(rng: random.Random) -> Example:
 
 
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Example:
-    name, known = rng.choice(names), rng.sample(sampling.NAMES, 3)
+    name = rng.choice(names)
     thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
-    other = with_article(known.pop()) if rng.random() < 0.2 else None
+    other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
     both = thing if other is None else " and ".join(rng.sample((thing, other), 2))
     words = rng.choice(DRAW).format(both) if rng.random() < 0.5 else wrapped(rng, asked(rng, both))
-    known = rng.sample(sampling.NAMES, 3)
-    reply = (
-        f"I can't draw {with_article(name)} yet; I know {plural(known[0])}, {plural(known[1])} and {plural(known[2])}."
-    )
+    reply = f"I can't draw {with_article(name)} yet; I know cats, cars, apples and about thirty more things."
     return Example("refuse", [user(loose(rng, words)), assistant(reply)])
 
 
