@@ -1,7 +1,7 @@
 """A joint training step at nano's size: Limner's loop against a plain one, same batches, same machine, one run.
 
 Plain: fp32 weights, torch's default AdamW, SDPA everywhere, nothing compiled. Limner's: bf16 weights with fp32 masters,
-fused AdamW, products instead of SDPA for short sequences, the MM-DiT compiled by block. The last line is the ratio.
+fused AdamW, products instead of SDPA for short sequences, MM-DiT and backbone compiled by block. The last line is the ratio.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limner.resamplers import attention
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, joint_losses
+from limner.train.stages.joint import Trainee, compile_blocks, joint_losses
 
 
 class Plain:
@@ -42,9 +42,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
     attention.SHORT = 0 if plain else 512
     trainee = Trainee(model.mllm, model.detokenizer, align=True).to(model.mllm.dtype)
     if not plain:
-        torch._dynamo.config.recompile_limit = 64  # as the stage does
-        for block in model.detokenizer.mmdit.blocks:
-            block.compile(dynamic=True)
+        compile_blocks(trainee)
     optimizer = Plain(trainee) if plain else MasterOptimizer(trainee.named_parameters(), 1e-4, ema_decay=0.0, kind=kind)
     stage = load_recipe("nano").joint
     times: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}

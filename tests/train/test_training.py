@@ -15,7 +15,7 @@ from limner.train.flow_loss import grouped
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import JointStage, Trainee, detokenizer_losses, freeze, joint_losses
+from limner.train.stages.joint import JointStage, Trainee, compile_blocks, detokenizer_losses, freeze, joint_losses
 
 
 def problem():
@@ -257,3 +257,29 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses_and_gradients():
+    def talks(count):
+        asked = {
+            "role": "user",
+            "content": [{"type": "image", "image": picture(1)}, {"type": "text", "text": "x" * count}],
+        }
+        drawn = {"role": "assistant", "content": [{"type": "image", "image": picture(2)}]}
+        return [[asked, drawn]] * count
+
+    made = joint_batch(talks(3), make_limner(prompt_tokens=6).encoder)
+    found = []
+    for compiled in (False, True):
+        model = make_limner(prompt_tokens=6)
+        trainee = Trainee(model.mllm, model.detokenizer)
+        if compiled:
+            compile_blocks(trainee)
+        loss = joint_losses(trainee, JointStage(), 0, made, 0)["loss"]
+        loss.backward()
+        found.append((loss.item(), [p.grad for p in trainee.parameters() if p.grad is not None]))
+    (eager, gradients), (loss, own) = found
+    assert loss == pytest.approx(eager, rel=1e-5) and len(own) == len(gradients) > 20
+    for a, b in zip(gradients, own, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * max(1.0, a.abs().max())

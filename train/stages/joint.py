@@ -211,6 +211,15 @@ def in_model(name: str) -> str:
     return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
 
 
+def compile_blocks(trainee: Trainee) -> None:
+    """The MM-DiT's blocks and the backbone's layers, each for itself."""
+    # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
+    # beyond the usual limit of 8 variants the rest would run uncompiled
+    torch._dynamo.config.recompile_limit = 64
+    for block in [*trainee.detokenizer.mmdit.blocks, *trainee.stream.llm.get_decoder().layers]:
+        block.compile(dynamic=True)
+
+
 def run_language(
     stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
@@ -237,11 +246,7 @@ def run_joint(
         model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
         model.mllm.llm.train()  # transformers checkpoints only then
     if stage.compile:
-        # the blocks share one forward, the last block's streams differ, and kernels are made for small and large batches:
-        # beyond the usual limit of 8 variants the rest would run uncompiled
-        torch._dynamo.config.recompile_limit = 64
-        for block in model.detokenizer.mmdit.blocks:
-            block.compile(dynamic=True)
+        compile_blocks(trainee)
     batches = mixture(model, stage, seed + 3)
     if stage.precomputed:
         batches.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
@@ -250,7 +255,8 @@ def run_joint(
     def sample(step: int) -> float:
         loss = validation_flow(trainee, stage, fixed)
         (folder / "validation.jsonl").open("a").write(f'{{"step": {step}, "flow": {loss:.5f}}}\n')
-        replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
+        with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
+            replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
         pictures.sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
         return loss
 
