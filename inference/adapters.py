@@ -176,9 +176,25 @@ class Adapters:
                 value = base.float() + sum(parts) if parts else base
                 parameters[key].copy_(value)
 
-    def students(self) -> dict[str, int]:
-        """Names and steps of the few-step students that are switched on."""
-        return {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
+    def fitted(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """`generate`'s options with what a few-step student that is switched on wants where nothing was asked, its own
+        steps and no guidance; and the students that must rest, because other steps were asked for.
+
+        Raises ValueError where two students want different steps and none was asked for.
+        """
+        students = {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
+        asked = options["num_inference_steps"]
+        if asked is None and len(set(students.values())) > 1:
+            told = ", ".join(f"{name} of {steps}" for name, steps in students.items())
+            raise ValueError(
+                f"students of several steps are on ({told}): set num_inference_steps, or one's weight to 0"
+            )
+        unfit = [name for name, steps in students.items() if asked not in (None, steps)]
+        options = dict(options)
+        if len(unfit) < len(students):
+            wanted = {"num_inference_steps": asked or max(students.values()), "guidance_scale": 1.0}
+            options |= {name: value for name, value in wanted.items() if options[name] is None}
+        return options, unfit
 
     @contextmanager
     def without(self, names: Collection[str]) -> Iterator[None]:

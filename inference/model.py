@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,17 +24,15 @@ from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
-from ..mllm.messages import Message
 from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
 from .adapters import Adapters
+from .asked import Messages, as_batch, one_each, with_pictures
 from .drawing import DrawingOptions, drawer
-from .images import load_image
 from .reply import Reply
 from .resting import Resting
 
-Messages = str | Sequence[Message]
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
 
 
@@ -243,17 +240,9 @@ class Limner(nn.Module):
             stop=tuple([options["stop"]] if isinstance(options["stop"], str) else options["stop"]),
             size=None if height is None else (height, width),
         )
-        # a few-step student draws in its own steps, without guidance; it rests where others are asked for
-        students = self._adapters.students() if self._adapters else {}
-        steps = options["num_inference_steps"]
-        unfit = [name for name, own in students.items() if steps not in (None, own)]
-        if len(students) > 1 and steps is None:
-            raise ValueError(
-                f"{', '.join(students)} are students of several steps: set num_inference_steps or one weight to 0"
-            )
-        if students and not unfit:
-            plain = {"num_inference_steps": next(iter(students.values())), "guidance_scale": 1.0}
-            options = options | {name: value for name, value in plain.items() if options[name] is None}
+        unfit: list[str] = []
+        if self._adapters is not None:
+            options, unfit = self._adapters.fitted(options)
         drawing = DrawingOptions(
             num_inference_steps=chosen("num_inference_steps"),
             guidance_scale=chosen("guidance_scale"),
@@ -364,46 +353,3 @@ def vision_model(folder: Path) -> nn.Module:
     own = check_config(folder).get("model_type") == QwenVLVisionConfig.model_type
     model = whole(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
-
-
-def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
-    """One conversation or several? A list of dicts is one; a list of strings or lists is several."""
-    if isinstance(messages, str):
-        return [messages], True
-    messages = list(messages)
-    if not messages:
-        raise ValueError("no messages: a conversation needs at least one")
-    if all(isinstance(m, dict) for m in messages):
-        return [messages], True
-    if any(isinstance(m, dict) for m in messages):
-        raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
-    return messages, False
-
-
-def one_each(seed: int | Sequence[int], count: int) -> list[int]:
-    """Seeds of a batch: one for all, or a list with one for each."""
-    if isinstance(seed, int):
-        return [seed] * count
-    if len(seed) != count:
-        raise ValueError(f"{len(seed)} seeds for {count} conversations")
-    return list(seed)
-
-
-def with_pictures(messages: Messages) -> Messages:
-    """Messages whose image parts may be paths, with the pictures loaded."""
-    if isinstance(messages, str):
-        if not messages.strip():
-            raise ValueError("the prompt is empty")
-        return messages
-    loaded = []
-    for message in messages:
-        if isinstance(message, dict) and isinstance(message.get("content"), (list, tuple)):
-            content = [
-                {**part, "image": load_image(part["image"])}
-                if isinstance(part, dict) and isinstance(part.get("image"), (str, Path, Image.Image))
-                else part
-                for part in message["content"]
-            ]
-            message = {**message, "content": content}
-        loaded.append(message)
-    return loaded

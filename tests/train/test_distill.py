@@ -116,6 +116,12 @@ def test_from_the_command_line_to_an_adapter_that_draws_in_its_own_steps(data, t
     assert model.generate("a", **asked).images[0].tobytes() == own
     model.set_adapters([])
     assert model.generate("a", **asked).images[0].tobytes() == base[3], "three are the model's own"
+    model.load_adapter(out, "other")
+    model.set_adapters(["student", "other"])
+    assert len(model.generate("a", **asked).images) == 1
+    model.adapters.loaded["other"].steps = 3
+    with pytest.raises(ValueError, match="student of 2, other of 3"):
+        model.generate("a", **asked)
 
 
 def test_a_stopped_run_goes_on_to_the_same_student(data, tmp_path, monkeypatch):

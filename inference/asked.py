@@ -1,0 +1,56 @@
+"""What `generate` is asked: one conversation or several, a seed for each, pictures by path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..mllm.messages import Message
+from .images import load_image
+
+Messages = str | Sequence[Message]
+
+
+def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
+    """One conversation or several? A list of dicts is one; a list of strings or lists is several."""
+    if isinstance(messages, str):
+        return [messages], True
+    messages = list(messages)
+    if not messages:
+        raise ValueError("no messages: a conversation needs at least one")
+    if all(isinstance(m, dict) for m in messages):
+        return [messages], True
+    if any(isinstance(m, dict) for m in messages):
+        raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
+    return messages, False
+
+
+def one_each(seed: int | Sequence[int], count: int) -> list[int]:
+    """Seeds of a batch: one for all, or a list with one for each."""
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} conversations")
+    return list(seed)
+
+
+def with_pictures(messages: Messages) -> Messages:
+    """Messages whose image parts may be paths, with the pictures loaded."""
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise ValueError("the prompt is empty")
+        return messages
+    loaded = []
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message.get("content"), (list, tuple)):
+            content = [
+                {**part, "image": load_image(part["image"])}
+                if isinstance(part, dict) and isinstance(part.get("image"), (str, Path, Image.Image))
+                else part
+                for part in message["content"]
+            ]
+            message = {**message, "content": content}
+        loaded.append(message)
+    return loaded
