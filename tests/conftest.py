@@ -7,6 +7,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for `import helpers` under importlib mode
 
 
+@pytest.fixture
+def data(tmp_path):
+    """Three pictures with captions."""
+    from helpers import picture
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(3):
+        picture(index).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a zorp number {index}")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

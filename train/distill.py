@@ -36,7 +36,7 @@ from .flow_loss import draws, grouped, prompt_of
 from .loop import LoopConfig, fit
 from .losses import squared_error
 from .stages.joint import JointStage, Trainee, tell
-from .strict import into
+from .strict import overridden
 
 NAME = "student"
 TRIES = 64
@@ -73,14 +73,7 @@ class DistillConfig:
 
 def load_config(overrides: Sequence[str] = ()) -> DistillConfig:
     """Defaults and overrides (``loop.steps=100``), every key checked. Raises ValueError."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        values = OmegaConf.merge(asdict(DistillConfig()), OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
-    return into(DistillConfig, OmegaConf.to_container(values, resolve=True))
+    return overridden(DistillConfig, overrides)
 
 
 @dataclass(frozen=True)

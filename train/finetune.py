@@ -25,7 +25,7 @@ from .frozen import Store, encoders
 from .loop import LoopConfig, fit
 from .optimizer import MasterOptimizer
 from .stages.joint import JointStage, Trainee, in_model, joint_losses
-from .strict import into
+from .strict import overridden
 from .world.talk import PLANNED
 
 NAME = "new"
@@ -89,14 +89,7 @@ class FinetuneConfig:
 
 def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
     """Defaults and overrides (``joint.loop.steps=100``), every key checked. Raises ValueError."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        values = OmegaConf.merge(asdict(FinetuneConfig()), OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
-    return into(FinetuneConfig, OmegaConf.to_container(values, resolve=True))
+    return overridden(FinetuneConfig, overrides)
 
 
 def finetune(

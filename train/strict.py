@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -34,3 +35,15 @@ def into(cls: type, values: Any, where: str = "") -> Any:
             value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         made[key] = value
     return cls(**made)
+
+
+def overridden(cls: type, overrides: Sequence[str]) -> Any:
+    """Dataclass ``cls`` with its defaults and ``KEY=VALUE`` overrides. Raises ValueError naming the key that is wrong."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.merge(asdict(cls()), OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
+    return into(cls, OmegaConf.to_container(values, resolve=True))

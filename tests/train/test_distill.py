@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from helpers import make_limner, picture
+from helpers import make_limner
 from limner.detokenizer import flow, samplers
 from limner.detokenizer.condition import Condition
 from limner.detokenizer.detokenizer import GuidedVelocity
@@ -23,16 +23,6 @@ QUICK = [
     "loop.save_every=1",
     "loop.warmup=1",
 ]
-
-
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for index in range(3):
-        picture(index).save(folder / f"{index}.png")
-        (folder / f"{index}.txt").write_text(f"a zorp number {index}")
-    return folder
 
 
 def condition(model, rows=3, seed=0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import limner
-from helpers import make_limner, picture
+from helpers import make_limner
 from limner.inference.cli import main
 from limner.train import finetune as module
 from limner.train.finetune import FinetuneConfig, finetune, load_config
@@ -15,16 +15,6 @@ from limner.train.loop import Interrupted
 
 QUICK = ["joint.loop.steps=4", "joint.loop.batch_size=2", "joint.loop.workers=0", "joint.loop.warmup=1", "rank=2",
          "samples=1", "joint.loop.save_every=1"]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for index in range(3):
-        picture(index).save(folder / f"{index}.png")
-        (folder / f"{index}.txt").write_text(f"a zorp number {index}")
-    return folder
 
 
 def state(model):
