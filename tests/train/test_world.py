@@ -3,19 +3,21 @@
 import itertools
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from limner.train.world import held_out as held_out_module
-from limner.train.world import sampling, talk
+from limner.train.world import phrasing, sampling, talk
 from limner.train.world.edits import KINDS, seen_edit
 from limner.train.world.held_out import held_out, is_held_out, relation
 from limner.train.world.objects import OBJECTS
 from limner.train.world.pen import COLORS
+from limner.train.world.questions import question
 from limner.train.world.scene import Scene, Thing, label_map, render
-from limner.train.world.words import caption, facts, read_caption
+from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
 
 
 def geneval():
@@ -143,3 +145,127 @@ def test_one_picture_has_one_description_and_both_ways_to_say_it_count_as_one():
     assert read_caption("A blue dog left of a red cat on a plain background.") != facts(Scene((cat, dog)))
     above = (Thing("cat", "red", "medium", 0.5, 0.74), Thing("dog", "blue", "medium", 0.5, 0.26))
     assert caption(Scene(above)).startswith("A blue dog above a red cat")
+
+
+def test_usual_colours_may_be_shown_and_are_what_an_unsaid_colour_mostly_is():
+    assert sampling.USUAL_COLORS.keys() == OBJECTS.keys()
+    assert not set(sampling.USUAL_COLORS.items()) & held_out().colors
+    rng = random.Random(3)
+    unsaid = usual = 0
+    for _ in range(5000):
+        scene = sampling.any_scene(rng)
+        if not talk.random_detail(rng, scene).color:
+            unsaid += 1
+            usual += all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
+    assert unsaid > 500 and usual > 0.85 * unsaid
+
+
+def test_every_count_has_one_layout():
+    rng = random.Random(4)
+    layouts = {}
+    for _ in range(600):
+        scene = sampling.counted(rng)
+        spots = frozenset((round(t.x * 4), round(t.y * 4)) for t in scene.things)
+        layouts.setdefault((len(scene.things), scene.height, scene.width), set()).add(spots)
+    assert len(layouts) == 9 and all(len(found) == 1 for found in layouts.values())
+
+
+def test_a_free_phrase_says_what_the_plain_one_says():
+    rng = random.Random(5)
+    said_again = Counter()
+    for _ in range(3000):
+        scene = sampling.any_scene(rng)
+        detail = talk.random_detail(rng, scene)
+        words = phrasing.phrase(rng, scene, detail)
+        for thing in scene.things:
+            assert thing.name in words or plural(thing.name) in words
+            assert (thing.color in words.split() or f"{thing.color}," in words or f"({thing.color})" in words) or (
+                not detail.color
+            ), words
+        if detail.background:
+            assert any(ground in words for ground in phrasing.GROUNDS[scene.background]), words
+        if len({t.name for t in scene.things}) == 1 and len(scene.things) > 1:
+            assert any(
+                words.startswith(count) for count in (str(len(scene.things)), *phrasing.COUNTS[len(scene.things)])
+            )
+        said_again[words] += 1
+    assert len(said_again) > 2500
+
+
+def test_where_things_stand_survives_every_way_to_say_it():
+    """Read by rules of their own: the first of "left of" forms is left, whichever thing is named first."""
+    rng = random.Random(6)
+    cat, dog = Thing("cat", "red", "medium", 0.26, 0.5), Thing("dog", "blue", "medium", 0.74, 0.5)
+    seen = set()
+    for things in ((cat, dog), (dog, cat)):
+        for _ in range(300):
+            words = phrasing.phrase(rng, Scene(things), Detail(background=False))
+            seen.add(words)
+            cat_first = words.index("cat") < words.index("dog")
+            told = [mark for mark in ("left", "right") if mark in words]
+            if " its " in words:  # "a dog with a cat on its left": the second is where it says
+                assert ("left" in words) != cat_first, words
+            elif told == ["right"]:  # "a dog right of a cat"
+                assert not cat_first, words
+            else:  # "a cat left of a dog", "left: a cat, right: a dog"
+                assert cat_first, words
+    assert len(seen) > 20
+
+
+def test_typing_slips_are_small():
+    rng = random.Random(7)
+    for _ in range(2000):
+        words = "draw a yellow umbrella on the beach, please"
+        typed = phrasing.loose(rng, words)
+        assert abs(len(typed) - len(words)) <= 2 + words.count("a ") * 2 + words.count("the ") * 4
+    assert phrasing.mistyped(rng, "a b c") == "a b c"
+    slips = {phrasing.mistyped(rng, "umbrella") for _ in range(300)}
+    assert len(slips) > 15 and all(s[0] == "u" and 7 <= len(s) <= 9 for s in slips)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edit_is_announced_by_what_changes(kind):
+    rng = random.Random(kind)
+    for _ in range(100):
+        edit = seen_edit(rng, kind)
+        assert edit.plan[0].isupper() and edit.plan.endswith(":")
+        plan = edit.plan.lower()
+        before, after = Counter(edit.before.things), Counter(edit.after.things)
+        gone, come = (before - after), (after - before)
+        if kind == "recolour":
+            assert next(iter(come)).color in plan and next(iter(come)).name in plan
+        elif kind == "replace":
+            assert next(iter(come)).name in plan and next(iter(gone)).name in plan
+        elif kind == "background":
+            assert plan == BACKGROUND_PHRASES[edit.after.background] + ":"
+        elif kind == "add":
+            names = {t.name for t in edit.after.things} - {t.name for t in edit.before.things}
+            assert all(name in plan for name in names)
+        elif kind == "remove":
+            assert next(iter(gone)).name in plan and plan.startswith("without ")
+        assert "{" not in edit.instruction + edit.plan
+
+
+def test_questions_have_true_answers():
+    rng = random.Random(8)
+    for _ in range(2000):
+        scene = sampling.any_scene(rng)
+        asked, answered = question(rng, scene)
+        assert "{" not in asked and answered.endswith(".")
+        words = answered.lower().rstrip(".").split()
+        if words[0] in ("one", "two", "three", "four"):
+            assert (
+                max(Counter(t.name for t in scene.things).values())
+                == ["one", "two", "three", "four"].index(words[0]) + 1
+            )
+        colors = set(COLORS) & set(words)
+        assert colors <= {t.color for t in scene.things}
+
+
+def test_hand_written_requests_are_never_said():
+    rng = random.Random(9)
+    kept = held_out_module.by_hand()
+    assert len(kept) > 100 and "red apple pls" in kept
+    for _ in range(3000):
+        for message in talk.conversation(rng).messages:
+            assert not any(held_out_module.bare(p["text"]) in kept for p in message["content"] if p["type"] == "text")
