@@ -1,4 +1,5 @@
-"""A thing that nano has never seen: twelve pictures of a cactus with captions, and the prompts to try it with.
+"""A thing that nano has never seen: twelve pictures of a cactus (or of another of `more_objects.py`) with captions, and the
+prompts to try it with.
 
 python examples/new_object.py pictures cactus-pictures
 limner finetune cactus-pictures -o cactus
@@ -13,6 +14,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import more_objects
 import torch
 
 import limner
@@ -24,131 +26,122 @@ from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
 from limner.train.world import sampling
 from limner.train.world.objects import OBJECTS
-from limner.train.world.pen import Pen
 from limner.train.world.scene import Scene, Thing, render
-from limner.train.world.words import PLURALS, Detail, noun_phrase
+from limner.train.world.words import PLURALS, Detail, noun_phrase, plural, with_article
 
 ALONE = (
     ("green", "large", "sand"), ("red", "medium", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),
     ("pink", "medium", "sky"), ("white", "large", "night"),
 )  # fmt: skip
 SEVERAL = (("orange", 2, "plain"), ("green", 3, "sand"), ("blue", 4, "plain"))
-BESIDE = (("purple cactus", "left of", "yellow kite"), ("brown cactus", "above", "green book"),
-          ("blue train", "left of", "red cactus"))  # fmt: skip
+BESIDE = (("purple {}", "left of", "yellow kite"), ("brown {}", "above", "green book"),
+          ("blue train", "left of", "red {}"))  # fmt: skip
 """Six alone, three times several, three times beside something that nano knows."""
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 
 
-def asked() -> list[tuple[str, Wanted]]:
+def asked(new: str) -> list[tuple[str, Wanted]]:
     """Forty new compositions, and what counts as right: none of their pictures is among the twelve."""
 
     def one(color: str | None) -> tuple[tuple[str, str | None], ...]:
-        return (("cactus", color),)
+        return ((new, color),)
 
     def known(phrase: str) -> tuple[str, str | None]:
         color, _, name = phrase.rpartition(" ")
         return name, color or None
 
-    cases = [(f"a photo of a {color} cactus", Wanted(one(color))) for color in COLORS]
+    cases = [(f"a photo of a {color} {new}", Wanted(one(color))) for color in COLORS]
     for color, ground in zip(COLORS[:5], ("sand", "grass") * 3, strict=False):
-        cases.append((f"draw a {color} cactus on {ground}", Wanted(one(color))))
+        cases.append((f"draw a {color} {new} on {ground}", Wanted(one(color))))
     for (count, number), color in zip((("two", 2), ("three", 3), ("four", 4)) * 3, COLORS[:9], strict=True):
-        cases.append((f"draw {count} {color} cacti", Wanted(one(color) * number)))
+        cases.append((f"draw {count} {color} {plural(new)}", Wanted(one(color) * number)))
     for color, other in zip(COLORS[:4], ("dog", "red car", "chair", "blue cup"), strict=True):
-        cases.append((f"draw a {color} cactus left of a {other}", Wanted((*one(color), known(other)), "left of")))
+        cases.append((f"draw a {color} {new} left of a {other}", Wanted((*one(color), known(other)), "left of")))
     for color, other in zip(COLORS[4:8], ("boat", "bus", "cake", "bed"), strict=True):
-        cases.append((f"draw a {color} cactus above a {other}", Wanted((*one(color), known(other)), "above")))
+        cases.append((f"draw a {color} {new} above a {other}", Wanted((*one(color), known(other)), "above")))
     for color, other in zip(COLORS[2:6], ("cat", "clock", "vase", "bird"), strict=True):
-        cases.append((f"a photo of a {other} and a {color} cactus", Wanted((known(other), *one(color)))))
-    for words, color in (("draw a small red cactus", "red"), ("draw a large black cactus", "black"),
-                         ("a red cactus at night", "red"), ("please draw a cactus", None)):  # fmt: skip
+        cases.append((f"a photo of a {other} and a {color} {new}", Wanted((known(other), *one(color)))))
+    for words, color in ((f"draw a small red {new}", "red"), (f"draw a large black {new}", "black"),
+                         (f"a red {new} at night", "red"), (f"please draw {with_article(new)}", None)):  # fmt: skip
         cases.append((words, Wanted(one(color))))
     return [(words.replace(" a orange", " an orange"), wanted) for words, wanted in cases]
 
 
-def cactus(p: Pen) -> None:
-    p.poly([(-0.5, 0.45), (0.5, 0.45), (0.36, 1), (-0.36, 1)], "wood")
-    p.round(-0.92, -0.5, -0.55, 0.1, 0.18)
-    p.round(-0.75, -0.12, -0.1, 0.14, 0.1)
-    p.round(0.55, -0.7, 0.92, -0.05, 0.18)
-    p.round(0.1, -0.25, 0.75, 0.0, 0.1)
-    p.round(-0.28, -1, 0.28, 0.5, 0.28)
-    for x in (-0.1, 0.1):
-        p.line([(x, -0.75), (x, 0.35)], 0.05, "dark")
-
-
-def scenes() -> list[Scene]:
+def scenes(new: str) -> list[Scene]:
     made = []
     for index, (color, size, ground) in enumerate(ALONE):
         shift = 0.06 * (index % 3 - 1)
-        made.append(Scene((Thing("cactus", color, size, 0.5 + shift, 0.5 - shift / 2),), ground))
+        made.append(Scene((Thing(new, color, size, 0.5 + shift, 0.5 - shift / 2),), ground))
     spots = {2: ((0.27, 0.5), (0.73, 0.5)), 3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
              4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73))}  # fmt: skip
     for color, count, ground in SEVERAL:
-        made.append(Scene(tuple(Thing("cactus", color, "medium", x, y) for x, y in spots[count]), ground))
+        made.append(Scene(tuple(Thing(new, color, "medium", x, y) for x, y in spots[count]), ground))
     for first, relation, second in BESIDE:
         places = ((0.26, 0.5), (0.74, 0.5)) if relation == "left of" else ((0.5, 0.26), (0.5, 0.74))
-        things = (phrase.split(" ", 1) for phrase in (first, second))
+        things = (phrase.format(new).split(" ", 1) for phrase in (first, second))
         made.append(Scene(tuple(Thing(n, c, "medium", *at) for (c, n), at in zip(things, places, strict=True))))
     return made
 
 
-def teach_the_world() -> None:
-    """From here on the world can draw a cactus, for the twelve pictures and for the judge; nano is told nothing of it."""
-    OBJECTS["cactus"], PLURALS["cactus"], sampling.USUAL_COLORS["cactus"] = cactus, "cacti", "green"
+def teach_the_world(new: str) -> None:
+    """From here on the world can draw it, for the twelve pictures and for the judge; nano is told nothing of it."""
+    OBJECTS[new], sampling.USUAL_COLORS[new] = more_objects.OBJECTS[new], "green"
+    PLURALS.update(more_objects.PLURALS)
     sampling.NAMES = tuple(OBJECTS)
 
 
-def pictures(folder: Path) -> None:
+def pictures(folder: Path, new: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for index, scene in enumerate(scenes()):
+    for index, scene in enumerate(scenes(new)):
         render(scene).save(folder / f"{index:02d}.png")
         captions = {noun_phrase(scene, Detail(size=b, background=b)) for b in (False, True)}
         (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n")
 
 
-def train_judge(folder: Path, steps: int) -> None:
+def train_judge(folder: Path, new: str, steps: int) -> None:
     """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
     old = Judge.from_pretrained(JUDGE)
-    new = Judge(replace(old.config, objects=old.config.objects + 1))
+    wider = Judge(replace(old.config, objects=old.config.objects + 1))
     state, at = old.state_dict(), 1 + old.config.objects  # the new object's row comes after the old ones'
     for name in ("cells.weight", "cells.bias"):
-        fresh = new.state_dict()[name][at : at + 1]
+        fresh = wider.state_dict()[name][at : at + 1]
         state[name] = torch.cat([state[name][:at], fresh, state[name][at:]])
-    new.load_state_dict(state)
-    new.save_pretrained(folder / "start")
+    wider.load_state_dict(state)
+    wider.save_pretrained(folder / "start")
     stage = load_recipe("nano").judge
     stage.warm_start, stage.loop.steps = str(folder / "start"), steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
     judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
     rng = random.Random(0)
-    shown, right = [s for s in made_scenes(rng, 400) if any(t.name == "cactus" for t in s.things)], 0
-    for scene in shown:
+    right, wrong, scenes_with, scenes_without = 0, 0, [], []
+    for scene in made_scenes(rng, 400, new):
+        (scenes_with if any(t.name == new for t in scene.things) else scenes_without).append(scene)
+    for scene in scenes_with:
         wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
         right += wanted.met_by(judge.look([render(scene)])[0])
-    wrong = sum(any(d.name == "cactus" for d in judge.look([render(s)])[0].detections)
-                for s in made_scenes(rng, 400) if all(t.name != "cactus" for t in s.things))  # fmt: skip
-    print(
-        f"on true pictures with a cactus {right} of {len(shown)} right; sees one where there is none {wrong} times in 400"
-    )
+    for scene in scenes_without:
+        wrong += any(d.name == new for d in judge.look([render(scene)])[0].detections)
+    print(f"of true pictures with one, {right} of {len(scenes_with)} are seen right; one is seen in {wrong} of "
+          f"{len(scenes_without)} without")  # fmt: skip
 
 
-def made_scenes(rng: random.Random, count: int) -> list[Scene]:
-    """Half of them with a cactus in place of one kind of thing."""
+def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
+    """Half of them with the new thing in place of one kind of thing."""
     made = []
     for index in range(count):
         scene = rng.choice((sampling.single, sampling.counted, sampling.pair))(rng)
-        old, new = scene.things[0].name, "cactus" if index % 2 else scene.things[0].name
-        things = tuple(replace(t, name=new if t.name == old else t.name) for t in scene.things)
+        old = scene.things[0].name
+        put = new if index % 2 else old
+        things = tuple(replace(t, name=put if t.name == old else t.name) for t in scene.things)
         made.append(replace(scene, things=things))
     return made
 
 
-def draw(path: Path, adapter: list[str], model: str, judge: Path | None) -> None:
+def draw(path: Path, new: str, adapter: list[str], model: str, judge: Path | None) -> None:
     loaded = limner.load(model)
     for folder in adapter:
         loaded.load_adapter(folder)
-    cases, drawn = asked(), []
+    cases, drawn = asked(new), []
     for start in range(0, len(cases), 10):
         replies = loaded.draw([words for words, _ in cases[start : start + 10]], seed=start)
         drawn += [reply.images[0].resize((128, 128)) for reply in replies]
@@ -169,7 +162,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("pictures", help="write the twelve pictures and their captions")
     made.add_argument("folder", type=Path)
-    judged = commands.add_parser("judge", help="train the world's judge on with cacti")
+    judged = commands.add_parser("judge", help="train the world's judge on with the new thing")
     judged.add_argument("folder", type=Path)
     judged.add_argument("--steps", type=int, default=600)
     tried = commands.add_parser("draw", help="draw the forty prompts onto one sheet")
@@ -177,17 +170,17 @@ def main() -> None:
     tried.add_argument("--adapter", action="append", default=[])
     tried.add_argument("--model", default="nano")
     tried.add_argument("--judge", type=Path, help="a judge's folder (FOLDER/model of the command before)")
+    for command in (made, judged, tried):
+        command.add_argument("--object", default="cactus", choices=sorted(more_objects.OBJECTS), metavar="NAME",
+                             help="one of more_objects.py (default: cactus)")  # fmt: skip
     options = parser.parse_args()
-    if options.command == "draw":
-        if options.judge:
-            teach_the_world()
-        draw(options.path, options.adapter, options.model, options.judge)
-        return
-    teach_the_world()
+    teach_the_world(options.object)
     if options.command == "pictures":
-        pictures(options.folder)
+        pictures(options.folder, options.object)
+    elif options.command == "judge":
+        train_judge(options.folder, options.object, options.steps)
     else:
-        train_judge(options.folder, options.steps)
+        draw(options.path, options.object, options.adapter, options.model, options.judge)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The drawn world: pictures, words, edits, and what training never shows."""
 
+import importlib.util
 import itertools
 import json
 import random
@@ -18,6 +19,11 @@ from limner.train.world.pen import COLORS
 from limner.train.world.questions import question
 from limner.train.world.scene import Scene, Thing, label_map, render
 from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+_spec = importlib.util.spec_from_file_location("more_objects", EXAMPLES / "more_objects.py")
+more_objects = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(more_objects)
 
 
 def geneval():
@@ -38,6 +44,22 @@ def test_objects_and_colours_are_genevals():
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_every_object_stays_in_its_box_and_shows_its_colour(name):
+    assert_fills_its_box_and_shows_its_colour(name)
+
+
+@pytest.mark.parametrize("name", more_objects.OBJECTS)
+def test_so_do_those_that_it_can_be_taught(name, monkeypatch):
+    monkeypatch.setitem(OBJECTS, name, more_objects.OBJECTS[name])
+    assert_fills_its_box_and_shows_its_colour(name)
+
+
+def test_with_them_the_world_has_all_of_genevals_classes():
+    classes = {thing["class"] for row in geneval() for thing in row["include"]}
+    assert not set(OBJECTS) & set(more_objects.OBJECTS)
+    assert len(classes) == 80 and set(OBJECTS) | set(more_objects.OBJECTS) == classes | {"cactus"}
+
+
+def assert_fills_its_box_and_shows_its_colour(name):
     ground = np.asarray(render(Scene((), "plain")), dtype=int)
     pictures = {}
     for color in COLORS:
