@@ -15,6 +15,11 @@ PROMPTS = (
     "a photo of a blue kite in the sky", "draw a green bus", "a photo of four pink donuts",
     "a photo of a red train and a yellow kite", "draw a purple vase",
 )  # fmt: skip
+SAID = (
+    "2 cats pls", "can you do a tv on top of a bed?", "yelow umbrella at the beach", "four donuts, all of them green",
+    "i was hoping for a bird in the sky", "my son wants a purple elephant", "a bottle with a cup on its right",
+    "bus at night, make it wide",
+)  # fmt: skip
 EDITS = ("draw a red car", "make it blue", "put it on grass", "replace it with a train", "now make it yellow")
 
 
@@ -23,6 +28,10 @@ def main() -> None:
     model = limner.load("nano", device="cpu")
     replies = model.draw(list(PROMPTS), seed=list(range(len(PROMPTS))), height=128, width=128)
     sheet([reply.images[0] for reply in replies], 8, folder / "drawings.png")
+    replies = model.draw(list(SAID), seed=list(range(len(SAID))))
+    for text, reply in zip(SAID, replies, strict=True):
+        print(f"{text} -> {reply.text}")
+    sheet([reply.images[0] for reply in replies], len(SAID), folder / "said.png")
     chat = model.chat(seed=1, height=128, width=128, max_images=1)
     said = [chat.say(text) for text in EDITS]
     for text, reply in zip(EDITS, said, strict=True):
