@@ -82,9 +82,10 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
     )
     finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
-    distil = command(
-        "distill", "train a student that draws in a few steps; interrupted runs go on", commands.run_distill
-    )
+    distil = subparsers.add_parser("distill", help="train a student that draws in a few steps; interrupted runs go on")
+    distil.set_defaults(run=commands.run_distill)
+    distil.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
+    distil.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     distil.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
     distil.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as steps=2 loop.steps=1000")
     data = subparsers.add_parser("data", help="look through a data set, or filter it into a new one")

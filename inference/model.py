@@ -139,13 +139,13 @@ class Limner(nn.Module):
 
         The model answers as it does in a chat, so that it may plan in words first. Where it answers without a picture,
         as to something it does not know, one is drawn all the same (``images="force"``), after what it said. Raises
-        ValueError for what `generate` refuses, and for ``images`` and ``n``, which are settled here.
+        ValueError for what `generate` refuses, and for ``images``, ``max_images`` and ``n``, which are settled here.
         """
-        if settled := sorted({"images", "n"} & set(options)):
-            raise ValueError(f"draw takes no {settled[0]}: it gives one picture for each prompt; generate takes both")
+        if settled := sorted({"images", "max_images", "n"} & set(options)):
+            raise ValueError(f"draw takes no {settled[0]}: it gives one picture for each prompt; generate takes it")
         batch, single = as_batch(messages)
         seeds = one_each(options.pop("seed", 0), len(batch))
-        options = {"max_images": 1, **options}
+        options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, **options)
         silent = [i for i, reply in enumerate(replies) if not reply.images]
         if silent:

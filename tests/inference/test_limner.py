@@ -72,7 +72,7 @@ def test_draw_gives_each_prompt_a_picture_after_what_the_model_said(model, monke
     assert [len(reply.images) for reply in replies] == [1, 1] and replies[0].parts[0] == "I can't."
     forced = plain("a", images="force", max_images=1, max_new_tokens=1, seed=5, height=32, width=32)
     assert psnr(replies[0].images[0], forced.images[0]) >= 45
-    for settled in ("n", "images"):
+    for settled in ("n", "images", "max_images"):
         with pytest.raises(ValueError, match=f"draw takes no {settled}"):
             model.draw("a", **{settled: 2})
 
