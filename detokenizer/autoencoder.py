@@ -71,6 +71,9 @@ class Autoencoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.vae.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text())
+        config.pop("_name_or_path", None)  # where it was read from is nobody else's business
+        (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
 
     @classmethod
