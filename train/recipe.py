@@ -85,7 +85,7 @@ class Recipe:
 DRAWING = ("detokenizer", "align", "joint", "sft")
 """Stages of one form: they differ in what learns, from what, and by which losses."""
 STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", *DRAWING, "decoder")
-FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint", "decoder")
+FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
 """What makes a model like nano; the others are for parts that come trained."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
