@@ -1,6 +1,5 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the tests (SLOW=1: all of them).
 PYTHON ?= python3
-EXTRAS ?= dev
 BIN := .venv/bin
 MARKED := $(if $(SLOW),-m "slow or not slow",)
 
@@ -9,7 +8,7 @@ MARKED := $(if $(SLOW),-m "slow or not slow",)
 chat: .venv/chat.done
 	@$(BIN)/limner chat
 
-test: .venv/test.done
+test: .venv/test.done $(if $(SLOW),.venv/quantized.done)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(MARKED)
@@ -35,8 +34,12 @@ format: .venv/test.done
 	@touch $@
 
 .venv/test.done: .venv/torch.done pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@ .venv/chat.done
+
+.venv/quantized.done: .venv/test.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quantized]"
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,4 +1,4 @@
-"""A thing that nano has never seen: twelve pictures of a cactus (or of another of `more_objects.py`) with captions, and the
+"""A thing that nano has never seen: twelve pictures of a cactus (or of another of `more_objects`) with captions, and the
 prompts to try it with.
 
 python examples/new_object.py pictures cactus-pictures
@@ -172,7 +172,7 @@ def main() -> None:
     tried.add_argument("--judge", type=Path, help="a judge's folder (FOLDER/model of the command before)")
     for command in (made, judged, tried):
         command.add_argument("--object", default="cactus", choices=sorted(more_objects.OBJECTS), metavar="NAME",
-                             help="one of more_objects.py (default: cactus)")  # fmt: skip
+                             help="one of more_objects (default: cactus)")  # fmt: skip
     options = parser.parse_args()
     teach_the_world(options.object)
     if options.command == "pictures":

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import helpers` under importlib mode
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 
 @pytest.fixture

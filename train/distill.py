@@ -31,7 +31,7 @@ from ..mllm.messages import Message
 from . import parallel
 from .data import JointBatch
 from .datasets.mixture import Mixture, Told, sources_of
-from .finetune import draw_samples, learning_rate, precision, same_run
+from .finetune import compared, draw_samples, learning_rate, precision, same_run
 from .flow_loss import draws, grouped, prompt_of
 from .loop import LoopConfig, fit
 from .losses import squared_error
@@ -230,14 +230,7 @@ def prepared(model: Limner, config: DistillConfig) -> Trainee:
 
 def card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:
     """The adapter's README."""
-    shown = "".join(f"\n- {prompt}" for prompt in prompts)
-    pictured = f"""
-Drawn by the teacher (samples/teacher.png) and the student (samples/student.png), seed {config.seed}:
-{shown}
-
-![teacher](samples/teacher.png)
-![student](samples/student.png)
-""" if prompts else ""  # fmt: skip
+    pictured = compared("teacher", "student", prompts, config.seed)
     return f"""---
 base_model: {model.name}
 library_name: limner

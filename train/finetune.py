@@ -260,17 +260,25 @@ def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, *
     pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
 
 
+def compared(first: str, second: str, prompts: Sequence[str], seed: int) -> str:
+    """Two sheets of the same prompts, for a card; nothing where nothing was drawn."""
+    if not prompts:
+        return ""
+    shown = "\n".join(f"- {prompt}" for prompt in prompts)
+    return f"""
+The same prompts, {first} (samples/{first}.png) and {second} (samples/{second}.png), seed {seed}:
+
+{shown}
+
+![{first}](samples/{first}.png)
+![{second}](samples/{second}.png)
+"""
+
+
 def card(model: Limner, data: str, examples: list[Example], prompts: list[str], config: FinetuneConfig) -> str:
     """The adapter's README: its base, what made it, how to use it."""
     loop = config.joint.loop
-    shown = "".join(f"\n- {prompt}" for prompt in prompts)
-    pictured = f"""
-Drawn before (samples/before.png) and after (samples/after.png), seed {config.seed}:
-{shown}
-
-![before](samples/before.png)
-![after](samples/after.png)
-""" if prompts else ""  # fmt: skip
+    pictured = compared("before", "after", prompts, config.seed)
     return f"""---
 base_model: {model.name}
 library_name: limner

@@ -1,12 +1,12 @@
 """The drawn world: pictures, words, edits, and what training never shows."""
 
-import importlib.util
 import itertools
 import json
 import random
 from collections import Counter
 from pathlib import Path
 
+import more_objects
 import numpy as np
 import pytest
 
@@ -19,11 +19,6 @@ from limner.train.world.pen import COLORS
 from limner.train.world.questions import question
 from limner.train.world.scene import Scene, Thing, label_map, render
 from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
-
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-_spec = importlib.util.spec_from_file_location("more_objects", EXAMPLES / "more_objects.py")
-more_objects = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(more_objects)
 
 
 def geneval():

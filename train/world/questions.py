@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from . import sampling
-from .held_out import MIRROR, relation
+from .held_out import relation
 from .scene import Scene
 from .words import NUMBERS, plural, sentence, with_article
 
@@ -27,7 +27,7 @@ IS_IT = ("is the {name} {color}?", "are you sure that the {name} is {color}?", "
 
 
 def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
-    """A question and its answer; half of them in the plainest words."""
+    """A question and its answer; a third of them and more in the plainest words."""
 
     def put(forms: tuple[str, ...]) -> str:
         return forms[0] if rng.random() < 0.3 else rng.choice(forms)
@@ -57,5 +57,4 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
             asked.append((put(BESIDE).format(where=phrase, b=b.name), told))
             asked.append((put(PLACE).format(a=a.name), sentence(SIDES[where])))
             asked.append((put(SIDE).format(side=SIDES[where]), told))
-            assert relation(b, a) == MIRROR[where]
     return rng.choice(asked)
