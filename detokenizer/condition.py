@@ -67,6 +67,7 @@ class AdapterConfig:
     width: int = 1024
     depth: int = 4
     heads: int = 16
+    qk_norm: bool = False
     context_width: int = 4096
     pooled_width: int = 2048
     prompt_width: int = 0
@@ -84,7 +85,7 @@ class ConditioningAdapter(nn.Module):
         self.config = config
         self.resampler = Resampler(
             config.feature_width, config.context_width, config.num_tokens, heads=config.heads, width=config.width,
-            depth=config.depth, pooled_width=config.pooled_width,
+            depth=config.depth, pooled_width=config.pooled_width, qk_norm=config.qk_norm,
         )  # fmt: skip
         sources = 2 if config.prompt_width else 1
         self.source_embed = nn.Parameter(torch.zeros(sources, config.context_width))

@@ -14,12 +14,16 @@ class LimnerConfig:
     """Learned queries (N) that a drawing runs."""
     image_tokens: int = 64
     """Tokens (M) that one view of a seen picture takes in the stream."""
+    local_image_tokens: bool = False
+    """Whether each of them begins by looking at its own place of the picture (see `Resampler`)."""
     feature_tokens: int = 64
     """Image features (K) that the output resampler gives, and that the eye's features are pooled to."""
     feature_pool: str = "grid"
     """How the eye's features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
     resampler_heads: int = 32
     """Heads of the input and output resamplers."""
+    resampler_qk_norm: bool = False
+    """Whether their queries and keys are normalised: for those trained here (see `CrossAttention`), not for SEED-X's."""
     image_size: int = 448
     """Side in pixels of one (square) view as the eye sees it."""
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

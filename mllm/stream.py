@@ -100,9 +100,11 @@ class StreamModel(nn.Module):
         self.llm, self.eye = llm, eye
         width = llm.config.hidden_size
         self.width = width
-        heads = config.resampler_heads
-        self.input_resampler = Resampler(eye.width, width, config.image_tokens, heads=heads)
-        self.output_resampler = Resampler(width, eye.width, config.feature_tokens, heads=heads)
+        attention = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
+        self.input_resampler = Resampler(
+            eye.width, width, config.image_tokens, local=config.local_image_tokens, **attention
+        )
+        self.output_resampler = Resampler(width, eye.width, config.feature_tokens, **attention)
         self.queries = nn.Embedding(config.num_queries, width)
         nn.init.normal_(self.queries.weight, std=0.02)
         # SEED-X: the tile's centre (x, y, 1 - x, 1 - y) / 2 through four learned vectors

@@ -9,11 +9,18 @@ from torch import Tensor, nn
 from .attention import attention
 from .positions import grid_for, sincos_2d
 
+LOCALITY = 4.0
+"""Of a local resampler's heads at the start: a neighbour cell's nearest token counts an eighth of one's own."""
+
 
 class CrossAttention(nn.Module):
-    """Multi-head attention with the parameter layout of `nn.MultiheadAttention` (as released checkpoints have it)."""
+    """Multi-head attention with the parameter layout of `nn.MultiheadAttention` (as released checkpoints have it).
 
-    def __init__(self, width: int, heads: int) -> None:
+    ``qk_norm`` keeps the scores from growing while training (arXiv:2302.05442). Muon needs it: without, they reach
+    hundreds, every query reads one token, and no gradient passes to change which.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
@@ -22,20 +29,25 @@ class CrossAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
+        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None
+    ) -> Tensor:
         weights = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), (query, key, value), strict=True)
         q, k, v = (F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w, b, x in weights)
-        return self.out_proj(attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        q, k = self.norm_q(q), self.norm_k(k)
+        return self.out_proj(attention(q, k, v, mask, bias).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """A further layer: the queries read the tokens and each other, then a feed-forward (Perceiver, arXiv:2103.03206)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.ln_q = nn.LayerNorm(width)
-        self.attn = CrossAttention(width, heads)
+        self.attn = CrossAttention(width, heads, qk_norm)
         self.ln_ff = nn.LayerNorm(width)
         self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
@@ -56,6 +68,11 @@ class Resampler(nn.Module):
     differ, an output projection.
 
     ``pooled_width`` adds a second output, (batch, pooled_width), read from the mean of the queries.
+
+    ``local``: every query begins at its own place of the grid. Each head subtracts a learned multiple of the squared
+    distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query itself is added to
+    what it reads. Positions 10,000 wavelengths wide hardly tell neighbours apart, so without this a projector finds
+    out slowly, or never, where things are (Honeybee, arXiv:2312.06742).
     """
 
     def __init__(
@@ -68,6 +85,8 @@ class Resampler(nn.Module):
         width: int | None = None,
         depth: int = 1,
         pooled_width: int | None = None,
+        qk_norm: bool = False,
+        local: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or num_queries < 1:
@@ -76,18 +95,29 @@ class Resampler(nn.Module):
         self.query = nn.Parameter(torch.randn(num_queries, width) * 0.02)
         self.kv_proj = nn.Linear(in_width, width, bias=False) if in_width != width else nn.Identity()
         self.ln_q, self.ln_kv = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = CrossAttention(width, heads)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth - 1))
+        self.attn = CrossAttention(width, heads, qk_norm)
+        self.locality = nn.Parameter(torch.full((heads,), LOCALITY)) if local else None
+        self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth - 1))
         self.out_proj = nn.Linear(width, out_width) if width != out_width else nn.Identity()
         self.pooled_proj = nn.Linear(width, pooled_width) if pooled_width else None
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         """Keys on another grid than the queries' lie between the queries' positions, as in Qwen-VL's interpolation."""
+        return sincos_2d(self.query.shape[1], *self.places(grid)).to(like)
+
+    def places(self, grid: tuple[int, int]) -> list[Tensor]:
+        """Rows and columns of a grid, in cells of the queries' own."""
         own = grid_for(self.query.shape[0])
-        ranges = [
+        return [
             torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, own, strict=True)
         ]
-        return sincos_2d(self.query.shape[1], *ranges).to(like)
+
+    def distances(self, grid: tuple[int, int]) -> Tensor:
+        """Squared, in cells, between each query and each token of a grid: (queries, tokens)."""
+        here, there = (
+            torch.cartesian_prod(*(p.float() for p in self.places(g))) for g in (grid_for(self.query.shape[0]), grid)
+        )
+        return (here[:, None] - there).square().sum(-1)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
@@ -103,7 +133,11 @@ class Resampler(nn.Module):
         value = self.ln_kv(self.kv_proj(x))
         key = value + self.positions(grid, x)
         query = self.ln_q(self.query).expand(x.shape[0], -1, -1)
-        hidden = self.attn(query + own, key, value, mask)
+        if self.locality is None:
+            hidden = self.attn(query + own, key, value, mask)
+        else:
+            bias = -self.locality[:, None, None] * self.distances(grid).to(x)
+            hidden = self.query + self.attn(query + own, key, value, mask, bias)
         for block in self.blocks:
             hidden = block(hidden, own, key, value, mask)
         if self.pooled_proj is None:

@@ -53,6 +53,8 @@ class Draws:
     """(drawings,) drawn without context, so that guidance can be had"""
     blind: Tensor
     """(drawings,) drawn without references"""
+    wordless: Tensor
+    """(drawings,) drawn from the queries' features alone, without the prompt's hidden states"""
     times: Tensor
     """(repeats, drawings)"""
     seeds: list[int]
@@ -68,16 +70,16 @@ def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
     for number in numbers:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{number}".encode()))
         seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
-        chances.append(torch.rand(2, generator=generator))
+        chances.append(torch.rand(3, generator=generator))
         times.append(
             flow.sample_timesteps(
                 stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator
             )
         )  # fmt: skip
     chance = torch.stack(chances)
-    return Draws(
-        chance[:, 0] < stage.context_dropout, chance[:, 1] < stage.reference_dropout, torch.stack(times, 1), seeds
-    )
+    limits = torch.tensor([stage.context_dropout, stage.reference_dropout, stage.prompt_dropout])
+    bare, blind, wordless = (chance < limits).unbind(1)
+    return Draws(bare, blind, wordless, torch.stack(times, 1), seeds)
 
 
 def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws) -> dict[str, Tensor]:
@@ -89,7 +91,10 @@ def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: To
     with torch.no_grad():
         names = batch.picture_keys or [()] * len(batch.pictures)
         latents = [trainee.frozen.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
-    condition = detokenizer.adapter(told.features, *prompt_of(detokenizer, told))
+    prompt, prompt_mask = prompt_of(detokenizer, told)
+    if prompt_mask is not None:
+        prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
+    condition = detokenizer.adapter(told.features, prompt, prompt_mask)
     condition = condition.without_context(chance.bare.to(device))
     groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()))
     runs = int(parallel.most(len(groups)))

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from limner.resamplers import PerceiverResampler, Resampler, grid_for
-from limner.resamplers.attention import attention
+from limner.resamplers.attention import SHORT, attention
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -61,6 +61,60 @@ def test_attention_equals_sdpa(masked):
         q, k, v, attn_mask=None if mask is None else mask[:, None, None]
     )
     torch.testing.assert_close(attention(q, k, v, mask), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_adds_its_bias_however_it_is_computed(masked):
+    """Plain products and SDPA (what more queries take) against the formula."""
+    q, k, v = torch.randn(3, 2, 4, SHORT + 1, 16).unbind(0)
+    bias = torch.randn(4, SHORT + 1, SHORT + 1)
+    mask = torch.rand(2, SHORT + 1) > 0.4 if masked else None
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / 4 + bias
+    if masked:
+        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    by_hand = torch.einsum("bhqk,bhkd->bhqd", scores.softmax(-1), v)
+    torch.testing.assert_close(attention(q, k, v, mask, bias), by_hand, atol=1e-5, rtol=1e-5)
+    few = attention(q[:, :, :9], k, v, mask, bias[:, :9])
+    torch.testing.assert_close(few, by_hand[:, :, :9], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_normalised_scores_do_not_grow_with_the_weights(depth):
+    x = torch.randn(2, 9, 24)
+    for qk_norm in (True, False):
+        torch.manual_seed(0)
+        resampler = Resampler(24, 32, 4, heads=4, depth=depth, qk_norm=qk_norm)
+        before = resampler(x)
+        for layer in (resampler.attn, *(block.attn for block in resampler.blocks)):
+            layer.in_proj_weight.data[:64] *= 100  # of queries and keys
+        assert torch.allclose(resampler(x), before, atol=1e-4) == qk_norm
+
+
+def test_a_local_resampler_begins_at_each_querys_own_place():
+    """One patch changed: the query of its cell sees it most, one two cells off hardly; without ``local`` all alike."""
+
+    def seen(local):
+        torch.manual_seed(0)
+        resampler = Resampler(24, 32, 16, heads=4, local=local)
+        x = torch.randn(1, 64, 24)
+        changed = x.clone()
+        changed[:, 8 * 5 + 2] += 3 * torch.randn(24)  # row 5, column 2: the cell of row 2, column 1
+        return (resampler(changed) - resampler(x)).norm(dim=-1).view(4, 4)
+
+    near, everywhere = seen(True), seen(False)
+    assert near.argmax() == 2 * 4 + 1
+    assert near[2, 3] < 0.01 * near[2, 1]
+    assert everywhere[2, 3] > 0.1 * everywhere.max()
+
+
+def test_a_local_resampler_knows_distances_on_any_grid():
+    resampler = Resampler(24, 32, 16, heads=4, local=True)
+    assert resampler.distances((4, 4))[5].view(4, 4)[1].tolist() == [1, 0, 1, 4]
+    assert resampler.distances((8, 2))[0].view(8, 2)[:2].tolist() == [[0.3125, 6.3125], [0.3125, 6.3125]]
+    assert Resampler(24, 32, 4, heads=4).locality is None
+    wide = resampler(torch.randn(1, 16, 24), grid=(8, 2))
+    wide.sum().backward()
+    assert resampler.locality.grad.abs().min() > 0
 
 
 def test_bad_sizes_are_refused():

@@ -245,6 +245,16 @@ def test_sources_come_by_their_weights():
             Mixture([(ten, weights[0]), (World(), weights[1])], model.encoder, 2, 0)
 
 
+def test_the_world_can_be_asked_for_some_kinds_of_conversation():
+    ((only, weight),) = sources_of(["world/refuse:2"], None, 0, 0.8)
+    assert weight == 2 and only == World(("refuse",))
+    for place in range(20):
+        assert "I can't draw" in only.tell(0, place)[-1]["content"][0]["text"]
+    assert sources_of(["world"], None, 0, 0.8) == [(World(), 1.0)]
+    with pytest.raises(ValueError, match="no conversations of the kind 'deny'; there are draw, describe"):
+        sources_of(["world/refuse+deny"], None, 0, 0.8)
+
+
 def test_batches_are_a_function_of_seed_and_step(folder):
     model = make_limner()
     for index, words in enumerate(("a cat\none cat", "a dog", "a bus")):

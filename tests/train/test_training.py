@@ -163,6 +163,17 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
 
 
+def test_a_share_of_the_drawings_learns_from_the_queries_alone():
+    model = drawing_model()
+    trainee = Trainee(model.mllm, model.detokenizer)
+    for share in (1.0, 0.0):
+        model.zero_grad()
+        stage = JointStage(prompt_dropout=share, context_dropout=0.0)
+        joint_losses(trainee, stage, 0, world(model), 0)["flow"].backward()
+        heard = model.detokenizer.adapter.prompt_proj.weight.grad.abs().sum()
+        assert (heard == 0) == bool(share) and model.mllm.queries.weight.grad.abs().sum() > 0
+
+
 def test_accumulated_batches_are_one_large_batch(tmp_path):
     """Two of 16 against one of 32, in fp32, and a resumed run goes on at the right batch."""
 

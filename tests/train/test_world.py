@@ -241,12 +241,13 @@ def test_typing_slips_are_small():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_edit_is_announced_by_what_changes(kind):
+def test_an_edit_is_announced_by_what_changes_and_what_there_will_be(kind):
     rng = random.Random(kind)
     for _ in range(100):
         edit = seen_edit(rng, kind)
         assert edit.plan[0].isupper() and edit.plan.endswith(":")
-        plan = edit.plan.lower()
+        plan, result = edit.plan.lower().rstrip(":").split(": ")
+        assert read_caption(result) == facts(edit.after)
         before, after = Counter(edit.before.things), Counter(edit.after.things)
         gone, come = (before - after), (after - before)
         if kind == "recolour":
@@ -254,7 +255,7 @@ def test_an_edit_is_announced_by_what_changes(kind):
         elif kind == "replace":
             assert next(iter(come)).name in plan and next(iter(gone)).name in plan
         elif kind == "background":
-            assert plan == BACKGROUND_PHRASES[edit.after.background] + ":"
+            assert plan == BACKGROUND_PHRASES[edit.after.background]
         elif kind == "add":
             names = {t.name for t in edit.after.things} - {t.name for t in edit.before.things}
             assert all(name in plan for name in names)

@@ -49,7 +49,9 @@ class Rendered:
 
 @dataclass(frozen=True)
 class World:
-    """The drawn world, without end."""
+    """The drawn world, without end: all it talks about, or some kinds of conversation only."""
+
+    kinds: tuple[str, ...] = ()
 
     def name(self, seed: int, place: int) -> str:
         return f"world {seed}/{place}"
@@ -60,7 +62,7 @@ class World:
                 **m,
                 "content": [{**p, "image": Rendered(p["image"])} if p["type"] == "image" else p for p in m["content"]],
             }
-            for m in talk.conversation(rng_for(seed, place, "world")).messages
+            for m in talk.conversation(rng_for(seed, place, "world"), self.kinds).messages
         ]
 
 
@@ -197,8 +199,8 @@ def template_tokens(encoder: StreamEncoder) -> float:
 def sources_of(
     data: Sequence[str], encoder: StreamEncoder, longest: int, draw_share: float
 ) -> list[tuple[Told, float]]:
-    """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world, "stream:FOLDER" shards too large to list. Every other
-    set is read, checked and reported.
+    """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world, "world/describe+answer" these kinds of its conversations,
+    "stream:FOLDER" shards too large to list. Every other set is read, checked and reported.
 
     Raises ValueError for one that cannot be used.
     """
@@ -209,8 +211,8 @@ def sources_of(
     sources: list[tuple[Told, float]] = []
     for given in data:
         name, weight = with_weight(given)
-        if name == "world":
-            sources.append((World(), weight))
+        if name == "world" or name.startswith("world/"):
+            sources.append((World(talk.kinds(name.removeprefix("world").lstrip("/"))), weight))
             continue
         if name.startswith("stream:"):
             shards = Shards(name.removeprefix("stream:"), draw_share)

@@ -197,7 +197,7 @@ def deciding(model: Limner, count: int) -> Score:
             items.append((talk.rendered(talk.draw(rng).messages[:1]), True))
         else:
             make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
-            example = make(rng) if make else talk.refuse(rng, talk.UNKNOWN[-10:])
+            example = make(rng) if make else talk.refuse(rng, talk.UNKNOWN[-10:], made_up=0)
             items.append((talk.rendered(example.messages[:1]), False))
     right = drew = silent = 0
     for chunk in batches(items, "decide"):

@@ -58,6 +58,9 @@ class JointStage:
     density_std: float = 1.0
     context_dropout: float = 0.1
     reference_dropout: float = 0.1
+    prompt_dropout: float = 0.0
+    """Share of the drawings that learn from the queries' features alone: where the prompt's hidden states are a second
+    source, the MM-DiT may else never learn to use the first."""
     precomputed: str = ""
     """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
     compile: bool = False

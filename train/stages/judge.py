@@ -1,4 +1,4 @@
-"""The judge learns on renders that were blurred, noised, passed through the autoencoder, and on halves of objects."""
+"""The judge learns on renders that were blurred, noised, bent, passed through the autoencoder, and on halves of objects."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class JudgeStage:
     noised: float = 0.3
     encoded: float = 0.5
     """Share of the batches that pass through the autoencoder."""
+    latent_noise: float = 0.1
+    """Most of it that is added in between, as a standard deviation: a model's latents are not the encoder's."""
+    bent: float = 0.0
+    """Share of the batches whose lines wobble, as a model's do"""
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
     warm_start: str = ""
@@ -51,6 +55,16 @@ def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
     box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
     image.paste(render(rest).crop(box), box[:2])
     return image
+
+
+def bend(pixels: Tensor, amount: float) -> Tensor:
+    """Pictures (batch, 3, height, width) with every point moved by about ``amount`` pixels, and its neighbours alike."""
+    batch, _, height, width = pixels.shape
+    coarse = torch.randn(batch, 2, height // 12, width // 12, device=pixels.device) * amount
+    moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
+    still = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
+    grid = still + moved * moved.new_tensor([2 / width, 2 / height])
+    return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False).to(pixels.dtype)
 
 
 SIDES = ("left", "right", "top", "bottom")
@@ -94,10 +108,14 @@ def losses(
     parameter = judge.ground.weight
     batch = {k: v.to(parameter.device) for k, v in batch.items()}
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
-    if rng_for(seed, step, "judge encodes").random() < stage.encoded:
+    rng = rng_for(seed, step, "judge encodes")
+    if rng.random() < stage.bent:
+        pixels = bend(pixels, rng.uniform(0.5, 2.0))
+    if rng.random() < stage.encoded:
         with torch.no_grad():
             latents = autoencoder.encode(pixels)
-            pixels = autoencoder.decode(latents + 0.1 * torch.randn_like(latents)).clamp(-1, 1)
+            noise = torch.rand(len(latents), 1, 1, 1).to(latents) * stage.latent_noise
+            pixels = autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)
     cells, ground = judge(pixels)
     cells = cells.float()
     image, row, column, name, color = batch["centres"].unbind(1)

@@ -9,7 +9,18 @@ from . import sampling
 from .held_out import is_held_out
 from .phrasing import ground
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, Detail, announced, in_order, noun_phrase, plural, sentence, with_article
+from .words import (
+    BACKGROUND_PHRASES,
+    Detail,
+    announced,
+    caption,
+    in_order,
+    lowered,
+    noun_phrase,
+    plural,
+    sentence,
+    with_article,
+)
 
 KINDS = ("recolour", "replace", "background", "move", "add", "remove")
 
@@ -21,7 +32,7 @@ class Edit:
     before: Scene
     after: Scene
     plan: str
-    """What changes, in the one form that nano says before it draws: "The cat in blue:" """
+    """What nano says before it draws: what changes, and what there will be. "The cat in blue: a blue cat on grass:" """
     reply: str
     """What may follow the picture"""
 
@@ -164,7 +175,8 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     reply = f"Done: {noun_phrase(in_order(after), Detail(background=False))}."
     # the plainest words as often as all the others together
     words = rng.choice(forms[:6] if rng.random() < 0.4 else forms).format(**said)
-    return Edit(kind, words, scene, after, announced(sentence(plan)), reply)
+    plan = announced(sentence(f"{plan}: {lowered(caption(after))}"))
+    return Edit(kind, words, scene, after, plan, reply)
 
 
 def _beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:

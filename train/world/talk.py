@@ -13,7 +13,7 @@ from .held_out import bare, by_hand, relation
 from .phrasing import asked, loose, phrase, wrapped
 from .questions import question
 from .scene import Scene, render
-from .words import Detail, announced, caption, noun_phrase, with_article
+from .words import Detail, announced, caption, lowered, noun_phrase, with_article
 
 Message = dict[str, Any]
 
@@ -33,9 +33,25 @@ UNKNOWN = (
     "wolf", "deer", "kangaroo", "panda", "koala", "hedgehog", "squirrel", "rainbow", "waterfall", "fountain", "balloon",
     "doll", "puzzle", "dice", "trumpet", "violin", "flute", "microphone", "telescope", "satellite", "alien", "vampire",
     "mermaid", "fairy", "angel", "skeleton", "clown", "astronaut", "tank", "crane", "scooter", "glider", "yacht",
+    "cow", "bear", "bench", "bowl", "broccoli", "cell phone", "fire hydrant", "frisbee", "hair drier", "handbag", "hot dog",
+    "keyboard", "microwave", "motorcycle", "orange juice", "oven", "parking meter", "refrigerator", "remote", "sink",
+    "skateboard", "skis", "snowboard", "surfboard", "tennis racket", "toothbrush", "truck", "baseball bat", "backpack",
+    "bag", "ball", "bat", "beach ball", "bell", "bone", "box", "brush", "bubble", "button", "cage", "calendar",
+    "card", "chain", "coin", "corn", "crayon", "cube", "desk", "drill", "engine", "feather", "flag", "garage",
+    "gift", "globe", "gun", "harp", "helmet", "igloo", "jacket", "jar", "jellyfish", "jug", "kettle", "leaf", "lipstick",
+    "magnet", "map", "mask", "medal", "moose", "motorbike", "mug", "napkin", "needle", "nest", "net", "newspaper", "nose",
+    "oak", "olive", "ostrich", "oyster", "paint", "palm", "pan", "parachute", "peanut", "pen", "pie", "pipe", "plate",
+    "plum", "pot", "pumpkin", "raft", "razor", "road", "rock", "roof", "rope", "rose", "ruler", "sail", "salad", "seal",
+    "shield", "ski", "skirt", "sponge", "spring", "stamp", "statue", "stone", "stove", "straw", "swing", "table lamp",
+    "taxi", "tea pot", "temple", "tooth", "torch", "toy", "van", "wall", "wallet", "watch", "well", "wheel", "whistle",
+    "wig", "wing", "yo-yo",
     "person", "fork", "spoon", "knife", "toaster", "toilet", "sandwich", "laptop", "scissors", "zebra", "horse",
 )  # fmt: skip
 """Things nano does not draw; the last ten are kept for evaluation (`UNKNOWN[-10:]`)."""
+
+ONSETS = ("b", "br", "c", "ch", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "pl", "r", "s", "st", "t",
+          "tr", "v", "w", "z")  # fmt: skip
+VOWELS, CODAS = ("a", "e", "i", "o", "u", "oo", "ee"), ("", "", "", "b", "ck", "ld", "m", "n", "p", "r", "sh", "t", "x")
 
 DRAW = (
     "draw {}", "Draw {}.", "please draw {}", "can you draw {}?", "a photo of {}", "a photo of {}", "{}", "paint {}",
@@ -249,10 +265,6 @@ def two_pictures(rng: random.Random) -> Example:
     return Example("two_pictures", [user(loose(rng, rng.choice(words))), reply])
 
 
-def lowered(words: str) -> str:
-    return words[0].lower() + words[1:]
-
-
 def follow_up(rng: random.Random) -> Example:
     first = draw(rng)
     scene = next(part["image"] for part in first.messages[1]["content"] if part["type"] == "image")
@@ -274,8 +286,15 @@ def small_talk(rng: random.Random) -> Example:
     return Example("small_talk", [user(loose(rng, rng.choice(said))), assistant(answered)])
 
 
-def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Example:
-    name = rng.choice(names)
+def invented(rng: random.Random) -> str:
+    """A word that nobody knows: what is outside the world has no list."""
+    syllable = ("".join(rng.choice(letters) for letters in (ONSETS, VOWELS, CODAS)) for _ in range(rng.randint(1, 3)))
+    word = "".join(syllable)
+    return word if len(word) > 3 and word not in sampling.NAMES else invented(rng)
+
+
+def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: float = 0.25) -> Example:
+    name = invented(rng) if rng.random() < made_up else rng.choice(names)
     thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
     other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
     both = thing if other is None else " and ".join(rng.sample((thing, other), 2))
@@ -286,15 +305,25 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10]) -> Exampl
 
 PLANNED = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
-MIXTURE = {draw: 42, describe: 15, answer: 9, edit: 22, two_pictures: 3, follow_up: 10, small_talk: 4, refuse: 5}
+MIXTURE = {draw: 36, describe: 16, answer: 10, edit: 26, two_pictures: 3, follow_up: 12, small_talk: 4, refuse: 6}
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 
 
-def conversation(rng: random.Random) -> Example:
-    """One training conversation, by the mixture's weights; often after an exchange about something else, so that
-    neither an earlier refusal nor an earlier picture decides what comes next."""
-    example = _unheld(rng, MIXTURE)
+def kinds(names: str) -> tuple[str, ...]:
+    """Of "describe+answer". Raises ValueError for one that the mixture has not."""
+    known = [make.__name__ for make in MIXTURE]
+    asked = tuple(names.split("+")) if names else ()
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"the world has no conversations of the kind {name!r}; there are {', '.join(known)}")
+    return asked
+
+
+def conversation(rng: random.Random, kinds: tuple[str, ...] = ()) -> Example:
+    """One training conversation, by the mixture's weights (or those of some kinds); often after an exchange about
+    something else, so that neither an earlier refusal nor an earlier picture decides what comes next."""
+    example = _unheld(rng, {make: weight for make, weight in MIXTURE.items() if not kinds or make.__name__ in kinds})
     if rng.random() < EARLIER_SHARE:
         before = _unheld(rng, EARLIER)
         example = Example(example.kind, [*before.messages, *example.messages])

@@ -70,7 +70,11 @@ def noun_phrase(scene: Scene, detail: Detail) -> str:
 
 
 def sentence(phrase: str) -> str:
-    return phrase[0].upper() + phrase[1:] + "."
+    return phrase[0].upper() + phrase[1:].rstrip(".") + "."
+
+
+def lowered(words: str) -> str:
+    return words[0].lower() + words[1:]
 
 
 def announced(text: str) -> str:

@@ -1,0 +1,64 @@
+"""What steers nano's drawings: `python benchmarks/sources.py [MODEL] [--limit 48]`.
+
+The categories of `limner eval world`, drawn from both sources of context, from the queries' features alone, from the
+prompt's hidden states alone, and from neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import limner
+from limner.detokenizer.condition import Condition, ConditioningAdapter
+from limner.train.evaluation.cases import CATEGORIES, cases
+from limner.train.evaluation.judge import Judge
+from limner.train.evaluation.world import JUDGE
+
+
+def heard(adapter: ConditioningAdapter, features: bool, prompt: bool) -> Callable[..., Condition]:
+    """The adapter's forward with sources left out: nothing to attend to, a pooled vector of zeros."""
+    forward, own = adapter.forward, adapter.config.num_tokens
+
+    def partly(*sources: Tensor) -> Condition:
+        condition = forward(*sources)
+        keep = torch.arange(condition.context.shape[1], device=condition.context.device) < own
+        keep = (keep & features) | (~keep & prompt)
+        pooled = condition.pooled * features
+        return replace(condition, context_mask=condition.context_mask & keep, pooled=pooled)
+
+    return partly
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="nano")
+    parser.add_argument("--limit", type=int, default=48)
+    options = parser.parse_args()
+    model = limner.load(options.model, dtype="bfloat16")
+    judge = Judge.from_pretrained(Path(JUDGE))
+    chosen = [case for category in CATEGORIES for case in cases(category, False, options.limit)]
+    adapter = model.detokenizer.adapter
+    whole = adapter.forward
+    for name, features, prompt in (
+        ("both", True, True), ("queries alone", True, False), ("prompt alone", False, True), ("neither", False, False),
+    ):  # fmt: skip
+        adapter.forward = heard(adapter, features, prompt)
+        right = 0
+        for start in range(0, len(chosen), 16):
+            chunk = chosen[start : start + 16]
+            seeds = list(range(start, start + len(chunk)))
+            replies = model.draw([case.prompt for case in chunk], seed=seeds, height=128, width=128)
+            verdicts = judge.look([reply.images[0] for reply in replies])
+            right += sum(case.wanted.met_by(verdict) for case, verdict in zip(chunk, verdicts, strict=True))
+        adapter.forward = whole
+        print(f"{name}: {right} of {len(chosen)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
