@@ -18,6 +18,7 @@ from limner.train.world.objects import OBJECTS
 from limner.train.world.pen import COLORS
 from limner.train.world.questions import question
 from limner.train.world.scene import Scene, Thing, label_map, render
+from limner.train.world.unknown import UNKNOWN
 from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
 
 
@@ -149,7 +150,7 @@ def test_mixture_holds_every_kind():
     rng = random.Random(2)
     kinds = {talk.conversation(rng).kind for _ in range(500)}
     assert kinds == {make.__name__ for make in talk.MIXTURE}
-    unknown = set(talk.UNKNOWN)
+    unknown = set(UNKNOWN)
     assert not unknown & set(OBJECTS)
 
 

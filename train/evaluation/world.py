@@ -21,6 +21,7 @@ from ..stages.judge import SIDES, halve
 from ..world import sampling, talk
 from ..world.edits import KINDS, Edit, seen_edit
 from ..world.scene import render
+from ..world.unknown import UNKNOWN
 from ..world.words import facts, read_caption
 from . import requests
 from .cases import CATEGORIES, Case, Wanted, cases, has_held_out, near_misses
@@ -197,7 +198,7 @@ def deciding(model: Limner, count: int) -> Score:
             items.append((talk.rendered(talk.draw(rng).messages[:1]), True))
         else:
             make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
-            example = make(rng) if make else talk.refuse(rng, talk.UNKNOWN[-10:], made_up=0)
+            example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
             items.append((talk.rendered(example.messages[:1]), False))
     right = drew = silent = 0
     for chunk in batches(items, "decide"):
