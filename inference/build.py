@@ -51,6 +51,7 @@ def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: Build
     config = LimnerConfig(
         num_queries=options.num_queries,
         image_tokens=options.image_tokens,
+        local_image_tokens=True,
         feature_tokens=options.feature_tokens,
         image_size=eye.image_size,
         image_mean=mean,
@@ -59,6 +60,7 @@ def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: Build
         default_size=options.shapes[0],
         max_references=options.max_references,
         prompt_tokens=options.prompt_tokens,
+        resampler_qk_norm=True,
     )
     backbone, words = language_model(found(llm))
     width = backbone.get_input_embeddings().weight.shape[1]
@@ -114,6 +116,7 @@ def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> De
         width=options.adapter_width,
         depth=options.adapter_depth,
         heads=heads(options.adapter_width),
+        qk_norm=True,
         context_width=mmdit.config.context_width,
         pooled_width=mmdit.config.pooled_width,
         prompt_width=width if options.prompt_tokens else 0,

@@ -68,8 +68,10 @@ def stream_config(**changes) -> LimnerConfig:
     options = {
         "num_queries": 4,
         "image_tokens": 4,
+        "local_image_tokens": True,
         "feature_tokens": 4,
         "resampler_heads": 2,
+        "resampler_qk_norm": True,
         "image_size": 32,
         "default_size": (32, 32),
         "max_references": 2,
@@ -113,8 +115,8 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
 def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
     mllm, encoder = make_stream(backbone, seed, **changes)
     prompt = mllm.width if mllm.config.prompt_tokens else 0
-    adapter = AdapterConfig(16, num_tokens=4, width=16, depth=2, heads=2, context_width=24, pooled_width=20,
-                            prompt_width=prompt)  # fmt: skip
+    adapter = AdapterConfig(16, num_tokens=4, width=16, depth=2, heads=2, qk_norm=True, context_width=24,
+                            pooled_width=20, prompt_width=prompt)  # fmt: skip
     mmdit = MMDiTConfig(latent_channels=4, width=32, depth=2, heads=2, context_width=24, pooled_width=20,
                         adaln="low_rank", adaln_rank=8, position_table=8, position_base=4, max_references=2)  # fmt: skip
     detokenizer = Detokenizer(

@@ -58,12 +58,14 @@ def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
 
 
 def bend(pixels: Tensor, amount: float) -> Tensor:
-    """Pictures (batch, 3, height, width) with every point moved by about ``amount`` pixels, and its neighbours alike."""
+    """Pictures (batch, 3, height, width) with lines that wobble by ``amount`` pixels, and whole objects out of shape by
+    twice as much."""
     batch, _, height, width = pixels.shape
-    coarse = torch.randn(batch, 2, height // 12, width // 12, device=pixels.device) * amount
-    moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
-    still = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
-    grid = still + moved * moved.new_tensor([2 / width, 2 / height])
+    grid = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
+    for cells, strength in ((10, amount), (3, 2 * amount)):
+        coarse = torch.randn(batch, 2, cells, cells, device=pixels.device) * strength
+        moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
+        grid = grid + moved * moved.new_tensor([2 / width, 2 / height])
     return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False).to(pixels.dtype)
 
 
@@ -110,7 +112,7 @@ def losses(
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
     rng = rng_for(seed, step, "judge encodes")
     if rng.random() < stage.bent:
-        pixels = bend(pixels, rng.uniform(0.5, 2.0))
+        pixels = bend(pixels, rng.uniform(0.3, 2.0))
     if rng.random() < stage.encoded:
         with torch.no_grad():
             latents = autoencoder.encode(pixels)

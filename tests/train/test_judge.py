@@ -1,0 +1,31 @@
+"""What the judge learns on."""
+
+import numpy as np
+import pytest
+import torch
+
+from limner.train.stages.judge import SIDES, bend, halve
+from limner.train.world.scene import Scene, Thing, render
+
+
+def test_bending_moves_every_point_a_little():
+    """A ramp tells by its values where a point came from."""
+    torch.manual_seed(0)
+    ramp = torch.linspace(-1, 1, 96).expand(4, 3, 64, 96).clone()
+    torch.testing.assert_close(bend(ramp, 0.0), ramp, atol=1e-5, rtol=0)
+    for amount in (0.5, 2.0):
+        moved = ((bend(ramp, amount) - ramp)[..., 12:-12] * 95 / 2).abs()  # in pixels, away from the edges
+        assert 0.5 * amount < moved.mean() < 4 * amount
+        assert not torch.equal(moved[0], moved[1]), "every picture its own way"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_half_of_a_thing_is_gone_and_the_rest_stays(side):
+    thing, other = Thing("cat", "red", "medium", 0.26, 0.5), Thing("dog", "blue", "medium", 0.74, 0.5)
+    scene = Scene((thing, other), "grass")
+    whole, cut = np.asarray(render(scene), int), np.asarray(halve(scene, thing, side), int)
+    without = np.asarray(render(Scene((other,), "grass")), int)
+    shown = np.abs(whole - without).sum(-1) > 30
+    kept = shown & (np.abs(cut - whole).sum(-1) < 30)
+    assert 0.2 < kept.sum() / shown.sum() < 0.8
+    assert np.array_equal(cut[:, 70:], whole[:, 70:])
