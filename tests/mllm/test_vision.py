@@ -82,10 +82,12 @@ def test_every_tower_sees_draws_saves_and_loads(tower, tmp_path):
     model = make_limner()
     model.mllm.eye = Eye(TOWERS[tower]().eval())
     width = model.mllm.eye.width
-    model.mllm.input_resampler = Resampler(width, model.mllm.width, 4, heads=2)
-    model.mllm.output_resampler = Resampler(model.mllm.width, width, 4, heads=2)
+    model.mllm.input_resampler = Resampler(width, model.mllm.width, 4, heads=2, qk_norm=True, local=True)
+    model.mllm.output_resampler = Resampler(model.mllm.width, width, 4, heads=2, qk_norm=True)
     model.detokenizer.adapter.config.feature_width = width
-    model.detokenizer.adapter.resampler = Resampler(width, 24, 4, heads=2, width=16, depth=2, pooled_width=20)
+    model.detokenizer.adapter.resampler = Resampler(
+        width, 24, 4, heads=2, width=16, depth=2, pooled_width=20, qk_norm=True
+    )
     asked = [{"role": "user", "content": [{"type": "image", "image": picture(1)}, {"type": "text", "text": "again"}]}]
     reply = model.eval().generate(asked, images="force", max_images=1, max_new_tokens=6)
     model.save_pretrained(tmp_path)
