@@ -71,8 +71,8 @@ class Resampler(nn.Module):
 
     ``local``: every query begins at its own place of the grid. Each head subtracts a learned multiple of the squared
     distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query itself is added to
-    what it reads. Positions 10,000 wavelengths wide hardly tell neighbours apart, so without this a projector finds
-    out slowly, or never, where things are (Honeybee, arXiv:2312.06742).
+    what it reads. Most wavelengths of the positions are far longer than a grid, so neighbours look alike, and without
+    this a projector finds out slowly, or never, where things are (Honeybee, arXiv:2312.06742).
     """
 
     def __init__(
