@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import limner
 from limner.detokenizer.condition import Condition, ConditioningAdapter
-from limner.train.evaluation.cases import CATEGORIES, cases
+from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE
+from limner.train.evaluation.world import JUDGE, drawing
 
 
 def heard(adapter: ConditioningAdapter, features: bool, prompt: bool) -> Callable[..., Condition]:
@@ -41,23 +40,16 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=48)
     options = parser.parse_args()
     model = limner.load(options.model, dtype="bfloat16")
-    judge = Judge.from_pretrained(Path(JUDGE))
-    chosen = [case for category in CATEGORIES for case in cases(category, False, options.limit)]
+    judge = Judge.from_pretrained(JUDGE)
     adapter = model.detokenizer.adapter
     whole = adapter.forward
     for name, features, prompt in (
         ("both", True, True), ("queries alone", True, False), ("prompt alone", False, True), ("neither", False, False),
     ):  # fmt: skip
         adapter.forward = heard(adapter, features, prompt)
-        right = 0
-        for start in range(0, len(chosen), 16):
-            chunk = chosen[start : start + 16]
-            seeds = list(range(start, start + len(chunk)))
-            replies = model.draw([case.prompt for case in chunk], seed=seeds, height=128, width=128)
-            verdicts = judge.look([reply.images[0] for reply in replies])
-            right += sum(case.wanted.met_by(verdict) for case, verdict in zip(chunk, verdicts, strict=True))
+        right = sum(drawing(model, judge, category, False, options.limit, None)[0].right for category in CATEGORIES)
         adapter.forward = whole
-        print(f"{name}: {right} of {len(chosen)}", flush=True)
+        print(f"{name}: {right} of {options.limit * len(CATEGORIES)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -278,10 +278,10 @@ def kinds(names: str) -> tuple[str, ...]:
     return asked
 
 
-def conversation(rng: random.Random, kinds: tuple[str, ...] = ()) -> Example:
+def conversation(rng: random.Random, only: tuple[str, ...] = ()) -> Example:
     """One training conversation, by the mixture's weights (or those of some kinds); often after an exchange about
     something else, so that neither an earlier refusal nor an earlier picture decides what comes next."""
-    example = _unheld(rng, {make: weight for make, weight in MIXTURE.items() if not kinds or make.__name__ in kinds})
+    example = _unheld(rng, {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only})
     if rng.random() < EARLIER_SHARE:
         before = _unheld(rng, EARLIER)
         example = Example(example.kind, [*before.messages, *example.messages])
