@@ -69,6 +69,19 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+class GELU(nn.GELU):
+    """The tanh approximation (arXiv:1606.08415). Compiled it is written as x · σ(2 √(2/π) (x + 0.044715 x³)), the same
+    function: a CPU's tanh costs three times its exponential, and was as dear as the matrix product before it."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+
+
 class Stream(nn.Module):
     """One stream's half of a block: its modulation, projections and feed-forward."""
 
@@ -83,7 +96,7 @@ class Stream(nn.Module):
         if not last:
             hidden = round(config.mlp_ratio * width)
             self.out = nn.Linear(width, width)
-            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), GELU(), nn.Linear(hidden, width))
 
     def norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,), eps=1e-6)

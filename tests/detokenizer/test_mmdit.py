@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.detokenizer.mmdit import GELU, MMDiT, MMDiTConfig
 from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
 
 SMALL = {
@@ -45,6 +45,14 @@ def test_equals_diffusers_sd3_transformer(dual, norm, size):
     expected = theirs(latents, context, pooled, t * 1000).sample
     assert expected.std() > 0.1
     torch.testing.assert_close(ours(latents, t, context, pooled), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gelu_is_the_same_function_compiled(monkeypatch):
+    x = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    eager = GELU()(x)
+    torch.testing.assert_close(eager, torch.nn.functional.gelu(x, approximate="tanh"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(GELU()(x), eager, atol=1e-12, rtol=0)
 
 
 def test_a_weight_without_a_place_is_named():
