@@ -26,22 +26,27 @@ class JointBatch:
     """Of each drawing: which shape, which picture of it"""
     references: list[list[tuple[int, int]]]
     """The pictures before its BOI, newest first, at most ``max_references``"""
-    target_views: Tensor
-    """(drawings, 3, image_size, image_size): the pictures to be drawn as the eye sees them"""
+    unseen_views: Tensor
+    """(views, 3, image_size, image_size) of pictures to be drawn that the stream does not show itself ("queries" mode)"""
+    target_views: list[int]
+    """Of each drawing: which of `views` is the eye's of it"""
     numbers: list[int]
     """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
     view_keys: list[str] = field(default_factory=list)
-    """`key` of each view of the stream, of each target view and of each picture; empty where nobody asks"""
-    target_keys: list[str] = field(default_factory=list)
+    """`key` of each of `views` and of each picture; empty where nobody asks"""
     picture_keys: list[list[str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """Conversations of this batch that could not be used, and why"""
+
+    def views(self) -> Tensor:
+        """(views, 3, image_size, image_size): the stream's, then those it does not show."""
+        return torch.cat([self.stream.pixel_values, self.unseen_views])
 
     def to(self, device: torch.device) -> JointBatch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved["stream"] = self.stream.to(device)
         moved["pictures"] = [p.to(device) for p in self.pictures]
-        moved["target_views"] = self.target_views.to(device)
+        moved["unseen_views"] = self.unseen_views.to(device)
         return replace(self, **moved)
 
 
@@ -62,9 +67,13 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, views, numbers = [], [], [], []
+    target, references, unseen, target_views, numbers = [], [], [], [], []
+    stream = collate(encoded, encoder.vocabulary, config)
+    before = 0  # views of the conversations before
     for e, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
         earlier: list[tuple[tuple[int, int], int]] = []
+        shown = {start: before + index for index, (start, _) in enumerate(e.views)}
+        before += len(e.views)
         for picture in e.pictures:
             shelf = by_shape.setdefault(picture.shape, [])
             place = (picture.shape, len(shelf))
@@ -72,22 +81,26 @@ def joint_batch(
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
-                views.append(normalise(picture.image, config))
+                view = shown.get(picture.begin + 1)
+                if view is None:
+                    view = len(stream.pixel_values) + len(unseen)
+                    unseen.append(normalise(picture.image, config))
+                target_views.append(view)
                 numbers.append(number * PICTURES_MOST + len(earlier))
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
     size = config.image_size
     made = JointBatch(
-        stream=collate(encoded, encoder.vocabulary, config),
+        stream=stream,
         pictures=[torch.stack(shelf) for shelf in by_shape.values()],
         target=[(shapes[s], i) for s, i in target],
         references=[[(shapes[s], i) for s, i in row] for row in references],
-        target_views=torch.stack(views) if views else torch.zeros(0, 3, size, size),
+        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
+        target_views=target_views,
         numbers=numbers,
     )
     if keys:
-        made.view_keys = [key(v) for v in made.stream.pixel_values]
-        made.target_keys = [key(v) for v in made.target_views]
+        made.view_keys = [key(v) for v in made.views()]
         made.picture_keys = [[key(p) for p in shelf] for shelf in made.pictures]
     return made
 

@@ -115,8 +115,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
         for batch in tellings(model, examples[start : start + batch_size]):
             inputs = batch.to(model.mllm.device)
-            given = [(frozen.features, inputs.stream.pixel_values, batch.view_keys),
-                     (frozen.features, inputs.target_views, batch.target_keys)]  # fmt: skip
+            given = [(frozen.features, inputs.views(), batch.view_keys)]
             given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
             for encode, tensors, names in given:
                 fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]

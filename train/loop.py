@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from . import checkpoints, parallel
+from . import checkpoints, parallel, tracking
 from .optimizer import MasterOptimizer, rate_at
 
 
@@ -39,6 +39,8 @@ class LoopConfig:
     save_every: int = 200
     sample_every: int = 500
     log_every: int = 10
+    tracker: str = "tensorboard"
+    """Where the figures go: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
     workers: int = 1
     keep: int = 1
     """Newest checkpoints to keep, besides the best one by validation loss."""
@@ -92,8 +94,6 @@ def fit(
     `Interrupted` on SIGTERM and Ctrl-C after writing a checkpoint, `FloatingPointError` after too many bad batches,
     OSError when a checkpoint cannot be written.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     folder.mkdir(parents=True, exist_ok=True)
     objective = parallel.spread(parallel.Objective(module, losses), config.parallel)
     sharded = any(parallel.is_spread(p) for p in module.parameters())
@@ -107,10 +107,10 @@ def fit(
         return optimizer
     if progress.step:
         print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
+    first = parallel.rank() == 0
+    tracker = tracking.begin(config.tracker, folder) if first else None
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    first = parallel.rank() == 0
-    writer = SummaryWriter(folder / "tensorboard") if first else None
     loader = DataLoader(
         _Steps(make_batch, config.steps * config.accumulate),
         batch_size=None,
@@ -146,14 +146,14 @@ def fit(
                         f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
                     )
             if step % config.log_every == 0 and not bad:
+                logged = {f"{name}/gradient_norm": norm}
                 for key, value in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum
                     value = parallel.total(float(value)) / (parallel.size() if key == "loss" else 1)
                     smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
-                    if writer:
-                        writer.add_scalar(f"{name}/{key}", value, step)
-                if writer:
-                    writer.add_scalar(f"{name}/gradient_norm", norm, step)
+                    logged[f"{name}/{key}"] = value
+                if tracker:
+                    tracker.log(logged, step=step)
                 bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
             stopping = bool(parallel.most(len(stop)))
             saving = done % config.save_every == 0 or done == config.steps or stopping
@@ -172,8 +172,8 @@ def fit(
                 raise Interrupted(f"{name}: stopped at step {done} of {config.steps}; run the same command to go on")
     finally:
         bar.close()
-        if writer:
-            writer.close()
+        if tracker:
+            tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
     put(module, optimizer.averaged())

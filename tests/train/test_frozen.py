@@ -65,8 +65,8 @@ def test_what_is_not_there_is_computed_and_counted(data, tmp_path):
     mixture.keys = True
     batch = mixture(0)
     with torch.no_grad():
-        out = frozen.features(batch.target_views, batch.target_keys)
-        assert torch.equal(out, model.mllm.eye(batch.target_views)) and frozen.missed > 0
+        out = frozen.features(batch.views(), batch.view_keys)
+        assert torch.equal(out, model.mllm.eye(batch.views())) and frozen.missed > 0
 
 
 def test_other_encoders_and_other_folders_are_refused(data, tmp_path):

@@ -6,9 +6,12 @@ from functools import partial, reduce
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers, register_tracker_class
 from torch import nn
 
 from helpers import make_limner, picture
+from limner.mllm.views import normalise
+from limner.train import tracking
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.flow_loss import grouped
@@ -65,6 +68,38 @@ def test_training_learns_and_ends_with_the_average(tmp_path):
     before = losses(problem(), batch(99), 0)["loss"]
     after = losses(run(tmp_path, steps=200), batch(99), 0)["loss"]
     assert after < 0.2 * before
+
+
+def test_figures_go_to_tensorboard_or_to_any_tracker_of_accelerate(tmp_path):
+    run(tmp_path / "usual", steps=1)
+    assert list((tmp_path / "usual" / "tensorboard").rglob("events.out.*"))
+    kept = []
+
+    class Kept(GeneralTracker):
+        name, requires_logging_directory, tracker = "kept", False, None
+
+        def __init__(self, run_name):
+            super().__init__()
+
+        def store_init_configuration(self, values):
+            raise AssertionError("nobody asked")
+
+        def log(self, values, step=None):
+            kept.append((step, sorted(values)))
+
+        def finish(self):
+            kept.append("finished")
+
+    register_tracker_class(Kept)
+    model = problem()
+    config = LoopConfig(steps=5, log_every=2, workers=0, tracker="kept")
+    fit("test", model, batch, partial(losses, model), config, tmp_path / "own")
+    assert kept == [(step, ["test/gradient_norm", "test/loss"]) for step in (0, 2, 4)] + ["finished"]
+    with pytest.raises(ValueError, match=r"tracker is .paper.; accelerate has .*tensorboard"):
+        tracking.begin("paper", tmp_path)
+    missing = next(kind for kind in LOGGER_TYPE_TO_CLASS if kind not in {"kept", *map(str, get_available_trackers())})
+    with pytest.raises(ValueError, match=f"tracker {missing}: its package is not installed"):
+        tracking.begin(missing, tmp_path)
 
 
 def test_batches_without_a_finite_gradient_change_nothing(tmp_path):
@@ -140,6 +175,13 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     assert [which(p) for p in made.target] == [2, 3, 2]
     assert [[which(p) for p in row] for row in made.references] == [[1], [2, 1], []]
     assert len(made.target) == len(made.target_views) == len(made.stream.drawing_row)
+    assert len(made.unseen_views) == 0  # the eye looks once at a picture, read and to be drawn
+    model.encoder.config.drawn_images = "queries"
+    as_queries = joint_batch([talk, talk[1:2]], model.encoder)
+    assert len(as_queries.stream.pixel_values) == 1 and len(as_queries.unseen_views) == 3
+    for batch in (made, as_queries):
+        drawn = [normalise(p, model.config) for p in (picture(2, (16, 32)), picture(3), picture(2, (16, 32)))]
+        assert torch.equal(batch.views()[batch.target_views], torch.stack(drawn))
     latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
     groups = grouped(made, latents, dropped={1})
     assert sorted(reduce(operator.iadd, (g.rows for g in groups), [])) == [0, 1, 2]

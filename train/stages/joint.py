@@ -115,12 +115,11 @@ class Told:
 def tell(trainee: Trainee, batch: JointBatch) -> Told:
     stream, frozen = trainee.stream, trainee.frozen
     with torch.no_grad():
-        seen = frozen.features(batch.stream.pixel_values, batch.view_keys)
-    output = stream(batch.stream, seen)
+        features = frozen.features(batch.views(), batch.view_keys)
+    output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
     told = Told({"language": language_loss(stream, output, batch.stream)}, output)
     if len(batch.target):
-        with torch.no_grad():
-            told.eye_features = frozen.features(batch.target_views, batch.target_keys)
+        told.eye_features = features[batch.target_views]
         told.features = stream.output_resampler(output.query_states)
         target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
         told.losses["features"] = feature_loss(told.features, target).sum()
@@ -145,7 +144,8 @@ def detokenizer_losses(
     losses: dict[str, Tensor] = {}
     if len(batch.target):
         with torch.no_grad():
-            told.eye_features = trainee.frozen.features(batch.target_views, batch.target_keys)
+            names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
+            told.eye_features = trainee.frozen.features(batch.views()[batch.target_views], names)
         told.features = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
         losses = flow_losses(trainee, stage, batch, told, draws(stage, batch.numbers, seed, step))
     elif told.drawings:
