@@ -76,13 +76,15 @@ class Captioned:
     picture: Source
     captions: tuple[str, ...]
     where: str
+    shares: tuple[float, ...] = ()
+    """How often each caption is taken, in any unit; equally often where empty"""
 
     def pictures(self) -> Iterator[Source]:
         yield self.picture
 
     def tell(self, rng: random.Random, draw_share: float, planned: float = 0.0) -> list[Message]:
         """``planned`` is the share of drawings that follow a plan: the fullest caption, said before the picture."""
-        caption = rng.choice(self.captions)
+        (caption,) = rng.choices(self.captions, self.shares or None)
         shown = {"type": "image", "image": self.picture}
         if rng.random() < draw_share:
             form = DRAW[0] if rng.random() < 0.3 else rng.choice(DRAW[1:])
@@ -91,7 +93,9 @@ class Captioned:
                 fullest = max(self.captions, key=len).rstrip(".")
                 plan = [text(f"{fullest[:1].upper()}{fullest[1:]}:")]
             return [said("user", text(form.format(caption.rstrip(".")))), said("assistant", *plan, shown)]
-        return [said("user", shown, text(rng.choice(DESCRIBE))), said("assistant", text(caption))]
+        # the picture first or the words
+        asked = [shown, text(rng.choice(DESCRIBE))][:: rng.choice((1, -1))]
+        return [said("user", *asked), said("assistant", text(caption))]
 
 
 Example = Conversation | Captioned

@@ -108,7 +108,8 @@ def row(example: Example, output: Path, index: int) -> dict[str, Any]:
     """An example as a line of JSON, its pictures copied."""
     names = iter(copied(source, output, f"{index:06d}-{k}") for k, source in enumerate(example.pictures()))
     if isinstance(example, Captioned):
-        return {"file_name": next(names), "text": list(example.captions)}
+        shares = {"probabilities": list(example.shares)} if len(set(example.shares)) > 1 else {}
+        return {"file_name": next(names), "text": list(example.captions), **shares}
     return {
         "messages": [
             {**m, "content": [{**p, "image": next(names)} if p["type"] == "image" else p for p in m["content"]]}

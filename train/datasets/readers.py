@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .example import Captioned, Example, Problem, Source, Stored
+from . import records
+from .example import Captioned, Example, Problem, Stored
 from .records import example
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -180,13 +181,10 @@ def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -
         raise ValueError(f"no picture among {', '.join(members)}")
     if "txt" in members:
         row["text"] = [line for line in stored(members["txt"]).read().decode("utf-8").splitlines() if line.strip()]
-    captions = row.get("text", row.get("caption", row.get("prompt")))
-    found: Source = picture
-    given = captions if isinstance(captions, list) else [captions]
-    words = tuple(c.strip() for c in given if isinstance(c, str) and c.strip())
-    if not words:
+    captions = next((row[name] for name in records.CAPTION if row.get(name) is not None), None)
+    if captions is None:
         raise ValueError("no caption: expected a .txt member, or text, caption or prompt in the .json member")
-    return Captioned(found, words, where)
+    return records.with_captions(picture, captions, row.get("probabilities"), where)
 
 
 def hub(name: str) -> Found:

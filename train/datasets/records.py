@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -154,13 +155,24 @@ def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
 
 
 def captioned(row: dict[str, Any], folder: Path, where: str) -> Captioned:
-    given = row[first(row, CAPTION)]
-    captions = tuple(
-        c.strip() for c in (given if isinstance(given, list) else [given]) if isinstance(c, str) and c.strip()
-    )
-    if not captions:
+    picture = source(row[first(row, IMAGE)], folder, where)
+    return with_captions(picture, row[first(row, CAPTION)], row.get("probabilities"), where)
+
+
+def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> Captioned:
+    """``given`` is a caption or a list of them, ``probabilities`` how often each is taken; equally often where None.
+
+    Raises ValueError where no caption has a word, or the probabilities are not as many or no shares.
+    """
+    captions = [c.strip() if isinstance(c, str) else "" for c in (given if isinstance(given, list) else [given])]
+    shares = [1.0] * len(captions) if probabilities is None else listed(probabilities, "probabilities")
+    if len(shares) != len(captions) or not all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in shares):
+        raise ValueError(f"probabilities {shares!r:.60}: one for each of the {len(captions)} captions, none below 0")
+    kept = [(c, float(s)) for c, s in zip(captions, shares, strict=True) if c and s]
+    if not kept:
         raise ValueError("the caption is empty")
-    return Captioned(source(row[first(row, IMAGE)], folder, where), captions, where)
+    words, taken = zip(*kept, strict=True)
+    return Captioned(picture, words, where, taken)
 
 
 def listed(value: Any, name: str) -> list[Any]:
