@@ -78,7 +78,7 @@ def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
     rows, columns = height // CELL, width // CELL
     pixels, centres, grounds = [], [], []
     for index in range(stage.loop.batch_size):
-        make = rng.choices((sampling.single, sampling.counted, sampling.pair), (3, 3, 4))[0]
+        make = rng.choices((sampling.single, sampling.counted, sampling.pair), (4, 3, 3))[0]
         scene = make(rng)  # the judge knows every combination, held out from nano or not
         while (scene.height, scene.width) != (height, width):
             scene = make(rng)

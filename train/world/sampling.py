@@ -105,6 +105,7 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
     return Scene(things, background(rng), height, width)
 
 
-def any_scene(rng: random.Random) -> Scene:
-    make = rng.choices((single, counted, pair), (4, 3, 4))[0]
+def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:
+    """One thing, several of a kind or two different ones, by ``weights``."""
+    make = rng.choices((single, counted, pair), weights)[0]
     return seen(lambda: make(rng))
