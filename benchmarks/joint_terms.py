@@ -1,0 +1,65 @@
+"""What REPA and the sources of context are worth: the joint stage on a fresh de-tokenizer, once with each choice.
+
+`python benchmarks/joint_terms.py FOLDER [--steps 300]`: nano's stream with a new adapter and a new MM-DiT, the same seeds
+and requests to draw each time. The flow loss is that of one fixed batch (SD3, section 5.3), the drawings are judged in the
+categories of `limner eval world`; FOLDER keeps the sheets, and a run that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import limner
+from limner.detokenizer.condition import ConditioningAdapter
+from limner.detokenizer.mmdit import MMDiT
+from limner.train.datasets.mixture import Mixture, World
+from limner.train.evaluation.cases import CATEGORIES
+from limner.train.evaluation.judge import Judge
+from limner.train.evaluation.world import JUDGE, drawing
+from limner.train.recipe import load_recipe
+from limner.train.stages.joint import Trainee, run_joint, validation_flow
+
+CHOICES = {
+    "as in the recipe": {},
+    "without REPA": {"align_weight": 0.0},
+    "queries alone": {"prompt_dropout": 1.0},
+}
+BATCH = 32
+
+
+def fresh() -> limner.Limner:
+    """nano with a de-tokenizer that has learned nothing."""
+    model = limner.load("nano", device="cpu", dtype="float32")
+    torch.manual_seed(0)
+    model.detokenizer.adapter = ConditioningAdapter(model.detokenizer.adapter.config)
+    model.detokenizer.mmdit = MMDiT(model.detokenizer.mmdit.config)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=16, help="drawings a category")
+    options = parser.parse_args()
+    recipe = load_recipe("nano").joint
+    loop = replace(recipe.loop, steps=options.steps, batch_size=BATCH, warmup=50, sample_every=options.steps)
+    judge = Judge.from_pretrained(JUDGE)
+    for name, choice in CHOICES.items():
+        model, stage = fresh(), replace(recipe, data=("world/draw",), loop=loop, **choice)
+        run_joint(stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), torch.bfloat16)
+        fixed = Mixture([(World(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
+        # measured as it would be used: with every source it has learned to hear
+        plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
+        with torch.compiler.set_stance("force_eager"):
+            flow = validation_flow(Trainee(model.mllm, model.detokenizer), plain, fixed)
+            right = sum(drawing(model, judge, category, False, options.limit, None)[0].right for category in CATEGORIES)
+        print(f"{name}: flow {flow:.4f}, {right} of {options.limit * len(CATEGORIES)} drawings right", flush=True)
+
+
+if __name__ == "__main__":
+    main()
