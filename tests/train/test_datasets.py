@@ -76,13 +76,14 @@ def test_captions_come_as_often_as_their_probabilities_say(folder):
         {"file_name": "0.png", "text": ["short", "long and full", "never"], "probabilities": [0.25, 0.75, 0]},
         {"file_name": "1.png", "text": ["a", "b"], "probabilities": [1]},
         {"file_name": "2.png", "text": ["a", "b"], "probabilities": [1, -1]},
+        {"file_name": "2.png", "text": ["a", "b"], "probabilities": [0, 0]},
     ]
     lines(folder / "metadata.jsonl", rows)
     examples, problems = split(read(folder))
     assert [e.captions for e in examples] == [("short", "long and full")]
     assert [p.split("probabilities ")[1] for p in problems] == [
-        "[1]: one for each of the 2 captions, none below 0", "[1, -1]: one for each of the 2 captions, none below 0",
-    ]  # fmt: skip
+        f"{given}: one for each of the 2 captions, none below 0, not all 0" for given in ("[1]", "[1, -1]", "[0, 0]")
+    ]
     told = [examples[0].tell(random.Random(seed), draw_share=0.0) for seed in range(400)]
     said = Counter(answer["content"][0]["text"] for _, answer in told)
     assert set(said) == {"short", "long and full"} and 0.65 < said["long and full"] / 400 < 0.85

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import records
 from .example import Captioned, Example, Problem, Stored
-from .records import example
+from .records import CAPTION, example, first, with_captions
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -181,10 +180,10 @@ def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -
         raise ValueError(f"no picture among {', '.join(members)}")
     if "txt" in members:
         row["text"] = [line for line in stored(members["txt"]).read().decode("utf-8").splitlines() if line.strip()]
-    captions = next((row[name] for name in records.CAPTION if row.get(name) is not None), None)
-    if captions is None:
+    caption = first(row, CAPTION)
+    if caption is None:
         raise ValueError("no caption: expected a .txt member, or text, caption or prompt in the .json member")
-    return records.with_captions(picture, captions, row.get("probabilities"), where)
+    return with_captions(picture, row[caption], row.get("probabilities"), where)
 
 
 def hub(name: str) -> Found:

@@ -162,12 +162,15 @@ def captioned(row: dict[str, Any], folder: Path, where: str) -> Captioned:
 def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> Captioned:
     """``given`` is a caption or a list of them, ``probabilities`` how often each is taken; equally often where None.
 
-    Raises ValueError where no caption has a word, or the probabilities are not as many or no shares.
+    Raises ValueError where no caption has a word, or the probabilities are not as many, or none is above 0.
     """
     captions = [c.strip() if isinstance(c, str) else "" for c in (given if isinstance(given, list) else [given])]
     shares = [1.0] * len(captions) if probabilities is None else listed(probabilities, "probabilities")
-    if len(shares) != len(captions) or not all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in shares):
-        raise ValueError(f"probabilities {shares!r:.60}: one for each of the {len(captions)} captions, none below 0")
+    numbers = all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in shares)
+    if len(shares) != len(captions) or not numbers or not any(shares):
+        raise ValueError(
+            f"probabilities {shares!r:.60}: one for each of the {len(captions)} captions, none below 0, not all 0"
+        )
     kept = [(c, float(s)) for c, s in zip(captions, shares, strict=True) if c and s]
     if not kept:
         raise ValueError("the caption is empty")
