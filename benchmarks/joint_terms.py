@@ -19,7 +19,8 @@ from limner.detokenizer.mmdit import MMDiT
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE, drawing
+from limner.train.evaluation.measures import drawing
+from limner.train.evaluation.world import JUDGE
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import Trainee, run_joint, validation_flow
 
@@ -57,7 +58,7 @@ def main() -> None:
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
         with torch.compiler.set_stance("force_eager"):
             flow = validation_flow(Trainee(model.mllm, model.detokenizer), plain, fixed)
-            right = sum(drawing(model, judge, category, False, options.limit, None)[0].right for category in CATEGORIES)
+            right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
         print(f"{name}: flow {flow:.4f}, {right} of {options.limit * len(CATEGORIES)} drawings right", flush=True)
 
 

@@ -17,7 +17,8 @@ import limner
 from limner.detokenizer.condition import Condition, ConditioningAdapter
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE, drawing
+from limner.train.evaluation.measures import drawing
+from limner.train.evaluation.world import JUDGE
 
 
 def heard(adapter: ConditioningAdapter, features: bool, prompt: bool) -> Callable[..., Condition]:
@@ -47,7 +48,7 @@ def main() -> None:
         ("both", True, True), ("queries alone", True, False), ("prompt alone", False, True), ("neither", False, False),
     ):  # fmt: skip
         adapter.forward = heard(adapter, features, prompt)
-        right = sum(drawing(model, judge, category, False, options.limit, None)[0].right for category in CATEGORIES)
+        right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
         adapter.forward = whole
         print(f"{name}: {right} of {options.limit * len(CATEGORIES)}", flush=True)
 

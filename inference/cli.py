@@ -57,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("eval", "measure a model", commands.run_eval)
     evaluate.add_argument("suite", choices=["world", "geneval"])
     evaluate.add_argument(
-        "--part", metavar="I/N", default="1/1", help="geneval: draw every N-th prompt only, from the I-th"
+        "--part",
+        metavar="I/N",
+        default="1/1",
+        help="the I-th of N runs that share the work in one folder",
     )
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
     evaluate.add_argument("--steps", type=int, help="sampling steps")

@@ -160,14 +160,9 @@ def run_eval(options: argparse.Namespace) -> int:
     index, _, parts = options.part.partition("/")
     if not (index.isdigit() and parts.isdigit()):
         raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
-    if options.suite == "world" and options.part != "1/1":
-        raise ValueError("--part is for geneval; the world's evaluation runs whole")
-    model = loaded(options, options.dtype)
-    if options.suite == "world":
-        world.evaluate(model, options.output, limit=options.limit, steps=options.steps)
-    else:
-        part = (int(index) - 1, int(parts))
-        geneval.evaluate(model, options.output, limit=options.limit, steps=options.steps, part=part)
+    suite = world if options.suite == "world" else geneval
+    part = (int(index) - 1, int(parts))
+    suite.evaluate(loaded(options, options.dtype), options.output, limit=options.limit, steps=options.steps, part=part)
     return 0
 
 

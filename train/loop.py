@@ -38,6 +38,7 @@ class LoopConfig:
     ema_decay: float = 0.0
     save_every: int = 200
     sample_every: int = 500
+    """0 for never; else also after the last step"""
     log_every: int = 10
     tracker: str = "tensorboard"
     """Where the figures go: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
@@ -157,7 +158,8 @@ def fit(
                 bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
             stopping = bool(parallel.most(len(stop)))
             saving = done % config.save_every == 0 or done == config.steps or stopping
-            if sample and not sharded and (done % config.sample_every == 0 or done == config.steps) and not stopping:
+            due = config.sample_every and (done % config.sample_every == 0 or done == config.steps)
+            if sample and due and not sharded and not stopping:
                 value = sampled(sample, module, optimizer, done) if first else None
                 if value is not None and (progress.best is None or value < progress.best):
                     progress.best, progress.best_step, saving = value, done, True

@@ -13,7 +13,8 @@ import pytest
 import limner
 from limner.train.evaluation.cases import CATEGORIES, cases
 from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE, judge_on_truth
+from limner.train.evaluation.measures import judge_on_truth
+from limner.train.evaluation.world import JUDGE
 from limner.train.world import sampling, talk
 from limner.train.world.scene import Scene, Thing, render
 from limner.train.world.words import facts, read_caption

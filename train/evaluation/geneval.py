@@ -24,7 +24,9 @@ from ..world import held_out, sampling
 from ..world.scene import Scene, Thing, render
 from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
-from .world import BATCH, JUDGE, WORDS, Score, wilson
+from .measures import BATCH, WORDS
+from .scores import Score, wilson
+from .world import JUDGE
 
 SAMPLES = 4
 """Pictures a prompt, with seeds 0 to 3"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ THRESHOLD = 0.7
 """Of the centre map: lower takes more halves of objects for whole ones, higher misses faint ones."""
 CELL = 8
 """Pixels a cell, a side."""
+TOGETHER = 16
+"""Pictures of one size that the judge looks at in one forward"""
 
 
 @dataclass
@@ -86,15 +89,19 @@ class Judge(nn.Module):
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:
         """What stands in each picture: peaks of the centre map. Raises ValueError for sizes 8 does not divide."""
-        verdicts = []
-        for image in images:
-            if image.width % CELL or image.height % CELL:
-                raise ValueError(f"the judge reads sizes that {CELL} divides, not {image.width} x {image.height}")
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
-            cells, ground = self(pixels.to(self.ground.weight))
-            verdicts.append(
-                Verdict(self._peaks(cells[0].float(), threshold), _name(sampling.BACKGROUND_NAMES, ground[0]))
-            )
+        verdicts: list[Verdict] = []
+        for (width, height), group in itertools.groupby(images, key=lambda image: image.size):
+            if width % CELL or height % CELL:
+                raise ValueError(f"the judge reads sizes that {CELL} divides, not {width} x {height}")
+            alike = list(group)
+            for start in range(0, len(alike), TOGETHER):
+                chunk = alike[start : start + TOGETHER]
+                pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in chunk]))
+                cells, ground = self((pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).to(self.ground.weight))
+                verdicts += [
+                    Verdict(self._peaks(cell.float(), threshold), _name(sampling.BACKGROUND_NAMES, logits))
+                    for cell, logits in zip(cells, ground, strict=True)
+                ]
         return verdicts
 
     def _peaks(self, cells: Tensor, threshold: float) -> tuple[Detection, ...]:

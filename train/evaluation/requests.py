@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..world import held_out
 from ..world.scene import BACKGROUNDS, Scene, Thing, render
@@ -84,16 +82,3 @@ def requests() -> list[Request]:
         request.picture()
         made.append(request)
     return made
-
-
-def score(model: Limner, judge: Judge, chosen: Sequence[Request], steps: int | None, batch: int) -> list[bool]:
-    """Which of them the model does as asked; it decides by itself whether to draw."""
-    right = []
-    for start in range(0, len(chosen), batch):
-        chunk = chosen[start : start + batch]
-        replies = model.generate(
-            [request.messages() for request in chunk], max_images=1, max_new_tokens=48, num_inference_steps=steps,
-            seed=list(range(start, start + len(chunk))),
-        )  # fmt: skip
-        right += [request.met_by(reply, judge) for request, reply in zip(chunk, replies, strict=True)]
-    return right

@@ -1,0 +1,110 @@
+"""The world's evaluation: shared by several runs, gone on with, judged again without asking again."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import limner
+from helpers import make_limner
+from limner.inference import cli
+from limner.train.evaluation import answers, measures, world
+from limner.train.evaluation.cases import CATEGORIES
+from limner.train.evaluation.judge import Judge
+from limner.train.world.edits import KINDS
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return limner.load("nano", device="cpu", dtype="bfloat16")
+
+
+def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys, monkeypatch):
+    options = {"limit": 1, "steps": 1}
+    assert world.evaluate(nano, tmp_path, part=(0, 2), **options) is None
+    assert "still to be done by other parts" in capsys.readouterr().out
+    results = world.evaluate(nano, tmp_path, part=(1, 2), **options)
+    names = [row["name"] for row in results["scores"]]
+    assert names == list(measures.measures(1, 1, 1))
+    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 3 + 6
+    assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 and row["n"] == 1 for row in results["scores"])
+    assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()
+    # seventeen framed pictures in rows of eight
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 138, 3 * 138)
+
+    page = (tmp_path / "index.html").read_text()
+    (edit,) = answers.stored(tmp_path / "edit-add")
+    shown, said = edit["asked"]
+    assert f'src="edit-add/{shown["image"]}"' in page and said in page
+    assert Image.open(tmp_path / "edit-add" / shown["image"]).size == (128, 128)
+
+    def never(*_, **__):
+        raise AssertionError("what is answered is not asked again")
+
+    monkeypatch.setattr(limner.inference.model.Limner, "generate", never)
+    assert world.evaluate(nano, tmp_path, **options)["scores"] == results["scores"]
+    looked = []
+    monkeypatch.setattr(Judge, "look", lambda self, images: looked.append(images) or [NOTHING] * len(images))
+    monkeypatch.setattr(world, "digest", lambda *modules: "another judge" if len(modules) == 1 else REAL(*modules))
+    again = world.evaluate(nano, tmp_path, **options)
+    assert looked and not any(r["rate"] for r in again["scores"] if r["name"].startswith(("draw/", "edit/")))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="holds answers with examples 1, this is 2; choose another folder"):
+        world.evaluate(nano, tmp_path, limit=2, steps=1)
+    with pytest.raises(ValueError, match=r"holds answers with (weights|model)"):
+        world.evaluate(make_limner().bfloat16(), tmp_path, **options)
+
+
+REAL = world.digest
+NOTHING = measures.Verdict((), "plain")
+
+
+def test_a_cut_measure_goes_on_with_whole_batches(nano, tmp_path):
+    measure = measures.by_hand("talk", 0)
+    assert len(measure.asked) < measures.BATCH, "one batch: half of it is asked again, all of it is not"
+    whole = answers.ask(nano, measure, tmp_path)
+    text = (tmp_path / answers.LINES).read_text()
+    (tmp_path / answers.LINES).write_text(text[: len(text) // 2])
+    assert len(answers.stored(tmp_path)) < len(whole)
+
+    def timeless(lines):
+        return [{k: v for k, v in told.items() if k != "seconds"} for told in lines]
+
+    assert timeless(answers.ask(nano, measure, tmp_path)) == timeless(whole)
+    assert timeless(answers.stored(tmp_path)) == timeless(whole)
+    replies = [answers.reply_of(told, tmp_path) for told in whole]
+    assert [reply.text for reply in replies] == [reply.text for reply in measure.replies(nano, 0)]
+    (tmp_path / answers.LINES).write_text("nonsense\n" + text)
+    with pytest.raises(ValueError, match=r"replies.jsonl, line 1: .*take the folder away"):
+        answers.stored(tmp_path)
+
+
+def test_the_judge_sees_a_picture_alike_alone_and_among_others():
+    judge = Judge.from_pretrained(world.JUDGE)
+    images = [measures.render(case.scene) for case in measures.cases("two_object", False, 5)]
+    images.insert(2, images[0].resize((160, 96)))
+    together = judge.look(images)
+    for image, verdict in zip(images, together, strict=True):
+        (alone,) = judge.look([image])
+        assert alone.background == verdict.background
+        assert [(d.name, d.color, d.x, d.y) for d in alone.detections] == [
+            (d.name, d.color, d.x, d.y) for d in verdict.detections
+        ]
+    with pytest.raises(ValueError, match="sizes that 8 divides, not 100 x 100"):
+        judge.look([images[0].resize((100, 100))])
+
+
+def test_bad_options(tmp_path, capsys):
+    with pytest.raises(ValueError, match="must not be negative"):
+        world.evaluate(None, tmp_path, limit=-1)
+    with pytest.raises(ValueError, match="part 4 of 3"):
+        world.evaluate(None, tmp_path, part=(3, 3))
+    assert cli.main(["eval", "world", "--part", "1", "--output", str(tmp_path)]) == 2
+    assert "--part" in capsys.readouterr().err
+
+
+def test_a_score_says_how_sure_it_is():
+    row = measures.Score("x", 475, 500, {}).row()
+    assert row["rate"] == 0.95 and row["low"] == pytest.approx(0.9273, abs=1e-3)
+    assert row["high"] == pytest.approx(0.9658, abs=1e-3)  # Wilson's interval, as statsmodels gives it
+    assert json.loads(json.dumps(row)) == row

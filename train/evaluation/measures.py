@@ -1,0 +1,237 @@
+"""What `limner eval world` measures: what is asked, how it is answered, and when an answer is right.
+
+Drawing in GenEval's categories, editing, describing, answering, deciding when to draw, and requests written by hand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...inference.asked import Messages
+from ...inference.model import Limner
+from ...inference.reply import Reply
+from ..stages.judge import SIDES, halve
+from ..world import sampling, talk
+from ..world.edits import KINDS, Edit, seen_edit
+from ..world.scene import render
+from ..world.unknown import UNKNOWN
+from ..world.words import facts, read_caption
+from . import requests
+from .cases import CATEGORIES, Case, Wanted, cases, has_held_out, near_misses
+from .judge import Judge, Verdict
+from .scores import Score
+
+BATCH = 16
+WORDS = 48
+"""Text tokens of a reply: the plan before a picture and the words after it."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    name: str
+    asked: Sequence[Messages]
+    answer: Callable[..., list[Reply]]
+    """Of the model, conversations and their ``seed``"""
+    right: Callable[[Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
+    """Which replies are, and what stands beside their rate"""
+
+    def replies(self, model: Limner, start: int) -> list[Reply]:
+        """To the batch that begins at ``start``; the seeds are the places of the questions."""
+        chunk = list(self.asked[start : start + BATCH])
+        return self.answer(model, chunk, seed=list(range(start, start + len(chunk))))
+
+    def run(self, model: Limner, judge: Judge) -> Score:
+        """Asked and judged, nothing kept."""
+        told = [reply for start in range(0, len(self.asked), BATCH) for reply in self.replies(model, start)]
+        right, extra = self.right(judge, told)
+        return Score(self.name, sum(right), len(right), extra)
+
+
+def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[], Measure]]:
+    """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), and of the
+    requests by hand at most ``limit`` where that is not 0."""
+    made: list[tuple[str, Callable[[], Measure]]] = []
+    for category in CATEGORIES:
+        for unseen in (False, True):
+            if not unseen or has_held_out(category):
+                made.append((drawing_name(category, unseen), partial(drawing, category, unseen, count, steps)))
+    made += [(f"edit/{kind}", partial(editing, kind, max(1, count // 4), steps)) for kind in KINDS]
+    made += [("describe", partial(describing, count)), ("answer", partial(answering, count))]
+    made += [("decide", partial(deciding, count))]
+    made += [(f"by hand/{task}", partial(by_hand, task, limit, steps)) for task in requests.TASKS]
+    return dict(made)
+
+
+def draw(model: Limner, asked: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:
+    return model.draw(asked, max_new_tokens=WORDS, height=128, width=128, num_inference_steps=steps, seed=seed)
+
+
+def drawing_name(category: str, unseen: bool) -> str:
+    return f"draw/{category}/{'held_out' if unseen else 'seen'}"
+
+
+def drawing(category: str, unseen: bool, count: int, steps: int | None = None) -> Measure:
+    chosen = cases(category, unseen, count)
+
+    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        verdicts = judge.look([reply.images[0] for reply in replies])
+        good = [case.wanted.met_by(verdict) for case, verdict in zip(chosen, verdicts, strict=True)]
+        return good, judge_on_truth(judge, chosen)
+
+    asked = [case.prompt for case in chosen]
+    return Measure(drawing_name(category, unseen), asked, partial(draw, steps=steps), right)
+
+
+def judge_on_truth(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
+    """The judge's own accuracy on true renders of the cases, and how often it takes a near miss for right."""
+    rng = random.Random(0)
+    missed = [(case, render(scene)) for case in chosen for _, scene in near_misses(case, rng)]
+    missed += [(case, halve(case.scene, case.scene.things[0], rng.choice(SIDES))) for case in chosen]
+    return {
+        "judge_accuracy": met(judge, [(case, render(case.scene)) for case in chosen]) / len(chosen),
+        "false_accepts": met(judge, missed) / len(missed),
+    }
+
+
+def met(judge: Judge, shown: Sequence[tuple[Case, Image.Image]]) -> int:
+    """How many of the pictures hold what their case wants."""
+    verdicts = judge.look([image for _, image in shown])
+    return sum(case.wanted.met_by(verdict) for (case, _), verdict in zip(shown, verdicts, strict=True))
+
+
+def editing(kind: str, count: int, steps: int | None = None) -> Measure:
+    """Whether the change happened (as the judge sees it), and the PSNR of what should stay."""
+    rng = random.Random(f"edit/{kind}")
+    changes: list[Edit] = []
+    while len(changes) < count:
+        change = seen_edit(rng, kind)
+        if (change.before.height, change.before.width) == (128, 128):
+            changes.append(change)
+
+    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        verdicts = judge.look([reply.images[0] for reply in replies])
+        good = [after_matches(change, verdict) for change, verdict in zip(changes, verdicts, strict=True)]
+        quality = []
+        for change, reply in zip(changes, replies, strict=True):
+            mask = kept(change)
+            if mask.any():
+                quality.append(psnr(np.asarray(reply.images[0]), np.asarray(render(change.before)), mask))
+        true = judge.look([render(change.after) for change in changes])
+        truth = sum(after_matches(change, verdict) for change, verdict in zip(changes, true, strict=True))
+        rest = float(np.mean(quality)) if quality else None
+        return good, {"psnr_of_the_rest": rest, "judge_accuracy": truth / count}
+
+    asked = [shown(render(change.before), change.instruction) for change in changes]
+    return Measure(f"edit/{kind}", asked, partial(draw, steps=steps), right)
+
+
+def after_matches(change: Edit, verdict: Verdict) -> bool:
+    if change.kind == "background" and verdict.background != change.after.background:
+        return False
+    if not Wanted(tuple((t.name, t.color) for t in change.after.things)).met_by(verdict):
+        return False
+    if change.kind == "move":
+        target, found = change.after.things[0], verdict.detections[0]
+        return abs(found.x - target.x) < 0.12 and abs(found.y - target.y) < 0.12
+    return True
+
+
+def kept(change: Edit) -> np.ndarray:
+    """Pixels that the edit must leave alone: those equal in both true pictures."""
+    before, after = (np.asarray(render(s), dtype=np.int16) for s in (change.before, change.after))
+    return (np.abs(before - after).max(-1) == 0)[..., None]
+
+
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
+    """In dB, over the pixels where ``mask`` (height, width, 1) is True."""
+    error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2 * mask).sum() / max(1, mask.sum() * a.shape[-1])
+    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def shown(image: Image.Image, words: str) -> Messages:
+    return [{"role": "user", "content": [talk.image(image), talk.text(words)]}]
+
+
+def read(model: Limner, asked: Sequence[Messages], seed: Sequence[int], words: int) -> list[Reply]:
+    return model.generate(asked, images="never", max_new_tokens=words, seed=seed)
+
+
+def describing(count: int) -> Measure:
+    """All attributes right: each object with its colour and count, the relation, the background."""
+    rng = random.Random("describe")
+    scenes = [sampling.any_scene(rng) for _ in range(count)]
+
+    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        told = [(read_caption(reply.text), facts(scene)) for scene, reply in zip(scenes, replies, strict=True)]
+        objects = sum(said.counts == true.counts for said, true in told)
+        return [said == true for said, true in told], {"objects_and_colours": objects / count}
+
+    asked = [shown(render(scene), rng.choice(talk.DESCRIBE)) for scene in scenes]
+    return Measure("describe", asked, partial(read, words=WORDS), right)
+
+
+def answering(count: int) -> Measure:
+    rng = random.Random("answer")
+    asked, answers = [], []
+    for _ in range(count):
+        scene = sampling.any_scene(rng)
+        question, answer = talk.question(rng, scene)
+        asked.append(shown(render(scene), question))
+        answers.append(answer)
+
+    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        return [reply.text.strip() == answer for answer, reply in zip(answers, replies, strict=True)], {}
+
+    return Measure("answer", asked, partial(read, words=24), right)
+
+
+def deciding(count: int) -> Measure:
+    """Draws when asked for a picture it can draw, and only then (talk, questions, unknown things, pictures to describe)."""
+    rng = random.Random("decide")
+    asked, wants = [], []
+    for index in range(count):
+        if index % 2 == 0:
+            example = talk.draw(rng)
+        else:
+            make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
+            example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
+        asked.append(talk.rendered(example.messages[:1]))
+        wants.append(index % 2 == 0)
+
+    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+        # one step a picture: only whether it begins one counts
+        return model.generate(
+            asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
+        )
+
+    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        good = [bool(reply.images) == should for should, reply in zip(wants, replies, strict=True)]
+
+        def share(wanted: bool) -> float | None:
+            own = [g for g, should in zip(good, wants, strict=True) if should == wanted]
+            return sum(own) / len(own) if own else None
+
+        return good, {"draws": share(True), "keeps_silent": share(False)}
+
+    return Measure("decide", asked, answer, right)
+
+
+def by_hand(task: str, limit: int, steps: int | None = None) -> Measure:
+    """Requests that a person wrote, not the world's templates."""
+    chosen = [request for request in requests.requests() if request.task == task][: limit or None]
+
+    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+        # it decides by itself whether to draw
+        return model.generate(asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=steps, seed=seed)
+
+    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        return [request.met_by(reply, judge) for request, reply in zip(chosen, replies, strict=True)], {}
+
+    return Measure(f"by hand/{task}", [request.messages() for request in chosen], answer, right)

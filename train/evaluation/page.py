@@ -1,0 +1,51 @@
+"""An evaluation to look through: every question with its answer, framed by whether it was right."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+STYLE = """body{font-family:sans-serif;margin:2em}h2{margin:1.5em 0 .3em}nav a{margin-right:1em}
+section{display:flex;flex-wrap:wrap;gap:.6em}article{width:150px;font-size:.8em;border-left:4px solid;padding-left:.4em}
+.right{border-color:#2a2}.wrong{border-color:#d33}p{margin:.2em 0}img{max-width:64px}.told img{max-width:128px}.told{color:#555}
+body:has(#wrong:checked) .right{display:none}"""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One measure: its line of the table, the folder of its pictures, its questions and answers, and which are right."""
+
+    row: dict[str, Any]
+    folder: str
+    lines: Sequence[dict[str, Any]]
+    right: Sequence[bool]
+
+
+def page(title: str, chapters: Sequence[Chapter]) -> str:
+    title = html.escape(title)
+    links = "".join(f'<a href="#{c.folder}">{html.escape(c.row["name"])}</a>' for c in chapters)
+    return (
+        f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>'
+        f'<p><label><input type="checkbox" id="wrong"> only what is wrong</label></p><nav>{links}</nav>'
+        f"{''.join(map(told, chapters))}\n"
+    )
+
+
+def told(chapter: Chapter) -> str:
+    row = chapter.row
+    articles = "".join(
+        f'<article class="{"right" if good else "wrong"}"><p>{parts(line["asked"], chapter.folder)}</p>'
+        f'<p class="told">{parts(line["parts"], chapter.folder)}</p></article>'
+        for line, good in zip(chapter.lines, chapter.right, strict=True)
+    )
+    head = f"{html.escape(row['name'])}: {row['rate']:.3f} of {row['n']}"
+    return f'<h2 id="{chapter.folder}">{head}</h2><section>{articles}</section>'
+
+
+def parts(given: Sequence[Any], folder: str) -> str:
+    return " ".join(
+        html.escape(part) if isinstance(part, str) else f'<img src="{folder}/{part["image"]}" loading="lazy">'
+        for part in given
+    )
