@@ -210,6 +210,29 @@ class Adapters:
                 self.loaded[name].weight = weight
             self.apply()
 
+    @contextmanager
+    def resting(self, name: str) -> Iterator[None]:
+        """One that is being trained has no effect for a while; what learns and what does not stays as it is."""
+        parameters = dict(self.model.named_parameters())
+        now = {key: parameters[key].detach().clone() for key in self.base}
+        self._bring(name, 0.0, self.base)
+        try:
+            yield
+        finally:
+            self._bring(name, self.loaded[name].weight, now)
+
+    @torch.no_grad()
+    def _bring(self, name: str, weight: float, extras: Mapping[str, Tensor]) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        for tuner in self.tuners.values():
+            for module in tuner.model.modules():
+                if isinstance(module, LoraLayer) and name in module.scaling:
+                    module.set_scale(name, weight)
+        parameters = dict(self.model.named_parameters())
+        for key, value in extras.items():
+            parameters[key].copy_(value)
+
     def delete(self, name: str) -> None:
         """Take one off. Raises ValueError for an unknown name."""
         if name not in self.loaded:

@@ -35,6 +35,8 @@ class JointBatch:
     view_keys: list[str] = field(default_factory=list)
     """`key` of each of `views` and of each picture; empty where nobody asks"""
     picture_keys: list[list[str]] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    """Of each conversation, which source of a mixture it is from"""
     left_out: list[str] = field(default_factory=list)
     """Conversations of this batch that could not be used, and why"""
 

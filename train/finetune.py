@@ -18,10 +18,12 @@ from ..inference import adapters
 from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
 from ..inference.model import Limner
 from . import parallel, pictures
+from .data import JointBatch
 from .datasets import check, readers
 from .datasets.example import Captioned, Example
 from .datasets.mixture import Finite, Mixture, Told, World
 from .frozen import Store, encoders
+from .kept import keep
 from .loop import LoopConfig, fit
 from .optimizer import MasterOptimizer
 from .stages.joint import JointStage, Trainee, in_model, joint_losses
@@ -46,7 +48,8 @@ class FinetuneConfig:
     """Share of drawings that follow a plan, the fullest caption said before the picture; None is 0.85 for nano, which plans
     all it draws, and 0 for others"""
     replay: str = "auto"
-    """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano)."""
+    """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
+    it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
     seed: int = 0
     dtype: str = "auto"
@@ -144,7 +147,7 @@ def _train(
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     if stage.precomputed:
         make_batch.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
-    losses = partial(joint_losses, trainee, stage, config.seed)
+    losses = partial(adapted_losses, model, trainee, stage, config.seed, len(sources) > 1)
     seconds, peak = trial(make_batch, losses, trainee)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
@@ -169,6 +172,19 @@ def _train(
     (output / "README.md").write_text(card(model, data, examples, prompts, config), encoding="utf-8")
     shutil.rmtree(run)
     return output
+
+
+def adapted_losses(
+    model: Limner, trainee: Trainee, stage: JointStage, seed: int, replays: bool, batch: JointBatch, step: int
+) -> dict[str, Tensor]:
+    """The first source is learned; of what is replayed, the base's own answers are kept (`keep`)."""
+    kept = None
+    if replays:
+        batch = batch.to(model.mllm.device)
+        replayed = torch.tensor(batch.sources, device=model.mllm.device) > 0
+        with model.adapters.resting(NAME):
+            kept = keep(trainee, stage, seed, batch, step, replayed)
+    return joint_losses(trainee, stage, seed, batch, step, kept)
 
 
 def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from .data import JointBatch
 from .losses import align_loss, squared_error
 
 if TYPE_CHECKING:
+    from .kept import Kept
     from .stages.joint import JointStage, Told, Trainee
 
 
@@ -30,9 +31,12 @@ class Group:
     references: list[list[Tensor]]
 
 
-def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int]) -> list[Group]:
+def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int], only: set[int] | None = None) -> list[Group]:
+    """The batch's drawings, or ``only`` some of them; those ``dropped`` lose their references."""
     groups: dict[tuple, list[int]] = {}
     for row, (shape, _) in enumerate(batch.target):
+        if only is not None and row not in only:
+            continue
         references = () if row in dropped else tuple(s for s, _ in batch.references[row])
         groups.setdefault((shape, references), []).append(row)
     return [
@@ -82,8 +86,23 @@ def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
     return Draws(bare, blind, wordless, torch.stack(times, 1), seeds)
 
 
-def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws) -> dict[str, Tensor]:
-    """Flow loss, and alignment where configured, averaged over all drawings, times and noises."""
+@dataclass
+class Painted:
+    """What the MM-DiT makes of drawings of one shape."""
+
+    drawings: list[int]
+    velocity: Tensor
+    """(repeats · drawings, channels, h, w)"""
+    target: Tensor
+    early: Tensor | None
+    """Image tokens of an early block, where they are to be aligned"""
+
+
+def painted(
+    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, only: Tensor | None = None
+) -> tuple[list[Painted], Tensor]:
+    """Velocities of all drawings (or ``only`` those of a mask (drawings,)), each at its times and noises; and a zero that
+    stands for the runs of other processes."""
     detokenizer = trainee.detokenizer
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
@@ -96,9 +115,10 @@ def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: To
         prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
     condition = detokenizer.adapter(told.features, prompt, prompt_mask)
     condition = condition.without_context(chance.bare.to(device))
-    groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()))
-    runs = int(parallel.most(len(groups)))
-    flow_sum, align_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    chosen = None if only is None else set(only.nonzero().flatten().tolist())
+    groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()), chosen)
+    idle_runs = int(parallel.most(len(groups))) - len(groups)  # asked first: the others wait in their blocks' gathers
+    made, nothing = [], torch.zeros((), device=device)
     for group in groups:
         x0 = group.latents.repeat(repeats, 1, 1, 1)
         noise = chance.noise(group.rows, repeats, x0.shape[1:]).to(x0)
@@ -110,12 +130,26 @@ def flow_losses(trainee: Trainee, stage: JointStage, batch: JointBatch, told: To
             flow.interpolate(x0, noise, t), t, own.context, own.pooled, context_mask=own.context_mask,
             references=references, early=early, early_block=stage.align_block,
         )  # fmt: skip
-        flow_sum = flow_sum + squared_error(velocity, flow.velocity_target(x0, noise)).sum()
-        if early:
-            target = eye_on_grid(told.eye_features[group.rows], velocity.shape[-2:], mmdit.config.patch_size)
-            align_sum = align_sum + align_loss(trainee.align, early[0], target.repeat(repeats, 1, 1)).sum()
-    for _ in range(runs - len(groups)):
-        flow_sum = flow_sum + idle(mmdit)
+        made.append(Painted(group.rows, velocity, flow.velocity_target(x0, noise), early[0] if early else None))
+    for _ in range(idle_runs):
+        nothing = nothing + idle(mmdit)
+    return made, nothing
+
+
+def flow_losses(
+    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, kept: Kept | None = None
+) -> dict[str, Tensor]:
+    """Flow loss, and alignment where configured, averaged over all drawings, times and noises; where something is
+    ``kept``, its velocities are the target."""
+    mmdit, repeats = trainee.detokenizer.mmdit, stage.flow_samples
+    groups, flow_sum = painted(trainee, stage, batch, told, chance)
+    align_sum = torch.zeros_like(flow_sum)
+    for group in groups:
+        target = group.target if kept is None else kept.target(group, repeats)
+        flow_sum = flow_sum + squared_error(group.velocity, target).sum()
+        if group.early is not None:
+            seen = eye_on_grid(told.eye_features[group.drawings], target.shape[-2:], mmdit.config.patch_size)
+            align_sum = align_sum + align_loss(trainee.align, group.early, seen.repeat(repeats, 1, 1)).sum()
     counted = max(1, told.drawings) * repeats
     losses = {"flow": flow_sum / counted}
     if trainee.align is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,17 +12,40 @@ from ..mllm.encoding import IGNORED
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from . import parallel
 
+if TYPE_CHECKING:
+    from .kept import Kept
 
-def language_loss(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> Tensor:
-    """Cross entropy of what the assistant decides: text, shape token, BOI, end of turn. The slots' logits are -inf.
 
-    With several processes: this one's sum over the number of tokens in all.
-    """
+def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the assistant decides, text, shape token, BOI, end of turn: logits (decisions, vocabulary), the slots' -inf;
+    what it is to decide (decisions,); and in which conversation (decisions,)."""
     targets = batch.labels[:, 1:]
     counted = targets != IGNORED
     logits = model.logits(output.hidden[:, :-1][counted]).float()
-    logits = logits.index_fill(-1, model.slot_ids, float("-inf"))
-    return F.cross_entropy(logits, targets[counted], reduction="sum") / parallel.total(int(counted.sum()))
+    return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
+
+
+def language_loss(model: StreamModel, output: StreamOutput, batch: StreamBatch, kept: Kept | None = None) -> Tensor:
+    """Cross entropy of what the assistant decides; where something is ``kept``, the divergence from it.
+
+    With several processes: this one's sum over the number of decisions in all.
+    """
+    logits, targets, rows = decided(model, output, batch)
+    count = parallel.total(len(targets))
+    if kept is None:
+        return F.cross_entropy(logits, targets, reduction="sum") / count
+    keeps = kept.conversations[rows]
+    learned = F.cross_entropy(logits[~keeps], targets[~keeps], reduction="sum")
+    return (learned + divergence(logits[keeps], kept.logits).sum()) / count
+
+
+def divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Kullback-Leibler, from the distributions of ``target`` to those of ``logits``, both (decisions, vocabulary): (decisions,).
+
+    Ids at -inf in both count nothing.
+    """
+    told, true = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
+    return (true.exp() * (true - told)).sum(-1)
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from helpers import make_limner, picture
 from limner.train import loop, parallel
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import measure
+from limner.train.kept import keep
 from limner.train.optimizer import MasterOptimizer
 from limner.train.stages.joint import JointStage, Trainee, joint_losses
 
@@ -33,10 +34,12 @@ def conversation(seed: int):
 def batch(encoder, step: int):
     told = [conversation(step * 5 + k) for k in range(5)]
     mine = parallel.share([float(measure(encoder, messages)[1]) for messages in told])
-    return joint_batch([told[i] for i in mine], encoder, mine)
+    made = joint_batch([told[i] for i in mine], encoder, mine)
+    made.sources = [i % 2 for i in mine]
+    return made
 
 
-def main(folder: Path, kind: str, steps: int, optimizer: str) -> None:
+def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> None:
     torch.set_num_threads(1)
     parallel.start()
     model = make_limner(shapes=SHAPES, prompt_tokens=4)
@@ -52,10 +55,10 @@ def main(folder: Path, kind: str, steps: int, optimizer: str) -> None:
         return norms[-1]
 
     MasterOptimizer.step = step
-    losses = partial(joint_losses, trainee, stage, 3)
 
     def noted(given, number):
-        values = losses(given, number)
+        kept = keep(trainee, stage, 3, given, number, torch.tensor(given.sources) > 0) if keeps else None
+        values = joint_losses(trainee, stage, 3, given, number, kept)
         told.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
         return values
 
@@ -69,4 +72,4 @@ def main(folder: Path, kind: str, steps: int, optimizer: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "adamw")
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], "keeps" in sys.argv[5:])

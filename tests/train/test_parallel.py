@@ -14,9 +14,9 @@ from limner.train import parallel
 HERE = Path(__file__).parent
 
 
-def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw"):
+def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw", *more: str):
     folder.mkdir(exist_ok=True)
-    command = [str(HERE / "spread.py"), str(folder), kind, str(steps), optimizer]
+    command = [str(HERE / "spread.py"), str(folder), kind, str(steps), optimizer, *more]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [*launcher, *command]
@@ -53,6 +53,14 @@ def test_a_checkpoint_of_four_goes_on_with_one_and_with_two(one, tmp_path):
     for kind, processes in (("ddp", 1), ("fsdp", 2)):
         shutil.copytree(tmp_path / "four", tmp_path / str(processes))
         assert apart(run(tmp_path / str(processes), kind, processes), late) <= 1e-5
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_kept_on_all_processes(one, tmp_path):
+    """Also where one has nothing to keep, or no picture; and it changes the losses."""
+    whole = run(tmp_path / "one", "ddp", 1, 6, "adamw", "keeps")
+    assert apart(run(tmp_path / "two", "fsdp", 2, 6, "adamw", "keeps"), whole) <= 1e-5
+    assert whole["losses"][0]["language"] < one["losses"][0]["language"]
 
 
 @pytest.mark.slow

@@ -142,12 +142,14 @@ class Mixture:
             self._dealt = (pool, batches)
         return self._dealt[1]
 
-    def told(self, step: int) -> tuple[list[list[Message]], list[int]]:
-        """This process's conversations of a step, pictures not yet opened, and their places in the whole batch."""
+    def told(self, step: int) -> tuple[list[list[Message]], list[int], list[int]]:
+        """This process's conversations of a step, pictures not yet opened, their places in the whole batch, and their
+        sources."""
         pool, index = divmod(step, self.pool)
         batch = self.dealt(pool)[index]
         mine = parallel.share([float(tokens) for _, _, tokens in batch])
-        return [self.sources[batch[i][0]].tell(self.seed, batch[i][1]) for i in mine], mine
+        told = [self.sources[batch[i][0]].tell(self.seed, batch[i][1]) for i in mine]
+        return told, mine, [batch[i][0] for i in mine]
 
     def names(self, step: int) -> list[str]:
         """What a step's conversations are, over all processes."""
@@ -157,19 +159,19 @@ class Mixture:
     def __call__(self, step: int) -> JointBatch:
         """Conversations whose pictures cannot be read are left out and named in the batch. Raises ValueError when none is
         left."""
-        told, mine = self.told(step)
         fit = partial(fitted, config=self.encoder.config)
-        opened, places, left_out = [], [], []
-        for messages, place in zip(told, mine, strict=True):
+        opened, places, sources, left_out = [], [], [], []
+        for messages, place, source in zip(*self.told(step), strict=True):
             try:
                 opened.append(with_opened(messages, fit))
                 places.append(place)
+                sources.append(source)
             except (ValueError, OSError) as error:
                 left_out.append(f"{self.names(step)[place]}: {error}")
         if not opened:
             raise ValueError(f"every conversation of step {step} is broken; the first: {left_out[0]}")
         made = joint_batch(opened, self.encoder, places, self.keys)
-        made.left_out = left_out
+        made.sources, made.left_out = sources, left_out
         return made
 
 

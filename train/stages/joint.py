@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from ..flow_loss import draws, flow_losses, idle_losses
 from ..frozen import Frozen, Store, encoders
 from ..loop import LoopConfig, fit
 from ..losses import feature_loss, language_loss, weighted
+
+if TYPE_CHECKING:
+    from ..kept import Kept
 
 
 @dataclass
@@ -112,16 +116,18 @@ class Told:
     """In the batches of all processes"""
 
 
-def tell(trainee: Trainee, batch: JointBatch) -> Told:
+def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
     stream, frozen = trainee.stream, trainee.frozen
     with torch.no_grad():
         features = frozen.features(batch.views(), batch.view_keys)
     output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
-    told = Told({"language": language_loss(stream, output, batch.stream)}, output)
+    told = Told({"language": language_loss(stream, output, batch.stream, kept)}, output)
     if len(batch.target):
         told.eye_features = features[batch.target_views]
         told.features = stream.output_resampler(output.query_states)
         target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
+        if kept is not None:
+            target = torch.where(kept.drawings[:, None, None], kept.features, target)
         told.losses["features"] = feature_loss(told.features, target).sum()
     told.drawings = int(parallel.total(len(batch.target)))
     if told.drawings:  # the same losses on every process, zero where one has no picture
@@ -153,13 +159,16 @@ def detokenizer_losses(
     return weighted(losses, {"flow": stage.flow_weight, "align": stage.align_weight})
 
 
-def joint_losses(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int) -> dict[str, Tensor]:
+def joint_losses(
+    trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int, kept: Kept | None = None
+) -> dict[str, Tensor]:
+    """``kept`` is in place of the truth where it has something (`keep`)."""
     batch = batch.to(trainee.stream.device)
-    told = tell(trainee, batch)
+    told = tell(trainee, batch, kept)
     losses = told.losses
     if told.features is not None:
         chance = draws(stage, batch.numbers, seed, step)
-        losses |= flow_losses(trainee, stage, batch, told, chance)
+        losses |= flow_losses(trainee, stage, batch, told, chance, kept)
     elif told.drawings:  # other processes have some
         losses |= idle_losses(trainee)
     weights = {

@@ -1,0 +1,142 @@
+"""What an adapter leaves alone: the base's answers as targets, and the base itself while an adapter trains."""
+
+import pytest
+import torch
+
+from helpers import make_limner
+from limner.train import finetune
+from limner.train.datasets.mixture import Mixture, World
+from limner.train.finetune import NAME, FinetuneConfig, adapted_losses, prepared
+from limner.train.kept import keep
+from limner.train.losses import divergence
+from limner.train.stages.joint import JointStage, joint_losses
+
+STAGE = JointStage(flow_samples=2, prompt_dropout=0.3)
+
+
+@pytest.fixture
+def model():
+    model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
+    model.detokenizer.mmdit.config.position_table = 32
+    return model
+
+
+def mixed(model, size=8):
+    return Mixture([(World(("describe",)), 0.5), (World(("draw", "edit")), 0.5)], model.encoder, size, 0, pool=1)(0)
+
+
+def disturb(model, amount=0.1):
+    """What training does: adapter and extras move away from the base."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter += amount * torch.randn_like(parameter) * (1 if "lora" in name else 0.3)
+
+
+def state(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_a_batch_knows_where_its_conversations_are_from(model):
+    batch = mixed(model)
+    assert sorted(batch.sources) == [0] * 4 + [1] * 4
+    drawn = {batch.sources[row] for row in batch.stream.drawing_row.tolist()}
+    assert drawn == {1}, "only the second source draws"
+
+
+def test_a_resting_adapter_is_the_base_and_comes_back(model):
+    batch = mixed(model)
+    with torch.no_grad():
+        base = joint_losses(prepared(model, FinetuneConfig(rank=2))[0], STAGE, 0, batch, 0)
+        trainee = prepared_again(model)
+        disturb(model)
+        now = joint_losses(trainee, STAGE, 0, batch, 0)
+        before, learns = state(model), [p.requires_grad for p in model.parameters()]
+        with model.adapters.resting(NAME):
+            assert [p.requires_grad for p in model.parameters()] == learns
+            resting = joint_losses(trainee, STAGE, 0, batch, 0)
+        again = joint_losses(trainee, STAGE, 0, batch, 0)
+    assert all(torch.equal(resting[k], base[k]) for k in base) and now["loss"] != base["loss"]
+    assert all(torch.equal(again[k], now[k]) for k in now)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    with pytest.raises(RuntimeError, match="stop"), model.adapters.resting(NAME):
+        raise RuntimeError("stop")
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def prepared_again(model):
+    model.delete_adapter(NAME)
+    return prepared(model, FinetuneConfig(rank=2))[0]
+
+
+def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
+    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    batch = mixed(model)
+    batch.sources = [1] * 8
+    losses = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
+    assert all(abs(losses[k].item()) < 1e-6 for k in ("language", "features", "flow"))
+    disturb(model)
+    losses = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
+    assert all(losses[k].item() > 1e-4 for k in ("language", "features", "flow"))
+    losses["loss"].backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("mllm.llm" in name and "lora" in name for name in moved)
+    assert any("mmdit" in name and "lora" in name for name in moved) and "mllm.queries.weight" in moved
+    assert all("lora" in name or name in ("mllm.queries.weight", "mllm.boi_delta") for name in moved)
+
+
+def test_what_is_not_replayed_learns_from_the_truth(model):
+    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    disturb(model)
+    batch = mixed(model)
+    plain = joint_losses(trainee, STAGE, 0, batch, 0)
+    none = torch.zeros(8, dtype=torch.bool)
+    kept = keep(trainee, STAGE, 0, batch, 0, none)
+    assert not kept.velocities and not len(kept.logits)
+    same = joint_losses(trainee, STAGE, 0, batch, 0, kept)
+    assert all(torch.allclose(same[k], plain[k]) for k in plain)
+    # half of it: the words of the first source are told as before, what the second draws is all kept
+    half = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
+    base = adapted_losses(model, trainee, STAGE, 0, False, batch, 0)
+    assert all(torch.equal(base[k], plain[k]) for k in plain)
+    with model.adapters.resting(NAME):
+        target = keep(trainee, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
+    apart = [
+        (target.velocities[row] - own).square().mean()
+        for row, own in keep(trainee, STAGE, 0, batch, 0, ~none).velocities.items()
+    ]
+    assert torch.allclose(half["flow"], torch.stack(apart).mean(), rtol=1e-4)
+
+
+def test_divergence_against_torch_s_own():
+    torch.manual_seed(0)
+    logits, target = torch.randn(5, 7), torch.randn(5, 7)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=target), torch.distributions.Categorical(logits=logits)
+    )
+    assert torch.allclose(divergence(logits, target), expected, atol=1e-6)
+    logits.requires_grad_()
+    slots = torch.tensor([2, 3])
+    found = divergence(*(v.index_fill(-1, slots, float("-inf")) for v in (logits, target)))
+    others = [i for i in range(7) if i not in (2, 3)]
+    assert torch.allclose(found, divergence(logits[:, others], target[:, others]), atol=1e-6)
+    found.sum().backward()
+    assert logits.grad.isfinite().all() and not logits.grad[:, slots].any()
+
+
+def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
+    seen = []
+    real = finetune.keep
+    monkeypatch.setattr(finetune, "keep", lambda *given: seen.append(given[-1].tolist()) or real(*given))
+    quick = [
+        "joint.loop.steps=2",
+        "joint.loop.batch_size=4",
+        "joint.loop.workers=0",
+        "rank=2",
+        "samples=0",
+        "parts=[llm]",
+    ]
+    finetune.finetune(model, data, tmp_path / "alone", finetune.load_config(quick))
+    assert not seen, "a model other than nano replays nothing"
+    finetune.finetune(model, data, tmp_path / "world", finetune.load_config([*quick, "replay=world"]))
+    assert len(seen) == 4 and all(len(rows) == 4 for rows in seen) and sum(map(sum, seen)) > 0

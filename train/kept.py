@@ -1,0 +1,57 @@
+"""What an adapter is to leave alone: where it learns nothing new, the base's own answers are its targets.
+
+Li and Hoiem 2016, arXiv:1606.09282 (learning without forgetting). The truth would pull at the base as well: its noise is no
+reason to change, and what the base makes of a request is what its users know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .data import JointBatch
+from .flow_loss import Painted, draws, idle_losses, painted
+from .losses import decided
+from .stages.joint import JointStage, Trainee, tell
+
+
+@dataclass
+class Kept:
+    """The base's answers to some conversations of a batch."""
+
+    conversations: Tensor
+    """(batch,) True where they count"""
+    drawings: Tensor
+    """(drawings,) True where they count"""
+    logits: Tensor
+    """(decisions of these conversations, vocabulary)"""
+    features: Tensor | None
+    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn"""
+    velocities: dict[int, Tensor]
+    """Of each drawing that counts (repeats, channels, h, w)"""
+
+    def target(self, group: Painted, repeats: int) -> Tensor:
+        """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
+        true = group.target.unflatten(0, (repeats, -1))
+        rows = [self.velocities.get(drawing, true[:, i]) for i, drawing in enumerate(group.drawings)]
+        return torch.stack(rows, dim=1).flatten(0, 1)
+
+
+@torch.no_grad()
+def keep(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int, conversations: Tensor) -> Kept:
+    """What ``trainee``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
+    `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
+    told = tell(trainee, batch)
+    logits, _, rows = decided(trainee.stream, told.output, batch.stream)
+    drawings = conversations[batch.stream.drawing_row]
+    velocities: dict[int, Tensor] = {}
+    if told.features is not None:
+        chance = draws(stage, batch.numbers, seed, step)
+        for group in painted(trainee, stage, batch, told, chance, only=drawings)[0]:
+            own = group.velocity.unflatten(0, (stage.flow_samples, -1)).unbind(1)
+            velocities |= dict(zip(group.drawings, own, strict=True))
+    elif told.drawings:  # other processes have some
+        idle_losses(trainee)
+    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities)
