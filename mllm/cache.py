@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .masks import additive, cached
+from .masks import cached, masks_of
 from .stream import StreamModel
 
 
@@ -40,7 +40,7 @@ class StreamCache:
         self.positions = torch.cat([self.positions, positions], 1)
         self.valid = torch.cat([self.valid, valid], 1)
         allowed, distance = cached(positions, self.positions, self.valid)
-        masks = additive(allowed, distance, self.model.llm.config, embeds.dtype)
+        masks = masks_of(allowed, distance, self.model.llm.config, embeds.dtype)
         hidden = self.model.backbone(embeds, masks, positions, self.past)
         if self.keep_hidden:
             self.hidden = torch.cat([self.hidden, hidden], 1)

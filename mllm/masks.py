@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PretrainedConfig
 
-Masks = Tensor | dict[str, Tensor]
+Mask = Tensor | BlockMask
+Masks = Mask | dict[str, Mask]
 _KNOWN = {"full_attention", "sliding_attention"}
+_ATTENTIONS = ("sdpa", "eager", "flex_attention")
 
 
 def check_backbone(config: PretrainedConfig) -> None:
@@ -22,19 +25,18 @@ def check_backbone(config: PretrainedConfig) -> None:
         raise ValueError(
             f"{config.model_type} has {kinds} layers; queries on a branch need full or sliding-window attention"
         )
-    if getattr(config, "_attn_implementation", "sdpa") not in (None, "eager", "sdpa"):
-        raise ValueError(f"attn_implementation {config._attn_implementation!r}; use sdpa or eager")
+    if getattr(config, "_attn_implementation", "sdpa") not in (None, *_ATTENTIONS):
+        raise ValueError(f"attn_implementation {config._attn_implementation!r}; it can be {', '.join(_ATTENTIONS)}")
 
 
-def additive(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
+def masks_of(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
     """``allowed`` (batch, queries, keys) and ``distance`` (the query's position less the key's) to what the model takes.
 
-    A tensor (batch, 1, queries, keys) for models with one kind of layer, a dict by layer type for the others.
+    One mask for models with one kind of layer, a dict by layer type for the others.
     """
 
-    def make(keep: Tensor) -> Tensor:
-        mask = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
-        return mask.masked_fill_(~keep, torch.finfo(dtype).min)[:, None]
+    def make(keep: Tensor) -> Mask:
+        return blocked(keep) if config._attn_implementation == "flex_attention" else additive(keep, dtype)
 
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
@@ -47,6 +49,22 @@ def additive(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype:
     if "sliding_attention" in types:
         masks["sliding_attention"] = make(inside)
     return masks
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """(batch, 1, queries, keys), 0 where allowed: for eager and SDPA."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def blocked(allowed: Tensor) -> BlockMask:
+    """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed: most branches to each other."""
+
+    def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return allowed[batch, query, key]
+
+    batch, queries, keys = allowed.shape
+    return create_block_mask(keep, batch, None, queries, keys, device=allowed.device)
 
 
 def branched(lengths: Tensor, main: int, branch_begin: Tensor, queries: int) -> tuple[Tensor, Tensor]:

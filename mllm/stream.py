@@ -14,7 +14,7 @@ from ..resamplers import Resampler
 from .config import LimnerConfig
 from .encoding import IGNORED, Encoded
 from .eye import Eye
-from .masks import Masks, additive, branched, check_backbone
+from .masks import Masks, branched, check_backbone, masks_of
 from .vocabulary import Vocabulary
 
 
@@ -201,7 +201,7 @@ class StreamModel(nn.Module):
             embeds = torch.cat([embeds, block], dim=1)
         allowed, position_ids = branched(batch.lengths, main, begin, n)
         distance = position_ids[:, :, None] - position_ids[:, None, :]
-        masks = additive(allowed, distance, self.llm.config, embeds.dtype)
+        masks = masks_of(allowed, distance, self.llm.config, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
         if on_branches:
             start = main + order * n

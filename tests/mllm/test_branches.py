@@ -6,6 +6,7 @@ import torch
 from helpers import BACKBONES, make_stream, picture, scripted
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.masks import check_backbone
 from limner.mllm.stream import collate
 
 CONVERSATIONS = [
@@ -64,6 +65,37 @@ def test_our_masks_are_the_models_own_where_there_are_no_branches(backbone):
     theirs = model.llm(input_ids=ids).logits
     output = model(collate([e], model.vocabulary, model.config))
     torch.testing.assert_close(model.logits(output.hidden), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow  # compiled for each shape
+@pytest.mark.parametrize("backbone", ["qwen3", "gemma3_text", "mistral"])
+@torch.inference_mode()
+def test_flex_attention_equals_eager(backbone):
+    """Main stream and branches in one forward, and queries over a cache that is cropped; windows are shorter than these."""
+    model, encoder = make_stream(backbone, prompt_tokens=6)
+    batch = collate([encoder.encode(c, training=True) for c in CONVERSATIONS], model.vocabulary, model.config)
+    count = batch.lengths[:, None] > torch.arange(batch.input_ids.shape[1])
+
+    def run(attention):
+        model.llm.set_attn_implementation(attention)
+        output = model(batch)
+        cache = StreamCache(model, 3, keep_hidden=True)
+        embeds = model.embed(batch.input_ids, batch.feature_mask, model.see(model.eye(batch.pixel_values), None))
+        main = cache.extend(embeds, count)
+        states = cache.extend(model.queries.weight.expand(3, -1, -1))
+        cache.crop(model.config.num_queries)
+        return output.hidden[count], output.query_states, main[count], states, cache.extend(embeds[:, :1])
+
+    for flex, eager in zip(run("flex_attention"), run("eager"), strict=True):
+        assert flex.isfinite().all()
+        torch.testing.assert_close(flex, eager, atol=1e-5, rtol=1e-5)
+
+
+def test_a_backbone_s_attention_is_one_that_takes_our_masks():
+    model, _ = make_stream("qwen3")
+    model.llm.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="'flash_attention_2'; it can be sdpa, eager, flex_attention"):
+        check_backbone(model.llm.config)
 
 
 @pytest.mark.parametrize("backbone", ["qwen3", "gemma3_text", "mistral"])
