@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ...detokenizer.autoencoder import to_bytes, to_pixels
 from ...inference.asked import Messages
 from ...inference.model import Limner
 from ...inference.reply import Reply
@@ -39,8 +41,8 @@ class Measure:
     asked: Sequence[Messages]
     answer: Callable[..., list[Reply]]
     """Of the model, conversations and their ``seed``"""
-    right: Callable[[Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
-    """Which replies are, and what stands beside their rate"""
+    right: Callable[[Limner, Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
+    """Which replies of the model are, and what stands beside their rate"""
 
     def replies(self, model: Limner, start: int) -> list[Reply]:
         """To the batch that begins at ``start``; the seeds are the places of the questions."""
@@ -50,7 +52,7 @@ class Measure:
     def run(self, model: Limner, judge: Judge) -> Score:
         """Asked and judged, nothing kept."""
         told = [reply for start in range(0, len(self.asked), BATCH) for reply in self.replies(model, start)]
-        right, extra = self.right(judge, told)
+        right, extra = self.right(model, judge, told)
         return Score(self.name, sum(right), len(right), extra)
 
 
@@ -80,7 +82,7 @@ def drawing_name(category: str, unseen: bool) -> str:
 def drawing(category: str, unseen: bool, count: int, steps: int | None = None) -> Measure:
     chosen = cases(category, unseen, count)
 
-    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         verdicts = judge.look([reply.images[0] for reply in replies])
         good = [case.wanted.met_by(verdict) for case, verdict in zip(chosen, verdicts, strict=True)]
         return good, judge_on_truth(judge, chosen)
@@ -107,7 +109,8 @@ def met(judge: Judge, shown: Sequence[tuple[Case, Image.Image]]) -> int:
 
 
 def editing(kind: str, count: int, steps: int | None = None) -> Measure:
-    """Whether the change happened (as the judge sees it), and the PSNR of what should stay."""
+    """Whether the change happened (as the judge sees it), and the PSNR of what should stay, beside what the autoencoder
+    alone makes of the same pixels."""
     rng = random.Random(f"edit/{kind}")
     changes: list[Edit] = []
     while len(changes) < count:
@@ -115,18 +118,19 @@ def editing(kind: str, count: int, steps: int | None = None) -> Measure:
         if (change.before.height, change.before.width) == (128, 128):
             changes.append(change)
 
-    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         verdicts = judge.look([reply.images[0] for reply in replies])
         good = [after_matches(change, verdict) for change, verdict in zip(changes, verdicts, strict=True)]
-        quality = []
+        quality, ceiling = [], []
         for change, reply in zip(changes, replies, strict=True):
-            mask = kept(change)
+            mask, before = kept(change), np.array(render(change.before))
             if mask.any():
-                quality.append(psnr(np.asarray(reply.images[0]), np.asarray(render(change.before)), mask))
+                quality.append(psnr(np.asarray(reply.images[0]), before, mask))
+                ceiling.append(psnr(through_autoencoder(model, before), before, mask))
         true = judge.look([render(change.after) for change in changes])
         truth = sum(after_matches(change, verdict) for change, verdict in zip(changes, true, strict=True))
-        rest = float(np.mean(quality)) if quality else None
-        return good, {"psnr_of_the_rest": rest, "judge_accuracy": truth / count}
+        rest, most = (float(np.mean(values)) if values else None for values in (quality, ceiling))
+        return good, {"psnr_of_the_rest": rest, "autoencoder_alone": most, "judge_accuracy": truth / count}
 
     asked = [shown(render(change.before), change.instruction) for change in changes]
     return Measure(f"edit/{kind}", asked, partial(draw, steps=steps), right)
@@ -155,6 +159,14 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
+def through_autoencoder(model: Limner, pixels: np.ndarray) -> np.ndarray:
+    """8-bit pixels (height, width, 3) there and back: no drawing can be closer."""
+    vae = model.detokenizer.autoencoder
+    with torch.inference_mode():
+        given = to_pixels(torch.from_numpy(pixels)[None]).to(next(vae.parameters()))
+        return to_bytes(vae.decode(vae.encode(given)))[0].cpu().numpy()
+
+
 def shown(image: Image.Image, words: str) -> Messages:
     return [{"role": "user", "content": [talk.image(image), talk.text(words)]}]
 
@@ -168,7 +180,7 @@ def describing(count: int) -> Measure:
     rng = random.Random("describe")
     scenes = [sampling.any_scene(rng) for _ in range(count)]
 
-    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         told = [(read_caption(reply.text), facts(scene)) for scene, reply in zip(scenes, replies, strict=True)]
         objects = sum(said.counts == true.counts for said, true in told)
         return [said == true for said, true in told], {"objects_and_colours": objects / count}
@@ -186,7 +198,7 @@ def answering(count: int) -> Measure:
         asked.append(shown(render(scene), question))
         answers.append(answer)
 
-    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         return [reply.text.strip() == answer for answer, reply in zip(answers, replies, strict=True)], {}
 
     return Measure("answer", asked, partial(read, words=24), right)
@@ -211,7 +223,7 @@ def deciding(count: int) -> Measure:
             asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
         )
 
-    def right(_: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         good = [bool(reply.images) == should for should, reply in zip(wants, replies, strict=True)]
 
         def share(wanted: bool) -> float | None:
@@ -231,7 +243,7 @@ def by_hand(task: str, limit: int, steps: int | None = None) -> Measure:
         # it decides by itself whether to draw
         return model.generate(asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=steps, seed=seed)
 
-    def right(judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         return [request.met_by(reply, judge) for request, reply in zip(chosen, replies, strict=True)], {}
 
     return Measure(f"by hand/{task}", [request.messages() for request in chosen], answer, right)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...detokenizer.autoencoder import to_bytes, to_pixels
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from .. import pictures
@@ -20,7 +19,7 @@ from ..world import sampling
 from ..world.scene import render
 from . import answers
 from .judge import Judge
-from .measures import measures, psnr
+from .measures import measures, psnr, through_autoencoder
 from .page import Chapter, page
 from .scores import Score, line, table
 
@@ -56,7 +55,7 @@ def evaluate(
         if (found := scored(folder, by)) is None:
             measure = make()
             lines = answers.ask(model, measure, folder)
-            right, extra = measure.right(judge, [answers.reply_of(told, folder) for told in lines])
+            right, extra = measure.right(model, judge, [answers.reply_of(told, folder) for told in lines])
             found = {"judge": by, "right": [bool(r) for r in right], "extra": extra}
             answers.put(folder / "score.json", json.dumps(found) + "\n")
         print(line(score_of(name, found).row()), flush=True)
@@ -112,18 +111,10 @@ def score_of(name: str, found: dict[str, Any]) -> Score:
 
 
 def autoencoder_ceiling(model: Limner, count: int) -> float:
-    """PSNR in dB of true pictures through the autoencoder: no drawing can be closer."""
+    """PSNR in dB of true pictures through the autoencoder."""
     rng = random.Random("ceiling")
-    vae = model.detokenizer.autoencoder
-    parameter = next(vae.parameters())
-    values = []
-    for _ in range(count):
-        scene = sampling.any_scene(rng)
-        pixels = np.array(render(scene))
-        with torch.inference_mode():
-            back = to_bytes(vae.decode(vae.encode(to_pixels(torch.from_numpy(pixels)[None]).to(parameter))))
-        values.append(psnr(back[0].numpy(), pixels, np.ones((*pixels.shape[:2], 1), bool)))
-    return float(np.mean(values))
+    true = [np.array(render(sampling.any_scene(rng))) for _ in range(count)]
+    return float(np.mean([psnr(through_autoencoder(model, p), p, np.ones((*p.shape[:2], 1), bool)) for p in true]))
 
 
 def write(output: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> dict[str, Any]:
