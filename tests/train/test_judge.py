@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from limner.train.stages.judge import SIDES, bend, halve, wear
+from limner.train.stages.judge import SIDES, bend, halve
 from limner.train.world.scene import Scene, Thing, render
 
 
@@ -17,22 +17,6 @@ def test_bending_moves_every_point_a_little():
         moved = ((bend(ramp, amount) - ramp)[..., 12:-12] * 95 / 2).abs()  # in pixels, away from the edges
         assert 0.5 * amount < moved.mean() < 4 * amount
         assert not torch.equal(moved[0], moved[1]), "every picture its own way"
-
-
-def test_wear_makes_lines_thicker_or_thinner_and_smudges_a_share():
-    page = torch.ones(2, 3, 32, 32)
-    page[..., 16] = -1
-    ink = (1 - page).sum()
-    assert torch.equal(wear(page, 0.0, 0.0), page)
-    assert (1 - wear(page, 0.5, 0.0)).sum() == pytest.approx(2 * ink.item())  # half of a pixel on either side
-    assert (1 - wear(page, -0.5, 0.0)).sum() == pytest.approx(ink.item() / 2)
-    torch.manual_seed(0)
-    noise = torch.randn(8, 3, 64, 64)
-
-    def changed(lost):
-        return ((wear(noise, 0.0, lost) - noise).abs().mean(1) > 0.4).float().mean()
-
-    assert changed(0.1) < changed(0.3) < 0.7 and changed(0.3) > 0.1
 
 
 @pytest.mark.parametrize("side", SIDES)

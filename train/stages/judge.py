@@ -33,8 +33,6 @@ class JudgeStage:
     """Most of it that is added in between, as a standard deviation: a model's latents are not the encoder's."""
     bent: float = 0.0
     """Share of the batches whose lines wobble, as a model's do"""
-    worn: float = 0.0
-    """Share of the batches whose lines are thicker or thinner and whose details are lost in places, as a model's are"""
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
     warm_start: str = ""
@@ -69,22 +67,6 @@ def bend(pixels: Tensor, amount: float) -> Tensor:
         moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
         grid = grid + moved * moved.new_tensor([2 / width, 2 / height])
     return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False).to(pixels.dtype)
-
-
-def wear(pixels: Tensor, thickness: float, lost: float) -> Tensor:
-    """Pictures (batch, 3, height, width) with dark lines thicker (or thinner, below 0) by about ``thickness`` pixels, at most
-    1, and the details of a share ``lost`` of each picture, in soft patches, smudged."""
-    x = pixels.float()
-    grown = -F.max_pool2d(-x, 3, 1, 1) if thickness > 0 else F.max_pool2d(x, 3, 1, 1)
-    x = x + abs(thickness) * (grown - x)
-    height, width = x.shape[-2:]
-    patches = F.interpolate(
-        torch.rand(len(x), 1, height // 8, width // 8, device=x.device), (height, width), mode="bilinear"
-    )
-    bare = patches.flatten(1).quantile(lost, dim=1).view(-1, 1, 1, 1)
-    mask = ((bare - patches) * 8).sigmoid() if lost else torch.zeros_like(patches)
-    smudged = F.avg_pool2d(F.pad(x, (3, 3, 3, 3), mode="reflect"), 7, 1)
-    return (x + mask * (smudged - x)).to(pixels.dtype)
 
 
 SIDES = ("left", "right", "top", "bottom")
@@ -131,8 +113,6 @@ def losses(
     rng = rng_for(seed, step, "judge encodes")
     if rng.random() < stage.bent:
         pixels = bend(pixels, rng.uniform(0.3, 2.0))
-    if rng.random() < stage.worn:
-        pixels = wear(pixels, rng.uniform(-0.4, 0.6), rng.uniform(0, 0.3))
     if rng.random() < stage.encoded:
         with torch.no_grad():
             latents = autoencoder.encode(pixels)
