@@ -154,7 +154,6 @@ def test_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
     for command, words in (
         (("describe", str(tmp_path / "in.png"), "--out", "x.png"), "needs --boxes"),
         (("describe", str(tmp_path / "in.png"), "--boxes", "--out", "x.nonsense"), "not a picture format"),
-        (("eval", "world", "--part", "1/2"), "--part is for geneval"),
         (("draw", "x", "--backend", "sd3", "--offload"), "--offload is for a Limner model"),
         (("draw", "x", "--backend", "sd3", "--bits", "8"), "--bits is for a Limner model"),
     ):
