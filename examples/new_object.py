@@ -18,6 +18,7 @@ import more_objects
 import torch
 
 import limner
+from limner.inference.adapters import with_weight
 from limner.train.evaluation.cases import Wanted
 from limner.train.evaluation.judge import Judge
 from limner.train.evaluation.world import JUDGE
@@ -139,8 +140,9 @@ def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
 
 def draw(path: Path, new: str, adapter: list[str], model: str, judge: Path | None) -> None:
     loaded = limner.load(model)
-    for folder in adapter:
-        loaded.load_adapter(folder)
+    for given in adapter:
+        folder, weight = with_weight(given)
+        loaded.load_adapter(folder, weight=weight)
     cases, drawn = asked(new), []
     for start in range(0, len(cases), 10):
         replies = loaded.draw([words for words, _ in cases[start : start + 10]], seed=start)
