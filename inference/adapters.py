@@ -223,12 +223,7 @@ class Adapters:
 
     @torch.no_grad()
     def _bring(self, name: str, weight: float, extras: Mapping[str, Tensor]) -> None:
-        from peft.tuners.lora import LoraLayer
-
-        for tuner in self.tuners.values():
-            for module in tuner.model.modules():
-                if isinstance(module, LoraLayer) and name in module.scaling:
-                    module.set_scale(name, weight)
+        scale(self.model, name, weight)
         parameters = dict(self.model.named_parameters())
         for key, value in extras.items():
             parameters[key].copy_(value)
@@ -283,6 +278,15 @@ class Adapters:
         self.loaded.clear()
         self.base.clear()
         self.fingerprint = fingerprint(self.model)
+
+
+def scale(module: nn.Module, name: str, weight: float) -> None:
+    """LoRA ``name`` inside ``module`` acts at ``weight``; what learns stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer) and name in layer.scaling:
+            layer.set_scale(name, weight)
 
 
 def tied(llm: nn.Module) -> bool:

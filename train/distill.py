@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from ..detokenizer import flow
@@ -103,9 +102,7 @@ class Student:
     mmdit: MMDiT
 
     def switch(self, on: bool) -> None:
-        for module in self.mmdit.modules():
-            if isinstance(module, LoraLayer) and NAME in module.scaling:
-                module.set_scale(NAME, float(on))
+        adapters.scale(self.mmdit, NAME, float(on))
 
 
 def student_losses(

@@ -45,7 +45,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     assert world.evaluate(nano, tmp_path, **options)["scores"] == results["scores"]
     looked = []
     monkeypatch.setattr(Judge, "look", lambda self, images: looked.append(images) or [NOTHING] * len(images))
-    monkeypatch.setattr(world, "digest", lambda *modules: "another judge" if len(modules) == 1 else REAL(*modules))
+    monkeypatch.setattr(world, "digest", lambda of: "another judge" if isinstance(of, Judge) else REAL(of))
     again = world.evaluate(nano, tmp_path, **options)
     assert looked and not any(r["rate"] for r in again["scores"] if r["name"].startswith(("draw/", "edit/")))
     monkeypatch.undo()

@@ -26,7 +26,7 @@ from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
 from .measures import BATCH, WORDS
 from .scores import Score, wilson
-from .world import JUDGE
+from .world import JUDGE, checked
 
 SAMPLES = 4
 """Pictures a prompt, with seeds 0 to 3"""
@@ -124,11 +124,7 @@ def evaluate(
     ``part`` (i, n) draws every n-th prompt from the i-th on and scores nothing while others still draw; returns None then.
     Raises ValueError for a negative limit, a part that is none, or where the judge is missing.
     """
-    if limit < 0:
-        raise ValueError(f"--limit is {limit}; it must not be negative")
-    index, parts = part
-    if not 0 <= index < parts:
-        raise ValueError(f"part {index + 1} of {parts}: parts are counted from 1 to {parts}")
+    index, parts = checked(limit, part)
     judge = Judge.from_pretrained(JUDGE)
     chosen = prompts(limit)
     draw(model, output, chosen[index::parts], steps)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ...inference.adapters import digest
@@ -39,15 +38,11 @@ def evaluate(
     returns None while others still have some to do. Raises ValueError for a negative limit, a part that is none, a folder
     with the answers of another model or other settings, or where the judge is missing.
     """
-    if limit < 0:
-        raise ValueError(f"--limit is {limit}; it must not be negative")
-    index, parts = part
-    if not 0 <= index < parts:
-        raise ValueError(f"part {index + 1} of {parts}: parts are counted from 1 to {parts}")
+    index, parts = checked(limit, part)
     judge = Judge.from_pretrained(JUDGE)
     count = limit or FULL
     about = {"model": model.name, "dtype": str(model.mllm.dtype).removeprefix("torch."), "examples": count}
-    same_model(output, about | {"steps": steps, "weights": digest(*weights(model))})
+    same_model(output, about | {"steps": steps, "weights": digest(model)})
     named = measures(count, limit, steps)
     by = digest(judge)
     for name, make in list(named.items())[index::parts]:
@@ -72,9 +67,14 @@ def evaluate(
     return write(output, chapters, about)
 
 
-def weights(model: Limner) -> list[torch.nn.Module]:
-    """Everything that answers depend on, adapters included."""
-    return [model.mllm, model.detokenizer.adapter, model.detokenizer.painter]
+def checked(limit: int, part: tuple[int, int]) -> tuple[int, int]:
+    """The part. Raises ValueError for a negative limit or a part that is none."""
+    index, parts = part
+    if limit < 0:
+        raise ValueError(f"--limit is {limit}; it must not be negative")
+    if not 0 <= index < parts:
+        raise ValueError(f"part {index + 1} of {parts}: parts are counted from 1 to {parts}")
+    return part
 
 
 def same_model(output: Path, settings: dict[str, Any]) -> None:
