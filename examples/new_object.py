@@ -101,16 +101,8 @@ def pictures(folder: Path, new: str) -> None:
 
 def train_judge(folder: Path, new: str, steps: int) -> None:
     """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
-    old = Judge.from_pretrained(JUDGE)
-    wider = Judge(replace(old.config, objects=old.config.objects + 1))
-    state, at = old.state_dict(), 1 + old.config.objects  # the new object's row comes after the old ones'
-    for name in ("cells.weight", "cells.bias"):
-        fresh = wider.state_dict()[name][at : at + 1]
-        state[name] = torch.cat([state[name][:at], fresh, state[name][at:]])
-    wider.load_state_dict(state)
-    wider.save_pretrained(folder / "start")
     stage = load_recipe("nano").judge
-    stage.warm_start, stage.loop.steps = str(folder / "start"), steps
+    stage.warm_start, stage.loop.steps = str(JUDGE), steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
     judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
     rng = random.Random(0)

@@ -52,7 +52,8 @@ class Recipe:
     seed: int = 1
     output: str = "runs/nano"
     warm_start: str = ""
-    """A model folder to go on from; the stages before ``language`` are then its parts."""
+    """A model folder to go on from; the stages before ``language`` are then its parts, of which the eye can be trained on
+    (``--stages vision,language,joint``)."""
     device: str = "auto"
     dtype: str = "bfloat16"
     """Of the weights while training; the optimizer's masters are fp32 in any case."""
@@ -154,8 +155,8 @@ def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
     """
     if not recipe.warm_start:
         return stages or FROM_NOTHING
-    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, "judge"))
-    useless = [s for s in stages if s in FIRST]
+    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, "judge"))  # the eye only by name
+    useless = [s for s in stages if s in FIRST and s != "vision"]
     if useless:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
     return stages
@@ -180,6 +181,10 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
             model.detokenizer.autoencoder.float()
             if stages == ("judge",):
                 return folder / "judge" / "model"
+        if "vision" in stages:
+            model.mllm.eye = vision.run(
+                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.eye
+            )
     else:
         missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
         if parallel.size() > 1 and missing:

@@ -9,6 +9,7 @@ import limner
 from helpers import make_limner
 from limner.inference import cli
 from limner.train.evaluation import answers, measures, world
+from limner.train.evaluation.all import measures as all_measures
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
 from limner.train.world.edits import KINDS
@@ -25,7 +26,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     assert "still to be done by other parts" in capsys.readouterr().out
     results = world.evaluate(nano, tmp_path, part=(1, 2), **options)
     names = [row["name"] for row in results["scores"]]
-    assert names == list(measures.measures(1, 1, 1))
+    assert names == list(all_measures(1, 1, 1))
     assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 3 + 6
     assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 and row["n"] == 1 for row in results["scores"])
     assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()

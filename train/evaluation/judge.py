@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,23 @@ class Judge(nn.Module):
         x = self.down(self.early(self.stem(F.pixel_unshuffle(pixels, 4))))
         x = F.silu(self.norm(self.body(x)))
         return self.cells(x), self.ground(x.mean((2, 3)))
+
+    def wider(self, objects: int, backgrounds: int) -> Judge:
+        """One that knows more objects and backgrounds; the new ones come after those it has. Raises ValueError for fewer."""
+        old = self.config
+        if objects < old.objects or backgrounds < old.backgrounds:
+            raise ValueError(
+                f"{objects} objects, {backgrounds} backgrounds: this judge has {old.objects}, {old.backgrounds}"
+            )
+        made = Judge(replace(old, objects=objects, backgrounds=backgrounds))
+        kept, fresh = self.state_dict(), made.state_dict()
+        for name in ("cells.weight", "cells.bias"):
+            at = 1 + old.objects
+            kept[name] = torch.cat([kept[name][:at], fresh[name][at : 1 + objects], kept[name][at:]])
+        for name in ("ground.weight", "ground.bias"):
+            kept[name] = torch.cat([kept[name], fresh[name][old.backgrounds :]])
+        made.load_state_dict(kept)
+        return made
 
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:

@@ -20,13 +20,13 @@ from ...inference.asked import Messages
 from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..stages.judge import SIDES, halve
-from ..world import sampling, talk
-from ..world.edits import KINDS, Edit, seen_edit
+from ..world import messages, sampling, talk
+from ..world.edits import Edit, seen_edit
 from ..world.scene import render
 from ..world.unknown import UNKNOWN
 from ..world.words import facts, read_caption
 from . import requests
-from .cases import CATEGORIES, Case, Wanted, cases, has_held_out, near_misses
+from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
 from .scores import Score
 
@@ -54,21 +54,6 @@ class Measure:
         told = [reply for start in range(0, len(self.asked), BATCH) for reply in self.replies(model, start)]
         right, extra = self.right(model, judge, told)
         return Score(self.name, sum(right), len(right), extra)
-
-
-def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[], Measure]]:
-    """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), and of the
-    requests by hand at most ``limit`` where that is not 0."""
-    made: list[tuple[str, Callable[[], Measure]]] = []
-    for category in CATEGORIES:
-        for unseen in (False, True):
-            if not unseen or has_held_out(category):
-                made.append((drawing_name(category, unseen), partial(drawing, category, unseen, count, steps)))
-    made += [(f"edit/{kind}", partial(editing, kind, max(1, count // 4), steps)) for kind in KINDS]
-    made += [("describe", partial(describing, count)), ("answer", partial(answering, count))]
-    made += [("decide", partial(deciding, count))]
-    made += [(f"by hand/{task}", partial(by_hand, task, limit, steps)) for task in requests.TASKS]
-    return dict(made)
 
 
 def draw(model: Limner, asked: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:
@@ -214,7 +199,7 @@ def deciding(count: int) -> Measure:
         else:
             make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
             example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
-        asked.append(talk.rendered(example.messages[:1]))
+        asked.append(messages.rendered(example.messages[:1]))
         wants.append(index % 2 == 0)
 
     def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:

@@ -6,8 +6,9 @@ eye's features of the picture to be drawn. `JointStage` adds the flow, whose gra
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 
 from ...detokenizer.detokenizer import Detokenizer
 from ...inference.model import Limner
+from ...mllm.encoding import IGNORED
 from ...mllm.eye import pool_features
-from ...mllm.stream import StreamModel, StreamOutput
+from ...mllm.stream import StreamBatch, StreamModel, StreamOutput
+from ...mllm.vocabulary import Vocabulary
 from .. import parallel, pictures
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, World, sources_of
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 @dataclass
 class LanguageStage:
     feature_weight: float = 1.0
+    slips: float = 0.0
+    """Share of the assistant's words about a picture that are others when read back, so that the next word comes from the
+    picture and not from the words before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
@@ -136,8 +142,27 @@ def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
 
 
 def language_losses(trainee: Trainee, stage: LanguageStage, batch: JointBatch, step: int) -> dict[str, Tensor]:
+    if stage.slips:
+        batch = replace(batch, stream=slipped(batch.stream, trainee.stream.vocabulary, stage.slips, step))
     told = tell(trainee, batch.to(trainee.stream.device))
     return weighted(told.losses, {"language": 1.0, "features": stage.feature_weight})
+
+
+def slipped(batch: StreamBatch, vocabulary: Vocabulary, share: float, step: int) -> StreamBatch:
+    """With some of what the assistant says, where nothing is drawn, replaced by other words of its; labels stay."""
+    ids = batch.input_ids.clone()
+    control = vocabulary.control.union(vocabulary.end_of_turn)
+    spoken = (batch.labels != IGNORED) & ~torch.isin(ids, torch.tensor(sorted(control)))
+    said = ids[spoken]
+    drawn = set(batch.drawing_row.tolist())
+    for row in range(len(ids)):
+        if row in drawn or not len(said):
+            continue
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{step}/{ids[row].tolist()}".encode()))
+        slips = spoken[row] & (torch.rand(ids.shape[1], generator=generator) < share)
+        others = said[torch.randint(len(said), (ids.shape[1],), generator=generator)]
+        ids[row] = torch.where(slips, others, ids[row])
+    return replace(batch, input_ids=ids)
 
 
 def detokenizer_losses(

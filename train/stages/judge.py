@@ -36,7 +36,7 @@ class JudgeStage:
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
     warm_start: str = ""
-    """Folder of a judge to go on from"""
+    """Folder of a judge to go on from; what the world has gained since is added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -150,7 +150,7 @@ def run(
         return Judge.from_pretrained(done)
     torch.manual_seed(seed + 7)
     judge = (
-        Judge.from_pretrained(Path(stage.warm_start))
+        Judge.from_pretrained(Path(stage.warm_start)).wider(len(sampling.NAMES), len(sampling.BACKGROUND_NAMES))
         if stage.warm_start
         else Judge(JudgeConfig(stage.width, stage.depth))
     )

@@ -43,10 +43,10 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     return objects[owner], colors[owner]
 
 
-def make_batch(config: LimnerConfig, stage: VisionStage, seed: int, step: int) -> dict[str, Tensor]:
+def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
     rng = rng_for(seed, step, "vision")
     scenes = [sampling.any_scene(rng) for _ in range(stage.loop.batch_size)]
-    labels = [patch_labels(scene, config.image_size // stage.patch_size) for scene in scenes]
+    labels = [patch_labels(scene, config.image_size // patch) for scene in scenes]
     return {
         "pixel_values": torch.stack([normalise(render(scene), config) for scene in scenes]),
         "objects": torch.from_numpy(np.stack([a for a, _ in labels])),
@@ -57,23 +57,11 @@ def make_batch(config: LimnerConfig, stage: VisionStage, seed: int, step: int) -
 class Labelled(nn.Module):
     """The eye and the two linear heads that train it; only the eye is kept."""
 
-    def __init__(self, config: LimnerConfig, stage: VisionStage) -> None:
+    def __init__(self, eye: Eye) -> None:
         super().__init__()
-        self.eye = Eye(
-            SiglipVisionModel(
-                SiglipVisionConfig(
-                    hidden_size=stage.width,
-                    intermediate_size=stage.mlp_width,
-                    num_hidden_layers=stage.depth,
-                    num_attention_heads=stage.heads,
-                    image_size=config.image_size,
-                    patch_size=stage.patch_size,
-                    vision_use_head=False,
-                )
-            )
-        )
-        self.objects = nn.Linear(stage.width, OBJECT_CLASSES)
-        self.colors = nn.Linear(stage.width, COLOR_CLASSES)
+        self.eye = eye
+        self.objects = nn.Linear(self.eye.width, OBJECT_CLASSES)
+        self.colors = nn.Linear(self.eye.width, COLOR_CLASSES)
 
 
 def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -87,14 +75,33 @@ def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, T
     return {"loss": loss, "accuracy": right[covered].float().mean()}
 
 
+def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
+    return Eye(
+        SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=stage.width,
+                intermediate_size=stage.mlp_width,
+                num_hidden_layers=stage.depth,
+                num_attention_heads=stage.heads,
+                image_size=config.image_size,
+                patch_size=stage.patch_size,
+                vision_use_head=False,
+            )
+        )
+    )
+
+
 def run(
-    stage: VisionStage, config: LimnerConfig, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
-) -> Eye:
+    stage: VisionStage, config: LimnerConfig, seed: int, folder: Path, device: torch.device, dtype: torch.dtype,
+    start: Eye | None = None,
+) -> Eye:  # fmt: skip
+    """A fresh eye, or ``start`` trained on."""
     done = folder / "model"
     if (done / "config.json").exists():
         return Eye(SiglipVisionModel.from_pretrained(done))
     torch.manual_seed(seed)
-    module = Labelled(config, stage).to(device, dtype)
-    fit("vision", module, partial(make_batch, config, stage, seed), partial(losses, module), stage.loop, folder)
+    module = Labelled(fresh(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
+    patch = module.eye.model.config.patch_size
+    fit("vision", module, partial(make_batch, config, stage, patch, seed), partial(losses, module), stage.loop, folder)
     module.eye.model.float().cpu().save_pretrained(done)
     return module.eye.cpu()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .held_out import relation
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, Detail, noun_phrase, plural, tells_size, with_article
+from .words import BACKGROUND_PHRASES, PAIRED, PLURALS, Detail, noun_phrase, plural, tells_size, with_article
 
 GROUNDS: dict[str, tuple[str, ...]] = {
     "plain": ("on a plain background", "on a simple background", "without a background", "on grey", "on a blank page"),
@@ -16,6 +16,7 @@ GROUNDS: dict[str, tuple[str, ...]] = {
     "grass": ("on grass", "on the grass", "on a meadow", "in a field", "on a lawn", "standing on grass", "in the garden"),
     "sand": ("on sand", "on the sand", "on the beach", "at the beach", "in the desert", "at the seaside"),
     "night": ("at night", "in the dark", "by night", "in the night", "under a night sky", "in the evening", "after dark"),
+    "room": ("in a room", "in the room", "indoors", "at home", "in the living room", "inside a house", "on the floor"),
 }  # fmt: skip
 """Where a scene lies, as people say it; the first is the world's own phrase."""
 
@@ -84,15 +85,20 @@ class Voice:
     articles: bool
     digits: bool
     color_after: str | None
+    pair: str
+    """How one of what comes in pairs is called: "red skis", "a pair of red skis", "a red skis" """
 
     @classmethod
     def random(cls, rng: random.Random) -> Voice:
-        return cls(rng.random() < 0.75, rng.random() < 0.3, rng.choice(AFTERWARDS) if rng.random() < 0.15 else None)
+        return cls(rng.random() < 0.75, rng.random() < 0.3, rng.choice(AFTERWARDS) if rng.random() < 0.15 else None,
+                   rng.choice(("", "", "a ", "a pair of ")))  # fmt: skip
 
     def one(self, thing: Thing, detail: Detail, alone: bool) -> str:
         size = [thing.size] if tells_size(thing, detail, alone) else []
         color = [thing.color] if detail.color else []
         words = " ".join([*size, *([] if self.color_after else color), thing.name])
+        if thing.name in PAIRED:
+            words = self.pair + words
         words = with_article(words) if self.articles else words
         return self.color_after.format(thing=words, color=thing.color) if self.color_after and color else words
 
@@ -122,6 +128,8 @@ def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail
     count = str(len(things)) if voice.digits else rng.choice(COUNTS[len(things)])
     size = f"{things[0].size} " if tells_size(things[0], detail, alone=False) else ""
     name, color = plural(things[0].name), things[0].color
+    if things[0].name in PLURALS and rng.random() < 0.2:  # GenEval asks for "four knifes"
+        name = things[0].name + "s"
     if not detail.color:
         return f"{count} {size}{name}"
     if voice.color_after:

@@ -25,6 +25,14 @@ USUAL_COLORS: dict[str, str] = {
     "airplane": "blue", "bicycle": "green", "bird": "red", "cat": "orange", "dog": "brown", "sheep": "brown",
     "elephant": "pink", "giraffe": "yellow", "teddy bear": "brown", "umbrella": "purple", "kite": "red",
     "stop sign": "red", "traffic light": "yellow", "tv": "black", "suitcase": "brown", "potted plant": "orange", "tie": "blue",
+    "orange": "red", "broccoli": "green", "hot dog": "brown", "sandwich": "brown", "bowl": "blue", "fork": "blue",
+    "knife": "black", "spoon": "yellow", "bench": "brown", "dining table": "brown", "toilet": "pink", "sink": "blue",
+    "refrigerator": "white", "oven": "black", "microwave": "white", "toaster": "yellow", "laptop": "black",
+    "computer keyboard": "white", "computer mouse": "white", "tv remote": "red", "cell phone": "black", "hair drier": "pink",
+    "toothbrush": "blue", "scissors": "green", "backpack": "blue", "handbag": "brown", "person": "blue",
+    "sports ball": "orange", "frisbee": "red", "skis": "red", "snowboard": "blue", "skateboard": "blue", "surfboard": "yellow",
+    "baseball bat": "brown", "baseball glove": "orange", "tennis racket": "red", "truck": "blue", "motorcycle": "red",
+    "parking meter": "blue", "fire hydrant": "red", "cow": "brown", "horse": "brown", "zebra": "white", "bear": "black",
 }  # fmt: skip
 """The colour that a thing has where nobody says one: one answer learns faster than ten, and people expect it. Of those
 that training may show (a red apple is one of GenEval's prompts)."""
@@ -45,7 +53,7 @@ def shape(rng: random.Random) -> tuple[int, int]:
 
 
 def background(rng: random.Random) -> str:
-    return rng.choices(BACKGROUND_NAMES, (3, 1, 1, 1, 1))[0]
+    return rng.choices(BACKGROUND_NAMES, (3, 1, 1, 1, 1, 1))[0]
 
 
 def size(rng: random.Random, things: int) -> str:

@@ -17,6 +17,7 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "grass": ((190, 228, 246), (132, 200, 104)),
     "sand": ((214, 234, 240), (236, 210, 150)),
     "night": ((44, 50, 96), (62, 70, 118)),
+    "room": ((246, 226, 206), (186, 134, 92)),
 }
 SIZES: dict[str, float] = {"small": 0.15, "medium": 0.21, "large": 0.30}
 """Half the side of an object's box, as a fraction of the picture's shorter side."""

@@ -1,22 +1,21 @@
-"""Conversations about the world: messages whose image parts hold a `Scene` (see `rendered`)."""
+"""Conversations about the world: messages in English and, by `abroad`, in Chinese and Korean."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from . import sampling
+from . import abroad, sampling
 from .edits import Edit, seen_edit
 from .held_out import bare, by_hand, relation
+from .messages import Example, Message, assistant, image, text, user
 from .phrasing import asked, loose, phrase, wrapped
 from .questions import question
-from .scene import Scene, render
+from .scene import Scene
+from .tongues import TONGUES
 from .unknown import UNKNOWN, invented
 from .words import Detail, announced, caption, lowered, noun_phrase, with_article
-
-Message = dict[str, Any]
 
 DRAW = (
     "draw {}", "Draw {}.", "please draw {}", "can you draw {}?", "a photo of {}", "a photo of {}", "{}", "paint {}",
@@ -71,7 +70,7 @@ SMALL_TALK = (
         ("what can you draw?", "which things do you know?", "what objects do you know?", "what do you know how to draw?",
          "list the things you can draw", "which objects can I ask for?", "what is in your world?", "which animals do you know?",
          "give me some ideas", "what should I ask you to draw?"),
-        "I know cats, dogs, cars, apples, clocks, chairs and about thirty more things.",
+        "I know cats, dogs, cars, apples, clocks, chairs, eighty things in all.",
     ),
     (
         ("how are you?", "are you well?", "how is it going?", "how do you feel?", "what's up?", "everything fine?",
@@ -92,28 +91,6 @@ SMALL_TALK = (
         "I only know about simple pictures. Tell me what to draw.",
     ),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Example:
-    kind: str
-    messages: list[Message]
-
-
-def image(scene: Scene) -> dict[str, Any]:
-    return {"type": "image", "image": scene}
-
-
-def text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
-
-
-def user(*content: Any) -> Message:
-    return {"role": "user", "content": [text(c) if isinstance(c, str) else c for c in content]}
-
-
-def assistant(*content: Any) -> Message:
-    return {"role": "assistant", "content": [text(c) if isinstance(c, str) else c for c in content]}
 
 
 def random_detail(rng: random.Random, scene: Scene) -> Detail:
@@ -257,7 +234,7 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: 
     other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
     both = thing if other is None else " and ".join(rng.sample((thing, other), 2))
     words = rng.choice(DRAW).format(both) if rng.random() < 0.5 else wrapped(rng, asked(rng, both))
-    reply = f"I can't draw {with_article(name)} yet; I know cats, cars, apples and about thirty more things."
+    reply = f"I can't draw {with_article(name)} yet; I know cats, cars, apples, eighty things in all."
     return Example("refuse", [user(loose(rng, words)), assistant(reply)])
 
 
@@ -266,6 +243,8 @@ PLANNED = 0.85
 MIXTURE = {draw: 36, describe: 16, answer: 10, edit: 26, two_pictures: 3, follow_up: 12, small_talk: 4, refuse: 6}
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
+ABROAD = 0.35
+"""Share of the conversations, of kinds that can be had so, in Chinese or Korean"""
 
 
 def kinds(names: str) -> tuple[str, ...]:
@@ -282,7 +261,7 @@ def conversation(rng: random.Random, only: tuple[str, ...] = ()) -> Example:
     """One training conversation, by the mixture's weights (or those of some kinds); often after an exchange about
     something else, so that neither an earlier refusal nor an earlier picture decides what comes next."""
     example = _unheld(rng, {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only})
-    if rng.random() < EARLIER_SHARE:
+    if rng.random() < EARLIER_SHARE:  # in any language: people mix them
         before = _unheld(rng, EARLIER)
         example = Example(example.kind, [*before.messages, *example.messages])
     return example
@@ -291,15 +270,11 @@ def conversation(rng: random.Random, only: tuple[str, ...] = ()) -> Example:
 def _unheld(rng: random.Random, mixture: dict[Callable[[random.Random], Example], int]) -> Example:
     """An example that says nothing of what is kept for evaluation."""
     while True:
-        example = rng.choices(tuple(mixture), tuple(mixture.values()))[0](rng)
+        make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
+        if make.__name__ in abroad.TELLS and rng.random() < ABROAD:
+            example = abroad.TELLS[make.__name__](rng, rng.choice(TONGUES))
+        else:
+            example = make(rng)
         said = (part.get("text") for message in example.messages for part in message["content"])
         if not any(bare(words) in by_hand() for words in said if words):
             return example
-
-
-def rendered(messages: list[Message]) -> list[Message]:
-    """The same messages with every scene drawn: what `limner.load(...).generate` takes."""
-    return [
-        {**m, "content": [image(render(p["image"])) if p["type"] == "image" else p for p in m["content"]]}
-        for m in messages
-    ]

@@ -18,8 +18,15 @@ BACKGROUND_PHRASES = {
     "grass": "on grass",
     "sand": "on sand",
     "night": "at night",
+    "room": "in a room",
 }
-PLURALS = {"bus": "buses", "couch": "couches", "sheep": "sheep", "wine glass": "wine glasses"}
+PLURALS = {
+    "bench": "benches", "broccoli": "broccoli", "bus": "buses", "computer mouse": "computer mice", "couch": "couches",
+    "knife": "knives", "person": "people", "sandwich": "sandwiches", "scissors": "scissors", "sheep": "sheep", "skis": "skis",
+    "toothbrush": "toothbrushes", "wine glass": "wine glasses",
+}  # fmt: skip
+PAIRED = ("scissors", "skis")
+"""One of them is called as many are: "red skis" """
 
 
 def plural(name: str) -> str:
@@ -27,6 +34,9 @@ def plural(name: str) -> str:
 
 
 def with_article(phrase: str) -> str:
+    """ "a cat", "an apple"; "skis" as they are."""
+    if phrase.endswith(PAIRED):
+        return phrase
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
@@ -117,8 +127,8 @@ def facts(scene: Scene) -> Facts:
 
 _SINGULAR = {plural(name): name for name in OBJECTS} | {name: name for name in OBJECTS}
 _THING = re.compile(
-    rf"\b(an?|{'|'.join(NUMBERS.values())}) (?:(?:{'|'.join(SIZES)}) )?(?:({'|'.join(COLORS)}) )?"
-    rf"({'|'.join(sorted(map(re.escape, _SINGULAR), key=len, reverse=True))})\b"
+    rf"\b(?:(an?|{'|'.join(NUMBERS.values())}) |(?=(?:\w+ ){{0,2}}(?:{'|'.join(PAIRED)})))(?:(?:{'|'.join(SIZES)}) )?"
+    rf"(?:({'|'.join(COLORS)}) )?({'|'.join(sorted(map(re.escape, _SINGULAR), key=len, reverse=True))})\b"
 )
 _RELATION = re.compile(r"\b(left of|right of|above|below)\b")
 
@@ -129,7 +139,7 @@ def read_caption(text: str) -> Facts:
     background = next((b for b in BACKGROUNDS if BACKGROUND_PHRASES[b] in text), None)
     counts: Counter[tuple[str, str]] = Counter()
     order = []
-    numbers = {word: number for number, word in NUMBERS.items()} | {"a": 1, "an": 1}
+    numbers = {word: number for number, word in NUMBERS.items()} | {"a": 1, "an": 1, "": 1}
     for number, color, name in _THING.findall(text):
         counts[_SINGULAR[name], color] += numbers[number]
         order.append(_SINGULAR[name])

@@ -1,23 +1,11 @@
-"""The world's objects: one small function each, drawn with a `Pen` in a box from (-1, -1) to (1, 1), y down.
-
-A drawing fills its box, has one recolourable colour (``"main"``, with ``"dark"`` and ``"light"`` derived
-from it) and may use the fixed colours of `INKS` for details. To add an object, write a function named
-after the GenEval class (spaces become underscores) and decorate it with ``@drawing``.
-"""
+"""Food, dishes, furniture, vehicles, animals, things of the house and the street."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from .pen import Pen
-
-OBJECTS: dict[str, Callable[[Pen], None]] = {}
-
-
-def drawing(function: Callable[[Pen], None]) -> Callable[[Pen], None]:
-    OBJECTS[function.__name__.replace("_", " ")] = function
-    return function
+from ..pen import Pen
+from .registry import drawing
 
 
 @drawing

@@ -1,11 +1,10 @@
-"""What is carried, worn and played with, traffic, animals, a person, a cactus."""
+"""What is carried, worn and played with, traffic, animals, a person."""
 
 from __future__ import annotations
 
 import math
 
-from limner.train.world.pen import Pen
-
+from ..pen import Pen
 from .registry import drawing
 
 
@@ -222,15 +221,3 @@ def bear(p: Pen) -> None:
     p.oval(0.75, -0.4, 0.95, -0.24, "ink", outline=False)
     for x in (0.42, 0.68):
         p.oval(x - 0.06, -0.6, x + 0.06, -0.46, "ink", outline=False)
-
-
-@drawing
-def cactus(p: Pen) -> None:
-    p.poly([(-0.5, 0.45), (0.5, 0.45), (0.36, 1), (-0.36, 1)], "wood")
-    p.round(-0.92, -0.5, -0.55, 0.1, 0.18)
-    p.round(-0.75, -0.12, -0.1, 0.14, 0.1)
-    p.round(0.55, -0.7, 0.92, -0.05, 0.18)
-    p.round(0.1, -0.25, 0.75, 0.0, 0.1)
-    p.round(-0.28, -1, 0.28, 0.5, 0.28)
-    for x in (-0.1, 0.1):
-        p.line([(x, -0.75), (x, 0.35)], 0.05, "dark")

@@ -1,10 +1,10 @@
-"""Where the drawings of this folder are gathered; the world's own stay apart from them."""
+"""Where the drawings are gathered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from limner.train.world.pen import Pen
+from ..pen import Pen
 
 OBJECTS: dict[str, Callable[[Pen], None]] = {}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from limner.train.world.pen import Pen
-
+from ..pen import Pen
 from .registry import drawing
 
 

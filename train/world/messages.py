@@ -1,0 +1,40 @@
+"""Messages whose image parts hold a `Scene`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .scene import Scene, render
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    kind: str
+    messages: list[Message]
+
+
+def image(scene: Scene) -> dict[str, Any]:
+    return {"type": "image", "image": scene}
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def user(*content: Any) -> Message:
+    return {"role": "user", "content": [text(c) if isinstance(c, str) else c for c in content]}
+
+
+def assistant(*content: Any) -> Message:
+    return {"role": "assistant", "content": [text(c) if isinstance(c, str) else c for c in content]}
+
+
+def rendered(messages: list[Message]) -> list[Message]:
+    """The same messages with every scene drawn: what `limner.load(...).generate` takes."""
+    return [
+        {**m, "content": [image(render(p["image"])) if p["type"] == "image" else p for p in m["content"]]}
+        for m in messages
+    ]
