@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..world import languages, talk
+from ..world import talk
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -27,9 +27,6 @@ class TokenizerStage:
 def corpus(stage: TokenizerStage, seed: int) -> Iterator[str]:
     rng = random.Random(f"{seed}/tokenizer")
     for _ in range(stage.lines):
-        if rng.random() < 0.4:
-            yield languages.line(rng)
-            continue
         for message in talk.conversation(rng).messages:
             for part in message["content"]:
                 if part["type"] == "text":
