@@ -85,6 +85,6 @@ def flower(p: Pen) -> None:
     p.line([(0, 0.1), (0, 1)], 0.14, "leaf")
     p.poly([(0, 0.75), (0.45, 0.4), (0.35, 0.75)], "leaf")
     for i in range(6):
-        x, y = 0.5 * math.cos(i * math.pi / 3), -0.4 + 0.5 * math.sin(i * math.pi / 3)
-        p.oval(x - 0.32, y - 0.32, x + 0.32, y + 0.32)
-    p.oval(-0.25, -0.65, 0.25, -0.15, "sun")
+        x, y = 0.42 * math.cos(i * math.pi / 3), -0.35 + 0.42 * math.sin(i * math.pi / 3)
+        p.oval(x - 0.28, y - 0.28, x + 0.28, y + 0.28)
+    p.oval(-0.24, -0.59, 0.24, -0.11, "sun")

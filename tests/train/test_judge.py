@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from limner.train.evaluation.judge import Judge, JudgeConfig
 from limner.train.stages.judge import SIDES, bend, halve
 from limner.train.world.scene import Scene, Thing, render
 
@@ -29,3 +30,16 @@ def test_half_of_a_thing_is_gone_and_the_rest_stays(side):
     kept = shown & (np.abs(cut - whole).sum(-1) < 30)
     assert 0.2 < kept.sum() / shown.sum() < 0.8
     assert np.array_equal(cut[:, 70:], whole[:, 70:])
+
+
+def test_a_wider_judge_sees_what_it_saw():
+    torch.manual_seed(0)
+    judge = Judge(JudgeConfig(16, 1, objects=5, colors=10, backgrounds=3)).eval()
+    wider = judge.wider(8, 4).eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    (cells, ground), (more_cells, more_ground) = judge(pixels), wider(pixels)
+    assert more_cells.shape[1] == 1 + 8 + 10 and more_ground.shape == (2, 4)
+    torch.testing.assert_close(torch.cat([more_cells[:, :6], more_cells[:, 9:]], 1), cells)
+    torch.testing.assert_close(more_ground[:, :3], ground)
+    with pytest.raises(ValueError, match="this judge has 5, 3"):
+        judge.wider(4, 3)

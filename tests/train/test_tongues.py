@@ -1,0 +1,99 @@
+import itertools
+import random
+
+import pytest
+
+from limner.train.world import abroad, sampling, talk
+from limner.train.world.objects import OBJECTS
+from limner.train.world.scene import BACKGROUNDS, SIZES, Scene, Thing
+from limner.train.world.tongues import CHINESE, KOREAN, TONGUES, settled
+from limner.train.world.words import caption, facts
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_has_a_word_of_its_own_for_everything(tongue):
+    for words, named in ((tongue.things, OBJECTS), (tongue.grounds, BACKGROUNDS), (tongue.sizes, SIZES)):
+        assert words.keys() == named.keys() and len(set(words.values())) == len(words)
+    assert tongue.asked_grounds.keys() == tongue.ground_names.keys() == BACKGROUNDS.keys()
+    assert set(tongue.counters) <= set(OBJECTS)
+    assert not set(tongue.unknown) & set(tongue.things.values())
+    assert CHINESE.forms.keys() == KOREAN.forms.keys()
+
+
+def test_words_are_those_of_the_classes():
+    """The lists run along with the names: some that stand far apart."""
+    named = {
+        "airplane": ("飞机", "비행기"),
+        "cat": ("猫", "고양이"),
+        "dog": ("狗", "개"),
+        "orange": ("橙子", "오렌지"),
+        "tv remote": ("遥控器", "리모컨"),
+        "zebra": ("斑马", "얼룩말"),
+    }
+    for name, (chinese, korean) in named.items():
+        assert (CHINESE.things[name], KOREAN.things[name]) == (chinese, korean)
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_a_caption_tells_two_scenes_apart_as_english_does(tongue):
+    rng = random.Random(0)
+    scenes = [sampling.any_scene(rng) for _ in range(1500)]
+    by_words, by_english = {}, {}
+    for scene in scenes:
+        by_words.setdefault(tongue.caption(scene), set()).add(caption(scene))
+        by_english.setdefault(caption(scene), set()).add(tongue.caption(scene))
+    assert all(len(said) == 1 for said in by_words.values()) and all(len(said) == 1 for said in by_english.values())
+
+
+def test_captions_as_a_speaker_would_write_them():
+    cat = Scene((Thing("cat", "red", "large", 0.5, 0.5),), "grass")
+    dogs = Scene(tuple(Thing("dog", "white", "medium", x, 0.5) for x in (0.27, 0.73)), "night")
+    pair = Scene((Thing("cat", "red", "medium", 0.26, 0.5), Thing("car", "blue", "small", 0.74, 0.5)), "room")
+    assert CHINESE.caption(cat) == "一只红色的大猫，在草地上。"
+    assert CHINESE.caption(dogs) == "两只白色的狗，在夜晚。"
+    assert CHINESE.caption(pair) == "左边是一只红色的猫，右边是一辆蓝色的小汽车，在房间里。"
+    assert KOREAN.caption(cat) == "큰 빨간 고양이, 잔디 위에."
+    assert KOREAN.caption(dogs) == "하얀 개 두 마리, 밤에."
+    assert KOREAN.caption(pair) == "왼쪽에 빨간 고양이, 오른쪽에 작은 파란 자동차, 방 안에."
+    assert settled("고양이을/를 책으로/로 연필으로/로 집으로/로 개과/와") == "고양이를 책으로 연필로 집으로 개와"
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+@pytest.mark.parametrize("kind", abroad.TELLS)
+def test_conversations_are_whole(kind, tongue):
+    rng = random.Random(kind)
+    for _ in range(200):
+        example = abroad.TELLS[kind](rng, tongue)
+        assert example.kind == kind and [m["role"] for m in example.messages] == [
+            ("user", "assistant")[i % 2] for i in range(len(example.messages))
+        ]
+        words = [p["text"] for m in example.messages for p in m["content"] if p["type"] == "text"]
+        assert all(said.strip() and not {"{", "}", "/"} & set(said) for said in words)
+        drawn = [p for m in example.messages if m["role"] == "assistant" for p in m["content"] if p["type"] == "image"]
+        assert bool(drawn) == (kind in ("draw", "edit", "follow_up")) or kind == "follow_up"
+
+
+def test_an_edit_says_what_differs():
+    rng = random.Random(4)
+    for _ in range(200):
+        change = abroad.seen_edit(rng)
+        said = abroad.said_of(change, CHINESE)
+        gone = [t.name for t in change.before.things if t not in change.after.things]
+        come = [t.name for t in change.after.things if t not in change.before.things]
+        if change.kind == "remove":
+            assert said == {"a": CHINESE.things[gone[0]]}
+        elif change.kind == "replace":
+            assert said == {"a": CHINESE.things[gone[0]], "b": CHINESE.things[come[0]]}
+        elif change.kind == "background":
+            assert said == {"g": CHINESE.grounds[change.after.background]} and facts(change.before) != facts(
+                change.after
+            )
+
+
+def test_a_third_of_the_worlds_talk_is_in_them():
+    rng = random.Random(6)
+    told = [talk.conversation(rng).messages[-2] for _ in range(600)]
+    text = ["".join(p.get("text", "") for p in message["content"]) for message in told]
+    abroad_ = sum(any(ord(letter) > 0x2E80 for letter in said) for said in text)
+    assert 0.2 < abroad_ / len(text) < 0.45
+    assert len(set(itertools.chain.from_iterable(text))) > 300
