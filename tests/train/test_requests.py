@@ -25,7 +25,7 @@ class Sees:
 def test_there_are_a_hundred_and_none_is_a_template_of_the_world():
     chosen = requests()
     counts = Counter(request.task for request in chosen)
-    assert len(chosen) >= 100 and set(counts) == set(TASKS) and min(counts.values()) >= 10
+    assert len(chosen) >= 200 and set(counts) == set(TASKS) and min(counts.values()) >= 10
     assert len({request.say for request in chosen}) == len(chosen)
     rng = random.Random(0)
     trained = set()

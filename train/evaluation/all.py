@@ -27,4 +27,5 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
         made += [(f"draw/{tongue.name}", partial(abroad.drawing, tongue, max(1, count // 2), steps))]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]
     made += [(f"by hand/{task}", partial(by_hand, task, limit, steps)) for task in requests.TASKS]
+    made += [(f"by hand/{t.name}", partial(by_hand, None, limit, steps, t.name)) for t in TONGUES]
     return dict(made)

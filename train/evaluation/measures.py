@@ -220,9 +220,9 @@ def deciding(count: int) -> Measure:
     return Measure("decide", asked, answer, right)
 
 
-def by_hand(task: str, limit: int, steps: int | None = None) -> Measure:
-    """Requests that a person wrote, not the world's templates."""
-    chosen = [request for request in requests.requests() if request.task == task][: limit or None]
+def by_hand(task: str | None, limit: int, steps: int | None = None, tongue: str = "english") -> Measure:
+    """Requests that a person wrote, not the world's templates, of one task or of all."""
+    chosen = [r for r in requests.requests() if task in (None, r.task) and r.tongue == tongue][: limit or None]
 
     def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
         # it decides by itself whether to draw
@@ -231,4 +231,4 @@ def by_hand(task: str, limit: int, steps: int | None = None) -> Measure:
     def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         return [request.met_by(reply, judge) for request, reply in zip(chosen, replies, strict=True)], {}
 
-    return Measure(f"by hand/{task}", [request.messages() for request in chosen], answer, right)
+    return Measure(f"by hand/{task or tongue}", [request.messages() for request in chosen], answer, right)

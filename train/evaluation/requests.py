@@ -37,6 +37,7 @@ class Request:
     """The background that a drawing must have; None where it is free"""
     words: tuple[str, ...] = ()
     """What an answer must name"""
+    tongue: str = "english"
 
     def picture(self) -> Image.Image | None:
         if not self.shown:
@@ -62,7 +63,7 @@ class Request:
             return False
         said = reply.text.lower()
         if self.task == "refuse":
-            return "can't draw" in said
+            return any(no in said for no in ("can't draw", "还不会画", "못 그려"))
         return all(word in said for word in self.words)
 
 
