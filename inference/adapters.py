@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..detokenizer.mmdit import MMDiT
+from .adapter_files import lora_state, read_card, read_tensors
 
 if TYPE_CHECKING:
     from .model import Limner
 
-CARD = "limner_adapter.json"
-FORMAT = 1
 TARGETS = {"llm": "all-linear", "mmdit": r"blocks\.\d+\.(image|context)\.(qkv|out|mlp\.[02])"}
 """What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
 EXTRA = {
@@ -46,8 +43,15 @@ class Adapter:
     parts: tuple[str, ...]
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Differences from the base, by parameter name, fp32"""
-    steps: int | None = None
-    """A few-step student's: it draws in so many plain steps, and rests where other steps are asked for"""
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """How it was trained, as its card says"""
+    shipped: bool = False
+    """Part of the model's own folder: nobody loaded it, nobody takes it off"""
+
+    @property
+    def steps(self) -> int | None:
+        """A few-step student's: it draws in so many plain steps, and rests where other steps are asked for."""
+        return self.made.get("student_steps")
 
 
 class Adapters:
@@ -88,7 +92,12 @@ class Adapters:
         self.loaded[name] = adapter
         self.apply()
 
-    def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
+    @property
+    def given(self) -> list[str]:
+        """Names of those that were loaded, beside what came with the model."""
+        return [name for name, adapter in self.loaded.items() if not adapter.shipped]
+
+    def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, shipped: bool = False) -> str:
         """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
         from peft import LoraConfig, set_peft_model_state_dict
 
@@ -123,7 +132,7 @@ class Adapters:
             except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
                 self._drop(name, card["parts"])
                 raise
-        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"].get("student_steps")))
+        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"], shipped))
         return name
 
     def check_extra(self, extra: Mapping[str, Tensor], folder: Path) -> None:
@@ -148,7 +157,7 @@ class Adapters:
         if unknown:
             raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
         for name, adapter in self.loaded.items():
-            adapter.weight = float(weights.get(name, 0.0))
+            adapter.weight = float(weights.get(name, 1.0 if adapter.shipped else 0.0))
         self.apply()
 
     def apply(self) -> None:
@@ -184,6 +193,10 @@ class Adapters:
         """
         students = {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
         asked = options["num_inference_steps"]
+        if asked is None and any(
+            options[name] not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale")
+        ):
+            asked = self.model.defaults.num_inference_steps  # guidance is the teacher's
         if asked is None and len(set(students.values())) > 1:
             told = ", ".join(f"{name} of {steps}" for name, steps in students.items())
             raise ValueError(
@@ -209,6 +222,26 @@ class Adapters:
             for name, weight in weights.items():
                 self.loaded[name].weight = weight
             self.apply()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Without what came with the model, for as long as its other weights are trained, merged or saved."""
+        from peft import set_peft_model_state_dict
+
+        held = []
+        for name in [name for name, adapter in self.loaded.items() if adapter.shipped]:
+            parts = {p: self.tuners[p] for p in self.loaded[name].parts}
+            states = {p: (t.peft_config[name], lora_state(t, name)) for p, t in parts.items()}
+            held.append((name, self.loaded[name], states))
+            self.delete(name)
+        try:
+            yield
+        finally:
+            for name, adapter, states in held:
+                for part, (config, state) in states.items():
+                    self.add_lora(name, part, config)
+                    set_peft_model_state_dict(self.tuners[part], state, adapter_name=name)
+                self.add(name, adapter)
 
     @contextmanager
     def resting(self, name: str) -> Iterator[None]:
@@ -256,7 +289,11 @@ class Adapters:
             module.__dict__.pop(name, None)
 
     def merge(self) -> None:
-        """Write the active adapters into the base's weights; none is loaded afterwards."""
+        """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model."""
+        with self.aside():
+            self._merge()
+
+    def _merge(self) -> None:
         mllm = self.model.mllm
         for part in list(self.tuners):
             tuner = self.tuners[part]
@@ -292,71 +329,6 @@ def scale(module: nn.Module, name: str, weight: float) -> None:
 def tied(llm: nn.Module) -> bool:
     """Whether the input embeddings are the output head's."""
     return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
-
-
-def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
-    """LoRA weights of one adapter, keyed as peft does (without its outermost ``base_model.``)."""
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(tuner, adapter_name=name, save_embedding_layers=False)
-
-
-def save(
-    adapters: Adapters, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None
-) -> None:
-    """Write adapter ``name``: LoRA weights in bf16, ``extra`` differences in fp32, and the card with ``made``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [part for part, tuner in adapters.tuners.items() if name in tuner.peft_config]
-    for part in parts:
-        tuner = adapters.tuners[part]
-        state = lora_state(tuner, name)
-        (folder / part).mkdir(exist_ok=True)
-        save_file(
-            {
-                f"base_model.{key}": value.detach().to("cpu", torch.bfloat16).contiguous()
-                for key, value in state.items()
-            },
-            folder / part / "adapter_model.safetensors",
-        )
-        tuner.peft_config[name].save_pretrained(folder / part)
-    if extra:
-        save_file({k: v.detach().float().cpu().contiguous() for k, v in extra.items()}, folder / "extra.safetensors")
-    card = {
-        "format": FORMAT,
-        "base": adapters.model.name,
-        "base_fingerprint": adapters.fingerprint,
-        "parts": parts,
-        "extra": sorted(extra),
-        "made": dict(made or {}),
-    }
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Raises ValueError for a folder that holds no adapter of ours."""
-    path = folder / CARD
-    if not path.exists():
-        peft = (
-            " (a bare peft adapter: Limner needs to know its base)" if (folder / "adapter_config.json").exists() else ""
-        )
-        raise ValueError(f"{folder} holds no Limner adapter: no {CARD}{peft}")
-    try:
-        card = json.loads(path.read_text())
-        keys = {"format", "base", "base_fingerprint", "parts", "extra", "made"}
-        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(TARGETS):
-            raise ValueError(f"expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return card
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise ValueError(f"the adapter is not whole: no {path}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def fingerprint(model: Limner) -> str:

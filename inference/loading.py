@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..detokenizer.files import from_hub
-from .model import Limner
+from .model import STUDENT, Limner
 from .prompt import place
 from .resting import Resting
 
@@ -27,8 +27,9 @@ def load(
 
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 on cuda, else float32. ``bits`` 8 or 4 quantises the linear layers
-    (`limner[quantized]`). ``offload`` keeps the half that rests in host memory: what writes while a picture is painted,
-    what paints otherwise. Raises ValueError for a model that cannot be found or read, and options that make no sense.
+    (`limner[quantized]`); they take no LoRA, so a few-step student that comes with the model stays out. ``offload`` keeps the
+    half that rests in host memory: what writes while a picture is painted, what paints otherwise. Raises ValueError for a
+    model that cannot be found or read, and options that make no sense.
     """
     if offload and bits is not None:
         raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
@@ -38,6 +39,8 @@ def load(
         from .quantize import quantize
 
         quantize(loaded, bits)
+    elif (folder / STUDENT).exists():
+        loaded.adapters.load(folder / STUDENT, shipped=True)
     if offload:
         loaded.resting = Resting(loaded)
     return loaded

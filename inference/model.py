@@ -27,12 +27,15 @@ from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
+from .adapter_files import save
 from .adapters import Adapters
 from .asked import Messages, as_batch, one_each, with_pictures
 from .drawing import DrawingOptions, drawer
 from .reply import Reply
 from .resting import Resting
 
+STUDENT = "student"
+"""The folder of a few-step student that comes with a model (`limner distill`)"""
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
 
 
@@ -190,7 +193,8 @@ class Limner(nn.Module):
 
     def get_active_adapters(self) -> dict[str, float]:
         """Names of the adapters that are switched on, with their weights."""
-        return {name: adapter.weight for name, adapter in self.adapters.loaded.items() if adapter.weight}
+        loaded = self.adapters.loaded
+        return {name: loaded[name].weight for name in self.adapters.given if loaded[name].weight}
 
     def delete_adapter(self, name: str) -> None:
         """Take an adapter off; without any the model is the base again, bit for bit. ValueError: unknown name."""
@@ -285,14 +289,19 @@ class Limner(nn.Module):
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
-        if self._adapters is not None and self._adapters.loaded:
+        if self._adapters is not None and self._adapters.given:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name, adapter in self.adapters.loaded.items():
+            save(self.adapters, name, folder / STUDENT, {}, adapter.made)
+        with self.adapters.aside():
+            self._save_parts(folder, dict(sources or {}))
+
+    def _save_parts(self, folder: Path, sources: dict[str, str]) -> None:
         self.config.save(folder)
         (folder / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
         self.tokenizer.save_pretrained(folder)
-        sources = dict(sources or {})
         for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.eye.model)):
             if name in sources:
                 refer(folder / name, sources[name])

@@ -126,7 +126,7 @@ class Repl:
 
     def adapter(self, text: str) -> None:
         if text == "off":
-            for name in list(self.model.adapters.loaded):
+            for name in self.model.adapters.given:
                 self.model.delete_adapter(name)
         elif text:
             folder, weight = with_weight(text)

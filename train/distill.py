@@ -23,14 +23,14 @@ from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import GuidedVelocity
 from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
-from ..inference import adapters
+from ..inference import adapter_files, adapters
 from ..inference.adapters import TARGETS, Adapter
 from ..inference.model import Limner
 from ..mllm.messages import Message
 from . import parallel
 from .data import JointBatch
 from .datasets.mixture import Mixture, Told, sources_of
-from .finetune import compared, draw_samples, learning_rate, precision, same_run
+from .finetune import as_it_was, compared, draw_samples, learning_rate, precision, same_run
 from .flow_loss import draws, grouped, prompt_of
 from .loop import LoopConfig, fit
 from .losses import squared_error
@@ -163,22 +163,15 @@ def distill(
     ValueError for options or data that cannot be used, and for a model whose painter is no MM-DiT.
     """
     config, output = config or DistillConfig(), Path(output)
-    if (output / adapters.CARD).exists():
+    if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    if model.adapters.loaded:
+    if model.adapters.given:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     if not isinstance(model.detokenizer.painter, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    before = {p: p.dtype for p in model.parameters()}
-    model.to(parallel.start(), precision(model, config.dtype)).eval()
-    try:
+    with model.adapters.aside(), as_it_was(model, NAME):
+        model.to(parallel.start(), precision(model, config.dtype)).eval()
         return _train(model, output, config, prompts)
-    finally:
-        if NAME in model.adapters.loaded:
-            model.delete_adapter(NAME)
-        for parameter, dtype in before.items():
-            parameter.data = parameter.data.to(dtype)
-        model.requires_grad_(True)
 
 
 def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
@@ -207,7 +200,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         draw_samples(model, prompts, config.seed, output / "samples/student.png",
                      num_inference_steps=config.steps, guidance_scale=1.0)  # fmt: skip
     made = {"student_steps": config.steps, "config": asdict(config)}
-    adapters.save(model.adapters, NAME, output, {}, made)
+    adapter_files.save(model.adapters, NAME, output, {}, made)
     (output / "README.md").write_text(card(model, config, scale, prompts), encoding="utf-8")
     shutil.rmtree(run)
     return output

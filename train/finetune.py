@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inference import adapters
+from ..inference import adapter_files
 from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
 from ..inference.model import Limner
 from . import parallel, pictures
@@ -51,6 +52,9 @@ class FinetuneConfig:
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
     it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
+    replay_weight: float = 10.0
+    """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
+    stay so"""
     seed: int = 0
     dtype: str = "auto"
     """Of the frozen weights while training; "auto" is bfloat16 where the base loses nothing by it."""
@@ -58,7 +62,7 @@ class FinetuneConfig:
     """Prompts drawn before and after."""
     joint: JointStage = field(
         default_factory=lambda: JointStage(
-            density_mean=0.3,
+            density_mean=0.3, context_dropout=0.25,
             loop=LoopConfig(steps=500, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
                             save_every=100, sample_every=0),
         )
@@ -84,6 +88,8 @@ class FinetuneConfig:
                 )
         if self.planned is not None and not 0 <= self.planned <= 1:
             raise ValueError(f"planned is {self.planned}; it must lie between 0 and 1")
+        if self.replay_weight < 0:
+            raise ValueError(f"replay_weight is {self.replay_weight}; it must not be negative")
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if not self.parts and not self.extra:
@@ -104,22 +110,29 @@ def finetune(
     thrown away. Raises ValueError for bad data or options.
     """
     config, output = config or FinetuneConfig(), Path(output)
-    if (output / adapters.CARD).exists():
+    if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    if model.adapters.loaded:
+    if model.adapters.given:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     print(f"checking {data}", flush=True)
     longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
     report = check.check(readers.read(data), model.encoder, longest)
     print(report.table(), flush=True)
     report.require()
-    before = {p: p.dtype for p in model.parameters()}
-    model.to(parallel.start(), precision(model, config.dtype))
-    try:
+    with model.adapters.aside(), as_it_was(model, NAME):
+        model.to(parallel.start(), precision(model, config.dtype))
         return _train(model, report.examples, str(data), output, config, dry_run)
+
+
+@contextmanager
+def as_it_was(model: Limner, name: str) -> Iterator[None]:
+    """Afterwards the model has its precision again and no adapter ``name``."""
+    before = {p: p.dtype for p in model.parameters()}
+    try:
+        yield
     finally:
-        if NAME in model.adapters.loaded:
-            model.delete_adapter(NAME)
+        if name in model.adapters.loaded:
+            model.delete_adapter(name)
         for parameter, dtype in before.items():
             parameter.data = parameter.data.to(dtype)
         model.requires_grad_(True).eval()
@@ -147,7 +160,9 @@ def _train(
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     if stage.precomputed:
         make_batch.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
-    losses = partial(adapted_losses, model, trainee, stage, config.seed, len(sources) > 1)
+    losses = partial(
+        adapted_losses, model, trainee, stage, config.seed, config.replay_weight if len(sources) > 1 else None
+    )
     seconds, peak = trial(make_batch, losses, trainee)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
@@ -168,22 +183,23 @@ def _train(
         draw_samples(model, prompts, config.seed, samples / "after.png")
     extra = {name: averaged[name] - base for name, base in start.items()}
     made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
-    adapters.save(model.adapters, NAME, output, extra, made)
+    adapter_files.save(model.adapters, NAME, output, extra, made)
     (output / "README.md").write_text(card(model, data, examples, prompts, config), encoding="utf-8")
     shutil.rmtree(run)
     return output
 
 
 def adapted_losses(
-    model: Limner, trainee: Trainee, stage: JointStage, seed: int, replays: bool, batch: JointBatch, step: int
+    model: Limner, trainee: Trainee, stage: JointStage, seed: int, weight: float | None, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """The first source is learned; of what is replayed, the base's own answers are kept (`keep`)."""
+    """The first source is learned; of what is replayed, the base's own answers are kept (`keep`), by ``weight``; None
+    replays nothing, or the truth."""
     kept = None
-    if replays:
+    if weight is not None:
         batch = batch.to(model.mllm.device)
         replayed = torch.tensor(batch.sources, device=model.mllm.device) > 0
         with model.adapters.resting(NAME):
-            kept = keep(trainee, stage, seed, batch, step, replayed)
+            kept = keep(trainee, stage, seed, batch, step, replayed, weight)
     return joint_losses(trainee, stage, seed, batch, step, kept)
 
 

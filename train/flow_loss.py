@@ -146,7 +146,10 @@ def flow_losses(
     align_sum = torch.zeros_like(flow_sum)
     for group in groups:
         target = group.target if kept is None else kept.target(group, repeats)
-        flow_sum = flow_sum + squared_error(group.velocity, target).sum()
+        errors = squared_error(group.velocity, target)
+        if kept is not None:
+            errors = errors * kept.weights(group.drawings).repeat(repeats)
+        flow_sum = flow_sum + errors.sum()
         if group.early is not None:
             seen = eye_on_grid(told.eye_features[group.drawings], target.shape[-2:], mmdit.config.patch_size)
             align_sum = align_sum + align_loss(trainee.align, group.early, seen.repeat(repeats, 1, 1)).sum()

@@ -6,6 +6,7 @@ reason to change, and what the base makes of a request is what its users know.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,13 @@ class Kept:
     """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn"""
     velocities: dict[int, Tensor]
     """Of each drawing that counts (repeats, channels, h, w)"""
+    weight: float = 1.0
+    """What leaving them counts, beside 1 for what is learned"""
+
+    def weights(self, drawings: Sequence[int]) -> Tensor:
+        """What the error of each of ``drawings`` counts (drawings,)."""
+        kept = self.drawings[torch.tensor(drawings, dtype=torch.long, device=self.drawings.device)]
+        return torch.where(kept, self.weight, 1.0)
 
     def target(self, group: Painted, repeats: int) -> Tensor:
         """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
@@ -40,7 +48,10 @@ class Kept:
 
 
 @torch.no_grad()
-def keep(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int, conversations: Tensor) -> Kept:
+def keep(
+    trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int, conversations: Tensor,
+    weight: float = 1.0,
+) -> Kept:  # fmt: skip
     """What ``trainee``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
     `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
     told = tell(trainee, batch)
@@ -54,4 +65,4 @@ def keep(trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step
             velocities |= dict(zip(group.drawings, own, strict=True))
     elif told.drawings:  # other processes have some
         idle_losses(trainee)
-    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities)
+    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities, weight)

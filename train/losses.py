@@ -36,7 +36,7 @@ def language_loss(model: StreamModel, output: StreamOutput, batch: StreamBatch, 
         return F.cross_entropy(logits, targets, reduction="sum") / count
     keeps = kept.conversations[rows]
     learned = F.cross_entropy(logits[~keeps], targets[~keeps], reduction="sum")
-    return (learned + divergence(logits[keeps], kept.logits).sum()) / count
+    return (learned + kept.weight * divergence(logits[keeps], kept.logits).sum()) / count
 
 
 def divergence(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import adapters
+from limner.inference import adapter_files, adapters
 from limner.inference.adapters import EXTRA, Adapter, with_weight
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.train.finetune import NAME, FinetuneConfig, prepared
@@ -24,7 +24,7 @@ def trained(model, folder, seed, extra=("queries", "boi"), std=0.1):
             if parameter.requires_grad:
                 parameter.add_(std * torch.randn(parameter.shape, generator=generator))
     now = dict(model.named_parameters())
-    adapters.save(model.adapters, NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
+    adapter_files.save(model.adapters, NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
     model.delete_adapter(NAME)
     model.requires_grad_(False)
     return folder
@@ -191,8 +191,8 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
     (broken / "llm/adapter_model.safetensors").write_bytes(b"\x10")
     with pytest.raises(ValueError, match="cannot be read"):
         model.load_adapter(broken)
-    card = json.loads((broken / adapters.CARD).read_text())
-    (broken / adapters.CARD).write_text(json.dumps(card | {"more": 1}))
+    card = json.loads((broken / adapter_files.CARD).read_text())
+    (broken / adapter_files.CARD).write_text(json.dumps(card | {"more": 1}))
     with pytest.raises(ValueError, match="expected format 1"):
         model.load_adapter(broken)
     assert gap(before, outputs(model)) == 0 and not any("lora" in k for k in model.state_dict())

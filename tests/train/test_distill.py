@@ -109,7 +109,7 @@ def test_from_the_command_line_to_an_adapter_that_draws_in_its_own_steps(data, t
     model.load_adapter(out, "other")
     model.set_adapters(["student", "other"])
     assert len(model.generate("a", **asked).images) == 1
-    model.adapters.loaded["other"].steps = 3
+    model.adapters.loaded["other"].made = {"student_steps": 3}
     with pytest.raises(ValueError, match="student of 2, other of 3"):
         model.generate("a", **asked)
 

@@ -1,5 +1,7 @@
 """What an adapter leaves alone: the base's answers as targets, and the base itself while an adapter trains."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from limner.train.kept import keep
 from limner.train.losses import divergence
 from limner.train.stages.joint import JointStage, joint_losses
 
-STAGE = JointStage(flow_samples=2, prompt_dropout=0.3)
+STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
 
 
 @pytest.fixture
@@ -73,10 +75,10 @@ def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
     trainee, _ = prepared(model, FinetuneConfig(rank=2))
     batch = mixed(model)
     batch.sources = [1] * 8
-    losses = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
+    losses = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
     assert all(abs(losses[k].item()) < 1e-6 for k in ("language", "features", "flow"))
     disturb(model)
-    losses = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
+    losses = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
     assert all(losses[k].item() > 1e-4 for k in ("language", "features", "flow"))
     losses["loss"].backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -96,8 +98,8 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     same = joint_losses(trainee, STAGE, 0, batch, 0, kept)
     assert all(torch.allclose(same[k], plain[k]) for k in plain)
     # half of it: the words of the first source are told as before, what the second draws is all kept
-    half = adapted_losses(model, trainee, STAGE, 0, True, batch, 0)
-    base = adapted_losses(model, trainee, STAGE, 0, False, batch, 0)
+    half = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
+    base = adapted_losses(model, trainee, STAGE, 0, None, batch, 0)
     assert all(torch.equal(base[k], plain[k]) for k in plain)
     with model.adapters.resting(NAME):
         target = keep(trainee, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
@@ -106,6 +108,31 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
         for row, own in keep(trainee, STAGE, 0, batch, 0, ~none).velocities.items()
     ]
     assert torch.allclose(half["flow"], torch.stack(apart).mean(), rtol=1e-4)
+
+
+def test_what_is_kept_counts_by_its_weight(model):
+    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    disturb(model)
+    batch = mixed(model)
+    once, ten, none = (adapted_losses(model, trainee, STAGE, 0, weight, batch, 0) for weight in (1.0, 10.0, 0.0))
+    for name in ("language", "features", "flow"):
+        learned, kept = none[name], once[name] - none[name]
+        assert kept > 1e-5 and torch.allclose(ten[name], learned + 10 * kept, rtol=1e-4)
+    assert none["language"] > 0 and none["flow"] == 0, "the first source talks, the second draws"
+
+
+def test_what_is_new_is_never_learned_without_words(model):
+    """Guidance enlarges the difference from what is drawn without words: that stays the base's."""
+    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    disturb(model)
+    batch = mixed(model)
+    bare, worded = (replace(STAGE, context_dropout=share) for share in (1.0, 0.0))
+    conversations = torch.tensor(batch.sources) > 0
+    new, known = keep(trainee, bare, 0, batch, 0, ~conversations), keep(trainee, bare, 0, batch, 0, conversations)
+    plain = joint_losses(trainee, worded, 0, batch, 0)["flow"]
+    assert torch.allclose(joint_losses(trainee, bare, 0, batch, 0, new)["flow"], plain)
+    assert not torch.allclose(joint_losses(trainee, bare, 0, batch, 0)["flow"], plain)
+    assert joint_losses(trainee, bare, 0, batch, 0, known)["flow"] < 1e-9, "its own, drawn without words as well"
 
 
 def test_divergence_against_torch_s_own():
@@ -127,7 +154,7 @@ def test_divergence_against_torch_s_own():
 def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
     seen = []
     real = finetune.keep
-    monkeypatch.setattr(finetune, "keep", lambda *given: seen.append(given[-1].tolist()) or real(*given))
+    monkeypatch.setattr(finetune, "keep", lambda *given: seen.append(given[-2].tolist()) or real(*given))
     quick = [
         "joint.loop.steps=2",
         "joint.loop.batch_size=4",

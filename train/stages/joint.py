@@ -134,7 +134,8 @@ def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
         target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
         if kept is not None:
             target = torch.where(kept.drawings[:, None, None], kept.features, target)
-        told.losses["features"] = feature_loss(told.features, target).sum()
+        errors = feature_loss(told.features, target)
+        told.losses["features"] = (errors if kept is None else errors * kept.weights(range(len(errors)))).sum()
     told.drawings = int(parallel.total(len(batch.target)))
     if told.drawings:  # the same losses on every process, zero where one has no picture
         told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.drawings
@@ -193,6 +194,8 @@ def joint_losses(
     losses = told.losses
     if told.features is not None:
         chance = draws(stage, batch.numbers, seed, step)
+        if kept is not None:  # what is drawn without words is the base's: guidance would enlarge any difference
+            chance.bare &= kept.drawings.to(chance.bare.device)
         losses |= flow_losses(trainee, stage, batch, told, chance, kept)
     elif told.drawings:  # other processes have some
         losses |= idle_losses(trainee)

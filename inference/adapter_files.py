@@ -1,0 +1,86 @@
+"""An adapter on the disk: LoRA weights as peft saves them, differences of whole parameters, a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .adapters import Adapters
+
+CARD = "limner_adapter.json"
+FORMAT = 1
+PARTS = ("llm", "mmdit")
+"""What can have LoRA"""
+
+
+def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
+    """LoRA weights of one adapter, keyed as peft does (without its outermost ``base_model.``)."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(tuner, adapter_name=name, save_embedding_layers=False)
+
+
+def save(
+    adapters: Adapters, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None
+) -> None:
+    """Write adapter ``name``: LoRA weights in bf16, ``extra`` differences in fp32, and the card with ``made``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [part for part, tuner in adapters.tuners.items() if name in tuner.peft_config]
+    for part in parts:
+        tuner = adapters.tuners[part]
+        state = lora_state(tuner, name)
+        (folder / part).mkdir(exist_ok=True)
+        save_file(
+            {
+                f"base_model.{key}": value.detach().to("cpu", torch.bfloat16).contiguous()
+                for key, value in state.items()
+            },
+            folder / part / "adapter_model.safetensors",
+        )
+        tuner.peft_config[name].save_pretrained(folder / part)
+    if extra:
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in extra.items()}, folder / "extra.safetensors")
+    card = {
+        "format": FORMAT,
+        "base": adapters.model.name,
+        "base_fingerprint": adapters.fingerprint,
+        "parts": parts,
+        "extra": sorted(extra),
+        "made": dict(made or {}),
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Raises ValueError for a folder that holds no adapter of ours."""
+    path = folder / CARD
+    if not path.exists():
+        peft = (
+            " (a bare peft adapter: Limner needs to know its base)" if (folder / "adapter_config.json").exists() else ""
+        )
+        raise ValueError(f"{folder} holds no Limner adapter: no {CARD}{peft}")
+    try:
+        card = json.loads(path.read_text())
+        keys = {"format", "base", "base_fingerprint", "parts", "extra", "made"}
+        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(PARTS):
+            raise ValueError(f"expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return card
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ValueError(f"the adapter is not whole: no {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
