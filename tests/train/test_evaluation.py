@@ -30,7 +30,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 3 + 4 + 6 + 2
     assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 and row["n"] == 1 for row in results["scores"])
     assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()
-    # seventeen framed pictures in rows of eight
+    # nineteen framed pictures in rows of eight
     assert Image.open(tmp_path / "sheet.png").size == (8 * 138, 3 * 138)
 
     page = (tmp_path / "index.html").read_text()

@@ -19,8 +19,9 @@ from .measures import WORDS, Measure, draw, read, shown
 
 
 def drawing(tongue: Tongue, count: int, steps: int | None = None) -> Measure:
-    """As many of each category, of combinations that training may show; what the English prompt leaves open stays so."""
-    chosen = [case for category in CATEGORIES for case in cases(category, False, max(1, count // len(CATEGORIES)))]
+    """``count`` in all, as many of each category, of combinations that training may show; what the English prompt leaves open stays so."""
+    shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
+    chosen = [case for category, share in shares for case in cases(category, False, share)]
     asked = []
     for case in chosen:
         colored = case.category in ("colors", "color_attr")
