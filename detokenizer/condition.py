@@ -72,10 +72,12 @@ class AdapterConfig:
     pooled_width: int = 2048
     prompt_width: int = 0
     """Width of the backbone's hidden states of the prompt, a second source of context; 0 for none."""
+    glyph_width: int = 0
+    """Width of the glyph encoder's features of the words to be written, another source; 0 for none."""
 
 
 class ConditioningAdapter(nn.Module):
-    """Image features (and, where configured, the prompt's hidden states) to a `Condition`.
+    """Image features (and, where configured, the prompt's hidden states and the glyphs of words) to a `Condition`.
 
     Each source of context has a projection and a type embedding of its own; all are concatenated.
     """
@@ -87,17 +89,29 @@ class ConditioningAdapter(nn.Module):
             config.feature_width, config.context_width, config.num_tokens, heads=config.heads, width=config.width,
             depth=config.depth, pooled_width=config.pooled_width, qk_norm=config.qk_norm,
         )  # fmt: skip
-        sources = 2 if config.prompt_width else 1
+        sources = 1 + bool(config.prompt_width) + bool(config.glyph_width)
         self.source_embed = nn.Parameter(torch.zeros(sources, config.context_width))
         if config.prompt_width:
             self.prompt_norm = nn.RMSNorm(config.prompt_width, eps=1e-6)
             self.prompt_proj = nn.Linear(config.prompt_width, config.context_width)
+        if config.glyph_width:
+            self.glyph_norm = nn.RMSNorm(config.glyph_width, eps=1e-6)
+            self.glyph_proj = nn.Linear(config.glyph_width, config.context_width)
 
-    def forward(self, features: Tensor, prompt: Tensor | None = None, prompt_mask: Tensor | None = None) -> Condition:
-        """features (batch, tokens, feature_width); prompt (batch, tokens, prompt_width) with its mask.
+    def forward(
+        self, features: Tensor, prompt: Tensor | None = None, prompt_mask: Tensor | None = None,
+        glyphs: Tensor | None = None, glyph_mask: Tensor | None = None,
+    ) -> Condition:  # fmt: skip
+        """features (batch, tokens, feature_width); prompt (batch, tokens, prompt_width) and glyphs (batch, tokens,
+        glyph_width), each with its mask.
 
-        Raises ValueError when the prompt's states are missing or unexpected.
+        Raises ValueError when the prompt's states or the glyphs are missing or unexpected.
         """
+        if bool(self.config.glyph_width) != (glyphs is not None):
+            raise ValueError(
+                f"glyph_width is {self.config.glyph_width}, "
+                f"so the glyphs' features {'are needed' if glyphs is None else 'have no place'}"
+            )
         if bool(self.config.prompt_width) != (prompt is not None):
             raise ValueError(
                 f"prompt_width is {self.config.prompt_width}, "
@@ -110,4 +124,8 @@ class ConditioningAdapter(nn.Module):
             own = self.prompt_proj(self.prompt_norm(prompt)) + self.source_embed[1]
             context = torch.cat([context, own], dim=1)
             mask = torch.cat([mask, prompt_mask], dim=1)
+        if glyphs is not None:
+            own = self.glyph_proj(self.glyph_norm(glyphs)) + self.source_embed[-1]
+            context = torch.cat([context, own], dim=1)
+            mask = torch.cat([mask, glyph_mask], dim=1)
         return Condition(context, mask, pooled)

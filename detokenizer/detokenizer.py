@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from . import flow, samplers, sd3_files
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
 from .files import filled, read_json, refer, resolved
+from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT, MMDiTConfig
 
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 class Detokenizer(nn.Module):
-    """Adapter, MM-DiT and autoencoder.
+    """Adapter, MM-DiT and autoencoder, and an encoder of words to be written where there is one.
 
     ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
     SD3).
@@ -37,8 +38,15 @@ class Detokenizer(nn.Module):
         autoencoder: Autoencoder,
         trained_tokens: int = 0,
         base_shift: float = 1.0,
+        glyphs: GlyphEncoder | None = None,
     ) -> None:
+        """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
         super().__init__()
+        if (glyphs.width if glyphs else 0) != adapter.config.glyph_width:
+            raise ValueError(
+                f"glyphs of width {glyphs.width if glyphs else 0}, the adapter takes {adapter.config.glyph_width}"
+            )
+        self.glyphs = glyphs
         self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
@@ -62,6 +70,22 @@ class Detokenizer(nn.Module):
             raise ValueError(
                 f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
             )
+
+    def condition(
+        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, words: Sequence[Sequence[str]]
+    ) -> Condition:
+        """Of the stream's features and states (`ConditioningAdapter`) and the words each picture is to carry."""
+        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(words) if self.glyphs else ()))
+
+    def learn_to_write(self, glyphs: GlyphEncoder) -> None:
+        """A new source of context; what is drawn without words stays what it was."""
+        assert self.glyphs is None
+        old = self.adapter
+        self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
+        state = self.adapter.state_dict() | old.state_dict()
+        state["source_embed"] = torch.cat([old.source_embed, torch.zeros_like(old.source_embed[:1])])
+        self.adapter.load_state_dict(state)
+        self.glyphs = glyphs.to(old.source_embed)
 
     def shift(self, height: int, width: int) -> float:
         """The resolution shift α = base_shift · sqrt(m / n)."""
@@ -125,6 +149,8 @@ class Detokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
         """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
         folder = Path(folder)
+        if self.glyphs is not None:
+            self.glyphs.encoder.save_pretrained(folder / "glyphs")
         parts = [("adapter", self.adapter, asdict(self.adapter.config))]
         if source is None:
             parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
@@ -153,8 +179,9 @@ class Detokenizer(nn.Module):
         else:
             mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
             autoencoder = Autoencoder.from_pretrained(folder / "vae")
+        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
         scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
-        return cls(adapter, mmdit, autoencoder, **scheduler)
+        return cls(adapter, mmdit, autoencoder, **scheduler, glyphs=glyphs)
 
 
 class GuidedVelocity:

@@ -7,6 +7,7 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,6 +82,12 @@ class SDXLDetokenizer(nn.Module):
             raise ValueError(f"a UNet of {channels} channels for latents of {own}: it must take {own} or {2 * own}")
         self.adapter, self.unet, self.autoencoder, self.scheduler = adapter, unet, autoencoder, scheduler
         self.takes_reference = channels == 2 * own
+
+    def condition(
+        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, words: Sequence[Sequence[str]]
+    ) -> Condition:
+        """As `Detokenizer.condition`; what words are to be written goes by the features alone."""
+        return self.adapter(features, prompt, prompt_mask)
 
     @property
     def painter(self) -> nn.Module:

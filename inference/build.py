@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import check_config, found, whole
+from ..detokenizer.glyphs import GlyphEncoder
 from ..detokenizer.sd3_files import pipeline_parts
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
@@ -39,9 +40,13 @@ class BuildOptions:
     """Of the new parts' weights"""
 
 
-def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: BuildOptions | None = None) -> Limner:
+def build(
+    llm: str | Path, vision: str | Path, mmdit: str | Path, options: BuildOptions | None = None,
+    glyphs: str | Path | None = None,
+) -> Limner:  # fmt: skip
     """Folders or hub ids: a causal language model with a chat template, a vision model with patch features, a diffusers
-    SD3 or SD3.5 (its transformer, VAE and scheduler are used). What joins them is new and learns nothing yet.
+    SD3 or SD3.5 (its transformer, VAE and scheduler are used), and, to write words in pictures, a ByT5 for ``glyphs``. What
+    joins them is new and knows nothing yet.
 
     Raises ValueError for a part that cannot be read or does not fit.
     """
@@ -72,6 +77,8 @@ def build(llm: str | Path, vision: str | Path, mmdit: str | Path, options: Build
     mllm.to(next(backbone.parameters()).dtype)
     model = Limner(mllm, detokenizer(found(mmdit), eye, width, options), words, GenerationDefaults())
     model.detokenizer.check_size(*config.default_size)
+    if glyphs is not None:
+        model.detokenizer.learn_to_write(GlyphEncoder.from_pretrained(found(glyphs)))
     return model.eval()
 
 

@@ -109,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--llm", required=True, help="folder or hub id of a causal language model with a chat template")
     built.add_argument("--vision", required=True, help="folder or hub id of SigLIP, CLIP, DINOv2 or the like")
     built.add_argument("--mmdit", required=True, help="folder or hub id of a diffusers SD3 or SD3.5")
+    built.add_argument("--glyphs", help="folder or hub id of a ByT5, to write words in pictures")
     built.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the model")
     built.add_argument(
         "--reference", action="store_true", help="name the parts' folders or ids instead of copying weights"

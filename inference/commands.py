@@ -255,7 +255,7 @@ def run_build(options: argparse.Namespace) -> int:
 
     if (options.output / "config.json").exists():
         raise ValueError(f"{options.output} holds a model already; choose another folder")
-    model = build(options.llm, options.vision, options.mmdit)
+    model = build(options.llm, options.vision, options.mmdit, glyphs=options.glyphs)
     named = sources(model, options.llm, options.vision, options.mmdit) if options.reference else {}
     model.save_pretrained(options.output, named)
     if options.reference and "llm" not in named:

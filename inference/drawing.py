@@ -96,7 +96,7 @@ def condition_of(
     if group[0].prompt is not None and detokenizer.adapter.config.prompt_width:
         prompt = torch.stack([r.prompt for r in group]).to(parameter)
         mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)
-    condition = detokenizer.adapter(features, prompt, mask)
+    condition = detokenizer.condition(features, prompt, mask, [r.words for r in group])
     references = [
         [detokenizer.encode_reference(torch.from_numpy(np.array(image)), size) for image in r.earlier[:max_references]]
         for r in group

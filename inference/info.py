@@ -16,6 +16,7 @@ def parameters(model: Limner) -> dict[str, int]:
         f"eye ({mllm.eye.model.config.model_type})": [mllm.eye],
         "queries and resamplers": [mllm.queries, mllm.input_resampler, mllm.output_resampler],
         "conditioning adapter": [detokenizer.adapter],
+        **({"glyphs (t5)": [detokenizer.glyphs]} if getattr(detokenizer, "glyphs", None) else {}),
         f"painter ({type(detokenizer.painter).__name__})": [detokenizer.painter],
         f"autoencoder ({type(detokenizer.autoencoder.vae).__name__})": [detokenizer.autoencoder],
     }

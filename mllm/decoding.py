@@ -16,6 +16,7 @@ from .events import Event, Finished, TextPiece
 from .messages import EmittedText
 from .stream import StreamModel
 from .views import views_of
+from .written import to_write
 
 Part = str | Image.Image
 
@@ -67,6 +68,8 @@ class DrawRequest:
     size: tuple[int, int]
     earlier: list[Image.Image]
     """The pictures before its BOI, newest first."""
+    words: tuple[str, ...] = ()
+    """That it is to carry"""
 
 
 Draw = Callable[[list[DrawRequest]], Generator[Event, None, list[Image.Image]]]
@@ -81,6 +84,8 @@ class Row:
     generator: torch.Generator
     pictures: list[Image.Image]
     """All pictures of the conversation so far, oldest first."""
+    asked: str
+    """The text of the request"""
     parts: list[Part] = field(default_factory=list)
     run: list[int] = field(default_factory=list)
     """Ids of the text run being written."""
@@ -92,6 +97,13 @@ class Row:
     """Set while the row waits to draw."""
     shape_id: int | None = None
     reason: str | None = None
+
+    def words(self) -> tuple[str, ...]:
+        """That the next picture is to carry."""
+        told = ""
+        for part in self.parts:
+            told = told + part if isinstance(part, str) else ""
+        return to_write(told, self.asked)
 
 
 class Decoder:
@@ -121,7 +133,7 @@ class Decoder:
     def run(self, encoded: Sequence[Encoded], seeds: Sequence[int], draw: Draw) -> Generator[Event, None, list[Row]]:
         """Decode a batch of conversations; returns the rows with their parts and reasons."""
         rows = [
-            Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures])
+            Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures], e.asked)
             for i, (e, seed) in enumerate(zip(encoded, seeds, strict=True))
         ]
         cache = StreamCache(self.model, len(rows), keep_hidden=self.config.prompt_tokens > 0)
@@ -266,7 +278,7 @@ class Decoder:
             DrawRequest(
                 row.index, row.drawn, features[i],
                 None if prompt is None else prompt[i], None if prompt_mask is None else prompt_mask[i],
-                row.size, row.pictures[::-1],
+                row.size, row.pictures[::-1], row.words(),
             )
             for i, row in enumerate(alive)
         ]  # fmt: skip

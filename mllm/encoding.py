@@ -18,6 +18,7 @@ from .config import LimnerConfig
 from .messages import EmittedText, Message, checked
 from .views import View, views_of
 from .vocabulary import Vocabulary
+from .written import to_write
 
 IGNORED = -100
 """The label that no loss counts, as in transformers."""
@@ -32,6 +33,8 @@ class Picture:
     """Whether the assistant drew it."""
     shape: tuple[int, int]
     """Height and width in pixels."""
+    words: tuple[str, ...] = ()
+    """That it is to carry, where it was drawn"""
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Encoded:
     queries: list[int] = field(default_factory=list)
     """Index of the first slot of each block of queries in the main stream ("queries" mode, training)."""
     pictures: list[Picture] = field(default_factory=list)
+    asked: str = ""
+    """The text of the last request"""
 
     def add(self, ids: Sequence[int], labelled: bool = False) -> None:
         self.input_ids.extend(ids)
@@ -110,6 +115,7 @@ class StreamEncoder:
         out = Encoded()
         plain = ""  # what no one answers for, tokenized in one go between control tokens, as transformers does
         after_assistant = False
+        told = ""  # by the assistant, since its last picture
 
         def flush(labelled: bool = False) -> None:
             nonlocal plain
@@ -130,7 +136,14 @@ class StreamEncoder:
                         ending = ending and token not in self.vocabulary.end_of_turn
                 continue
             role, part = piece
+            if role != "assistant" and after_assistant:
+                out.asked = told = ""
             after_assistant = role == "assistant"
+            if part["type"] == "text":
+                if after_assistant:
+                    told += part["text"]
+                elif role == "user":
+                    out.asked += part["text"] + "\n"
             if part["type"] == "text" and not after_assistant and not isinstance(part["text"], EmittedText):
                 plain += part["text"]
                 continue
@@ -138,7 +151,9 @@ class StreamEncoder:
             if part["type"] == "text":
                 out.add(self.text_ids(part["text"]), labelled=after_assistant)
             else:
-                self._picture(out, part["image"], after_assistant, training)
+                words = to_write(told, out.asked) if after_assistant else ()
+                self._picture(out, part["image"], after_assistant, training, words)
+                told = ""
         flush()
         return out
 
@@ -150,7 +165,7 @@ class StreamEncoder:
             begin = found.end()
         return [*spans, (piece[begin:], None)]
 
-    def _picture(self, out: Encoded, image: Image.Image, drawn: bool, training: bool) -> None:
+    def _picture(self, out: Encoded, image: Image.Image, drawn: bool, training: bool, words: tuple[str, ...]) -> None:
         vocabulary, config = self.vocabulary, self.config
         if drawn and vocabulary.shapes:
             out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
@@ -160,7 +175,7 @@ class StreamEncoder:
             out.add([vocabulary.patch])
             out.views.append((len(out.input_ids), view))
             out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
-        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width)))
+        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width), words))
         out.add([vocabulary.boi], labelled=drawn)
         if as_queries:
             out.queries.append(len(out.input_ids))

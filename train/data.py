@@ -32,6 +32,8 @@ class JointBatch:
     """Of each drawing: which of `views` is the eye's of it"""
     numbers: list[int]
     """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
+    words: list[tuple[str, ...]] = field(default_factory=list)
+    """That each drawing is to carry"""
     view_keys: list[str] = field(default_factory=list)
     """`key` of each of `views` and of each picture; empty where nobody asks"""
     picture_keys: list[list[str]] = field(default_factory=list)
@@ -69,7 +71,7 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, unseen, target_views, numbers = [], [], [], [], []
+    target, references, unseen, target_views, numbers, words = [], [], [], [], [], []
     stream = collate(encoded, encoder.vocabulary, config)
     before = 0  # views of the conversations before
     for e, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
@@ -88,6 +90,7 @@ def joint_batch(
                     view = len(stream.pixel_values) + len(unseen)
                     unseen.append(normalise(picture.image, config))
                 target_views.append(view)
+                words.append(picture.words)
                 numbers.append(number * PICTURES_MOST + len(earlier))
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
@@ -100,6 +103,7 @@ def joint_batch(
         unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
         target_views=target_views,
         numbers=numbers,
+        words=words,
     )
     if keys:
         made.view_keys = [key(v) for v in made.views()]

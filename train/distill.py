@@ -116,7 +116,7 @@ def student_losses(
     with torch.no_grad():
         told = tell(trainee, batch)
         latents = [trainee.frozen.latents(p, ()) for p in batch.pictures]
-        condition = detokenizer.adapter(told.features, *prompt_of(detokenizer, told))
+        condition = detokenizer.condition(told.features, *prompt_of(detokenizer, told), batch.words)
     total = torch.zeros((), device=condition.context.device)
     for group in grouped(batch, latents, set()):
         own = condition.rows(group.rows)

@@ -113,7 +113,7 @@ def painted(
     prompt, prompt_mask = prompt_of(detokenizer, told)
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
-    condition = detokenizer.adapter(told.features, prompt, prompt_mask)
+    condition = detokenizer.condition(told.features, prompt, prompt_mask, batch.words)
     condition = condition.without_context(chance.bare.to(device))
     chosen = None if only is None else set(only.nonzero().flatten().tolist())
     groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()), chosen)

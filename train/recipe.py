@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from ..detokenizer.mmdit import MMDiT, MMDiTConfig
 from ..inference.model import GenerationDefaults, Limner
 from ..mllm.config import LimnerConfig
@@ -61,6 +62,8 @@ class Recipe:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
+    glyphs: GlyphConfig = field(default_factory=GlyphConfig)
+    """An encoder of the words that pictures carry; a warm start without one gains it"""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
     decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
@@ -131,6 +134,8 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
     adapter = replace(recipe.adapter, feature_width=eye.width)
     if recipe.stream.prompt_tokens:
         adapter = replace(adapter, prompt_width=config.hidden_size)
+    glyphs = GlyphEncoder.fresh(recipe.glyphs) if recipe.glyphs.width else None
+    adapter = replace(adapter, glyph_width=recipe.glyphs.width)
     mmdit = replace(
         recipe.mmdit,
         latent_channels=vae.channels,
@@ -140,7 +145,7 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
     )
     height, width = recipe.stream.default_size
     tokens = height * width // (vae.factor * mmdit.patch_size) ** 2
-    detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens)
+    detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs)
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 
@@ -176,6 +181,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
+        if recipe.glyphs.width and model.detokenizer.glyphs is None:
+            torch.manual_seed(seed)
+            model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
         if "judge" in stages:
             judge.run(recipe.judge, model.detokenizer.autoencoder, seed, folder / "judge", device, dtype)
             model.detokenizer.autoencoder.float()

@@ -14,6 +14,8 @@ from transformers import (
     Dinov2Model,
     SiglipVisionConfig,
     SiglipVisionModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import limner
@@ -129,6 +131,11 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(command) == 0 and "stages align" in capsys.readouterr().out
     assert limner.load(tmp_path / "out").config.shapes == ((32, 32), (32, 64))
     assert main(command) == 2 and "holds a model already" in capsys.readouterr().err
+    byt5 = T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(byt5).save_pretrained(tmp_path / "byt5")
+    command[-1] = str(tmp_path / "writes")
+    assert main([*command, "--glyphs", str(tmp_path / "byt5")]) == 0
+    assert "glyphs (t5)" in capsys.readouterr().out and limner.load(tmp_path / "writes").detokenizer.glyphs.width == 16
 
 
 @pytest.mark.parametrize("spare", [0, 20])

@@ -1,0 +1,83 @@
+"""The words a picture is to carry, letter by letter: a byte-level encoder, a source of context of its own.
+
+Seedream 2.0 (arXiv:2503.07703) writes by ByT5's features (Xue et al. 2021, arXiv:2105.13626): what a subword model knows by
+meaning, a byte model knows by spelling. The encoder is transformers' `T5EncoderModel`, so that a released ByT5 drops in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
+from .files import resolved, whole
+
+PAD, END, SPECIAL = 0, 1, 3
+"""ByT5's ids: padding, the end of a word's bytes, and how far bytes are moved up"""
+VOCABULARY = 384
+LONGEST = 128
+"""Bytes and ends of a picture's words; what is beyond is cut."""
+
+
+@dataclass
+class GlyphConfig:
+    """A fresh encoder; ``width`` 0 is none."""
+
+    width: int = 0
+    layers: int = 2
+    heads: int = 4
+    mlp_width: int = 256
+
+
+class GlyphEncoder(nn.Module):
+    def __init__(self, encoder: T5EncoderModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @classmethod
+    def fresh(cls, config: GlyphConfig) -> GlyphEncoder:
+        """Raises ValueError for a width that the heads do not divide."""
+        if config.width % config.heads:
+            raise ValueError(f"glyphs.width is {config.width}; it must be a multiple of its {config.heads} heads")
+        made = T5Config(
+            vocab_size=VOCABULARY, d_model=config.width, d_kv=config.width // config.heads, d_ff=config.mlp_width,
+            num_layers=config.layers, num_heads=config.heads, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+            is_encoder_decoder=False, use_cache=False,
+        )  # fmt: skip
+        return cls(T5EncoderModel(made))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> GlyphEncoder:
+        """Raises ValueError for a folder that holds no T5 encoder of bytes."""
+        encoder = whole(T5EncoderModel, resolved(folder), dtype="auto")
+        if encoder.config.vocab_size != VOCABULARY:
+            raise ValueError(
+                f"{folder}: a vocabulary of {encoder.config.vocab_size}; glyphs are bytes, ByT5's {VOCABULARY}"
+            )
+        return cls(encoder)
+
+    @property
+    def width(self) -> int:
+        return self.encoder.config.d_model
+
+    def forward(self, words: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """The words of each picture to (batch, bytes, width) and their mask; one masked token where nobody writes."""
+        ids = spelled(words).to(self.encoder.device)
+        mask = ids != PAD
+        # a row of padding alone would attend to nothing
+        attended = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)
+        return self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state, mask
+
+
+def spelled(words: Sequence[Sequence[str]]) -> Tensor:
+    """Rows of words to ByT5's ids (batch, bytes), each word closed by an end."""
+    rows = [[b + SPECIAL for word in row for b in (*word.encode("utf-8", "replace"), END - SPECIAL)] for row in words]
+    ids = torch.full((len(rows), max(1, min(LONGEST, max(map(len, rows))))), PAD)
+    for index, row in enumerate(rows):
+        own = row[:LONGEST]
+        ids[index, : len(own)] = torch.tensor(own, dtype=torch.long)
+    return ids

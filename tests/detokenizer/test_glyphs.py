@@ -1,0 +1,119 @@
+"""Words as bytes: against transformers' own ByT5 tokenizer and encoder, and inside a whole model."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import ByT5Tokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+import limner
+from helpers import make_limner
+from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, spelled
+from limner.train.datasets.mixture import Mixture, World
+from limner.train.stages.joint import JointStage, Trainee, joint_losses
+
+CONFIG = GlyphConfig(width=16, layers=2, heads=2, mlp_width=32)
+ASKED = {"images": "force", "max_images": 1, "max_new_tokens": 2, "num_inference_steps": 2}
+
+
+def model(writes=True):
+    made = make_limner(prompt_tokens=6).requires_grad_(False)
+    if writes:
+        torch.manual_seed(1)
+        made.detokenizer.learn_to_write(GlyphEncoder.fresh(CONFIG))
+    return made
+
+
+def taught(made):
+    """With a projection that is not the fresh one."""
+    torch.nn.init.normal_(made.detokenizer.adapter.glyph_proj.weight)
+    return made
+
+
+def drawn(made, text):
+    return made.generate(text, **ASKED).images[0].tobytes()
+
+
+@pytest.mark.parametrize("word", ["OPEN", "a b", "커피", "naïve 茶"])
+def test_bytes_as_byt5_has_them(word):
+    own = ByT5Tokenizer()(word).input_ids
+    assert spelled([[word]]).tolist() == [own]
+    assert spelled([[word, "x"], []]).tolist() == [own + ByT5Tokenizer()("x").input_ids, [PAD] * (len(own) + 2)]
+
+
+def test_what_is_too_long_is_cut_and_nothing_is_one_masked_token():
+    assert spelled([["x" * 300]]).shape == (1, LONGEST)
+    assert spelled([[], []]).tolist() == [[PAD], [PAD]]
+    features, mask = GlyphEncoder.fresh(CONFIG)([[], []])
+    assert features.shape == (2, 1, 16) and not mask.any() and features.isfinite().all()
+
+
+def test_features_are_transformers_own_and_do_not_depend_on_the_batch():
+    torch.manual_seed(0)
+    glyphs = GlyphEncoder.fresh(CONFIG).eval()
+    given = ByT5Tokenizer()("OPEN", return_tensors="pt")
+    expected = glyphs.encoder(**given).last_hidden_state
+    features, mask = glyphs([["OPEN"], ["much longer"], []])
+    assert mask.sum(1).tolist() == [5, 12, 0]
+    torch.testing.assert_close(features[0, :5], expected[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_whole_byt5_drops_in_and_another_t5_does_not(tmp_path):
+    made = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    whole = T5ForConditionalGeneration(T5Config(vocab_size=384, tie_word_embeddings=False, **made)).eval()
+    whole.save_pretrained(tmp_path / "byt5")
+    glyphs = GlyphEncoder.from_pretrained(tmp_path / "byt5").eval()
+    given = ByT5Tokenizer()("OPEN", return_tensors="pt")
+    torch.testing.assert_close(glyphs([["OPEN"]])[0], whole.encoder(**given).last_hidden_state)
+    T5EncoderModel(T5Config(vocab_size=100, **made)).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="a vocabulary of 100; glyphs are bytes, ByT5's 384"):
+        GlyphEncoder.from_pretrained(tmp_path / "t5")
+
+
+def test_a_model_that_learns_to_write_draws_the_rest_as_before():
+    plain, writes = model(writes=False), model()
+    assert drawn(writes, "a cat") == drawn(plain, "a cat")
+    taught(writes)
+    assert drawn(writes, "a cat") == drawn(plain, "a cat"), "nothing quoted: nothing to attend to"
+    assert drawn(writes, 'a "cat"') != drawn(plain, 'a "cat"')
+    one, other = (writes.detokenizer.condition(torch.ones(1, 4, 16), torch.ones(1, 6, 32), torch.ones(1, 6).bool(), [[w]])
+                  for w in ("OPEN", "SHUT"))  # fmt: skip
+    assert not torch.equal(one.context, other.context) and torch.equal(one.context[:, :10], other.context[:, :10])
+
+
+def test_saved_and_loaded_it_writes_the_same(tmp_path):
+    writes = taught(model())
+    writes.save_pretrained(tmp_path / "m")
+    again = limner.load(tmp_path / "m")
+    assert drawn(again, 'a "cat"') == drawn(writes, 'a "cat"') != drawn(model(writes=False), 'a "cat"')
+    (tmp_path / "m/detokenizer/glyphs/config.json").unlink()
+    with pytest.raises(ValueError, match="glyphs"):
+        limner.load(tmp_path / "m")
+
+
+def test_the_flow_teaches_the_glyphs_and_only_where_something_is_written():
+    made = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
+    made.detokenizer.mmdit.config.position_table = 32
+    made.detokenizer.learn_to_write(GlyphEncoder.fresh(CONFIG))
+    taught(made)
+    trainee, stage = Trainee(made.mllm, made.detokenizer), JointStage(flow_samples=1, context_dropout=0.0)
+    batch = Mixture([(World(("draw",)), 1.0)], made.encoder, 4, 0, pool=1)(0)
+    assert batch.words == [()] * len(batch.target)
+    first = made.detokenizer.glyphs.encoder.shared.weight
+
+    def learned(words):
+        made.zero_grad()
+        joint_losses(trainee, stage, 0, dataclasses.replace(batch, words=words), 0)["flow"].backward()
+        return 0.0 if first.grad is None else float(first.grad.abs().sum())
+
+    assert learned(batch.words) == 0 and learned([("OPEN",)] * len(batch.target)) > 0
+
+
+def test_widths_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="a multiple of its 3 heads"):
+        GlyphEncoder.fresh(GlyphConfig(width=16, heads=3))
+    made = model()
+    with pytest.raises(ValueError, match="glyphs of width 0, the adapter takes 16"):
+        type(made.detokenizer)(made.detokenizer.adapter, made.detokenizer.mmdit, made.detokenizer.autoencoder)
+    with pytest.raises(ValueError, match="so the glyphs' features are needed"):
+        made.detokenizer.adapter(torch.ones(1, 4, 16), torch.ones(1, 6, 32), torch.ones(1, 6).bool())
