@@ -19,7 +19,8 @@ from .measures import WORDS, Measure, draw, read, shown
 
 
 def drawing(tongue: Tongue, count: int, steps: int | None = None) -> Measure:
-    """``count`` in all, as many of each category, of combinations that training may show; what the English prompt leaves open stays so."""
+    """``count`` in all, as many of each category, of combinations that training may show; what the English prompt leaves
+    open stays so."""
     shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
     chosen = [case for category, share in shares for case in cases(category, False, share)]
     asked = []
