@@ -24,7 +24,7 @@ from ..world import messages, sampling, talk
 from ..world.edits import Edit, seen_edit
 from ..world.scene import render
 from ..world.unknown import UNKNOWN
-from ..world.words import facts, read_caption
+from ..world.words import facts, read_caption, with_article
 from . import requests
 from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
@@ -218,6 +218,27 @@ def deciding(count: int) -> Measure:
         return good, {"draws": share(True), "keeps_silent": share(False)}
 
     return Measure("decide", asked, answer, right)
+
+
+def telling(count: int, steps: int | None = None) -> Measure:
+    """Stories in four pictures: right where there are four and the character is in every one."""
+    rng = random.Random("stories")
+    heroes = [sampling.seen(lambda: sampling.single(rng)).things[0] for _ in range(count)]
+    asked = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
+
+    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+        return model.generate(asked, max_images=4, max_new_tokens=4 * WORDS, num_inference_steps=steps, seed=seed)
+
+    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        good, shown = [], 0
+        for hero, reply in zip(heroes, replies, strict=True):
+            verdicts = judge.look(reply.images)
+            there = [any((d.name, d.color) == (hero.name, hero.color) for d in v.detections) for v in verdicts]
+            good.append(len(there) == 4 and all(there))
+            shown += sum(there)
+        return good, {"pictures_with_the_character": shown / (4 * count)}
+
+    return Measure("story", asked, answer, right)
 
 
 def by_hand(task: str | None, limit: int, steps: int | None = None, tongue: str = "english") -> Measure:

@@ -13,6 +13,7 @@ from .messages import Example, Message, assistant, image, text, user
 from .phrasing import asked, loose, phrase, wrapped
 from .questions import question
 from .scene import Scene
+from .stories import story
 from .tongues import TONGUES
 from .unknown import UNKNOWN, invented
 from .words import Detail, announced, caption, lowered, noun_phrase, with_article
@@ -86,7 +87,7 @@ SMALL_TALK = (
          "do you have friends?", "what day is today?", "translate this into Spanish", "how much is it?", "why?", "really?",
          "I don't understand", "what do you think about dogs?", "do you dream?", "hmm", "never mind", "okay", "yes", "no",
          "maybe",
-         "where do you live?", "tell me a story", "can you hear me?", "do you know my name?", "who is the president?", "fine",
+         "where do you live?", "can you hear me?", "do you know my name?", "who is the president?", "fine",
          "what does that mean?", "are cars fast?", "is this free?", "how many parameters do you have?", "excuse me", "wait"),
         "I only know about simple pictures. Tell me what to draw.",
     ),
@@ -240,7 +241,17 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: 
 
 PLANNED = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
-MIXTURE = {draw: 36, describe: 16, answer: 10, edit: 26, two_pictures: 3, follow_up: 12, small_talk: 4, refuse: 6}
+MIXTURE = {
+    draw: 36,
+    describe: 16,
+    answer: 10,
+    edit: 26,
+    two_pictures: 3,
+    story: 3,
+    follow_up: 12,
+    small_talk: 4,
+    refuse: 6,
+}
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 ABROAD = 0.35

@@ -1,0 +1,26 @@
+import random
+import re
+
+from limner.train.world.held_out import is_held_out
+from limner.train.world.stories import LENGTHS, story
+from limner.train.world.words import facts, read_caption
+
+
+def test_one_character_throughout_and_something_new_in_every_picture():
+    rng = random.Random(0)
+    lengths = set()
+    for _ in range(300):
+        asked, told = story(rng).messages
+        scenes = [p["image"] for p in told["content"] if p["type"] == "image"]
+        said = [p["text"] for p in told["content"] if p["type"] == "text"]
+        hero = scenes[0].things[0]
+        lengths.add(len(scenes))
+        assert all(any((t.name, t.color) == (hero.name, hero.color) for t in s.things) for s in scenes)
+        assert not any(is_held_out(s) for s in scenes) and all(a != b for a, b in zip(scenes, scenes[1:], strict=False))
+        assert len(said) == len(scenes) + 1 and all(words.endswith(":") for words in said[:-1])
+        for words, scene in zip(said, scenes, strict=False):
+            assert read_caption(words.removeprefix("Once there was ").split(": ")[-1]) == facts(scene)
+        words = asked["content"][0]["text"].lower()
+        number = next((n for n, name in LENGTHS.items() if re.search(rf"({n}|{name})\\W*(pic|par)", words)), None)
+        assert number in (None, len(scenes))
+    assert lengths == {3, 4, 5, 6}
