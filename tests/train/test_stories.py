@@ -1,3 +1,4 @@
+import itertools
 import random
 import re
 
@@ -16,7 +17,7 @@ def test_one_character_throughout_and_something_new_in_every_picture():
         hero = scenes[0].things[0]
         lengths.add(len(scenes))
         assert all(any((t.name, t.color) == (hero.name, hero.color) for t in s.things) for s in scenes)
-        assert not any(is_held_out(s) for s in scenes) and all(a != b for a, b in zip(scenes, scenes[1:], strict=False))
+        assert not any(is_held_out(s) for s in scenes) and all(a != b for a, b in itertools.pairwise(scenes))
         assert len(said) == len(scenes) + 1 and all(words.endswith(":") for words in said[:-1])
         for words, scene in zip(said, scenes, strict=False):
             assert read_caption(words.removeprefix("Once there was ").split(": ")[-1]) == facts(scene)

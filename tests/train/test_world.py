@@ -140,6 +140,14 @@ def test_edits_do_what_they_say_and_leave_the_rest(kind):
         elif kind == "move":
             a, b = before[0], after[0]
             assert (a.name, a.color, a.size) == (b.name, b.color, b.size) and max(abs(a.x - b.x), abs(a.y - b.y)) > 0.1
+        elif kind == "resize":
+            ((a,), (b,)) = before, after
+            assert (a.name, a.color, a.x, a.y) == (b.name, b.color, b.x, b.y) and a.size != b.size
+        elif kind == "swap":
+            assert {(t.name, t.color, t.size) for t in before} == {(t.name, t.color, t.size) for t in after}
+            assert relation(*before) == held_out_module.MIRROR[relation(*after)]
+        elif kind == "count":
+            assert abs(len(before) - len(after)) == 1 and {t.name for t in before} == {t.name for t in after}
         else:
             assert [(t.x, t.y, t.size) for t in before] == [(t.x, t.y, t.size) for t in after]
 

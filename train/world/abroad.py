@@ -10,7 +10,7 @@ from . import sampling
 from .edits import Edit, seen_edit
 from .held_out import relation
 from .messages import Example, Message, assistant, image, text, user
-from .scene import Scene, Thing
+from .scene import SIZES, Scene, Thing
 from .tongues import Tongue
 from .words import Detail
 
@@ -101,6 +101,8 @@ def said_of(change: Edit, tongue: Tongue) -> dict[str, str]:
     """What an instruction names, read off the scenes before and after."""
     before, after = change.before.things, change.after.things
     detail = Detail(size=False)
+    if change.kind in ("swap", "count"):
+        return {"a": tongue.things[before[0].name]}
     if change.kind == "background":
         return {"g": tongue.grounds[change.after.background]}
     if change.kind == "remove":
@@ -115,7 +117,19 @@ def said_of(change: Edit, tongue: Tongue) -> dict[str, str]:
         return said | {"c": tongue.color_names[new.color]}
     if change.kind == "replace":
         return said | {"b": tongue.things[new.name]}
+    if change.kind == "resize":
+        return said
     return said | {"s": tongue.sides[side_moved(old, new)]}
+
+
+def form_of(change: Edit) -> str:
+    """The kind of an edit and, where it has two directions, which."""
+    before, after = change.before.things, change.after.things
+    if change.kind == "resize":
+        return "bigger" if SIZES[after[0].size] > SIZES[before[0].size] else "smaller"
+    if change.kind == "count":
+        return "more" if len(after) > len(before) else "less"
+    return change.kind
 
 
 def side_moved(old: Thing, new: Thing) -> str:
@@ -125,9 +139,9 @@ def side_moved(old: Thing, new: Thing) -> str:
 
 
 def edited(rng: random.Random, tongue: Tongue, change: Edit) -> list[Message]:
-    said = said_of(change, tongue)
-    instruction = fill(rng, tongue, change.kind, **said)
-    plan = fill(rng, tongue, f"plan {change.kind}", **said)
+    said, form = said_of(change, tongue), form_of(change)
+    instruction = fill(rng, tongue, form, **said)
+    plan = fill(rng, tongue, f"plan {form}", **said)
     return [user(instruction), shown(rng, tongue, change.after, plan)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from . import sampling
 from .held_out import is_held_out
 from .phrasing import ground
-from .scene import Scene, Thing
+from .scene import SIZES, Scene, Thing
 from .words import (
     BACKGROUND_PHRASES,
     Detail,
@@ -22,7 +22,7 @@ from .words import (
     with_article,
 )
 
-KINDS = ("recolour", "replace", "background", "move", "add", "remove")
+KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize", "swap", "count")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,12 @@ class Edit:
 
 def base_scene(rng: random.Random, kind: str) -> Scene:
     """A scene that the edit can be made on."""
-    if kind == "remove":
+    if kind in ("remove", "swap"):
         return sampling.pair(rng)
+    if kind == "count":
+        return sampling.counted(rng)
+    if kind == "resize":
+        return sampling.single(rng)
     if kind in ("add", "move"):
         height, width = sampling.shape(rng)
         name, color = rng.choice(sampling.NAMES), rng.choice(sampling.COLOR_NAMES)
@@ -104,6 +108,30 @@ WORDS: dict[str, tuple[str, ...]] = {
         "only {other}", "keep just {other}", "cut {the}", "hide {the}", "the same without {the}", "{the} must leave",
         "can you remove {the}", "leave only {other}", "just {other} please", "throw {the} out", "i only want {other}",
         "{the} is not needed", "kick out {the}", "wipe {the} away", "please no {name}",
+    ),
+    "bigger": (
+        "make {it} bigger", "make {it} larger", "bigger", "larger please", "{it} should be bigger", "i want {it} bigger",
+        "a bigger {name}", "enlarge {it}", "{it} is too small", "can {it} be larger", "let {it} grow", "scale {it} up",
+        "a larger {name} please", "draw {it} bigger", "grow {it}", "increase the size of {it}",
+    ),
+    "smaller": (
+        "make {it} smaller", "smaller", "smaller please", "{it} should be smaller", "i want {it} smaller", "a smaller {name}",
+        "shrink {it}", "{it} is too big", "{it} is too large", "can {it} be smaller", "let {it} shrink", "scale {it} down",
+        "a smaller {name} please", "draw {it} smaller", "decrease the size of {it}", "not so big",
+    ),
+    "swap": (
+        "the other way round", "swap them", "swap the two", "let them change places", "the same but the other way round",
+        "exchange {the} and {other}", "swap {the} with {other}", "switch their places", "turn it around", "reverse the order",
+        "change the sides", "{the} and {other} should change places", "put each where the other is", "vice versa",
+        "can they swap places", "other way around please",
+    ),
+    "more": (
+        "one more", "one more {name}", "add one more", "another {name}", "and another one", "one more of them", "i want one more",
+        "add another {name}", "one extra {name}", "draw one more {name}", "can i have one more", "increase the number by one",
+    ),
+    "less": (
+        "one less", "one {name} less", "take one away", "remove one", "remove one {name}", "one fewer", "there is one too many",
+        "one {name} too many", "without one of them", "delete one of {the}", "take away one {name}", "decrease the number by one",
     ),
 }  # fmt: skip
 WAYS = {"left": ("left", "to the left"), "right": ("right", "to the right"), "top": ("up", "upwards", "higher"),
@@ -170,6 +198,27 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         after = replace(scene, things=tuple(others))
         said["other"] = f"the {others[0].name}"
         plan = f"without {the}"
+    elif kind == "resize":
+        sizes = list(SIZES)
+        at = sizes.index(target.size)
+        forms_of = [("bigger", s) for s in sizes[at + 1 :]] + [("smaller", s) for s in sizes[:at]]
+        form, size = rng.choice(forms_of)
+        forms = WORDS[form]
+        after = replace(scene, things=(replace(target, size=size),))
+        plan = f"{the} {form}"
+    elif kind == "swap":
+        (other,) = others
+        places = {target: other, other: target}
+        after = replace(scene, things=tuple(replace(t, x=places[t].x, y=places[t].y) for t in scene.things))
+        said["other"] = f"the {other.name}"
+        plan = "the other way round"
+    elif kind == "count":
+        count = len(scene.things)
+        form, number = rng.choice([f for f in (("more", count + 1), ("less", count - 1)) if 2 <= f[1] <= 4])
+        forms = WORDS[form]
+        spots = sampling.counted(rng, number, (scene.height, scene.width)).things
+        after = replace(scene, things=tuple(replace(target, x=spot.x, y=spot.y) for spot in spots))
+        plan = f"one {form}"
     else:
         raise ValueError(f"no edit {kind!r}; there are {', '.join(KINDS)}")
     reply = f"Done: {noun_phrase(in_order(after), Detail(background=False))}."
@@ -210,4 +259,8 @@ def seen_edit(rng: random.Random, kind: str | None = None, before: Scene | None 
 def possible(scene: Scene, kind: str) -> bool:
     if kind in ("add", "move"):
         return len(scene.things) == 1 and (kind == "add" or scene.things[0].size != "large")
-    return kind != "remove" or len({t.name for t in scene.things}) > 1
+    if kind == "resize":
+        return len(scene.things) == 1
+    if kind == "count":
+        return len(scene.things) > 1 and len(set(t.name for t in scene.things)) == 1
+    return kind not in ("remove", "swap") or len({t.name for t in scene.things}) > 1

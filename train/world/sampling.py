@@ -78,13 +78,13 @@ def single(rng: random.Random) -> Scene:
     return Scene((thing,), background(rng), *shape(rng))
 
 
-def counted(rng: random.Random, count: int | None = None) -> Scene:
+def counted(rng: random.Random, count: int | None = None, size: tuple[int, int] | None = None) -> Scene:
     """One to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
     three, learning makes four."""
     count = count or rng.randint(2, 4)
     name = rng.choice(NAMES)
     (color,) = colors(rng, [name])
-    height, width = shape(rng)
+    height, width = size or shape(rng)
     spots = {2: [(0.27, 0.5), (0.73, 0.5)], 3: [(0.25, 0.28), (0.75, 0.28), (0.5, 0.73)]}.get(
         count, [(0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)]
     )

@@ -16,17 +16,13 @@ from .words import BACKGROUND_PHRASES, NUMBERS, announced, caption, lowered, wit
 LENGTHS = {**NUMBERS, 5: "five", 6: "six"}
 ASKS = (
     "tell me a story about {}", "a story about {}", "tell a story of {}", "can you tell a story with {}?",
-    "make up a story about {}", "I want a story about {}", "a picture story about {}", "draw a story about {}", "write a short story with {}",
+    "make up a story about {}", "I want a story about {}", "a picture story about {}", "draw a story about {}",
+    "write a short story with {}",
     "please tell me a tale of {}", "once upon a time there was {}", "a bedtime story about {}",
 )  # fmt: skip
 FREE = (
-    "tell me a story",
-    "a story please",
-    "can you tell a story?",
-    "I want to hear a story",
-    "story time",
-    "draw me a story",
-)
+    "tell me a story", "a story please", "can you tell a story?", "I want to hear a story", "story time", "draw me a story",
+)  # fmt: skip
 LONG = ("{} in {} pictures", "{}, {} pictures", "{} with {} pictures", "{} in {} parts")
 THE_END = ("The end.", "That is all.", "And that was the story.")
 HAPPENS = {

@@ -16,7 +16,7 @@ from .scene import Scene
 from .stories import story
 from .tongues import TONGUES
 from .unknown import UNKNOWN, invented
-from .words import Detail, announced, caption, lowered, noun_phrase, with_article
+from .words import NUMBERS, Detail, announced, caption, lowered, noun_phrase, with_article
 
 DRAW = (
     "draw {}", "Draw {}.", "please draw {}", "can you draw {}?", "a photo of {}", "a photo of {}", "{}", "paint {}",
@@ -139,10 +139,23 @@ def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
 
 def draw(rng: random.Random) -> Example:
     scene = sampling.any_scene(rng, (7, 2, 3))  # a large thing alone has the most detail and is learned last
+    if len(scene.things) > 1 and len({t.name for t in scene.things}) == 1 and rng.random() < INDIRECT:
+        return _after_counting(rng, scene)
     detail = random_detail(rng, scene)
     planned = rng.random() < PLANNED
     words = shape_words(rng, scene, request(rng, scene, detail))
     return Example("draw", [user(loose(rng, words)), _shown(rng, scene, detail, planned)])
+
+
+def _after_counting(rng: random.Random, scene: Scene) -> Example:
+    """Asked for by the number before: the plan says it first."""
+    count, thing = len(scene.things), scene.things[0]
+    fewer = replace(scene, things=scene.things[1:])
+    before = noun_phrase(fewer, replace(random_detail(rng, fewer), size=thing.size == "small" and count > 2))
+    words = rng.choice(("draw what comes after {}", "what comes after {}? draw it", "one more than {}", "the number after {}",
+                        "draw one more than {}", "count on from {}")).format(before)  # fmt: skip
+    plan = f"After {NUMBERS[count - 1]} comes {NUMBERS[count]}: {lowered(caption(scene))}"
+    return Example("draw", [user(loose(rng, words)), assistant(announced(plan), image(scene))])
 
 
 def described(rng: random.Random) -> str:
@@ -239,6 +252,8 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: 
     return Example("refuse", [user(loose(rng, words)), assistant(reply)])
 
 
+INDIRECT = 0.15
+"""Share of the drawings of several that are asked for by the number before"""
 PLANNED = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
 MIXTURE = {
