@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFont
 
 Point = tuple[float, float]
 Ink = tuple[int, int, int]
@@ -43,9 +43,11 @@ class Pen:
     """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
 
     def __init__(
-        self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None
-    ) -> None:
+        self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None,
+        words: str = "",
+    ) -> None:  # fmt: skip
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
+        self.words = words
         main = COLORS[color]
         self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
         if color == "black":  # there is nothing darker, so the shade goes the other way
@@ -88,6 +90,18 @@ class Pen:
 
     def line(self, points: Sequence[Point], width: float, ink: str = "main") -> None:
         self.canvas.line(self.at(points), self.ink(ink), max(1, round(width * self.half)), joint="curve")
+
+    def write(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """The pen's words as large as the box holds them, light on what is dark and dark on what is light."""
+        if not self.words or self.flat is not None:
+            return
+        left, top, right, bottom = self.corners(x0, y0, x1, y1)
+        box = ImageFont.load_default(100).getbbox(self.words, anchor="mm", stroke_width=2)
+        size = 100 * min((right - left) / (box[2] - box[0]), (bottom - top) / (box[3] - box[1]))
+        light = sum(part * share for part, share in zip(COLORS[self.color], (0.3, 0.59, 0.11), strict=True)) < 140
+        ink = COLORS["white" if light else "black"]
+        self.canvas.text(((left + right) / 2, (top + bottom) / 2), self.words, ink, ImageFont.load_default(size),
+                         anchor="mm", stroke_width=size / 50)  # fmt: skip
 
     @staticmethod
     def curve(points: Sequence[Point], steps: int = 4) -> list[Point]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .objects import OBJECTS
+from .objects import OBJECTS, SIGNS
 from .pen import COLORS, Pen
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -34,9 +34,11 @@ class Thing:
     """Centre, as a fraction of the width."""
     y: float
     """Centre, as a fraction of the height."""
+    words: str = ""
+    """What is written on it, where it is one of `SIGNS`"""
 
     def __post_init__(self) -> None:
-        if self.name not in OBJECTS:
+        if self.name not in OBJECTS and self.name not in SIGNS:
             raise ValueError(f"no drawing of {self.name!r}; there are {', '.join(sorted(OBJECTS))}")
         if self.color not in COLORS:
             raise ValueError(f"no colour {self.color!r}; there are {', '.join(COLORS)}")
@@ -90,4 +92,5 @@ def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -
     for index, thing in enumerate(scene.things):
         half = SIZES[thing.size] * min(scene.height, scene.width) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
-        OBJECTS[thing.name](Pen(canvas, x, y, half, thing.color, index + 1 if flat else None))
+        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words)
+        (OBJECTS.get(thing.name) or SIGNS[thing.name])(pen)

@@ -13,6 +13,7 @@ from .messages import Example, Message, assistant, image, text, user
 from .phrasing import asked, loose, phrase, wrapped
 from .questions import question
 from .scene import Scene
+from .signs import sign
 from .stories import story
 from .tongues import TONGUES
 from .unknown import UNKNOWN, invented
@@ -263,6 +264,7 @@ MIXTURE = {
     edit: 26,
     two_pictures: 3,
     story: 3,
+    sign: 8,
     follow_up: 12,
     small_talk: 4,
     refuse: 6,

@@ -7,5 +7,6 @@ after the GenEval class (spaces become underscores) and decorate it with ``@draw
 
 from . import common, indoors, outdoors  # noqa: F401 - importing them fills OBJECTS, in this order
 from .registry import OBJECTS, drawing
+from .signs import SIGNS
 
-__all__ = ["OBJECTS", "drawing"]
+__all__ = ["OBJECTS", "SIGNS", "drawing"]

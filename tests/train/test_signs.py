@@ -1,0 +1,55 @@
+import random
+
+import numpy as np
+
+from limner.mllm.written import quoted, to_write
+from limner.train.world.objects import OBJECTS, SIGNS
+from limner.train.world.scene import Scene, Thing, render
+from limner.train.world.signs import COMMON, MOST, is_kept, sign, signed, word
+
+
+def test_what_is_asked_for_is_what_is_drawn():
+    """The word reaches the drawing by the rule that training and decoding share, whatever was typed around it."""
+    rng = random.Random(0)
+    written = kept_from_before = 0
+    for _ in range(500):
+        asked, told = sign(rng).messages
+        said = " ".join(p["text"] for p in asked["content"] if p["type"] == "text")
+        (drawn,) = (p["image"] for p in told["content"] if p["type"] == "image")
+        shown = [p["image"] for p in asked["content"] if p["type"] == "image"]
+        plan = told["content"][0]["text"]
+        assert plan.endswith(":") and not plan.endswith("::") and not quoted(plan), "the request alone spells it"
+        words = drawn.things[0].words
+        found = to_write(plan, said)
+        if found:
+            assert tuple(w.upper() for w in found) == (words,)
+            written += 1
+        else:
+            assert shown[0].things[0].words == words, "nothing quoted: what the picture shown says stays"
+            kept_from_before += 1
+    assert written > 300 and kept_from_before > 20
+
+
+def test_words_fit_their_things_and_some_are_never_trained_on():
+    rng = random.Random(1)
+    made = [word(rng, 8) for _ in range(3000)]
+    assert {len(w) for w in made} == set(range(1, 9)) and not any(map(is_kept, made))
+    assert all(is_kept(word(rng, 8, kept=True)) for _ in range(50))
+    for _ in range(300):
+        (thing,) = signed(rng).things
+        assert 1 <= len(thing.words) <= MOST[thing.name]
+    assert len(set(COMMON)) == len(COMMON) and all(w == w.upper() and len(w) <= 8 for w in COMMON)
+
+
+def test_every_sign_shows_its_words_inside_its_box():
+    assert not set(SIGNS) & set(OBJECTS)
+    for name in SIGNS:
+        for color in ("blue", "yellow", "black", "white"):
+            plain, said = (
+                np.asarray(render(Scene((Thing(name, color, "large", 0.5, 0.5, words),))), int) for words in ("", "AW")
+            )
+            changed = np.abs(plain - said).max(-1) > 60
+            rows, columns = np.nonzero(changed)
+            assert changed.sum() > 40 and columns.min() > 64 - 38 and columns.max() < 64 + 38, (name, color)
+            other = np.asarray(render(Scene((Thing(name, color, "large", 0.5, 0.5, "WA"),))), int)
+            assert (np.abs(said - other).max(-1) > 60).sum() > 20
