@@ -214,6 +214,13 @@ class MMDiT(nn.Module):
 
         return read(path)
 
+    def see_more(self, references: int) -> None:
+        """Up to so many reference pictures; those that it saw before are told apart as before."""
+        assert references >= self.config.max_references
+        fresh = self.reference_embed.new_zeros(references - self.config.max_references, self.config.width)
+        self.reference_embed = nn.Parameter(torch.cat([self.reference_embed.detach(), fresh]))
+        self.config.max_references = references
+
     def to_diffusers(self, folder: str | Path, drop_references: bool = False) -> None:
         """The way back, for diffusers' `StableDiffusion3Pipeline` (see `sd3_files.save_diffusers`)."""
         from .sd3_files import save_diffusers

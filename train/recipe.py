@@ -149,6 +149,15 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 
+def grow(model: Limner, recipe: Recipe) -> None:
+    """What a warm start lacks and the recipe has: an encoder of words to be written, more references."""
+    if recipe.glyphs.width and model.detokenizer.glyphs is None:
+        model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
+    if recipe.stream.max_references > model.config.max_references:
+        model.detokenizer.mmdit.see_more(recipe.stream.max_references)
+        model.config.max_references = recipe.stream.max_references
+
+
 FIRST = ("tokenizer", "autoencoder", "vision")
 """What a warm start brings along."""
 
@@ -181,9 +190,8 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
-        if recipe.glyphs.width and model.detokenizer.glyphs is None:
-            torch.manual_seed(seed)
-            model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
+        torch.manual_seed(seed)
+        grow(model, recipe)
         if "judge" in stages:
             judge.run(recipe.judge, model.detokenizer.autoencoder, seed, folder / "judge", device, dtype)
             model.detokenizer.autoencoder.float()

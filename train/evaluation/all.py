@@ -9,7 +9,18 @@ from ..world.edits import KINDS
 from ..world.tongues import TONGUES
 from . import abroad, requests
 from .cases import CATEGORIES, has_held_out
-from .measures import Measure, answering, by_hand, deciding, describing, drawing, drawing_name, editing, telling
+from .measures import (
+    Measure,
+    answering,
+    by_hand,
+    composing,
+    deciding,
+    describing,
+    drawing,
+    drawing_name,
+    editing,
+    telling,
+)
 
 
 def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[], Measure]]:
@@ -23,6 +34,7 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
     made += [(f"edit/{kind}", partial(editing, kind, max(1, count // 4), steps)) for kind in KINDS]
     made += [("describe", partial(describing, count)), ("answer", partial(answering, count))]
     made += [("decide", partial(deciding, count)), ("story", partial(telling, max(1, count // 10), steps))]
+    made += [("compose", partial(composing, max(1, count // 4), steps))]
     for tongue in TONGUES:
         made += [(f"draw/{tongue.name}", partial(abroad.drawing, tongue, max(1, count // 2), steps))]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]

@@ -20,11 +20,13 @@ from ...inference.asked import Messages
 from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..stages.judge import SIDES, halve
+from ..world import composing as compose
 from ..world import messages, sampling, talk
 from ..world.edits import Edit, seen_edit
+from ..world.held_out import relation
 from ..world.scene import render
 from ..world.unknown import UNKNOWN
-from ..world.words import facts, read_caption, with_article
+from ..world.words import BACKGROUND_PHRASES, facts, read_caption, with_article
 from . import requests
 from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
@@ -218,6 +220,25 @@ def deciding(count: int) -> Measure:
         return good, {"draws": share(True), "keeps_silent": share(False)}
 
     return Measure("decide", asked, answer, right)
+
+
+def composing(count: int, steps: int | None = None) -> Measure:
+    """One picture with what is on two: both things in their colours, where they are to stand."""
+    rng = random.Random("compose")
+    scenes = [compose.pair(rng) for _ in range(count)]
+    asked = []
+    for scene in scenes:
+        a, b = scene.things
+        words = f"put the {a.name} {relation(a, b)} the {b.name} {BACKGROUND_PHRASES[scene.background]}"
+        content = [messages.image(render(s)) for s in compose.shown(rng, scene)]
+        asked.append([{"role": "user", "content": [*content, messages.text(words)]}])
+
+    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        verdicts = judge.look([reply.images[0] for reply in replies])
+        wanted = [Wanted(tuple((t.name, t.color) for t in s.things), relation(*s.things)) for s in scenes]
+        return [w.met_by(verdict) for w, verdict in zip(wanted, verdicts, strict=True)], {}
+
+    return Measure("compose", asked, partial(draw, steps=steps), right)
 
 
 def telling(count: int, steps: int | None = None) -> Measure:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import abroad, sampling
+from .composing import compose
 from .edits import Edit, seen_edit
 from .held_out import bare, by_hand, relation
 from .messages import Example, Message, assistant, image, text, user
@@ -265,6 +266,7 @@ MIXTURE = {
     two_pictures: 3,
     story: 3,
     sign: 8,
+    compose: 5,
     follow_up: 12,
     small_talk: 4,
     refuse: 6,

@@ -1,0 +1,52 @@
+"""Two pictures shown, and one asked for with what is on both."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from . import sampling
+from .held_out import relation
+from .messages import Example, assistant, image, user
+from .phrasing import ground, loose
+from .scene import Scene
+from .words import announced, caption, lowered
+
+TOGETHER = (
+    "put the {a} of the first picture and the {b} of the second {where}", "the {a} and the {b} together {where}",
+    "combine both pictures {where}", "both of them {where}", "draw the {a} and the {b} {where}", "put them together {where}",
+    "one picture with both {where}", "take the {a} and the {b} and put them {where}", "merge the two {where}",
+    "the {a} from the first and the {b} from the second {where}", "join the {a} and the {b} {where}",
+    "all in one picture {where}",
+)  # fmt: skip
+PLACED = (
+    "put the {a} {relation} the {b} {where}", "the {a} {relation} the {b} {where}", "draw the {a} {relation} the {b} {where}",
+    "one picture: the {a} {relation} the {b} {where}", "combine them, the {a} {relation} the {b} {where}",
+)  # fmt: skip
+
+
+def shown(rng: random.Random, scene: Scene) -> list[Scene]:
+    """Each thing of a pair on its own picture, somewhere."""
+    alone = []
+    for thing in scene.things:
+        size = rng.choices(("medium", "large"), (1, 2))[0]
+        place = {"x": sampling.jitter(rng, 0.5, 0.05), "y": sampling.jitter(rng, 0.5, 0.05)}
+        alone.append(Scene((replace(thing, size=size, **place),), sampling.background(rng)))
+    return alone
+
+
+def pair(rng: random.Random) -> Scene:
+    """What both make together: the first on the left, unless something else is said."""
+    return sampling.seen(lambda: replace(sampling.pair(rng), height=128, width=128))
+
+
+def compose(rng: random.Random) -> Example:
+    scene = pair(rng)
+    a, b = scene.things
+    placed = relation(a, b) != "left of" or rng.random() < 0.3
+    where = ground(rng, scene.background) if scene.background != "plain" or rng.random() < 0.2 else ""
+    form = rng.choice(PLACED if placed else TOGETHER)
+    words = form.format(a=a.name, b=b.name, relation=relation(a, b), where=where).strip()
+    plan = announced(f"The {a.name} and the {b.name}: {lowered(caption(scene))}")
+    pictures = [image(s) for s in shown(rng, scene)]
+    return Example("compose", [user(*pictures, loose(rng, words)), assistant(plan, image(scene))])
