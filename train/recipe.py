@@ -25,7 +25,7 @@ from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
-from .stages import autoencoder, judge, tokenizer, vision
+from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import JointStage, LanguageStage, run_joint, run_language
 from .strict import into
 
@@ -84,12 +84,13 @@ class Recipe:
     sft: JointStage = field(default_factory=JointStage)
     """Like ``joint``, on conversations of one's own"""
     judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
+    reader: reader.ReaderStage = field(default_factory=reader.ReaderStage)
 
 
 DRAWING = ("detokenizer", "align", "joint", "sft")
 """Stages of one form: they differ in what learns, from what, and by which losses."""
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "language", *DRAWING, "decoder")
-FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "language", "joint")
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *DRAWING, "decoder")
+FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
 """What makes a model like nano; the others are for parts that come trained."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -160,6 +161,8 @@ def grow(model: Limner, recipe: Recipe) -> None:
 
 FIRST = ("tokenizer", "autoencoder", "vision")
 """What a warm start brings along."""
+BESIDE = ("judge", "reader")
+"""No parts of the model"""
 
 
 def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -169,7 +172,7 @@ def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
     """
     if not recipe.warm_start:
         return stages or FROM_NOTHING
-    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, "judge"))  # the eye only by name
+    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, *BESIDE))  # the eye only by name
     useless = [s for s in stages if s in FIRST and s != "vision"]
     if useless:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
@@ -192,11 +195,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
         torch.manual_seed(seed)
         grow(model, recipe)
-        if "judge" in stages:
-            judge.run(recipe.judge, model.detokenizer.autoencoder, seed, folder / "judge", device, dtype)
-            model.detokenizer.autoencoder.float()
-            if stages == ("judge",):
-                return folder / "judge" / "model"
+        beside(recipe, stages, model.detokenizer.autoencoder, folder, device, dtype)
+        if set(stages) <= set(BESIDE):
+            return folder
         if "vision" in stages:
             model.mllm.eye = vision.run(
                 recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.eye
@@ -237,6 +238,16 @@ def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
         run(trial, stages)
 
 
+def beside(
+    recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Judge and reader, which are no part of the model: `limner eval` reads them from weights/."""
+    for name, stage in (("judge", judge), ("reader", reader)):
+        if name in stages:
+            stage.run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
+            vae.to("cpu", torch.float32)
+
+
 def first_parts(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
@@ -246,9 +257,7 @@ def first_parts(
     if "autoencoder" not in stages:
         return None
     vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
-    if "judge" in stages:  # `limner eval` reads it from weights/judge
-        judge.run(recipe.judge, vae, seed, folder / "judge", device, dtype)
-        vae.to("cpu", torch.float32)
+    beside(recipe, stages, vae, folder, device, dtype)
     if "vision" not in stages:
         return None
     eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)

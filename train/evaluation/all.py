@@ -20,6 +20,7 @@ from .measures import (
     drawing_name,
     editing,
     telling,
+    writing,
 )
 
 
@@ -35,6 +36,8 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
     made += [("describe", partial(describing, count)), ("answer", partial(answering, count))]
     made += [("decide", partial(deciding, count)), ("story", partial(telling, max(1, count // 10), steps))]
     made += [("compose", partial(composing, max(1, count // 4), steps))]
+    for lengths in (range(1, 6), range(6, 9)):
+        made += [(f"sign/{lengths[0]}-{lengths[-1]}", partial(writing, tuple(lengths), max(1, count // 4), steps))]
     for tongue in TONGUES:
         made += [(f"draw/{tongue.name}", partial(abroad.drawing, tongue, max(1, count // 2), steps))]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]

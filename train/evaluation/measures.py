@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,19 @@ from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..stages.judge import SIDES, halve
 from ..world import composing as compose
-from ..world import messages, sampling, talk
+from ..world import messages, sampling, signs, talk
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
-from ..world.scene import render
+from ..world.scene import Scene, render
 from ..world.unknown import UNKNOWN
 from ..world.words import BACKGROUND_PHRASES, facts, read_caption, with_article
 from . import requests
 from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
+from .reader import Reader
 from .scores import Score
 
+READER = Path(__file__).resolve().parent.parent.parent / "weights" / "reader"
 BATCH = 16
 WORDS = 48
 """Text tokens of a reply: the plan before a picture and the words after it."""
@@ -220,6 +223,33 @@ def deciding(count: int) -> Measure:
         return good, {"draws": share(True), "keeps_silent": share(False)}
 
     return Measure("decide", asked, answer, right)
+
+
+def writing(lengths: Sequence[int], count: int, steps: int | None = None) -> Measure:
+    """A sign with a word of so many letters that training never showed: right where the reader spells it back."""
+    rng = random.Random(f"signs/{lengths}")
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = replace(signs.signed(rng, kept=True), height=128, width=128)
+        if len(scene.things[0].words) in lengths:
+            scenes.append(scene)
+    words = [scene.things[0].words for scene in scenes]
+    asked = [
+        f'draw {with_article(f"{s.things[0].color} {s.things[0].name}")} that says "{s.things[0].words}"'
+        for s in scenes
+    ]
+
+    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        reader = Reader.from_pretrained(READER)
+        told = reader.read([reply.images[0] for reply in replies])
+        true = reader.read([render(scene) for scene in scenes])
+        letters = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(told, words, strict=True))
+        return [a == b for a, b in zip(told, words, strict=True)], {
+            "letters": letters / sum(map(len, words)),
+            "reader_accuracy": sum(a == b for a, b in zip(true, words, strict=True)) / count,
+        }
+
+    return Measure(f"sign/{min(lengths)}-{max(lengths)}", asked, partial(draw, steps=steps), right)
 
 
 def composing(count: int, steps: int | None = None) -> Measure:

@@ -1,0 +1,46 @@
+"""The reader: what it is taught, and that it can be."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import kl_autoencoder
+from limner.detokenizer.autoencoder import to_pixels
+from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
+from limner.train.stages.reader import ReaderStage, losses, make_batch
+from limner.train.world.scene import render
+from limner.train.world.signs import signed
+
+
+def test_batches_spell_their_words():
+    stage = ReaderStage()
+    stage.loop.batch_size = 6
+    batch, again, other = (make_batch(stage, 0, step) for step in (0, 0, 1))
+    assert batch["pixels"].shape[0] == 6 == len(batch["lengths"]) and batch["lengths"].sum() == len(batch["letters"])
+    assert batch["letters"].min() >= 1 and batch["letters"].max() <= len(LETTERS)
+    assert all(torch.equal(batch[k], again[k]) for k in batch) and not torch.equal(other["letters"], batch["letters"])
+
+
+def test_it_learns_to_read_one_sign(tmp_path):
+    torch.manual_seed(0)
+    stage = ReaderStage(blurred=0, encoded=0, bent=0)
+    rng = random.Random(2)
+    while len((scene := signed(rng)).things[0].words) != 3 or scene.height != 128 or scene.width != 128:
+        pass
+    word, image = scene.things[0].words, render(scene)
+    reader = Reader(ReaderConfig(16, 2))
+    pixels = torch.from_numpy(np.array(image))[None]
+    letters = torch.tensor([1 + LETTERS.index(letter) for letter in word])
+    batch = {"pixels": pixels, "letters": letters, "lengths": torch.tensor([3])}
+    optimizer = torch.optim.AdamW(reader.parameters(), 5e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        losses(reader, kl_autoencoder((8, 16), 4, 2), stage, 0, batch, step)["loss"].backward()
+        optimizer.step()
+    assert reader.read([image]) == [word] and reader(to_pixels(pixels)).shape == (1, 64, 1 + len(LETTERS))
+    reader.save_pretrained(tmp_path / "r")
+    assert Reader.from_pretrained(tmp_path / "r").config == reader.config
+    with pytest.raises(ValueError, match="no reader in"):
+        Reader.from_pretrained(tmp_path / "none")

@@ -1,0 +1,79 @@
+"""The reader: a small network that spells what stands on a sign of the world (the judge's counterpart for letters)."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+LETTERS = string.ascii_uppercase + string.digits
+"""Class 0 is CTC's blank, then these."""
+
+
+@dataclass
+class ReaderConfig:
+    width: int = 64
+    depth: int = 3
+    """Rounds of halving the rows"""
+
+
+class Reader(nn.Module):
+    """Pixels (batch, 3, height, width) in [-1, 1] to logits (batch, width / 2, 1 + letters), a column each (CTC, Graves et al.
+    2006)."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.width
+        self.stem = nn.Conv2d(12, w, 3, padding=1)
+        self.rounds = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1),
+                nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, w, 3, stride=(2, 1), padding=1),
+            ) for _ in range(config.depth)
+        )  # fmt: skip
+        self.attention = nn.Conv2d(w, 1, 1)
+        self.along = nn.Sequential(
+            nn.Conv1d(w, w, 5, padding=2), nn.SiLU(), nn.Conv1d(w, w, 5, padding=2), nn.SiLU(), nn.Conv1d(w, 1 + len(LETTERS), 1)
+        )  # fmt: skip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.stem(F.pixel_unshuffle(pixels, 2))
+        for step in self.rounds:
+            x = F.avg_pool2d(x, (2, 1)) + step(x)
+        rows = self.attention(x).float().softmax(2).to(x)  # where in each column the letters stand
+        return self.along((x * rows).sum(2)).transpose(1, 2)
+
+    @torch.inference_mode()
+    def read(self, images: Sequence[Image.Image]) -> list[str]:
+        """What stands in each picture."""
+        found = []
+        for image in images:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+            best = self(pixels.to(self.stem.weight))[0].argmax(-1)
+            kept = torch.unique_consecutive(best)
+            found.append("".join(LETTERS[i - 1] for i in kept.tolist() if i))
+        return found
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
+        state = {k: v.to(torch.bfloat16).contiguous() for k, v in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Reader:
+        if not (folder / "config.json").exists():
+            raise ValueError(f"no reader in {folder}; train one with `limner train nano --stages reader`")
+        reader = cls(ReaderConfig(**json.loads((folder / "config.json").read_text())))
+        reader.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        return reader.eval()
