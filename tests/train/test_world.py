@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import more_objects
@@ -15,9 +16,9 @@ from limner.train.world import phrasing, sampling, talk
 from limner.train.world.edits import KINDS, seen_edit
 from limner.train.world.held_out import held_out, is_held_out, relation
 from limner.train.world.objects import OBJECTS
-from limner.train.world.pen import COLORS
+from limner.train.world.pen import COLORS, STYLES
 from limner.train.world.questions import question
-from limner.train.world.scene import Scene, Thing, label_map, render
+from limner.train.world.scene import BACKGROUNDS, Scene, Thing, label_map, render
 from limner.train.world.unknown import UNKNOWN
 from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
 
@@ -296,3 +297,32 @@ def test_hand_written_requests_are_never_said():
     for _ in range(3000):
         for message in talk.conversation(rng).messages:
             assert not any(held_out_module.bare(p["text"]) in kept for p in message["content"] if p["type"] == "text")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_colours_and_backgrounds_can_be_told_in_every_style(style):
+    """But for the colour that a style leaves out."""
+    hidden = {"outline": "white", "chalk": "black"}.get(style)
+    colors = [color for color in COLORS if color != hidden]
+    shown = {c: np.asarray(render(Scene((one("cup", c),), style=style)), dtype=int) for c in colors}
+    for a, b in itertools.combinations(colors, 2):
+        assert (np.abs(shown[a] - shown[b]).max(-1) > 14).mean() > 0.01, (a, b)
+    grounds = {b: np.asarray(render(Scene((), b, style=style)), dtype=int) for b in BACKGROUNDS}
+    for a, b in itertools.combinations(grounds, 2):
+        assert (np.abs(grounds[a] - grounds[b]).max(-1) > 8).mean() > 0.3, (a, b)
+
+
+def test_a_style_is_said_and_kept():
+    scene = Scene((one(),), "grass", style="chalk")
+    assert caption(scene) == "A large red cat on grass in chalk." and read_caption(caption(scene)) == facts(scene)
+    assert caption(replace(scene, style="flat")) == "A large red cat on grass."
+    rng = random.Random(11)
+    scenes = [sampling.styled(rng, sampling.any_scene(rng)) for _ in range(2000)]
+    share = sum(scene.style != "flat" for scene in scenes) / len(scenes)
+    assert 0.07 < share < 0.13 and {scene.style for scene in scenes} == set(STYLES)
+    edit = seen_edit(rng, "style")
+    assert edit.before.things == edit.after.things and edit.before.style != edit.after.style
+    recoloured = seen_edit(rng, "recolour", before=scene)
+    assert recoloured.after.style == "chalk" and recoloured.plan.endswith("in chalk:")
+    with pytest.raises(ValueError, match="no style 'oil'"):
+        Scene((), style="oil")

@@ -43,7 +43,9 @@ class JudgeStage:
 def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
     """The scene with half of one thing painted over by what is behind it."""
     image = render(scene)
-    rest = Scene(tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width)
+    rest = Scene(
+        tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width, scene.style
+    )
     left, top, right, bottom = (round(v) for v in scene.box(thing))
     middle = ((left + right) // 2, (top + bottom) // 2)
     box = {
@@ -82,6 +84,7 @@ def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
         scene = make(rng)  # the judge knows every combination, held out from nano or not
         while (scene.height, scene.width) != (height, width):
             scene = make(rng)
+        scene = sampling.styled(rng, scene)
         cut = rng.choice(scene.things) if rng.random() < stage.halved else None
         image = halve(scene, cut, rng.choice(SIDES)) if cut else render(scene)
         if rng.random() < stage.blurred:

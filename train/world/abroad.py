@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import sampling
-from .edits import Edit, seen_edit
+from .edits import KINDS, Edit, possible, seen_edit
 from .held_out import relation
 from .messages import Example, Message, assistant, image, text, user
 from .scene import SIZES, Scene, Thing
 from .tongues import Tongue
 from .words import Detail
 
+SAID = tuple(kind for kind in KINDS if kind != "style")
+"""Edits that have words here"""
 PLANNED = 0.85
 """Share of drawings after a plan, as in English"""
 
@@ -146,7 +148,7 @@ def edited(rng: random.Random, tongue: Tongue, change: Edit) -> list[Message]:
 
 
 def edit(rng: random.Random, tongue: Tongue) -> Example:
-    change = seen_edit(rng)
+    change = seen_edit(rng, rng.choice(SAID))
     asked, drawn = edited(rng, tongue, change)
     content = [image(change.before), *asked["content"]]
     return Example("edit", [user(*content[:: rng.choice((1, 1, -1))]), drawn])
@@ -161,7 +163,13 @@ def follow_up(rng: random.Random, tongue: Tongue) -> Example:
     if manner < 0.27:
         told = [user(fill(rng, tongue, "describe")), assistant(tongue.caption(scene))]
         return Example("follow_up", [*first.messages, *told])
-    return Example("follow_up", [*first.messages, *edited(rng, tongue, seen_edit(rng, before=scene))])
+    return Example(
+        "follow_up",
+        [
+            *first.messages,
+            *edited(rng, tongue, seen_edit(rng, rng.choice([k for k in SAID if possible(scene, k)]), before=scene)),
+        ],
+    )
 
 
 def small_talk(rng: random.Random, tongue: Tongue) -> Example:

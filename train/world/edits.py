@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from . import sampling
 from .held_out import is_held_out
-from .phrasing import ground
+from .pen import STYLES
+from .phrasing import MANNERS, ground
 from .scene import SIZES, Scene, Thing
 from .words import (
     BACKGROUND_PHRASES,
+    STYLE_PHRASES,
     Detail,
     announced,
     caption,
@@ -22,7 +24,7 @@ from .words import (
     with_article,
 )
 
-KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize", "swap", "count")
+KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize", "swap", "count", "style")
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,15 @@ WORDS: dict[str, tuple[str, ...]] = {
         "change the sides", "{the} and {other} should change places", "put each where the other is", "vice versa",
         "can they swap places", "other way around please",
     ),
+    "style": (
+        "draw {whole} {manner}", "{manner}", "{manner} please", "make {whole} {manner}", "the same {manner}", "now {manner}",
+        "i want {whole} {manner}", "change the style: {manner}", "can you do {whole} {manner}", "again {manner}",
+        "show {whole} {manner}", "how does {whole} look {manner}", "redraw {whole} {manner}",
+    ),
+    "flat": (
+        "in the usual style", "back to the normal style", "draw {whole} as usual", "normal please", "in plain colours",
+        "the usual way", "as you normally draw", "the ordinary style please", "in full colours",
+    ),
     "more": (
         "one more", "one more {name}", "add one more", "another {name}", "and another one", "one more of them", "i want one more",
         "add another {name}", "one extra {name}", "draw one more {name}", "can i have one more", "increase the number by one",
@@ -212,6 +223,12 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         after = replace(scene, things=tuple(replace(t, x=places[t].x, y=places[t].y) for t in scene.things))
         said["other"] = f"the {other.name}"
         plan = "the other way round"
+    elif kind == "style":
+        style = rng.choice([s for s in STYLES if s != scene.style])
+        after = replace(scene, style=style)
+        forms = WORDS["flat"] if style == "flat" else WORDS["style"]
+        said |= {"manner": rng.choice(MANNERS.get(style, ("",))), "whole": it if same else "everything"}
+        plan = STYLE_PHRASES[style].strip() or "as usual"
     elif kind == "count":
         count = len(scene.things)
         form, number = rng.choice([f for f in (("more", count + 1), ("less", count - 1)) if 2 <= f[1] <= 4])

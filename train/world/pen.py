@@ -33,10 +33,33 @@ INKS: dict[str, Ink] = {
     "lamp": (236, 70, 60),
 }
 OUTLINE: Ink = (60, 60, 66)
+BOARD: Ink = (38, 62, 54)
+"""What chalk draws on"""
 
 
 def mix(a: Ink, b: Ink, amount: float) -> Ink:
     return tuple(round(x + (y - x) * amount) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+
+
+STYLES = ("flat", "outline", "chalk", "pastel")
+
+
+def toned(ink: Ink, style: str) -> Ink:
+    """An area's colour in a style."""
+    if style == "outline":
+        return mix(ink, (255, 255, 255), 0.8)
+    if style == "chalk":
+        return mix(ink, BOARD, 0.6)
+    return mix(ink, (255, 255, 255), 0.5) if style == "pastel" else ink
+
+
+def edged(ink: Ink, style: str) -> Ink:
+    """The line around an area of this ink."""
+    if style == "outline":
+        return mix(ink, OUTLINE, 0.1) if sum(ink) < 700 else (170, 170, 178)
+    if style == "chalk":
+        return mix(ink, (255, 255, 255), 0.4)
+    return mix(OUTLINE, (255, 255, 255), 0.4) if style == "pastel" else OUTLINE
 
 
 class Pen:
@@ -44,23 +67,27 @@ class Pen:
 
     def __init__(
         self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None,
-        words: str = "",
+        words: str = "", style: str = "flat",
     ) -> None:  # fmt: skip
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
-        self.words = words
+        self.words, self.style = words, style
         main = COLORS[color]
         self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
         if color == "black":  # there is nothing darker, so the shade goes the other way
             self.inks["dark"] = mix(main, (255, 255, 255), 0.15)
         self.edge = max(1, round(half * 0.07))
 
-    def ink(self, name: str) -> Ink | int:
-        return self.flat if self.flat is not None else self.inks.get(name) or INKS[name]
-
-    def outline(self, wanted: bool) -> Ink | int | None:
+    def ink(self, name: str, line: bool = False) -> Ink | int:
+        """Of an area, or of a line by itself."""
         if self.flat is not None:
             return self.flat
-        return OUTLINE if wanted else None
+        ink = self.inks.get(name) or INKS[name]
+        return edged(ink, self.style) if line and self.style in ("outline", "chalk") else toned(ink, self.style)
+
+    def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
+        if self.flat is not None:
+            return self.flat
+        return edged(self.inks.get(ink) or INKS[ink], self.style) if wanted else None
 
     def at(self, points: Sequence[Point]) -> list[Point]:
         return [(self.x + px * self.half, self.y + py * self.half) for px, py in points]
@@ -70,26 +97,30 @@ class Pen:
         return a, b, c, d
 
     def poly(self, points: Sequence[Point], ink: str = "main") -> None:
-        self.canvas.polygon(self.at(points), self.ink(ink), self.outline(True), self.edge)
+        self.canvas.polygon(self.at(points), self.ink(ink), self.outline(True, ink), self.edge)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, ink: str = "main", outline: bool = True) -> None:
-        self.canvas.rectangle(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline), self.edge)
+        self.canvas.rectangle(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline, ink), self.edge)
 
     def round(self, x0: float, y0: float, x1: float, y1: float, radius: float, ink: str = "main") -> None:
         corners = self.corners(x0, y0, x1, y1)
-        self.canvas.rounded_rectangle(corners, radius * self.half, self.ink(ink), self.outline(True), self.edge)
+        self.canvas.rounded_rectangle(corners, radius * self.half, self.ink(ink), self.outline(True, ink), self.edge)
 
     def oval(self, x0: float, y0: float, x1: float, y1: float, ink: str = "main", outline: bool = True) -> None:
-        self.canvas.ellipse(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline), self.edge)
+        self.canvas.ellipse(self.corners(x0, y0, x1, y1), self.ink(ink), self.outline(outline, ink), self.edge)
 
     def ring(self, x0: float, y0: float, x1: float, y1: float, width: float, ink: str = "main") -> None:
-        self.canvas.ellipse(self.corners(x0, y0, x1, y1), None, self.ink(ink), max(2, round(width * self.half)))
+        self.canvas.ellipse(
+            self.corners(x0, y0, x1, y1), None, self.ink(ink, line=True), max(2, round(width * self.half))
+        )
 
     def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, ink: str = "main") -> None:
-        self.canvas.pieslice(self.corners(x0, y0, x1, y1), start, end, self.ink(ink), self.outline(True), self.edge)
+        self.canvas.pieslice(
+            self.corners(x0, y0, x1, y1), start, end, self.ink(ink), self.outline(True, ink), self.edge
+        )
 
     def line(self, points: Sequence[Point], width: float, ink: str = "main") -> None:
-        self.canvas.line(self.at(points), self.ink(ink), max(1, round(width * self.half)), joint="curve")
+        self.canvas.line(self.at(points), self.ink(ink, line=True), max(1, round(width * self.half)), joint="curve")
 
     def write(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """The pen's words as large as the box holds them, light on what is dark and dark on what is light."""

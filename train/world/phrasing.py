@@ -20,6 +20,28 @@ GROUNDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Where a scene lies, as people say it; the first is the world's own phrase."""
 
+MANNERS = {
+    "outline": (
+        "in outline",
+        "as a line drawing",
+        "as an outline",
+        "in lines only",
+        "outlined",
+        "in outline style",
+        "with a fine pen",
+    ),
+    "chalk": ("in chalk", "as a chalk drawing", "with chalk", "on a blackboard", "in chalk style", "on a chalkboard"),
+    "pastel": (
+        "in pastel",
+        "in pastel colours",
+        "in soft colours",
+        "in pastel style",
+        "with pastels",
+        "in light colours",
+    ),
+}
+"""How a picture is to be drawn, as people say it"""
+
 COUNTS = {2: ("two", "2", "a pair of", "a couple of", "exactly two", "two"),
           3: ("three", "3", "exactly three", "three", "a group of three"),
           4: ("four", "4", "exactly four", "four", "a set of four")}  # fmt: skip
@@ -121,7 +143,8 @@ def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
         words = rng.choice(forms).format(a=voice.one(a, detail, False), b=voice.one(b, detail, False))
     else:
         return noun_phrase(scene, detail)
-    return f"{words} {rng.choice(GROUNDS[scene.background])}" if detail.background else words
+    words = f"{words} {rng.choice(GROUNDS[scene.background])}" if detail.background else words
+    return words if scene.style == "flat" else f"{words} {rng.choice(MANNERS[scene.style])}"
 
 
 def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail: Detail) -> str:

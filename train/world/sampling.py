@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .held_out import is_held_out
 from .objects import OBJECTS
-from .pen import COLORS
+from .pen import COLORS, STYLES
 from .scene import BACKGROUNDS, SIZES, Scene, Thing
 
 SHAPES: tuple[tuple[int, int], ...] = ((128, 128), (96, 160), (160, 96))
@@ -111,6 +112,18 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
         for name, color, (x, y) in zip((a, b), colors(rng, (a, b)), spots, strict=True)
     )
     return Scene(things, background(rng), height, width)
+
+
+STYLED = 0.12
+
+
+def styled(rng: random.Random, scene: Scene) -> Scene:
+    """Sometimes in another style, where its colours can be told."""
+    if rng.random() >= STYLED:
+        return scene
+    style = rng.choice(STYLES[1:])
+    hidden = {"outline": "white", "chalk": "black", "pastel": None}[style]
+    return scene if any(t.color == hidden for t in scene.things) else replace(scene, style=style)
 
 
 def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .objects import OBJECTS, SIGNS
-from .pen import COLORS, Pen
+from .pen import BOARD, COLORS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     # upper and lower colour; the horizon is at 60 % of the height
@@ -52,8 +52,11 @@ class Scene:
     background: str = "plain"
     height: int = 128
     width: int = 128
+    style: str = "flat"
 
     def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ValueError(f"no style {self.style!r}; there are {', '.join(STYLES)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"no background {self.background!r}; there are {', '.join(BACKGROUNDS)}")
 
@@ -64,10 +67,19 @@ class Scene:
         return x - half, y - half, x + half, y + half
 
 
+def ground(ink: Ink, style: str) -> Ink:
+    """A background's colour in a style."""
+    return (
+        mix(ink, BOARD, 0.85)
+        if style == "chalk"
+        else mix(ink, (255, 255, 255), {"pastel": 0.5, "outline": 0.3}.get(style, 0))
+    )
+
+
 def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     """The picture of a scene, RGB, ``scale`` times its height and width."""
     height, width = round(scene.height * scale), round(scene.width * scale)
-    upper, lower = BACKGROUNDS[scene.background]
+    upper, lower = (ground(ink, scene.style) for ink in BACKGROUNDS[scene.background])
     image = Image.new("RGB", (width * SUPERSAMPLE, height * SUPERSAMPLE), upper)
     canvas = ImageDraw.Draw(image)
     if lower != upper:
@@ -92,5 +104,5 @@ def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -
     for index, thing in enumerate(scene.things):
         half = SIZES[thing.size] * min(scene.height, scene.width) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
-        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words)
+        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style)
         (OBJECTS.get(thing.name) or SIGNS[thing.name])(pen)

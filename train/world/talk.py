@@ -140,7 +140,9 @@ def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
 
 
 def draw(rng: random.Random) -> Example:
-    scene = sampling.any_scene(rng, (7, 2, 3))  # a large thing alone has the most detail and is learned last
+    scene = sampling.styled(
+        rng, sampling.any_scene(rng, (7, 2, 3))
+    )  # a large thing alone has the most detail and is learned last
     if len(scene.things) > 1 and len({t.name for t in scene.things}) == 1 and rng.random() < INDIRECT:
         return _after_counting(rng, scene)
     detail = random_detail(rng, scene)
@@ -166,7 +168,7 @@ def described(rng: random.Random) -> str:
 
 
 def describe(rng: random.Random) -> Example:
-    scene = sampling.any_scene(rng)
+    scene = sampling.styled(rng, sampling.any_scene(rng))
     content = [image(scene), text(described(rng))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
     if rng.random() < 0.35:
@@ -183,7 +185,7 @@ def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
 
 
 def answer(rng: random.Random) -> Example:
-    scene = sampling.any_scene(rng)
+    scene = sampling.styled(rng, sampling.any_scene(rng))
     first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
 

@@ -20,6 +20,7 @@ BACKGROUND_PHRASES = {
     "night": "at night",
     "room": "in a room",
 }
+STYLE_PHRASES = {"flat": "", "outline": " in outline", "chalk": " in chalk", "pastel": " in pastel"}
 PLURALS = {
     "bench": "benches", "broccoli": "broccoli", "bus": "buses", "computer mouse": "computer mice", "couch": "couches",
     "knife": "knives", "person": "people", "sandwich": "sandwiches", "scissors": "scissors", "sheep": "sheep", "skis": "skis",
@@ -76,7 +77,8 @@ def noun_phrase(scene: Scene, detail: Detail) -> str:
         phrase = f"{one(0)} {where or 'and'} {one(1)}"
     else:
         phrase = ", ".join(one(i) for i in range(len(things) - 1)) + " and " + one(len(things) - 1)
-    return f"{phrase} {BACKGROUND_PHRASES[scene.background]}" if detail.background else phrase
+    where = f" {BACKGROUND_PHRASES[scene.background]}" if detail.background else ""
+    return phrase + where + STYLE_PHRASES[scene.style]
 
 
 def sentence(phrase: str) -> str:
