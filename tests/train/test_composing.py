@@ -1,10 +1,13 @@
 import random
 
+import numpy as np
+
 from helpers import make_limner
 from limner.inference.model import Limner
 from limner.train.recipe import grow, load_recipe
-from limner.train.world.composing import compose
+from limner.train.world.composing import compose, control
 from limner.train.world.held_out import is_held_out
+from limner.train.world.scene import render
 from limner.train.world.words import facts, read_caption
 
 
@@ -37,3 +40,15 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
     again = Limner.from_pretrained(tmp_path / "m")
     grow(again, recipe)
     assert drawn(again) == before
+
+
+def test_a_control_picture_shows_where_and_what_and_no_colour():
+    rng = random.Random(1)
+    for _ in range(100):
+        asked, told = control(rng).messages
+        (shape,) = (p["image"] for p in asked["content"] if p["type"] == "image")
+        scene = told["content"][1]["image"]
+        assert shape.things == scene.things and shape.style in ("edges", "silhouette") and scene.style == "flat"
+        pixels = np.asarray(render(shape))
+        assert np.ptp(pixels, axis=-1).max() == 0, "grey"
+        assert 0.005 < (pixels[..., 0] > 128).mean() < 0.5

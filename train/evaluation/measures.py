@@ -25,9 +25,10 @@ from ..world import composing as compose
 from ..world import messages, sampling, signs, talk
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
+from ..world.pen import CONTROLS
 from ..world.scene import Scene, render
 from ..world.unknown import UNKNOWN
-from ..world.words import BACKGROUND_PHRASES, facts, read_caption, with_article
+from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
 from . import requests
 from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
@@ -269,6 +270,31 @@ def composing(count: int, steps: int | None = None) -> Measure:
         return [w.met_by(verdict) for w, verdict in zip(wanted, verdicts, strict=True)], {}
 
     return Measure("compose", asked, partial(draw, steps=steps), right)
+
+
+NEAR = 0.1
+"""How far a thing may stand from where its control picture has it, of the picture's side"""
+
+
+def controlled(count: int, steps: int | None = None) -> Measure:
+    """Drawn along a silhouette or edges: the right things, each where it is to be."""
+    rng = random.Random("control")
+    scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
+    asked = []
+    for index, scene in enumerate(scenes):
+        shape = render(replace(scene, style=CONTROLS[index % len(CONTROLS)]))
+        asked.append(shown(shape, f"{noun_phrase(scene, Detail())} like this"))
+
+    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        good = []
+        for scene, verdict in zip(scenes, judge.look([reply.images[0] for reply in replies]), strict=True):
+            wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
+            placed = all(any(d.name == t.name and max(abs(d.x - t.x), abs(d.y - t.y)) < NEAR for d in verdict.detections)
+                         for t in scene.things)  # fmt: skip
+            good.append(wanted.met_by(verdict) and placed)
+        return good, {}
+
+    return Measure("control", asked, partial(draw, steps=steps), right)
 
 
 def telling(count: int, steps: int | None = None) -> Measure:

@@ -1,4 +1,4 @@
-"""Two pictures shown, and one asked for with what is on both."""
+"""Drawn from what is shown: the things of two pictures together, or along an edge map or a silhouette."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import replace
 from . import sampling
 from .held_out import relation
 from .messages import Example, assistant, image, user
+from .pen import CONTROLS
 from .phrasing import ground, loose
 from .scene import Scene
-from .words import announced, caption, lowered
+from .words import Detail, announced, caption, lowered, noun_phrase
 
 TOGETHER = (
     "put the {a} of the first picture and the {b} of the second {where}", "the {a} and the {b} together {where}",
@@ -50,3 +51,22 @@ def compose(rng: random.Random) -> Example:
     plan = announced(f"The {a.name} and the {b.name}: {lowered(caption(scene))}")
     pictures = [image(s) for s in shown(rng, scene)]
     return Example("compose", [user(*pictures, loose(rng, words)), assistant(plan, image(scene))])
+
+
+ALONG = (
+    "{} like this", "{} along these lines", "colour this in: {}", "follow this sketch: {}", "{}, exactly here",
+    "use this shape for {}", "draw {} from this", "{} in this place", "turn this into {}", "this should become {}",
+    "fill this in as {}", "with this layout: {}", "make {} out of this", "here is the sketch of {}", "finish this: {}",
+    "this is the outline of {}, draw it",
+)  # fmt: skip
+
+
+def control(rng: random.Random) -> Example:
+    """A picture from its edges or silhouette and what they are."""
+    scene = sampling.any_scene(rng)
+    shape = replace(scene, style=rng.choice(CONTROLS))
+    words = rng.choice(ALONG).format(noun_phrase(scene, Detail(background=scene.background != "plain")))
+    content = [image(shape), loose(rng, words)]
+    return Example(
+        "control", [user(*content[:: rng.choice((1, 1, -1))]), assistant(announced(caption(scene)), image(scene))]
+    )

@@ -42,10 +42,14 @@ def mix(a: Ink, b: Ink, amount: float) -> Ink:
 
 
 STYLES = ("flat", "outline", "chalk", "pastel")
+CONTROLS = ("edges", "silhouette")
+"""Not to be drawn: what a picture is drawn from"""
 
 
 def toned(ink: Ink, style: str) -> Ink:
     """An area's colour in a style."""
+    if style in CONTROLS:
+        return (0, 0, 0) if style == "edges" else (255, 255, 255)
     if style == "outline":
         return mix(ink, (255, 255, 255), 0.8)
     if style == "chalk":
@@ -55,6 +59,8 @@ def toned(ink: Ink, style: str) -> Ink:
 
 def edged(ink: Ink, style: str) -> Ink:
     """The line around an area of this ink."""
+    if style in CONTROLS:
+        return (255, 255, 255)
     if style == "outline":
         return mix(ink, OUTLINE, 0.1) if sum(ink) < 700 else (170, 170, 178)
     if style == "chalk":
@@ -82,7 +88,9 @@ class Pen:
         if self.flat is not None:
             return self.flat
         ink = self.inks.get(name) or INKS[name]
-        return edged(ink, self.style) if line and self.style in ("outline", "chalk") else toned(ink, self.style)
+        return (
+            edged(ink, self.style) if line and self.style in ("outline", "chalk", *CONTROLS) else toned(ink, self.style)
+        )
 
     def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
         if self.flat is not None:

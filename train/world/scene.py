@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .objects import OBJECTS, SIGNS
-from .pen import BOARD, COLORS, STYLES, Ink, Pen, mix
+from .pen import BOARD, COLORS, CONTROLS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     # upper and lower colour; the horizon is at 60 % of the height
@@ -55,7 +55,7 @@ class Scene:
     style: str = "flat"
 
     def __post_init__(self) -> None:
-        if self.style not in STYLES:
+        if self.style not in (*STYLES, *CONTROLS):
             raise ValueError(f"no style {self.style!r}; there are {', '.join(STYLES)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"no background {self.background!r}; there are {', '.join(BACKGROUNDS)}")
@@ -69,6 +69,8 @@ class Scene:
 
 def ground(ink: Ink, style: str) -> Ink:
     """A background's colour in a style."""
+    if style in CONTROLS:
+        return (0, 0, 0)
     return (
         mix(ink, BOARD, 0.85)
         if style == "chalk"

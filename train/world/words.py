@@ -20,7 +20,14 @@ BACKGROUND_PHRASES = {
     "night": "at night",
     "room": "in a room",
 }
-STYLE_PHRASES = {"flat": "", "outline": " in outline", "chalk": " in chalk", "pastel": " in pastel"}
+STYLE_PHRASES = {
+    "flat": "",
+    "outline": " in outline",
+    "chalk": " in chalk",
+    "pastel": " in pastel",
+    "edges": "",
+    "silhouette": "",
+}
 PLURALS = {
     "bench": "benches", "broccoli": "broccoli", "bus": "buses", "computer mouse": "computer mice", "couch": "couches",
     "knife": "knives", "person": "people", "sandwich": "sandwiches", "scissors": "scissors", "sheep": "sheep", "skis": "skis",
