@@ -31,6 +31,9 @@ from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import overridden
 from .world.talk import PLANNED
 
+CHANGES = ("edit", "follow_up")
+"""Of nano's world half of what is replayed: what pictures are made of earlier ones is forgotten first, as captioned pictures
+have none before them."""
 NAME = "new"
 """What the adapter is called while it trains."""
 
@@ -155,7 +158,8 @@ def _train(
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
     sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
     if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
-        sources = [(sources[0][0], 1 - config.replay_share), (World(), config.replay_share)]
+        half = config.replay_share / 2
+        sources = [(sources[0][0], 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     if stage.precomputed:
