@@ -148,7 +148,7 @@ def flow_losses(
         target = group.target if kept is None else kept.target(group, repeats)
         errors = squared_error(group.velocity, target)
         if kept is not None:
-            errors = errors * kept.weights(group.drawings).repeat(repeats)
+            errors = errors * kept.weights[group.drawings].repeat(repeats)
         flow_sum = flow_sum + errors.sum()
         if group.early is not None:
             seen = eye_on_grid(told.eye_features[group.drawings], target.shape[-2:], mmdit.config.patch_size)

@@ -6,7 +6,6 @@ reason to change, and what the base makes of a request is what its users know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,10 @@ from .data import JointBatch
 from .flow_loss import Painted, draws, idle_losses, painted
 from .losses import decided
 from .stages.joint import JointStage, Trainee, tell
+
+CHANGED = 5.0
+"""How much more a drawing counts that is made of earlier pictures: captioned pictures say nothing of those, and which of two
+things an edit takes away hangs by a thread."""
 
 
 @dataclass
@@ -32,13 +35,10 @@ class Kept:
     """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn"""
     velocities: dict[int, Tensor]
     """Of each drawing that counts (repeats, channels, h, w)"""
-    weight: float = 1.0
+    weight: float
     """What leaving them counts, beside 1 for what is learned"""
-
-    def weights(self, drawings: Sequence[int]) -> Tensor:
-        """What the error of each of ``drawings`` counts (drawings,)."""
-        kept = self.drawings[torch.tensor(drawings, dtype=torch.long, device=self.drawings.device)]
-        return torch.where(kept, self.weight, 1.0)
+    weights: Tensor
+    """(drawings,) the same for each drawing, 1 where it is learned"""
 
     def target(self, group: Painted, repeats: int) -> Tensor:
         """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
@@ -65,4 +65,6 @@ def keep(
             velocities |= dict(zip(group.drawings, own, strict=True))
     elif told.drawings:  # other processes have some
         idle_losses(trainee)
-    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities, weight)
+    made_of_others = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
+    weights = torch.where(drawings, weight * torch.where(made_of_others, CHANGED, 1.0), 1.0)
+    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities, weight, weights)

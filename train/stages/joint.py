@@ -129,7 +129,7 @@ def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
         if kept is not None:
             target = torch.where(kept.drawings[:, None, None], kept.features, target)
         errors = feature_loss(told.features, target)
-        told.losses["features"] = (errors if kept is None else errors * kept.weights(range(len(errors)))).sum()
+        told.losses["features"] = (errors if kept is None else errors * kept.weights).sum()
     told.drawings = int(parallel.total(len(batch.target)))
     if told.drawings:  # the same losses on every process, zero where one has no picture
         told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.drawings
