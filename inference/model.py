@@ -171,6 +171,12 @@ class Limner(nn.Module):
             self._adapters = Adapters(self)
         return self._adapters
 
+    @property
+    def student_steps(self) -> int | None:
+        """Of the few-step student that came with the model; None without one."""
+        loaded = {} if self._adapters is None else self._adapters.loaded
+        return next((adapter.steps for adapter in loaded.values() if adapter.shipped), None)
+
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
         """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
 

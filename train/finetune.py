@@ -55,7 +55,7 @@ class FinetuneConfig:
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
     it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
-    replay_weight: float = 10.0
+    replay_weight: float = 7.0
     """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
     stay so"""
     seed: int = 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .data import JointBatch
-from .flow_loss import Painted, draws, idle_losses, painted
+from .flow_loss import Painted, draws, encoded, idle_losses, painted
 from .losses import decided
 from .stages.joint import JointStage, Trainee, tell
 
@@ -39,6 +39,10 @@ class Kept:
     """What leaving them counts, beside 1 for what is learned"""
     weights: Tensor
     """(drawings,) the same for each drawing, 1 where it is learned"""
+    seen: Tensor
+    """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
+    latents: list[Tensor]
+    """the autoencoder of its pictures, so that neither is asked twice"""
 
     def target(self, group: Painted, repeats: int) -> Tensor:
         """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
@@ -58,13 +62,25 @@ def keep(
     logits, _, rows = decided(trainee.stream, told.output, batch.stream)
     drawings = conversations[batch.stream.drawing_row]
     velocities: dict[int, Tensor] = {}
+    latents: list[Tensor] = []
     if told.features is not None:
+        latents = encoded(trainee, batch)
         chance = draws(stage, batch.numbers, seed, step)
-        for group in painted(trainee, stage, batch, told, chance, only=drawings)[0]:
+        for group in painted(trainee, stage, batch, told, chance, latents, only=drawings)[0]:
             own = group.velocity.unflatten(0, (stage.flow_samples, -1)).unbind(1)
             velocities |= dict(zip(group.drawings, own, strict=True))
     elif told.drawings:  # other processes have some
         idle_losses(trainee)
     made_of_others = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
     weights = torch.where(drawings, weight * torch.where(made_of_others, CHANGED, 1.0), 1.0)
-    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities, weight, weights)
+    return Kept(
+        conversations,
+        drawings,
+        logits[conversations[rows]],
+        told.features,
+        velocities,
+        weight,
+        weights,
+        told.seen,
+        latents,
+    )
