@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..inference import adapter_files
-from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
+from ..inference.adapter_files import TARGETS
+from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
 from . import parallel, pictures
 from .data import JointBatch
@@ -34,6 +35,8 @@ from .world.talk import PLANNED
 CHANGES = ("edit", "follow_up")
 """Of nano's world half of what is replayed: what pictures are made of earlier ones is forgotten first, as captioned pictures
 have none before them."""
+BARE = 0.25
+"""Share of what is replayed, at least, that is drawn without its words: there all of it is the base's (`joint_losses`)"""
 NAME = "new"
 """What the adapter is called while it trains."""
 
@@ -65,7 +68,7 @@ class FinetuneConfig:
     """Prompts drawn before and after."""
     joint: JointStage = field(
         default_factory=lambda: JointStage(
-            density_mean=0.3, context_dropout=0.25,
+            density_mean=0.3,
             loop=LoopConfig(steps=500, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
                             save_every=100, sample_every=0),
         )
@@ -158,6 +161,7 @@ def _train(
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
     sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
     if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
+        stage = replace(stage, context_dropout=max(stage.context_dropout, BARE))
         half = config.replay_share / 2
         sources = [(sources[0][0], 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
