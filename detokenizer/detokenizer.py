@@ -42,10 +42,11 @@ class Detokenizer(nn.Module):
     ) -> None:
         """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
         super().__init__()
-        if (glyphs.width if glyphs else 0) != adapter.config.glyph_width:
-            raise ValueError(
-                f"glyphs of width {glyphs.width if glyphs else 0}, the adapter takes {adapter.config.glyph_width}"
-            )
+        # a painter that is steered by words alone has no adapter of ours
+        place = adapter.config.glyph_width if isinstance(adapter, ConditioningAdapter) else 0
+        own = glyphs.width if glyphs else 0
+        if own != place:
+            raise ValueError(f"glyphs of width {own}, the adapter takes {place}")
         self.glyphs = glyphs
         self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
         self.trained_tokens, self.base_shift = trained_tokens, base_shift

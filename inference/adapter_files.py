@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CARD = "limner_adapter.json"
 FORMAT = 1
-PARTS = ("llm", "mmdit")
-"""What can have LoRA"""
+TARGETS = {"llm": "all-linear", "mmdit": r"blocks\.\d+\.(image|context)\.(qkv|out|mlp\.[02])"}
+"""What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
 
 
 def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text())
         keys = {"format", "base", "base_fingerprint", "parts", "extra", "made"}
-        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(PARTS):
+        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(TARGETS):
             raise ValueError(f"expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

@@ -23,8 +23,6 @@ from .adapter_files import lora_state, read_card, read_tensors
 if TYPE_CHECKING:
     from .model import Limner
 
-TARGETS = {"llm": "all-linear", "mmdit": r"blocks\.\d+\.(image|context)\.(qkv|out|mlp\.[02])"}
-"""What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
 EXTRA = {
     "queries": "mllm.queries.",
     "boi": "mllm.boi_delta",

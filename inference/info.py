@@ -48,9 +48,6 @@ def describe_model(model: Limner) -> str:
         f"  references a drawing sees      {config.max_references}",
         f"  steps, guidance                {model.defaults.num_inference_steps}, {model.defaults.guidance_scale}",
     ]
-    lines += [
-        f"  by its student                 {adapter.steps}, none"
-        for adapter in model.adapters.loaded.values()
-        if adapter.shipped
-    ]
+    if model.student_steps:
+        lines.append(f"  by its student                 {model.student_steps}, none")
     return "\n".join(lines)

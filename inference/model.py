@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -171,6 +171,12 @@ class Limner(nn.Module):
             self._adapters = Adapters(self)
         return self._adapters
 
+    @property
+    def student_steps(self) -> int | None:
+        """Of the few-step student that came with the model; None without one."""
+        loaded = {} if self._adapters is None else self._adapters.loaded
+        return next((adapter.steps for adapter in loaded.values() if adapter.shipped), None)
+
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
         """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
 
@@ -293,9 +299,10 @@ class Limner(nn.Module):
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, adapter in self.adapters.loaded.items():
+        shipped = {} if self._adapters is None else self._adapters.loaded
+        for name, adapter in shipped.items():
             save(self.adapters, name, folder / STUDENT, {}, adapter.made)
-        with self.adapters.aside():
+        with self.adapters.aside() if shipped else nullcontext():
             self._save_parts(folder, dict(sources or {}))
 
     def _save_parts(self, folder: Path, sources: dict[str, str]) -> None:

@@ -24,7 +24,8 @@ from ..detokenizer.detokenizer import GuidedVelocity
 from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
 from ..inference import adapter_files, adapters
-from ..inference.adapters import TARGETS, Adapter
+from ..inference.adapter_files import TARGETS
+from ..inference.adapters import Adapter
 from ..inference.model import Limner
 from ..mllm.messages import Message
 from . import parallel

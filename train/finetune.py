@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..inference import adapter_files
-from ..inference.adapters import EXTRA, TARGETS, Adapter, Adapters
+from ..inference.adapter_files import TARGETS
+from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
 from . import parallel, pictures
 from .data import JointBatch
@@ -31,6 +32,11 @@ from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import overridden
 from .world.talk import PLANNED
 
+CHANGES = ("edit", "follow_up")
+"""Of nano's world half of what is replayed: what pictures are made of earlier ones is forgotten first, as captioned pictures
+have none before them."""
+BARE = 0.25
+"""Share of what is replayed, at least, that is drawn without its words: there all of it is the base's (`joint_losses`)"""
 NAME = "new"
 """What the adapter is called while it trains."""
 
@@ -52,7 +58,7 @@ class FinetuneConfig:
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
     it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
-    replay_weight: float = 10.0
+    replay_weight: float = 7.0
     """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
     stay so"""
     seed: int = 0
@@ -62,7 +68,7 @@ class FinetuneConfig:
     """Prompts drawn before and after."""
     joint: JointStage = field(
         default_factory=lambda: JointStage(
-            density_mean=0.3, context_dropout=0.25,
+            density_mean=0.3,
             loop=LoopConfig(steps=500, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
                             save_every=100, sample_every=0),
         )
@@ -155,7 +161,9 @@ def _train(
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
     sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
     if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
-        sources = [(sources[0][0], 1 - config.replay_share), (World(), config.replay_share)]
+        stage = replace(stage, context_dropout=max(stage.context_dropout, BARE))
+        half = config.replay_share / 2
+        sources = [(sources[0][0], 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     if stage.precomputed:

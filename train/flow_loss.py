@@ -98,18 +98,23 @@ class Painted:
     """Image tokens of an early block, where they are to be aligned"""
 
 
+@torch.no_grad()
+def encoded(trainee: Trainee, batch: JointBatch) -> list[Tensor]:
+    """The latents of all the batch's pictures, a tensor a shape."""
+    names = batch.picture_keys or [()] * len(batch.pictures)
+    return [trainee.frozen.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
+
+
 def painted(
-    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, only: Tensor | None = None
-) -> tuple[list[Painted], Tensor]:
+    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, latents: list[Tensor],
+    only: Tensor | None = None,
+) -> tuple[list[Painted], Tensor]:  # fmt: skip
     """Velocities of all drawings (or ``only`` those of a mask (drawings,)), each at its times and noises; and a zero that
-    stands for the runs of other processes."""
+    stands for the runs of other processes. ``latents`` are `encoded`."""
     detokenizer = trainee.detokenizer
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
     repeats = stage.flow_samples
-    with torch.no_grad():
-        names = batch.picture_keys or [()] * len(batch.pictures)
-        latents = [trainee.frozen.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
     prompt, prompt_mask = prompt_of(detokenizer, told)
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
@@ -142,13 +147,14 @@ def flow_losses(
     """Flow loss, and alignment where configured, averaged over all drawings, times and noises; where something is
     ``kept``, its velocities are the target."""
     mmdit, repeats = trainee.detokenizer.mmdit, stage.flow_samples
-    groups, flow_sum = painted(trainee, stage, batch, told, chance)
+    latents = encoded(trainee, batch) if kept is None else kept.latents
+    groups, flow_sum = painted(trainee, stage, batch, told, chance, latents)
     align_sum = torch.zeros_like(flow_sum)
     for group in groups:
         target = group.target if kept is None else kept.target(group, repeats)
         errors = squared_error(group.velocity, target)
         if kept is not None:
-            errors = errors * kept.weights(group.drawings).repeat(repeats)
+            errors = errors * kept.weights[group.drawings].repeat(repeats)
         flow_sum = flow_sum + errors.sum()
         if group.early is not None:
             seen = eye_on_grid(told.eye_features[group.drawings], target.shape[-2:], mmdit.config.patch_size)

@@ -6,16 +6,19 @@ reason to change, and what the base makes of a request is what its users know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .data import JointBatch
-from .flow_loss import Painted, draws, idle_losses, painted
+from .flow_loss import Painted, draws, encoded, idle_losses, painted
 from .losses import decided
 from .stages.joint import JointStage, Trainee, tell
+
+CHANGED = 5.0
+"""How much more a drawing counts that is made of earlier pictures: captioned pictures say nothing of those, and which of two
+things an edit takes away hangs by a thread."""
 
 
 @dataclass
@@ -32,13 +35,14 @@ class Kept:
     """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn"""
     velocities: dict[int, Tensor]
     """Of each drawing that counts (repeats, channels, h, w)"""
-    weight: float = 1.0
+    weight: float
     """What leaving them counts, beside 1 for what is learned"""
-
-    def weights(self, drawings: Sequence[int]) -> Tensor:
-        """What the error of each of ``drawings`` counts (drawings,)."""
-        kept = self.drawings[torch.tensor(drawings, dtype=torch.long, device=self.drawings.device)]
-        return torch.where(kept, self.weight, 1.0)
+    weights: Tensor
+    """(drawings,) the same for each drawing, 1 where it is learned"""
+    seen: Tensor
+    """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
+    latents: list[Tensor]
+    """the autoencoder of its pictures, so that neither is asked twice"""
 
     def target(self, group: Painted, repeats: int) -> Tensor:
         """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
@@ -58,11 +62,25 @@ def keep(
     logits, _, rows = decided(trainee.stream, told.output, batch.stream)
     drawings = conversations[batch.stream.drawing_row]
     velocities: dict[int, Tensor] = {}
+    latents: list[Tensor] = []
     if told.features is not None:
+        latents = encoded(trainee, batch)
         chance = draws(stage, batch.numbers, seed, step)
-        for group in painted(trainee, stage, batch, told, chance, only=drawings)[0]:
+        for group in painted(trainee, stage, batch, told, chance, latents, only=drawings)[0]:
             own = group.velocity.unflatten(0, (stage.flow_samples, -1)).unbind(1)
             velocities |= dict(zip(group.drawings, own, strict=True))
     elif told.drawings:  # other processes have some
         idle_losses(trainee)
-    return Kept(conversations, drawings, logits[conversations[rows]], told.features, velocities, weight)
+    made_of_others = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
+    weights = torch.where(drawings, weight * torch.where(made_of_others, CHANGED, 1.0), 1.0)
+    return Kept(
+        conversations,
+        drawings,
+        logits[conversations[rows]],
+        told.features,
+        velocities,
+        weight,
+        weights,
+        told.seen,
+        latents,
+    )

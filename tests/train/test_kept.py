@@ -7,6 +7,7 @@ import torch
 
 from helpers import make_limner
 from limner.train import finetune
+from limner.train import kept as kept_module
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.finetune import NAME, FinetuneConfig, adapted_losses, prepared
 from limner.train.kept import keep
@@ -110,15 +111,27 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     assert torch.allclose(half["flow"], torch.stack(apart).mean(), rtol=1e-4)
 
 
-def test_what_is_kept_counts_by_its_weight(model):
+def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
     trainee, _ = prepared(model, FinetuneConfig(rank=2))
     disturb(model)
-    batch = mixed(model)
-    once, ten, none = (adapted_losses(model, trainee, STAGE, 0, weight, batch, 0) for weight in (1.0, 10.0, 0.0))
+    shares = [(World(("describe",)), 0.5), (World(("draw",)), 0.25), (World(("edit",)), 0.25)]
+    batch = Mixture(shares, model.encoder, 8, 0, pool=1)(0)
+    assert {bool(row) for row in batch.references} == {True, False}
+
+    def losses(weight, changed):
+        monkeypatch.setattr(kept_module, "CHANGED", changed)
+        return adapted_losses(model, trainee, STAGE, 0, weight, batch, 0)
+
+    once, ten, none, more = losses(1.0, 1.0), losses(10.0, 1.0), losses(0.0, 1.0), losses(1.0, 5.0)
     for name in ("language", "features", "flow"):
         learned, kept = none[name], once[name] - none[name]
         assert kept > 1e-5 and torch.allclose(ten[name], learned + 10 * kept, rtol=1e-4)
-    assert none["language"] > 0 and none["flow"] == 0, "the first source talks, the second draws"
+    assert none["language"] > 0 and none["flow"] == 0, "the first source talks, the others draw"
+    assert more["language"] == once["language"] and once["flow"] < more["flow"] < 5 * once["flow"]
+    for rows in batch.references:
+        rows.clear()
+    alone = losses(1.0, 5.0)
+    assert torch.allclose(alone["flow"], losses(1.0, 1.0)["flow"]), "nothing is made of earlier pictures"
 
 
 def test_what_is_new_is_never_learned_without_words(model):

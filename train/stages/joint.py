@@ -120,14 +120,16 @@ class Told:
     """(drawings, patches, eye width)"""
     drawings: int = 0
     """In the batches of all processes"""
+    seen: Tensor | None = None
+    """(views, patches, eye width) of all the batch's views"""
 
 
 def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
     stream, frozen = trainee.stream, trainee.frozen
     with torch.no_grad():
-        features = frozen.features(batch.views(), batch.view_keys)
+        features = frozen.features(batch.views(), batch.view_keys) if kept is None else kept.seen
     output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
-    told = Told({"language": language_loss(stream, output, batch.stream, kept)}, output)
+    told = Told({"language": language_loss(stream, output, batch.stream, kept)}, output, seen=features)
     if len(batch.target):
         told.eye_features = features[batch.target_views]
         told.features = stream.output_resampler(output.query_states)
@@ -135,7 +137,7 @@ def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
         if kept is not None:
             target = torch.where(kept.drawings[:, None, None], kept.features, target)
         errors = feature_loss(told.features, target)
-        told.losses["features"] = (errors if kept is None else errors * kept.weights(range(len(errors)))).sum()
+        told.losses["features"] = (errors if kept is None else errors * kept.weights).sum()
     told.drawings = int(parallel.total(len(batch.target)))
     if told.drawings:  # the same losses on every process, zero where one has no picture
         told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.drawings
