@@ -5,9 +5,10 @@ import numpy as np
 from helpers import make_limner
 from limner.inference.model import Limner
 from limner.train.recipe import grow, load_recipe
-from limner.train.world.composing import compose, control
+from limner.train.world.composing import compose, control, fill, hidden
 from limner.train.world.held_out import is_held_out
-from limner.train.world.scene import render
+from limner.train.world.pen import CONTROLS
+from limner.train.world.scene import MASKED, render
 from limner.train.world.words import facts, read_caption
 
 
@@ -48,7 +49,22 @@ def test_a_control_picture_shows_where_and_what_and_no_colour():
         asked, told = control(rng).messages
         (shape,) = (p["image"] for p in asked["content"] if p["type"] == "image")
         scene = told["content"][1]["image"]
-        assert shape.things == scene.things and shape.style in ("edges", "silhouette") and scene.style == "flat"
+        assert shape.things == scene.things and shape.style in CONTROLS and scene.style == "flat"
         pixels = np.asarray(render(shape))
         assert np.ptp(pixels, axis=-1).max() == 0, "grey"
-        assert 0.005 < (pixels[..., 0] > 128).mean() < 0.5
+        assert 0.005 < (pixels[..., 0] > 90).mean() < 0.5
+
+
+def test_a_masked_part_is_grey_and_hides_what_is_asked_for():
+    rng = random.Random(2)
+    for _ in range(100):
+        asked, told = fill(rng).messages
+        covered, scene = asked["content"][0]["image"], told["content"][1]["image"]
+        assert scene.hole is None and covered.things == scene.things
+        before, after = np.asarray(render(covered)), np.asarray(render(scene))
+        changed = (before != after).any(-1)
+        assert (before[changed] == MASKED).mean() > 0.9, "only the box"
+        left, top, right, bottom = (round(v) for v in scene.box(hidden(covered)))
+        inside = before[max(0, top) : bottom, max(0, left) : right]
+        assert (inside == MASKED).all(-1).mean() > 0.9
+        assert read_caption(told["content"][0]["text"].rstrip(":").split(": ")[1]) == facts(scene)

@@ -20,6 +20,7 @@ from .measures import (
     drawing,
     drawing_name,
     editing,
+    filling,
     telling,
     writing,
 )
@@ -38,6 +39,7 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
     made += [("decide", partial(deciding, count)), ("story", partial(telling, max(1, count // 10), steps))]
     made += [("compose", partial(composing, max(1, count // 4), steps))]
     made += [("control", partial(controlled, max(1, count // 4), steps))]
+    made += [("fill", partial(filling, max(1, count // 4), steps))]
     for lengths in (range(1, 6), range(6, 9)):
         made += [(f"sign/{lengths[0]}-{lengths[-1]}", partial(writing, tuple(lengths), max(1, count // 4), steps))]
     for tongue in TONGUES:

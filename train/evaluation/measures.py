@@ -277,7 +277,7 @@ NEAR = 0.1
 
 
 def controlled(count: int, steps: int | None = None) -> Measure:
-    """Drawn along a silhouette or edges: the right things, each where it is to be."""
+    """Drawn along edges, a silhouette, a sketch or depths: the right things, each where it is to be."""
     rng = random.Random("control")
     scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
     asked = []
@@ -292,9 +292,33 @@ def controlled(count: int, steps: int | None = None) -> Measure:
             placed = all(any(d.name == t.name and max(abs(d.x - t.x), abs(d.y - t.y)) < NEAR for d in verdict.detections)
                          for t in scene.things)  # fmt: skip
             good.append(wanted.met_by(verdict) and placed)
-        return good, {}
+        kinds = {kind: good[index :: len(CONTROLS)] for index, kind in enumerate(CONTROLS)}
+        return good, {kind: sum(own) / len(own) for kind, own in kinds.items() if own}
 
     return Measure("control", asked, partial(draw, steps=steps), right)
+
+
+def filling(count: int, steps: int | None = None) -> Measure:
+    """What was covered is there again, in its colour; and the PSNR of what was not covered, beside the autoencoder's."""
+    rng = random.Random("fill")
+    scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
+    covered = [compose.masked(rng, scene) for scene in scenes]
+    things = [compose.hidden(scene) for scene in covered]
+    words = [f"fill the grey part with {with_article(f'{t.color} {t.name}')}" for t in things]
+
+    def right(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        verdicts = judge.look([reply.images[0] for reply in replies])
+        good, rest, most = [], [], []
+        for scene, hole, reply, verdict in zip(scenes, covered, replies, verdicts, strict=True):
+            good.append(Wanted(tuple((t.name, t.color) for t in scene.things)).met_by(verdict))
+            true = np.array(render(scene))
+            mask = (np.array(render(hole)) == true).all(-1, keepdims=True)
+            rest.append(psnr(np.asarray(reply.images[0]), true, mask))
+            most.append(psnr(through_autoencoder(model, true), true, mask))
+        return good, {"psnr_of_the_rest": float(np.mean(rest)), "autoencoder_alone": float(np.mean(most))}
+
+    asked = [shown(render(scene), said) for scene, said in zip(covered, words, strict=True)]
+    return Measure("fill", asked, partial(draw, steps=steps), right)
 
 
 def telling(count: int, steps: int | None = None) -> Measure:

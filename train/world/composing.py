@@ -1,4 +1,5 @@
-"""Drawn from what is shown: the things of two pictures together, or along an edge map or a silhouette."""
+"""Drawn from what is shown: the things of two pictures together, along edges, a silhouette, a sketch or a depth map, or
+into a masked part of a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from .held_out import relation
 from .messages import Example, assistant, image, user
 from .pen import CONTROLS
 from .phrasing import ground, loose
-from .scene import Scene
-from .words import Detail, announced, caption, lowered, noun_phrase
+from .scene import SIZES, Scene, Thing
+from .words import Detail, announced, caption, lowered, noun_phrase, with_article
 
 TOGETHER = (
     "put the {a} of the first picture and the {b} of the second {where}", "the {a} and the {b} together {where}",
@@ -61,8 +62,44 @@ ALONG = (
 )  # fmt: skip
 
 
+FILL = (
+    "fill the grey part with {}", "fill in the missing part: {}", "put {} into the grey box", "{} in the grey area",
+    "what is covered is {}, draw it", "complete this with {}", "inpaint {}", "fill the hole with {}", "replace the grey box by {}",
+    "there should be {} where it is grey", "the masked part is {}", "finish the picture: {} is missing",
+    "restore this, {} is hidden", "paint {} over the grey",
+)  # fmt: skip
+
+
+def masked(rng: random.Random, scene: Scene) -> Scene:
+    """One of its things, wholly covered by a grey box."""
+    thing = rng.choice(scene.things)
+    left, top, right, bottom = scene.box(thing)
+    width, height, more = scene.width, scene.height, SIZES["small"] * 128 / 4
+    ways = [rng.uniform(0, more) for _ in range(4)]
+    hole = (left - ways[0], top - ways[1], right + ways[2], bottom + ways[3])
+    return replace(scene, hole=tuple(min(1.0, max(0.0, v / s)) for v, s in zip(hole, (width, height) * 2, strict=True)))
+
+
+def fill(rng: random.Random) -> Example:
+    """A picture with a masked part and what is to be there."""
+    scene = sampling.any_scene(rng)
+    shape = masked(rng, scene)
+    thing = hidden(shape)
+    usual = thing.color == sampling.USUAL_COLORS[thing.name] and rng.random() < 0.6
+    said = with_article(thing.name if usual else f"{thing.color} {thing.name}")
+    plan = announced(f"{said[0].upper()}{said[1:]} in the grey part: {lowered(caption(scene))}")
+    return Example("fill", [user(image(shape), loose(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))])
+
+
+def hidden(scene: Scene) -> Thing:
+    """The one under the box: its middle is the nearest."""
+    assert scene.hole is not None
+    left, top, right, bottom = scene.hole
+    return min(scene.things, key=lambda t: abs(t.x - (left + right) / 2) + abs(t.y - (top + bottom) / 2))
+
+
 def control(rng: random.Random) -> Example:
-    """A picture from its edges or silhouette and what they are."""
+    """A picture from its edges, silhouette, a sketch or depths and what they are."""
     scene = sampling.any_scene(rng)
     shape = replace(scene, style=rng.choice(CONTROLS))
     words = rng.choice(ALONG).format(noun_phrase(scene, Detail(background=scene.background != "plain")))

@@ -42,14 +42,14 @@ def mix(a: Ink, b: Ink, amount: float) -> Ink:
 
 
 STYLES = ("flat", "outline", "chalk", "pastel")
-CONTROLS = ("edges", "silhouette")
+CONTROLS = ("edges", "silhouette", "sketch", "depth")
 """Not to be drawn: what a picture is drawn from"""
 
 
 def toned(ink: Ink, style: str) -> Ink:
     """An area's colour in a style."""
     if style in CONTROLS:
-        return (0, 0, 0) if style == "edges" else (255, 255, 255)
+        return (0, 0, 0) if style in ("edges", "sketch") else (255, 255, 255)
     if style == "outline":
         return mix(ink, (255, 255, 255), 0.8)
     if style == "chalk":
@@ -73,10 +73,10 @@ class Pen:
 
     def __init__(
         self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None,
-        words: str = "", style: str = "flat",
+        words: str = "", style: str = "flat", near: float = 1.0,
     ) -> None:  # fmt: skip
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
-        self.words, self.style = words, style
+        self.words, self.style, self.near = words, style, near
         main = COLORS[color]
         self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
         if color == "black":  # there is nothing darker, so the shade goes the other way
@@ -88,16 +88,21 @@ class Pen:
         if self.flat is not None:
             return self.flat
         ink = self.inks.get(name) or INKS[name]
-        return (
-            edged(ink, self.style) if line and self.style in ("outline", "chalk", *CONTROLS) else toned(ink, self.style)
-        )
+        drawn = line and self.style in ("outline", "chalk", *CONTROLS)
+        return self.dimmed(edged(ink, self.style) if drawn else toned(ink, self.style))
 
     def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
         if self.flat is not None:
             return self.flat
-        return edged(self.inks.get(ink) or INKS[ink], self.style) if wanted else None
+        return self.dimmed(edged(self.inks.get(ink) or INKS[ink], self.style)) if wanted else None
+
+    def dimmed(self, ink: Ink) -> Ink:
+        """Grey by how near it is, on a depth map."""
+        return mix((0, 0, 0), ink, self.near) if self.style == "depth" else ink
 
     def at(self, points: Sequence[Point]) -> list[Point]:
+        if self.style == "sketch":  # an unsteady hand, the same every time
+            points = [(x + 0.07 * math.sin(9 * y + 5 * x), y + 0.07 * math.sin(8 * x - 6 * y)) for x, y in points]
         return [(self.x + px * self.half, self.y + py * self.half) for px, py in points]
 
     def corners(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:

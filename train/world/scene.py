@@ -22,6 +22,10 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 SIZES: dict[str, float] = {"small": 0.15, "medium": 0.21, "large": 0.30}
 """Half the side of an object's box, as a fraction of the picture's shorter side."""
 
+NEAR: dict[str, float] = {"small": 0.4, "medium": 0.65, "large": 0.95}
+"""How light a thing is on a depth map: the large ones are near"""
+MASKED = (128, 128, 128)
+
 SUPERSAMPLE = 2
 
 
@@ -53,6 +57,8 @@ class Scene:
     height: int = 128
     width: int = 128
     style: str = "flat"
+    hole: tuple[float, float, float, float] | None = None
+    """Left, top, right and bottom, as fractions, of what is masked: a grey box to be filled"""
 
     def __post_init__(self) -> None:
         if self.style not in (*STYLES, *CONTROLS):
@@ -87,6 +93,11 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     if lower != upper:
         canvas.rectangle((0, 0.6 * image.height, image.width, image.height), lower)
     _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
+    if scene.hole is not None:
+        left, top, right, bottom = scene.hole
+        canvas.rectangle(
+            (left * image.width, top * image.height, right * image.width, bottom * image.height), MASKED
+        )
     return image.reduce(SUPERSAMPLE)
 
 
@@ -106,5 +117,5 @@ def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -
     for index, thing in enumerate(scene.things):
         half = SIZES[thing.size] * min(scene.height, scene.width) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
-        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style)
+        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style, NEAR[thing.size])
         (OBJECTS.get(thing.name) or SIGNS[thing.name])(pen)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import abroad, sampling
-from .composing import compose, control
+from .composing import compose, control, fill
 from .edits import Edit, seen_edit
 from .held_out import bare, by_hand, relation
 from .messages import Example, Message, assistant, image, text, user
@@ -270,6 +270,7 @@ MIXTURE = {
     sign: 8,
     compose: 5,
     control: 4,
+    fill: 3,
     follow_up: 12,
     small_talk: 4,
     refuse: 6,

@@ -27,6 +27,8 @@ STYLE_PHRASES = {
     "pastel": " in pastel",
     "edges": "",
     "silhouette": "",
+    "sketch": "",
+    "depth": "",
 }
 PLURALS = {
     "bench": "benches", "broccoli": "broccoli", "bus": "buses", "computer mouse": "computer mice", "couch": "couches",
