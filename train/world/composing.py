@@ -64,7 +64,8 @@ ALONG = (
 
 FILL = (
     "fill the grey part with {}", "fill in the missing part: {}", "put {} into the grey box", "{} in the grey area",
-    "what is covered is {}, draw it", "complete this with {}", "inpaint {}", "fill the hole with {}", "replace the grey box by {}",
+    "what is covered is {}, draw it", "complete this with {}", "inpaint {}", "fill the hole with {}",
+    "replace the grey box by {}",
     "there should be {} where it is grey", "the masked part is {}", "finish the picture: {} is missing",
     "restore this, {} is hidden", "paint {} over the grey",
 )  # fmt: skip
@@ -88,7 +89,9 @@ def fill(rng: random.Random) -> Example:
     usual = thing.color == sampling.USUAL_COLORS[thing.name] and rng.random() < 0.6
     said = with_article(thing.name if usual else f"{thing.color} {thing.name}")
     plan = announced(f"{said[0].upper()}{said[1:]} in the grey part: {lowered(caption(scene))}")
-    return Example("fill", [user(image(shape), loose(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))])
+    return Example(
+        "fill", [user(image(shape), loose(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))]
+    )
 
 
 def hidden(scene: Scene) -> Thing:

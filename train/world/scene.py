@@ -95,9 +95,7 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
     if scene.hole is not None:
         left, top, right, bottom = scene.hole
-        canvas.rectangle(
-            (left * image.width, top * image.height, right * image.width, bottom * image.height), MASKED
-        )
+        canvas.rectangle((left * image.width, top * image.height, right * image.width, bottom * image.height), MASKED)
     return image.reduce(SUPERSAMPLE)
 
 
@@ -117,5 +115,7 @@ def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -
     for index, thing in enumerate(scene.things):
         half = SIZES[thing.size] * min(scene.height, scene.width) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
-        pen = Pen(canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style, NEAR[thing.size])
+        pen = Pen(
+            canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style, NEAR[thing.size]
+        )
         (OBJECTS.get(thing.name) or SIGNS[thing.name])(pen)
