@@ -13,7 +13,7 @@ from ..world import abroad, sampling
 from ..world.scene import render
 from ..world.tongues import Tongue
 from ..world.words import Detail
-from .cases import CATEGORIES, cases
+from .cases import mixed
 from .judge import Judge
 from .measures import WORDS, Measure, draw, read, shown
 
@@ -21,8 +21,7 @@ from .measures import WORDS, Measure, draw, read, shown
 def drawing(tongue: Tongue, count: int, steps: int | None = None) -> Measure:
     """``count`` in all, as many of each category, of combinations that training may show; what the English prompt leaves
     open stays so."""
-    shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
-    chosen = [case for category, share in shares for case in cases(category, False, share)]
+    chosen = mixed(count)
     asked = []
     for case in chosen:
         colored = case.category in ("colors", "color_attr")

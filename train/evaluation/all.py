@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from ..world import sampling
 from ..world.edits import KINDS
 from ..world.tongues import TONGUES
-from . import abroad, requests
+from . import abroad, requests, shapes
 from .cases import CATEGORIES, has_held_out
 from .measures import (
     Measure,
@@ -42,6 +43,10 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
     made += [("fill", partial(filling, max(1, count // 4), steps))]
     for lengths in (range(1, 6), range(6, 9)):
         made += [(f"sign/{lengths[0]}-{lengths[-1]}", partial(writing, tuple(lengths), max(1, count // 4), steps))]
+    for height, width in (*sampling.SHAPES[1:], *shapes.LARGER):
+        sized = partial(shapes.sized, height, width, max(1, count // 4), steps)
+        made += [(f"size/{height}x{width}", sized)]
+    made += [("shape asked for", partial(shapes.worded, max(1, count // 4)))]
     for tongue in TONGUES:
         made += [(f"draw/{tongue.name}", partial(abroad.drawing, tongue, max(1, count // 2), steps))]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]

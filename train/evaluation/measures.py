@@ -195,6 +195,13 @@ def answering(count: int) -> Measure:
     return Measure("answer", asked, partial(read, words=24), right)
 
 
+def begin(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+    """One step a picture, where only whether it draws, and in which shape, counts."""
+    return model.generate(
+        asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
+    )
+
+
 def deciding(count: int) -> Measure:
     """Draws when asked for a picture it can draw, and only then (talk, questions, unknown things, pictures to describe)."""
     rng = random.Random("decide")
@@ -208,12 +215,6 @@ def deciding(count: int) -> Measure:
         asked.append(messages.rendered(example.messages[:1]))
         wants.append(index % 2 == 0)
 
-    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        # one step a picture: only whether it begins one counts
-        return model.generate(
-            asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
-        )
-
     def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         good = [bool(reply.images) == should for should, reply in zip(wants, replies, strict=True)]
 
@@ -223,7 +224,7 @@ def deciding(count: int) -> Measure:
 
         return good, {"draws": share(True), "keeps_silent": share(False)}
 
-    return Measure("decide", asked, answer, right)
+    return Measure("decide", asked, begin, right)
 
 
 def writing(lengths: Sequence[int], count: int, steps: int | None = None) -> Measure:
