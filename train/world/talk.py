@@ -162,8 +162,26 @@ def _after_counting(rng: random.Random, scene: Scene) -> Example:
     return Example("draw", [user(loose(rng, words)), assistant(announced(plan), image(scene))])
 
 
+TELL = (
+    "describe {}", "tell me {}", "say {}", "name {}", "explain {}", "write down {}", "sum up {}", "give me {} in words",
+    "report {}",
+    "note {}", "read out {}", "talk about {}", "spell out {}", "can you tell {}", "could you say {}", "i want to know {}",
+    "i wonder {}", "let me know {}", "please name {}", "would you describe {}", "help me understand {}", "go through {}",
+)  # fmt: skip
+TOLD = (
+    "what is shown", "what you see", "what is in it", "the whole picture", "the scene", "the contents", "all of it",
+    "what there is",
+    "what this image shows", "the things in it", "what stands there", "every object and its colour", "what the painter drew",
+    "what is on this photo", "the objects you find", "what i sent you", "what is depicted", "the image", "this picture",
+)  # fmt: skip
+MANNER = ("", "", "", "in one line", "briefly", "in a sentence", "as a caption", "for someone who can't see it", "in plain words",
+          "with all colours", "exactly", "in detail", "for my notes", "like a guide would")  # fmt: skip
+
+
 def described(rng: random.Random) -> str:
     words = rng.choice(DESCRIBE[:8] if rng.random() < 0.4 else DESCRIBE)
+    if rng.random() < 0.35:
+        words = f"{rng.choice(TELL).format(rng.choice(TOLD))} {rng.choice(MANNER)}".strip()
     return loose(rng, wrapped(rng, words) if rng.random() < 0.2 else words)
 
 
@@ -277,7 +295,7 @@ MIXTURE = {
 }
 EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
-ABROAD = 0.35
+ABROAD = 0.45
 """Share of the conversations, of kinds that can be had so, in Chinese or Korean"""
 
 
