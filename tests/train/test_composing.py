@@ -5,7 +5,7 @@ import numpy as np
 from helpers import make_limner
 from limner.inference.model import Limner
 from limner.train.recipe import grow, load_recipe
-from limner.train.world.composing import compose, control, fill, hidden
+from limner.train.world.composing import compose, control, fill, hidden, shaped
 from limner.train.world.held_out import is_held_out
 from limner.train.world.pen import CONTROLS
 from limner.train.world.scene import MASKED, render
@@ -68,3 +68,15 @@ def test_a_masked_part_is_grey_and_hides_what_is_asked_for():
         inside = before[max(0, top) : bottom, max(0, left) : right]
         assert (inside == MASKED).all(-1).mean() > 0.9
         assert read_caption(told["content"][0]["text"].rstrip(":").split(": ")[1]) == facts(scene)
+
+
+def test_only_the_shape_is_taken_of_a_picture_that_gives_the_shape():
+    rng = random.Random(3)
+    shapes = set()
+    for _ in range(60):
+        asked, told = shaped(rng).messages
+        (given,) = (p["image"] for p in asked["content"] if p["type"] == "image")
+        scene = told["content"][1]["image"]
+        assert (given.height, given.width) == (scene.height, scene.width)
+        shapes.add((scene.height, scene.width))
+    assert shapes == {(128, 128), (96, 160), (160, 96)}

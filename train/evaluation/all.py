@@ -47,6 +47,7 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
         sized = partial(shapes.sized, height, width, max(1, count // 4), steps)
         made += [(f"size/{height}x{width}", sized)]
     made += [("shape asked for", partial(shapes.worded, max(1, count // 4)))]
+    made += [("no words asked for", partial(shapes.silent, max(1, count // 4)))]
     for tongue in TONGUES:
         made += [(f"draw/{tongue.name}", partial(abroad.drawing, tongue, max(1, count // 2), steps))]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]

@@ -1,4 +1,4 @@
-"""Other shapes than the square, asked for in words, and larger pictures than any in training."""
+"""What a request settles beside the contents: the shape, a size beyond training, whether words come first."""
 
 from __future__ import annotations
 
@@ -57,3 +57,15 @@ def worded(count: int) -> Measure:
         return [bool(r.images) and r.images[0].size == size for r, size in zip(replies, wanted, strict=True)], {}
 
     return Measure("shape asked for", asked, begin, right)
+
+
+def silent(count: int) -> Measure:
+    """Asked for a picture and no words: it begins with the picture and adds nothing."""
+    rng = random.Random("silent")
+    scenes = [sampling.seen(lambda: sampling.single(rng)) for _ in range(count)]
+    asked = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]
+
+    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        return [len(reply.images) == 1 == len(reply.parts) for reply in replies], {}
+
+    return Measure("no words asked for", asked, begin, right)

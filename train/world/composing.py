@@ -62,6 +62,31 @@ ALONG = (
 )  # fmt: skip
 
 
+SAME_SHAPE = (
+    "{}, in the same shape", "{} in the format of this picture", "{}, same format", "{} as a picture of this shape",
+    "{}, like the picture i gave you in shape", "{} with the same proportions", "{}, same size as mine", "{} in this format",
+    "{}, shaped like this picture", "{} on a canvas like this one", "same aspect ratio: {}", "{}, as wide and high as this",
+)  # fmt: skip
+
+
+def shaped(rng: random.Random) -> Example:
+    """A drawing that takes of the picture shown its shape alone."""
+    height, width = rng.choice(sampling.SHAPES)
+
+    def made() -> Scene:
+        while (scene := sampling.any_scene(rng)) and (scene.height, scene.width) != (height, width):
+            continue
+        return scene
+
+    other, scene = made(), made()
+    words = rng.choice(SAME_SHAPE).format(noun_phrase(scene, Detail(background=scene.background != "plain")))
+    if rng.random() < 0.5:
+        words = f"draw {words}" if not words.startswith("same") else words
+    return Example(
+        "shaped", [user(image(other), loose(rng, words)), assistant(announced(caption(scene)), image(scene))]
+    )
+
+
 FILL = (
     "fill the grey part with {}", "fill in the missing part: {}", "put {} into the grey box", "{} in the grey area",
     "what is covered is {}, draw it", "complete this with {}", "inpaint {}", "fill the hole with {}",

@@ -56,8 +56,17 @@ def signed(rng: random.Random, kept: bool = False) -> Scene:
 
 
 def quoted(rng: random.Random, form: str, words: str, **said: str) -> str:
-    """Typed loosely but for what is to be written, which may be in small letters."""
-    return loose(rng, form.format(**said)).replace("#", words.lower() if rng.random() < 0.2 else words)
+    """Typed loosely but for what is to be written, which may be in small letters, or a common word without the quotes:
+    then the plan has them."""
+    typed = loose(rng, form.format(**said))
+    if words in COMMON and rng.random() < 0.25:
+        return typed.replace('"#"', words)
+    return typed.replace("#", words.lower() if rng.random() < 0.2 else words)
+
+
+def spelled(asked: str, thing: Thing, plan: str) -> str:
+    """The plan; it names what is to be written where the request has it without quotes."""
+    return announced(plan if '"' in asked else f'"{thing.words}": {lowered(plan)}')
 
 
 def sign(rng: random.Random) -> Example:
@@ -69,12 +78,12 @@ def sign(rng: random.Random) -> Example:
         size = f"{thing.size} " if thing.size != "large" or rng.random() < 0.1 else ""
         said = rng.choice(SAYS).format(thing=with_article(f"{size}{thing.color} {thing.name}")) + ground
         asked = rng.choice((*ASKS, *WANTS, *CANS, "{}", "{}", "a photo of {}")).format(said)
-        told = assistant(announced(caption(scene)), image(scene))
-        return Example("sign", [user(quoted(rng, asked, thing.words)), told])
+        asked = quoted(rng, asked, thing.words)
+        return Example("sign", [user(asked), assistant(spelled(asked, thing, caption(scene)), image(scene))])
     if rng.random() < 0.6:
         after = replace(scene, things=(replace(thing, words=word(rng, MOST[thing.name])),))
         asked = quoted(rng, rng.choice(CHANGES), after.things[0].words)
-        plan = f"The {thing.name} with other words: {lowered(caption(after))}"
+        plan = spelled(asked, after.things[0], f"The {thing.name} with other words: {lowered(caption(after))}")
     else:
         change = seen_edit(rng, rng.choice(("recolour", "background")), before=scene, pronoun=True)
         asked, after, plan = loose(rng, change.instruction), change.after, change.plan

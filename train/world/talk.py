@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import abroad, sampling
-from .composing import compose, control, fill
+from .composing import compose, control, fill, shaped
 from .edits import Edit, seen_edit
 from .held_out import bare, by_hand, relation
 from .messages import Example, Message, assistant, image, text, user
@@ -148,6 +148,9 @@ def draw(rng: random.Random) -> Example:
     detail = random_detail(rng, scene)
     planned = rng.random() < PLANNED
     words = shape_words(rng, scene, request(rng, scene, detail))
+    if rng.random() < SILENT:
+        words = f"{words.rstrip('.?!')}, {rng.choice(NO_WORDS)}"
+        return Example("draw", [user(loose(rng, words)), assistant(image(scene))])
     return Example("draw", [user(loose(rng, words)), _shown(rng, scene, detail, planned)])
 
 
@@ -274,6 +277,10 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: 
     return Example("refuse", [user(loose(rng, words)), assistant(reply)])
 
 
+NO_WORDS = ("no words", "just the picture", "without a plan", "don't say anything", "only the image", "no explanation",
+            "and say nothing", "no talking", "skip the plan", "nothing but the picture", "no text")  # fmt: skip
+SILENT = 0.04
+"""Share of the drawings that are to come without a word"""
 INDIRECT = 0.15
 """Share of the drawings of several that are asked for by the number before"""
 PLANNED = 0.85
@@ -289,6 +296,7 @@ MIXTURE = {
     compose: 5,
     control: 4,
     fill: 3,
+    shaped: 2,
     follow_up: 12,
     small_talk: 4,
     refuse: 6,
