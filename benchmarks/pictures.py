@@ -1,37 +1,79 @@
-"""The README's pictures: `python benchmarks/pictures.py docs/images`. Seeds 0 to 15, none picked by hand."""
+"""The README's pictures: `python benchmarks/pictures.py docs/images [MODEL]`. Seeds 0, 1, 2, …, none picked by hand."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
 import limner
+from limner.inference.model import Limner
 from limner.train.pictures import sheet
+from limner.train.world.pen import CONTROLS
+from limner.train.world.scene import Scene, Thing, render
 
 PROMPTS = (
     "a photo of a red apple", "draw a blue car on grass", "draw three yellow bananas", "a photo of a pink elephant",
-    "draw a green clock at night", "a photo of a purple umbrella", "draw an orange cat on sand", "a photo of two red cups",
-    "draw a black dog left of a yellow chair", "a photo of a brown teddy bear", "draw a white sheep on grass",
-    "a photo of a blue kite in the sky", "draw a green bus", "a photo of four pink donuts",
-    "a photo of a red train and a yellow kite", "draw a purple vase",
+    "draw a green clock at night", "a photo of a purple umbrella", "draw a zebra in a room", "a photo of two red cups",
+    "draw a black dog left of a yellow chair", "a photo of a brown teddy bear", "draw a white horse on grass",
+    "a photo of a blue kite in the sky", "draw an orange motorcycle on sand", "a photo of four pink donuts",
+    "a photo of a red train and a yellow surfboard", "draw a purple couch in pastel",
 )  # fmt: skip
 SAID = (
     "2 cats pls", "can you do a tv on top of a bed?", "yelow umbrella at the beach", "four donuts, all of them green",
-    "i was hoping for a bird in the sky", "my son wants a purple elephant", "a bottle with a cup on its right",
-    "bus at night, make it wide",
+    "my son wants a purple elephant in chalk", "draw what comes after two apples", "画一只蓝色的猫",
+    "잔디 위에 있는 빨간 자동차 그려 줘",
 )  # fmt: skip
+SIGNS = (
+    'a red sign that says "OPEN"', 'a yellow banner with the word "HELLO" on grass', 'a blue t-shirt that reads "ZOO"',
+    'draw a sign: "B2"', 'a green banner saying "WELCOME"', 'a white sign with "CAFE" on it', 'a purple t-shirt with "42" on it',
+    "a black sign that says STOP",
+)  # fmt: skip
+STORY = "tell me a story about a brown dog in four pictures"
 EDITS = ("draw a red car", "make it blue", "put it on grass", "replace it with a train", "now make it yellow")
+
+
+def given() -> list[tuple[list[Image.Image], str]]:
+    """Pictures shown and what is to be made of them."""
+    cat, car = Thing("cat", "orange", "large", 0.5, 0.5), Thing("car", "blue", "large", 0.5, 0.5)
+    pair = Scene((Thing("dog", "brown", "medium", 0.26, 0.5), Thing("chair", "red", "medium", 0.74, 0.5)), "grass")
+    horse = Scene((Thing("horse", "brown", "large", 0.5, 0.5),))
+    edges, silhouette, sketch, depth = (replace(horse, style=style) for style in CONTROLS)
+    covered = replace(pair, hole=(0.5, 0.24, 0.98, 0.76))
+    two = [render(Scene((cat,))), render(Scene((car,)))]
+    return [
+        (two, "put the cat of the first picture and the car of the second on grass"),
+        ([render(edges)], "colour this in: a brown horse"), ([render(silhouette)], "use this shape for a black horse"),
+        ([render(sketch)], "follow this sketch: a white horse"), ([render(depth)], "draw a pink horse from this"),
+        ([render(covered)], "fill the grey part with a red chair"),
+    ]  # fmt: skip
+
+
+def drawn(model: Limner, asked: Sequence[object], path: Path) -> None:
+    replies = model.draw(list(asked), seed=list(range(len(asked))))
+    for text, reply in zip(asked, replies, strict=True):
+        print(f"{text if isinstance(text, str) else text[0]['content'][-1]['text']} -> {reply.text}")
+    sheet([reply.images[0] for reply in replies], 8, path)
 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
-    model = limner.load("nano", device="cpu")
-    replies = model.draw(list(PROMPTS), seed=list(range(len(PROMPTS))), height=128, width=128)
-    sheet([reply.images[0] for reply in replies], 8, folder / "drawings.png")
-    replies = model.draw(list(SAID), seed=list(range(len(SAID))))
-    for text, reply in zip(SAID, replies, strict=True):
-        print(f"{text} -> {reply.text}")
-    sheet([reply.images[0] for reply in replies], len(SAID), folder / "said.png")
+    model = limner.load(sys.argv[2] if len(sys.argv) > 2 else "nano", device="cpu")
+    for name, asked in (("drawings", PROMPTS), ("said", SAID), ("signs", SIGNS)):
+        drawn(model, asked, folder / f"{name}.png")
+    pictures = []
+    for seed, (shown, words) in enumerate(given()):
+        content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": words}]
+        reply = model.draw([{"role": "user", "content": content}], seed=seed)
+        print(f"{words} -> {reply.text}")
+        pictures += [*shown, reply.images[0]]
+    sheet(pictures, len(pictures), folder / "given.png")
+    told = model.generate(STORY, seed=3)
+    print(told.text)
+    sheet(told.images, max(1, len(told.images)), folder / "story.png")
     chat = model.chat(seed=1, height=128, width=128, max_images=1)
     said = [chat.say(text) for text in EDITS]
     for text, reply in zip(EDITS, said, strict=True):
