@@ -97,3 +97,31 @@ def test_a_third_of_the_worlds_talk_is_in_them():
     abroad_ = sum(any(ord(letter) > 0x2E80 for letter in said) for said in text)
     assert 0.2 < abroad_ / len(text) < 0.45
     assert len(set(itertools.chain.from_iterable(text))) > 300
+
+
+def test_a_description_is_right_without_sizes_and_with_another_word_of_counting():
+    scene = Scene((Thing("dog", "brown", "large", 0.5, 0.5),), "room")
+    assert CHINESE.caption(scene) == "一只棕色的大狗，在房间里。"
+    for told in ("一只棕色的大狗，在房间里。", "一个棕色的中等的狗，在房间里。", "一只棕色的小狗，在房间里。"):
+        assert CHINESE.tells(told, scene), told
+    for told in (
+        "一只棕色的大狗，在草地上。",
+        "一只黑色的大狗，在房间里。",
+        "两只棕色的狗，在房间里。",
+        "一只棕色的大象，在房间里。",
+    ):
+        assert not CHINESE.tells(told, scene), told
+    dogs = Scene(tuple(Thing("dog", "blue", "medium", x, 0.5) for x in (0.27, 0.73)), "sand")
+    assert KOREAN.caption(dogs) == "파란 개 두 마리, 모래 위에."
+    assert KOREAN.tells("작은 파란 개 두 개, 모래 위에.", dogs) and not KOREAN.tells(
+        "파란 개 세 마리, 모래 위에.", dogs
+    )
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_what_tells_a_scene_is_what_english_facts_say(tongue):
+    rng = random.Random(2)
+    scenes = [sampling.any_scene(rng) for _ in range(60)]
+    for a, b in itertools.product(scenes, scenes):
+        if a.background == b.background or a is b:
+            assert tongue.tells(tongue.caption(a), b) == (facts(a) == facts(b)), (tongue.caption(a), tongue.caption(b))

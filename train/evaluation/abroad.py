@@ -36,12 +36,12 @@ def drawing(tongue: Tongue, count: int, steps: int | None = None) -> Measure:
 
 
 def describing(tongue: Tongue, count: int) -> Measure:
-    """Right is the caption as taught, the sizes of things alone included."""
+    """All attributes right, as in English: each object with its colour and count, the relation, the background."""
     rng = random.Random("describe abroad")
     scenes = [sampling.any_scene(rng) for _ in range(count)]
 
     def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        return [reply.text.strip() == tongue.caption(scene) for scene, reply in zip(scenes, replies, strict=True)], {}
+        return [tongue.tells(reply.text, scene) for scene, reply in zip(scenes, replies, strict=True)], {}
 
     asked = [shown(render(scene), abroad.fill(rng, tongue, "describe")) for scene in scenes]
     return Measure(f"describe/{tongue.name}", asked, partial(read, words=2 * WORDS), right)

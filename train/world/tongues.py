@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .held_out import relation
 from .objects import OBJECTS
 from .pen import COLORS
-from .scene import Scene, Thing
+from .scene import SIZES, Scene, Thing
 from .words import Detail, in_order, tells_size
 
 _NAMES = sorted(OBJECTS)
@@ -105,6 +106,20 @@ class Tongue:
     def caption(self, scene: Scene) -> str:
         """The full description, the only one of its scene."""
         return self.phrase(in_order(scene), Detail(size=True)) + self.stop
+
+    def tells(self, words: str, scene: Scene) -> bool:
+        """Whether a description is right but for sizes and words of counting, as `words.facts` sees an English one."""
+        kinds = sorted({(t.name, t.color) for t in scene.things})
+        captions = set()
+        for sizes in itertools.product(SIZES, repeat=len(kinds)):
+            size = dict(zip(kinds, sizes, strict=True))
+            things = tuple(replace(t, size=size[t.name, t.color]) for t in scene.things)
+            captions.add(self.uncounted(self.caption(replace(scene, things=things))))
+        return self.uncounted(words.strip()) in captions
+
+    def uncounted(self, words: str) -> str:
+        counters = "|".join(sorted({self.counter, *self.counters.values()}))
+        return re.sub(rf"({'|'.join(self.numbers.values())}) ?({counters})", r"\1", words)
 
 
 def _by_name(words: str, names: list[str]) -> dict[str, str]:
