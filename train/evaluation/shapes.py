@@ -23,15 +23,20 @@ LARGER = ((192, 192), (256, 256))
 
 
 def sized(height: int, width: int, count: int, steps: int | None = None) -> Measure:
-    """Drawn at this size and judged at the area that the judge knows, 128 x 128."""
+    """Drawn at this size. A model may fill a larger picture with larger things or with more ground: the rate is of what the
+    judge sees as it is, beside it stands what it sees after the picture is scaled to the area of 128 x 128."""
     chosen = mixed(count)
 
     def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
         return model.draw(asked, max_new_tokens=WORDS, height=height, width=width, num_inference_steps=steps, seed=seed)
 
     def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        verdicts = judge.look([fitted(reply.images[0]) for reply in replies])
-        return [case.wanted.met_by(verdict) for case, verdict in zip(chosen, verdicts, strict=True)], {}
+        images = [reply.images[0] for reply in replies]
+        seen, scaled = (
+            [case.wanted.met_by(verdict) for case, verdict in zip(chosen, judge.look(shown), strict=True)]
+            for shown in (images, [fitted(image) for image in images])
+        )
+        return seen, {"scaled_to_128": sum(scaled) / count}
 
     return Measure(f"size/{height}x{width}", [case.prompt for case in chosen], answer, right)
 
