@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from limner.train.evaluation.judge import Judge, JudgeConfig
-from limner.train.stages.judge import SIDES, bend, halve
+from limner.train.stages.disturbed import bend
+from limner.train.stages.judge import SIDES, halve
 from limner.train.world.scene import Scene, Thing, render
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..world import sampling
 from ..world.scene import Thing
+from .examiner import Examiner
 
 THRESHOLD = 0.7
 """Of the centre map: lower takes more halves of objects for whole ones, higher misses faint ones."""
@@ -65,13 +63,15 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
-class Judge(nn.Module):
+class Judge(Examiner):
     """Pixels (batch, 3, height, width) in [-1, 1] to a map (batch, 1 + objects + colors, height / 8, width / 8)
     of centre, object and colour logits, and background logits (batch, backgrounds)."""
 
+    called = "judge"
+    Config = JudgeConfig
+
     def __init__(self, config: JudgeConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         w = config.width
         self.stem = nn.Conv2d(48, w // 2, 3, padding=1)
         self.early = Residual(w // 2, 1)
@@ -136,20 +136,6 @@ class Judge(nn.Module):
             )
             for row, column in peak.nonzero().tolist()
         )
-
-    def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
-        state = {k: v.to(torch.bfloat16).contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> Judge:
-        if not (folder / "config.json").exists():
-            raise ValueError(f"no judge in {folder}; train one with `limner train nano --stages judge`")
-        judge = cls(JudgeConfig(**json.loads((folder / "config.json").read_text())))
-        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return judge.eval()
 
 
 def _name(names: Sequence[str], logits: Tensor) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from .examiner import Examiner
 
 LETTERS = string.ascii_uppercase + string.digits
 """Class 0 is CTC's blank, then these."""
@@ -26,13 +25,15 @@ class ReaderConfig:
     """Rounds of halving the rows"""
 
 
-class Reader(nn.Module):
+class Reader(Examiner):
     """Pixels (batch, 3, height, width) in [-1, 1] to logits (batch, width / 2, 1 + letters), a column each (CTC, Graves et al.
     2006)."""
 
+    called = "reader"
+    Config = ReaderConfig
+
     def __init__(self, config: ReaderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         w = config.width
         self.stem = nn.Conv2d(12, w, 3, padding=1)
         self.rounds = nn.ModuleList(
@@ -63,17 +64,3 @@ class Reader(nn.Module):
             kept = torch.unique_consecutive(best)
             found.append("".join(LETTERS[i - 1] for i in kept.tolist() if i))
         return found
-
-    def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
-        state = {k: v.to(torch.bfloat16).contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> Reader:
-        if not (folder / "config.json").exists():
-            raise ValueError(f"no reader in {folder}; train one with `limner train nano --stages reader`")
-        reader = cls(ReaderConfig(**json.loads((folder / "config.json").read_text())))
-        reader.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return reader.eval()

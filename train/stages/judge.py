@@ -19,6 +19,7 @@ from ..loop import LoopConfig, fit
 from ..pictures import rng_for
 from ..world import sampling
 from ..world.scene import Scene, Thing, render
+from .disturbed import bend, decoded
 
 
 @dataclass
@@ -57,18 +58,6 @@ def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
     box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
     image.paste(render(rest).crop(box), box[:2])
     return image
-
-
-def bend(pixels: Tensor, amount: float) -> Tensor:
-    """Pictures (batch, 3, height, width) with lines that wobble by ``amount`` pixels, and whole objects out of shape by
-    twice as much."""
-    batch, _, height, width = pixels.shape
-    grid = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
-    for cells, strength in ((10, amount), (3, 2 * amount)):
-        coarse = torch.randn(batch, 2, cells, cells, device=pixels.device) * strength
-        moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
-        grid = grid + moved * moved.new_tensor([2 / width, 2 / height])
-    return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False).to(pixels.dtype)
 
 
 SIDES = ("left", "right", "top", "bottom")
@@ -117,10 +106,7 @@ def losses(
     if rng.random() < stage.bent:
         pixels = bend(pixels, rng.uniform(0.3, 2.0))
     if rng.random() < stage.encoded:
-        with torch.no_grad():
-            latents = autoencoder.encode(pixels)
-            noise = torch.rand(len(latents), 1, 1, 1).to(latents) * stage.latent_noise
-            pixels = autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)
+        pixels = decoded(autoencoder, pixels, stage.latent_noise)
     cells, ground = judge(pixels)
     cells = cells.float()
     image, row, column, name, color = batch["centres"].unbind(1)

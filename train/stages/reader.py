@@ -19,7 +19,7 @@ from ..loop import LoopConfig, fit
 from ..pictures import rng_for
 from ..world.scene import render
 from ..world.signs import signed
-from .judge import bend
+from .disturbed import bend, decoded
 
 
 @dataclass
@@ -63,10 +63,7 @@ def losses(
     if rng.random() < stage.bent:
         pixels = bend(pixels, rng.uniform(0.2, 1.0))
     if rng.random() < stage.encoded:
-        with torch.no_grad():
-            latents = autoencoder.encode(pixels)
-            noise = torch.rand(len(latents), 1, 1, 1).to(latents) * stage.latent_noise
-            pixels = autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)
+        pixels = decoded(autoencoder, pixels, stage.latent_noise)
     told = reader(pixels).float().log_softmax(-1).transpose(0, 1)
     columns = torch.full((told.shape[1],), told.shape[0])
     loss = F.ctc_loss(told, batch["letters"], columns, batch["lengths"], zero_infinity=True)

@@ -1,0 +1,29 @@
+"""Renders made to look like a model's drawings: lines that wobble, latents that are not quite the encoder's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...detokenizer.autoencoder import Autoencoder
+
+
+def bend(pixels: Tensor, amount: float) -> Tensor:
+    """Pictures (batch, 3, height, width) with lines that wobble by ``amount`` pixels, and whole objects out of shape by
+    twice as much."""
+    batch, _, height, width = pixels.shape
+    grid = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
+    for cells, strength in ((10, amount), (3, 2 * amount)):
+        coarse = torch.randn(batch, 2, cells, cells, device=pixels.device) * strength
+        moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
+        grid = grid + moved * moved.new_tensor([2 / width, 2 / height])
+    return F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False).to(pixels.dtype)
+
+
+@torch.no_grad()
+def decoded(autoencoder: Autoencoder, pixels: Tensor, most: float) -> Tensor:
+    """Through the autoencoder, each picture with noise of a standard deviation up to ``most`` on its latents."""
+    latents = autoencoder.encode(pixels)
+    noise = torch.rand(len(latents), 1, 1, 1).to(latents) * most
+    return autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)
