@@ -1,9 +1,12 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
 from limner.train.world import abroad, sampling, talk
+from limner.train.world.edits import seen_edit
+from limner.train.world.held_out import is_held_out
 from limner.train.world.objects import OBJECTS
 from limner.train.world.scene import BACKGROUNDS, SIZES, Scene, Thing
 from limner.train.world.tongues import CHINESE, KOREAN, TONGUES, settled
@@ -125,3 +128,13 @@ def test_what_tells_a_scene_is_what_english_facts_say(tongue):
     for a, b in itertools.product(scenes, scenes):
         if a.background == b.background or a is b:
             assert tongue.tells(tongue.caption(a), b) == (facts(a) == facts(b)), (tongue.caption(a), tongue.caption(b))
+
+
+def test_where_one_change_would_be_held_out_another_is_made():
+    rng = random.Random(4)
+    scenes = (sampling.pair(rng) for _ in range(20_000))
+    mirrored = ((s, replace(s, things=tuple(replace(t, x=o.x, y=o.y) for t, o in zip(s.things, s.things[::-1], strict=True))))
+                for s in scenes)  # fmt: skip
+    scene = next(s for s, swapped in mirrored if not is_held_out(s) and is_held_out(swapped))
+    for seed in range(20):
+        assert seen_edit(random.Random(seed), before=scene, kinds=("swap", "recolour")).kind == "recolour"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import sampling
-from .edits import KINDS, Edit, possible, seen_edit
+from .edits import KINDS, Edit, seen_edit
 from .held_out import relation
 from .messages import Example, Message, assistant, image, text, user
 from .scene import SIZES, Scene, Thing
@@ -167,7 +167,7 @@ def follow_up(rng: random.Random, tongue: Tongue) -> Example:
         "follow_up",
         [
             *first.messages,
-            *edited(rng, tongue, seen_edit(rng, rng.choice([k for k in SAID if possible(scene, k)]), before=scene)),
+            *edited(rng, tongue, seen_edit(rng, before=scene, kinds=SAID)),
         ],
     )
 

@@ -256,11 +256,15 @@ def _beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scen
     return replace(scene, things=(target, replace(new, **spot)))
 
 
-def seen_edit(rng: random.Random, kind: str | None = None, before: Scene | None = None, pronoun: bool = False) -> Edit:
-    """An edit whose both scenes training may see."""
+def seen_edit(
+    rng: random.Random, kind: str | None = None, before: Scene | None = None, pronoun: bool = False,
+    kinds: tuple[str, ...] = KINDS,
+) -> Edit:  # fmt: skip
+    """An edit whose both scenes training may see, of one kind or of any of ``kinds``: of a given scene one kind may have
+    none, as where two that change places would stand as GenEval asks."""
     fixed = kind
     for _ in range(10_000):
-        kind = fixed or rng.choice(KINDS)
+        kind = fixed or rng.choice(kinds)
         scene = before or base_scene(rng, kind)
         if is_held_out(scene) or not possible(scene, kind):
             assert before is None or not is_held_out(before)
