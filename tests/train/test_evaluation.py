@@ -9,8 +9,10 @@ import limner
 from helpers import make_limner
 from limner.inference import cli
 from limner.train.evaluation import answers, measures, world
+from limner.train.evaluation.all import measures as all_measures
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
+from limner.train.evaluation.shapes import fitted
 from limner.train.world.edits import KINDS
 
 
@@ -25,8 +27,8 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     assert "still to be done by other parts" in capsys.readouterr().out
     results = world.evaluate(nano, tmp_path, part=(1, 2), **options)
     names = [row["name"] for row in results["scores"]]
-    assert names == list(measures.measures(1, 1, 1))
-    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 3 + 6
+    assert names == list(all_measures(1, 1, 1))
+    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 3 + 5 + 6
     assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 and row["n"] == 1 for row in results["scores"])
     assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()
     # seventeen framed pictures in rows of eight
@@ -108,3 +110,9 @@ def test_a_score_says_how_sure_it_is():
     assert row["rate"] == 0.95 and row["low"] == pytest.approx(0.9273, abs=1e-3)
     assert row["high"] == pytest.approx(0.9658, abs=1e-3)  # Wilson's interval, as statsmodels gives it
     assert json.loads(json.dumps(row)) == row
+
+
+def test_larger_pictures_are_judged_at_the_size_that_the_judge_knows():
+    assert fitted(Image.new("RGB", (256, 256))).size == fitted(Image.new("RGB", (192, 192))).size == (128, 128)
+    assert fitted(Image.new("RGB", (160, 96))).size == (160, 96)
+    assert fitted(Image.new("RGB", (320, 192))).size == (168, 96)

@@ -55,6 +55,12 @@ def cases(category: str, unseen: bool, count: int) -> list[Case]:
     return list(itertools.islice(_endless(category, unseen, rng), count))
 
 
+def mixed(count: int) -> list[Case]:
+    """``count`` in all, as many of each category, of combinations that training may show."""
+    shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
+    return [case for category, share in shares for case in cases(category, False, share)]
+
+
 def has_held_out(category: str) -> bool:
     """Every object is seen in training, so a bare object cannot be held out."""
     return category != "single_object"

@@ -21,12 +21,12 @@ from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..stages.judge import SIDES, halve
 from ..world import sampling, talk
-from ..world.edits import KINDS, Edit, seen_edit
+from ..world.edits import Edit, seen_edit
 from ..world.scene import render
 from ..world.unknown import UNKNOWN
 from ..world.words import facts, read_caption
 from . import requests
-from .cases import CATEGORIES, Case, Wanted, cases, has_held_out, near_misses
+from .cases import Case, Wanted, cases, near_misses
 from .judge import Judge, Verdict
 from .scores import Score
 
@@ -54,21 +54,6 @@ class Measure:
         told = [reply for start in range(0, len(self.asked), BATCH) for reply in self.replies(model, start)]
         right, extra = self.right(model, judge, told)
         return Score(self.name, sum(right), len(right), extra)
-
-
-def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[], Measure]]:
-    """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), and of the
-    requests by hand at most ``limit`` where that is not 0."""
-    made: list[tuple[str, Callable[[], Measure]]] = []
-    for category in CATEGORIES:
-        for unseen in (False, True):
-            if not unseen or has_held_out(category):
-                made.append((drawing_name(category, unseen), partial(drawing, category, unseen, count, steps)))
-    made += [(f"edit/{kind}", partial(editing, kind, max(1, count // 4), steps)) for kind in KINDS]
-    made += [("describe", partial(describing, count)), ("answer", partial(answering, count))]
-    made += [("decide", partial(deciding, count))]
-    made += [(f"by hand/{task}", partial(by_hand, task, limit, steps)) for task in requests.TASKS]
-    return dict(made)
 
 
 def draw(model: Limner, asked: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:
@@ -204,6 +189,13 @@ def answering(count: int) -> Measure:
     return Measure("answer", asked, partial(read, words=24), right)
 
 
+def begin(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+    """One step a picture, where only whether it draws, and in which shape, counts."""
+    return model.generate(
+        asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
+    )
+
+
 def deciding(count: int) -> Measure:
     """Draws when asked for a picture it can draw, and only then (talk, questions, unknown things, pictures to describe)."""
     rng = random.Random("decide")
@@ -217,12 +209,6 @@ def deciding(count: int) -> Measure:
         asked.append(talk.rendered(example.messages[:1]))
         wants.append(index % 2 == 0)
 
-    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        # one step a picture: only whether it begins one counts
-        return model.generate(
-            asked, max_images=1, max_new_tokens=WORDS, num_inference_steps=1, guidance_scale=1.0, seed=seed
-        )
-
     def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         good = [bool(reply.images) == should for should, reply in zip(wants, replies, strict=True)]
 
@@ -232,7 +218,7 @@ def deciding(count: int) -> Measure:
 
         return good, {"draws": share(True), "keeps_silent": share(False)}
 
-    return Measure("decide", asked, answer, right)
+    return Measure("decide", asked, begin, right)
 
 
 def by_hand(task: str, limit: int, steps: int | None = None) -> Measure:

@@ -17,8 +17,9 @@ from .. import pictures
 from ..world import sampling
 from ..world.scene import render
 from . import answers
+from .all import measures
 from .judge import Judge
-from .measures import measures, psnr, through_autoencoder
+from .measures import psnr, through_autoencoder
 from .page import Chapter, page
 from .scores import Score, line, table
 
