@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
+from ..resamplers.positions import sincos_1d
 from .files import resolved, whole
 
 PAD, END, SPECIAL = 0, 1, 3
@@ -40,9 +41,11 @@ class GlyphEncoder(nn.Module):
 
     @classmethod
     def fresh(cls, config: GlyphConfig) -> GlyphEncoder:
-        """Raises ValueError for a width that the heads do not divide."""
-        if config.width % config.heads:
-            raise ValueError(f"glyphs.width is {config.width}; it must be a multiple of its {config.heads} heads")
+        """Raises ValueError for a width that the heads do not divide, or 4, for positions from both ends."""
+        if config.width % config.heads or config.width % 4:
+            raise ValueError(
+                f"glyphs.width is {config.width}; it must be a multiple of 4 and of its {config.heads} heads"
+            )
         made = T5Config(
             vocab_size=VOCABULARY, d_model=config.width, d_kv=config.width // config.heads, d_ff=config.mlp_width,
             num_layers=config.layers, num_heads=config.heads, feed_forward_proj="gated-gelu", dropout_rate=0.0,
@@ -65,12 +68,32 @@ class GlyphEncoder(nn.Module):
         return self.encoder.config.d_model
 
     def forward(self, words: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """The words of each picture to (batch, bytes, width) and their mask; one masked token where nobody writes."""
+        """The words of each picture to (batch, bytes, width) and their mask; one masked token where nobody writes.
+
+        T5 knows distances only; where a letter stands in its word is added, for the picture has to place it.
+        """
         ids = spelled(words).to(self.encoder.device)
         mask = ids != PAD
         # a row of padding alone would attend to nothing
         attended = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)
-        return self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state, mask
+        features = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
+        half = self.width // 2
+        table = torch.cat(
+            [sincos_1d(half, side).unflatten(0, ids.shape) for side in places(words, ids.shape[1])], dim=-1
+        )
+        return features + table.to(features), mask
+
+
+def places(words: Sequence[Sequence[str]], length: int) -> tuple[Tensor, Tensor]:
+    """Of each byte, how many are before it in its word and how many from it to the word's end, 0 where there is none; each
+    (batch, length)."""
+    table = torch.zeros(2, len(words), length)
+    for row, own in enumerate(words):
+        counts = [len(word.encode("utf-8", "replace")) for word in own]
+        pairs = [(at, count - at) for count in counts for at in range(count + 1)][:length]
+        if pairs:
+            table[:, row, : len(pairs)] = torch.tensor(pairs, dtype=torch.float32).T
+    return table[0], table[1]
 
 
 def spelled(words: Sequence[Sequence[str]]) -> Tensor:

@@ -1,6 +1,7 @@
 """Words as bytes: against transformers' own ByT5 tokenizer and encoder, and inside a whole model."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import ByT5Tokenizer, T5Config, T5EncoderModel, T5ForCondition
 
 import limner
 from helpers import make_limner
-from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, spelled
+from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, places, spelled
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.stages.joint import JointStage, Trainee, joint_losses
 
@@ -55,7 +56,28 @@ def test_features_are_transformers_own_and_do_not_depend_on_the_batch():
     expected = glyphs.encoder(**given).last_hidden_state
     features, mask = glyphs([["OPEN"], ["much longer"], []])
     assert mask.sum(1).tolist() == [5, 12, 0]
-    torch.testing.assert_close(features[0, :5], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[0, :5] - table(glyphs, "OPEN"), expected[0], atol=1e-5, rtol=1e-5)
+
+
+def table(glyphs, *words):
+    """What is added to a row's features, written out: sines and cosines from the start and to the end."""
+    half = glyphs.width // 2
+    rows = []
+    for word in words:
+        for at in range(len(word) + 1):
+            angles = [[place / 10000 ** (2 * k / half) for k in range(half // 2)] for place in (at, len(word) - at)]
+            rows.append([f(a) for side in angles for f in (math.sin, math.cos) for a in side])
+    return torch.tensor(rows)
+
+
+def test_where_a_letter_stands_is_told_from_both_ends_of_its_word():
+    start, end = places([["OPEN", "A1"], [], ["é"]], 9)
+    assert start.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0], [0] * 9, [0, 1, 2, 0, 0, 0, 0, 0, 0]]
+    assert end.tolist() == [[4, 3, 2, 1, 0, 2, 1, 0, 0], [0] * 9, [2, 1, 0, 0, 0, 0, 0, 0, 0]]
+    assert places([["x" * 300]], LONGEST)[1][0, -1] == 300 - LONGEST + 1
+    glyphs = GlyphEncoder.fresh(CONFIG).eval()
+    same = glyphs([["AAAA"]])[0][0]
+    assert (same[0] - same[1]).abs().max() > 0.1 and (same[1] - same[2]).abs().max() > 0.1
 
 
 def test_a_whole_byt5_drops_in_and_another_t5_does_not(tmp_path):
@@ -64,7 +86,8 @@ def test_a_whole_byt5_drops_in_and_another_t5_does_not(tmp_path):
     whole.save_pretrained(tmp_path / "byt5")
     glyphs = GlyphEncoder.from_pretrained(tmp_path / "byt5").eval()
     given = ByT5Tokenizer()("OPEN", return_tensors="pt")
-    torch.testing.assert_close(glyphs([["OPEN"]])[0], whole.encoder(**given).last_hidden_state)
+    expected = whole.encoder(**given).last_hidden_state + table(glyphs, "OPEN")
+    torch.testing.assert_close(glyphs([["OPEN"]])[0], expected)
     T5EncoderModel(T5Config(vocab_size=100, **made)).save_pretrained(tmp_path / "t5")
     with pytest.raises(ValueError, match="a vocabulary of 100; glyphs are bytes, ByT5's 384"):
         GlyphEncoder.from_pretrained(tmp_path / "t5")
@@ -110,8 +133,9 @@ def test_the_flow_teaches_the_glyphs_and_only_where_something_is_written():
 
 
 def test_widths_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="a multiple of its 3 heads"):
-        GlyphEncoder.fresh(GlyphConfig(width=16, heads=3))
+    for width, heads in ((16, 3), (6, 2)):
+        with pytest.raises(ValueError, match=f"a multiple of 4 and of its {heads} heads"):
+            GlyphEncoder.fresh(GlyphConfig(width=width, heads=heads))
     made = model()
     with pytest.raises(ValueError, match="glyphs of width 0, the adapter takes 16"):
         type(made.detokenizer)(made.detokenizer.adapter, made.detokenizer.mmdit, made.detokenizer.autoencoder)
