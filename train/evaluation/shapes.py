@@ -13,6 +13,7 @@ from ...inference.asked import Messages
 from ...inference.model import Limner
 from ...inference.reply import Reply
 from ..world import sampling, talk
+from ..world.scene import render
 from ..world.words import Detail, noun_phrase
 from .cases import mixed
 from .judge import CELL, Judge
@@ -32,11 +33,12 @@ def sized(height: int, width: int, count: int, steps: int | None = None) -> Meas
 
     def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         images = [reply.images[0] for reply in replies]
-        seen, scaled = (
+        true = [render(replace(case.scene, height=height, width=width)) for case in chosen]
+        seen, scaled, truth = (
             [case.wanted.met_by(verdict) for case, verdict in zip(chosen, judge.look(shown), strict=True)]
-            for shown in (images, [fitted(image) for image in images])
+            for shown in (images, [fitted(image) for image in images], [fitted(image) for image in true])
         )
-        return seen, {"scaled_to_128": sum(scaled) / count}
+        return seen, {"scaled_to_128": sum(scaled) / count, "judge_accuracy": sum(truth) / count}
 
     return Measure(f"size/{height}x{width}", [case.prompt for case in chosen], answer, right)
 
