@@ -61,7 +61,7 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     finally:
         Judge.from_pretrained = original
     assert {s["name"].split("/")[0] for s in results["scores"]} == {
-        "draw", "edit", "describe", "answer", "decide", "by hand",
+        "draw", "edit", "describe", "answer", "decide", "size", "shape asked for", "by hand",
     }  # fmt: skip
     assert all(0 <= s["low"] <= s["rate"] <= s["high"] <= 1 for s in results["scores"])
     assert (tmp_path / "eval/sheet.png").exists() and (tmp_path / "eval/table.txt").exists()
