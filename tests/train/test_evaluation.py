@@ -12,7 +12,7 @@ from limner.train.evaluation import answers, measures, world
 from limner.train.evaluation.all import measures as all_measures
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.shapes import fitted
+from limner.train.evaluation.shapes import shrunk
 from limner.train.world.edits import KINDS
 
 
@@ -113,6 +113,6 @@ def test_a_score_says_how_sure_it_is():
 
 
 def test_larger_pictures_are_judged_at_the_size_that_the_judge_knows():
-    assert fitted(Image.new("RGB", (256, 256))).size == fitted(Image.new("RGB", (192, 192))).size == (128, 128)
-    assert fitted(Image.new("RGB", (160, 96))).size == (160, 96)
-    assert fitted(Image.new("RGB", (320, 192))).size == (168, 96)
+    assert shrunk(Image.new("RGB", (256, 256))).size == shrunk(Image.new("RGB", (192, 192))).size == (128, 128)
+    assert shrunk(Image.new("RGB", (160, 96))).size == (160, 96)
+    assert shrunk(Image.new("RGB", (320, 192))).size == (168, 96)

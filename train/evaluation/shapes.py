@@ -36,14 +36,14 @@ def sized(height: int, width: int, count: int, steps: int | None = None) -> Meas
         true = [render(replace(case.scene, height=height, width=width)) for case in chosen]
         seen, scaled, truth = (
             [case.wanted.met_by(verdict) for case, verdict in zip(chosen, judge.look(shown), strict=True)]
-            for shown in (images, [fitted(image) for image in images], [fitted(image) for image in true])
+            for shown in (images, [shrunk(image) for image in images], [shrunk(image) for image in true])
         )
         return seen, {"scaled_to_128": sum(scaled) / count, "judge_accuracy": sum(truth) / count}
 
     return Measure(f"size/{height}x{width}", [case.prompt for case in chosen], answer, right)
 
 
-def fitted(image: Image.Image) -> Image.Image:
+def shrunk(image: Image.Image) -> Image.Image:
     """Of about 128 x 128 pixels, in the same shape."""
     scale = 128 / (image.width * image.height) ** 0.5
     size = tuple(round(side * scale / CELL) * CELL for side in image.size)
