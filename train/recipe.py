@@ -151,12 +151,17 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
 
 
 def grow(model: Limner, recipe: Recipe) -> None:
-    """What a warm start lacks and the recipe has: an encoder of words to be written, more references."""
+    """What a warm start lacks and the recipe has: an encoder of words to be written, more references, longer replies."""
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
         model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
     if recipe.stream.max_references > model.config.max_references:
         model.detokenizer.mmdit.see_more(recipe.stream.max_references)
         model.config.max_references = recipe.stream.max_references
+    longest = {
+        name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
+        for name in ("max_new_tokens", "max_images")
+    }
+    model.defaults = replace(model.defaults, **longest)
 
 
 FIRST = ("tokenizer", "autoencoder", "vision")
