@@ -39,7 +39,7 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
     assert model.config.max_references == 2 == len(model.detokenizer.mmdit.reference_embed)
     model.save_pretrained(tmp_path / "m")
     again = Limner.from_pretrained(tmp_path / "m")
-    assert (again.defaults.max_images, again.defaults.max_new_tokens) == (6, 256), "the longer of both"
+    assert (again.defaults.max_images, again.defaults.max_new_tokens) == (6, 192), "the longer of both"
     grow(again, recipe)
     assert drawn(again) == before
 
