@@ -1,6 +1,7 @@
 """The reader: what it is taught, and that it can be."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
-from limner.train.stages.reader import ReaderStage, losses, make_batch
+from limner.train.stages.reader import ReaderStage, losses, make_batch, spelled
 from limner.train.world.scene import render
 from limner.train.world.signs import signed
 
@@ -18,9 +19,24 @@ def test_batches_spell_their_words():
     stage = ReaderStage()
     stage.loop.batch_size = 6
     batch, again, other = (make_batch(stage, 0, step) for step in (0, 0, 1))
-    assert batch["pixels"].shape[0] == 6 == len(batch["lengths"]) and batch["lengths"].sum() == len(batch["letters"])
-    assert batch["letters"].min() >= 1 and batch["letters"].max() <= len(LETTERS)
-    assert all(torch.equal(batch[k], again[k]) for k in batch) and not torch.equal(other["letters"], batch["letters"])
+    assert batch["pixels"].shape[0] == 6 == len(batch["targets"])
+    assert batch["targets"].shape[1] == batch["pixels"].shape[3 if batch["pixels"].shape[1] == 3 else 2] // 2
+    assert batch["targets"].max() <= len(LETTERS)
+    assert all(torch.equal(batch[k], again[k]) for k in batch) and not torch.equal(other["targets"], batch["targets"])
+
+
+def test_every_letter_has_its_columns_where_it_stands():
+    rng = random.Random(1)
+    for _ in range(100):
+        scene = signed(rng, kept=rng.random() < 0.5)
+        kept = torch.unique_consecutive(spelled(scene))
+        assert "".join(LETTERS[i - 1] for i in kept.tolist() if i) == scene.things[0].words, (
+            "greedy reading of the truth"
+        )
+    letter = replace(scene, things=(replace(scene.things[0], words="I"),))
+    bare = replace(scene, things=(replace(scene.things[0], words=""),))
+    ink = (np.asarray(render(letter)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]
+    assert abs(spelled(letter).nonzero().float().mean() * 2 + 1 - (ink[0] + ink[-1] + 1) / 2) <= 1.5
 
 
 def test_it_learns_to_read_one_sign(tmp_path):
@@ -32,8 +48,7 @@ def test_it_learns_to_read_one_sign(tmp_path):
     word, image = scene.things[0].words, render(scene)
     reader = Reader(ReaderConfig(16, 2))
     pixels = torch.from_numpy(np.array(image))[None]
-    letters = torch.tensor([1 + LETTERS.index(letter) for letter in word])
-    batch = {"pixels": pixels, "letters": letters, "lengths": torch.tensor([3])}
+    batch = {"pixels": pixels, "targets": spelled(scene)[None]}
     optimizer = torch.optim.AdamW(reader.parameters(), 5e-3)
     for step in range(60):
         optimizer.zero_grad()
