@@ -10,7 +10,7 @@ import torch
 from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
-from limner.train.stages.reader import ReaderStage, losses, make_batch, spelled
+from limner.train.stages.reader import ReaderStage, losses, make_batch, letter_columns
 from limner.train.world.scene import render
 from limner.train.world.signs import signed
 
@@ -29,14 +29,14 @@ def test_every_letter_has_its_columns_where_it_stands():
     rng = random.Random(1)
     for _ in range(100):
         scene = signed(rng, kept=rng.random() < 0.5)
-        kept = torch.unique_consecutive(spelled(scene))
+        kept = torch.unique_consecutive(letter_columns(scene))
         assert "".join(LETTERS[i - 1] for i in kept.tolist() if i) == scene.things[0].words, (
             "greedy reading of the truth"
         )
     letter = replace(scene, things=(replace(scene.things[0], words="I"),))
     bare = replace(scene, things=(replace(scene.things[0], words=""),))
     ink = (np.asarray(render(letter)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]
-    assert abs(spelled(letter).nonzero().float().mean() * 2 + 1 - (ink[0] + ink[-1] + 1) / 2) <= 1.5
+    assert abs(letter_columns(letter).nonzero().float().mean() * 2 + 1 - (ink[0] + ink[-1] + 1) / 2) <= 1.5
 
 
 def test_it_learns_to_read_one_sign(tmp_path):
@@ -48,7 +48,7 @@ def test_it_learns_to_read_one_sign(tmp_path):
     word, image = scene.things[0].words, render(scene)
     reader = Reader(ReaderConfig(16, 2))
     pixels = torch.from_numpy(np.array(image))[None]
-    batch = {"pixels": pixels, "targets": spelled(scene)[None]}
+    batch = {"pixels": pixels, "targets": letter_columns(scene)[None]}
     optimizer = torch.optim.AdamW(reader.parameters(), 5e-3)
     for step in range(60):
         optimizer.zero_grad()

@@ -46,14 +46,14 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
         if rng.random() < stage.blurred:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
         pixels.append(np.asarray(image))
-        targets.append(spelled(scene))
+        targets.append(letter_columns(scene))
     return {
         "pixels": torch.from_numpy(np.stack(pixels)),
         "targets": torch.stack(targets),
     }
 
 
-def spelled(scene: Scene) -> Tensor:
+def letter_columns(scene: Scene) -> Tensor:
     """The letter that each of the reader's columns (width / 2,) is to tell: 0 but for the middle half of a letter."""
     words = scene.things[0].words
     bare = replace(scene, things=(replace(scene.things[0], words=""),))
