@@ -10,7 +10,7 @@ import torch
 from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
-from limner.train.stages.reader import ReaderStage, losses, make_batch, letter_columns
+from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
 from limner.train.world.scene import render
 from limner.train.world.signs import signed
 
