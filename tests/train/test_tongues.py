@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from limner.train.world import abroad, sampling, talk
+from limner.train.world import abroad, sampling, speech, talk
 from limner.train.world.edits import seen_edit
 from limner.train.world.held_out import is_held_out
 from limner.train.world.objects import OBJECTS
 from limner.train.world.scene import BACKGROUNDS, SIZES, Scene, Thing
 from limner.train.world.tongues import CHINESE, KOREAN, TONGUES, settled
-from limner.train.world.words import caption, facts
+from limner.train.world.words import Detail, caption, facts
 
 
 @pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
@@ -138,3 +138,52 @@ def test_where_one_change_would_be_held_out_another_is_made():
     scene = next(s for s, swapped in mirrored if not is_held_out(s) and is_held_out(swapped))
     for seed in range(20):
         assert seen_edit(random.Random(seed), before=scene, kinds=("swap", "recolour")).kind == "recolour"
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_other_names_are_nobody_elses(tongue):
+    own, others = set(tongue.things.values()), speech.SPEECH[tongue.name].names
+    said = [word for words in others.values() for word in words]
+    assert set(others) <= set(OBJECTS) and len(set(said)) == len(said) and not own & set(said)
+    assert not set(said) & set(tongue.unknown)
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_a_free_phrase_still_says_who_stands_where(tongue):
+    """In whatever order the two are listed, and never as where they have changed places."""
+    bare = Detail(color=False, relation=True, background=False)
+
+    def phrases(*things: Thing) -> set[str]:
+        rng = random.Random(0)
+        return {speech.phrase(rng, tongue, Scene(things), bare) for _ in range(4000)}
+
+    def at(name: str, x: float, y: float) -> Thing:
+        return Thing(name, "red", "medium", x, y)
+
+    for (ax, ay), (bx, by) in (((0.26, 0.5), (0.74, 0.5)), ((0.5, 0.26), (0.5, 0.74))):
+        zebra, banana = at("zebra", ax, ay), at("banana", bx, by)  # neither has another name
+        said = phrases(zebra, banana)
+        assert said == phrases(banana, zebra) and len(said) > 20
+        assert not said & phrases(at("zebra", bx, by), at("banana", ax, ay))
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_free_phrases_name_every_colour_count_and_thing(tongue):
+    rng, spoken = random.Random(5), speech.SPEECH[tongue.name]
+    for _ in range(1500):
+        scene = sampling.any_scene(rng)
+        words = tongue.settle(speech.phrase(rng, tongue, scene, Detail()))
+        for thing in scene.things:
+            assert any(name in words for name in (tongue.things[thing.name], *spoken.names.get(thing.name, ())))
+            colors = (*spoken.colors[thing.color], tongue.color_names[thing.color])
+            assert any(color in words for color in colors)
+        if len({t.name for t in scene.things}) < len(scene.things):
+            assert any(number in words for number in spoken.numbers[len(scene.things)])
+
+
+@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
+def test_hardly_two_requests_are_alike(tongue):
+    rng = random.Random(6)
+    red = Scene((Thing("cat", "red", "large", 0.5, 0.5),))
+    said = [abroad.requested(rng, tongue, red, Detail(background=False)) for _ in range(400)]
+    assert len(set(said)) > 250 and not any({"{", "}", "/"} & set(words) for words in said)

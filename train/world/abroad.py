@@ -1,12 +1,13 @@
-"""Conversations about the world in another tongue: the same scenes and edits, fewer ways to say a thing."""
+"""Conversations about the world in another tongue: the same scenes and edits."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from . import sampling
+from . import sampling, speech
 from .edits import KINDS, Edit, seen_edit
 from .held_out import relation
 from .messages import Example, Message, assistant, image, text, user
@@ -38,9 +39,18 @@ def detail_of(rng: random.Random, scene: Scene) -> Detail:
 
 
 def requested(rng: random.Random, tongue: Tongue, scene: Scene, detail: Detail) -> str:
+    """In plain words or, twice as often, as people put it."""
+    if rng.random() < 0.67:
+        said = speech.phrase(rng, tongue, scene, detail)
+        return asked(rng, tongue, rng.choice(speech.SPEECH[tongue.name].asks).format(x=said))
     ground = rng.choice(tongue.asked_grounds[scene.background]) if rng.random() < 0.75 else None
     said = tongue.phrase(scene, detail, ground, rng.choice(tongue.together))
     return fill(rng, tongue, "draw", x=said)
+
+
+def asked(rng: random.Random, tongue: Tongue, words: str) -> str:
+    """As people type it."""
+    return speech.loose(rng, tongue, tongue.settle(speech.wrapped(rng, tongue, words)))
 
 
 def shown(rng: random.Random, tongue: Tongue, scene: Scene, plan: str = "") -> Message:
@@ -59,7 +69,7 @@ def draw(rng: random.Random, tongue: Tongue) -> Example:
 
 def describe(rng: random.Random, tongue: Tongue) -> Example:
     scene = sampling.any_scene(rng)
-    content = [image(scene), text(fill(rng, tongue, "describe"))]
+    content = [image(scene), text(asked(rng, tongue, fill(rng, tongue, "describe")))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(tongue.caption(scene))]
     if rng.random() < 0.3:
         turns += questions(rng, tongue, scene, 1)
@@ -75,17 +85,17 @@ def answer(rng: random.Random, tongue: Tongue) -> Example:
 def questions(rng: random.Random, tongue: Tongue, scene: Scene, count: int) -> list[Message]:
     turns = []
     for _ in range(count):
-        asked, answered = question(rng, tongue, scene)
-        turns += [user(asked), assistant(answered)]
+        said, answered = question(rng, tongue, scene)
+        turns += [user(said), assistant(answered)]
     return turns
 
 
 def question(rng: random.Random, tongue: Tongue, scene: Scene) -> tuple[str, str]:
     thing = rng.choice(scene.things)
-    name = tongue.things[thing.name]
+    name = speech.called(rng, tongue, thing.name)
     count = sum(t.name == thing.name for t in scene.things)
     absent = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in scene.things)])
-    asked = [
+    ways = [
         (fill(rng, tongue, "how many", a=name), fill(rng, tongue, "number", n=tongue.numbers[count])),
         (fill(rng, tongue, "color", a=name), fill(rng, tongue, "answer", x=tongue.color_names[thing.color])),
         (fill(rng, tongue, "present", a=name), fill(rng, tongue, "yes")),
@@ -95,30 +105,33 @@ def question(rng: random.Random, tongue: Tongue, scene: Scene) -> tuple[str, str
     if len(scene.things) == 2 and count == 1:
         other = next(t for t in scene.things if t is not thing)
         side = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}[relation(thing, other)]
-        asked.append((fill(rng, tongue, "where", a=name), fill(rng, tongue, "answer", x=tongue.sides[side])))
-    return rng.choice(asked)
+        ways.append((fill(rng, tongue, "where", a=name), fill(rng, tongue, "answer", x=tongue.sides[side])))
+    said, answered = rng.choice(ways)
+    return asked(rng, tongue, said), answered
 
 
-def said_of(change: Edit, tongue: Tongue) -> dict[str, str]:
-    """What an instruction names, read off the scenes before and after."""
+def said_of(change: Edit, tongue: Tongue, call: Callable[[str], str] | None = None) -> dict[str, str]:
+    """What an instruction or a plan names, read off the scenes before and after; things by the tongue's own names or as
+    ``call`` calls them."""
+    call = call or tongue.things.__getitem__
     before, after = change.before.things, change.after.things
     detail = Detail(size=False)
     if change.kind in ("swap", "count"):
-        return {"a": tongue.things[before[0].name]}
+        return {"a": call(before[0].name)}
     if change.kind == "background":
         return {"g": tongue.grounds[change.after.background]}
     if change.kind == "remove":
         gone = next(t for t in before if t not in after)
-        return {"a": tongue.things[gone.name]}
+        return {"a": call(gone.name)}
     if change.kind == "add":
         new, old = after[-1], before[0]
-        return {"a": tongue.things[old.name], "n": tongue.thing(new, detail, False)}
+        return {"a": call(old.name), "n": tongue.thing(new, detail, False)}
     old, new = next((a, b) for a, b in zip(before, after, strict=True) if a != b)
-    said = {"a": tongue.things[old.name]}
+    said = {"a": call(old.name)}
     if change.kind == "recolour":
         return said | {"c": tongue.color_names[new.color]}
     if change.kind == "replace":
-        return said | {"b": tongue.things[new.name]}
+        return said | {"b": call(new.name)}
     if change.kind == "resize":
         return said
     return said | {"s": tongue.sides[side_moved(old, new)]}
@@ -141,16 +154,17 @@ def side_moved(old: Thing, new: Thing) -> str:
 
 
 def edited(rng: random.Random, tongue: Tongue, change: Edit) -> list[Message]:
-    said, form = said_of(change, tongue), form_of(change)
-    instruction = fill(rng, tongue, form, **said)
-    plan = fill(rng, tongue, f"plan {form}", **said)
+    form = form_of(change)
+    said = said_of(change, tongue, partial(speech.called, rng, tongue))
+    instruction = asked(rng, tongue, fill(rng, tongue, form, **said))
+    plan = fill(rng, tongue, f"plan {form}", **said_of(change, tongue))
     return [user(instruction), shown(rng, tongue, change.after, plan)]
 
 
 def edit(rng: random.Random, tongue: Tongue) -> Example:
     change = seen_edit(rng, rng.choice(SAID))
-    asked, drawn = edited(rng, tongue, change)
-    content = [image(change.before), *asked["content"]]
+    wish, drawn = edited(rng, tongue, change)
+    content = [image(change.before), *wish["content"]]
     return Example("edit", [user(*content[:: rng.choice((1, 1, -1))]), drawn])
 
 
@@ -161,7 +175,7 @@ def follow_up(rng: random.Random, tongue: Tongue) -> Example:
     if manner < 0.15:
         return Example("follow_up", [*first.messages, *questions(rng, tongue, scene, 1)])
     if manner < 0.27:
-        told = [user(fill(rng, tongue, "describe")), assistant(tongue.caption(scene))]
+        told = [user(asked(rng, tongue, fill(rng, tongue, "describe"))), assistant(tongue.caption(scene))]
         return Example("follow_up", [*first.messages, *told])
     return Example(
         "follow_up",
@@ -174,13 +188,15 @@ def follow_up(rng: random.Random, tongue: Tongue) -> Example:
 
 def small_talk(rng: random.Random, tongue: Tongue) -> Example:
     said, answered = rng.choice(tongue.talk)
-    return Example("small_talk", [user(rng.choice(said)), assistant(answered)])
+    return Example("small_talk", [user(asked(rng, tongue, rng.choice(said))), assistant(answered)])
 
 
 def refuse(rng: random.Random, tongue: Tongue) -> Example:
     name = rng.choice(tongue.unknown)
-    asked = fill(rng, tongue, "draw", x=name)
-    return Example("refuse", [user(asked), assistant(fill(rng, tongue, "refuse", x=name))])
+    said = f"{rng.choice(speech.SPEECH[tongue.name].colors[rng.choice(sampling.COLOR_NAMES)])} {name}"
+    thing = said.replace(" ", tongue.gap) if rng.random() < 0.4 else name
+    words = rng.choice((*tongue.forms["draw"], *speech.SPEECH[tongue.name].asks)).format(x=thing)
+    return Example("refuse", [user(asked(rng, tongue, words)), assistant(fill(rng, tongue, "refuse", x=name))])
 
 
 TELLS: dict[str, Callable[[random.Random, Tongue], Example]] = {
