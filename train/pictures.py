@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .world import sampling
+from .world import sampling, signs
+from .world.pen import STYLES
 from .world.scene import Scene, render
 
 
@@ -24,12 +26,20 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def depicted(rng: random.Random) -> Scene:
+    """Whatever the world has drawings of: things in every style, and signs, whose letters are small."""
+    if rng.random() < 0.2:
+        return signs.signed(rng)
+    scene = sampling.any_scene(rng)
+    return replace(scene, style=rng.choice(STYLES)) if rng.random() < 0.4 else scene
+
+
 def crops(seed: int, step: int, count: int, size: int) -> Tensor:
     """Square cut-outs (count, size, size, 3), each near a thing: flat background teaches little."""
     rng = rng_for(seed, step, "crops")
     cut = []
     while len(cut) < count:
-        scene = sampling.any_scene(rng)
+        scene = depicted(rng)
         pixels = pixels_of(render(scene, rng.choice((0.8, 1.0, 1.25))))
         height, width = pixels.shape[:2]
         for thing in rng.sample(scene.things, min(2, len(scene.things))):
@@ -46,7 +56,7 @@ def full(seed: int, step: int, count: int) -> tuple[Tensor, list[Scene]]:
     shape = sampling.shape(rng)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sampling.any_scene(rng)
+        scene = depicted(rng)
         if (scene.height, scene.width) == shape:
             scenes.append(scene)
     return torch.from_numpy(np.stack([pixels_of(render(scene)) for scene in scenes])), scenes

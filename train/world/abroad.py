@@ -68,7 +68,7 @@ def draw(rng: random.Random, tongue: Tongue) -> Example:
 
 
 def describe(rng: random.Random, tongue: Tongue) -> Example:
-    scene = sampling.any_scene(rng)
+    scene = sampling.any_scene(rng, sampling.READ)
     content = [image(scene), text(asked(rng, tongue, fill(rng, tongue, "describe")))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(tongue.caption(scene))]
     if rng.random() < 0.3:
@@ -77,7 +77,7 @@ def describe(rng: random.Random, tongue: Tongue) -> Example:
 
 
 def answer(rng: random.Random, tongue: Tongue) -> Example:
-    scene = sampling.any_scene(rng)
+    scene = sampling.any_scene(rng, sampling.READ)
     first, *rest = questions(rng, tongue, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
 

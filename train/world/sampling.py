@@ -126,6 +126,10 @@ def styled(rng: random.Random, scene: Scene) -> Scene:
     return scene if any(t.color == hidden for t in scene.things) else replace(scene, style=style)
 
 
+READ = (2, 2, 5)
+"""`any_scene`'s weights where a picture is to be read: two different things are told apart last."""
+
+
 def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:
     """One thing, several of a kind or two different ones, by ``weights``."""
     make = rng.choices((single, counted, pair), weights)[0]

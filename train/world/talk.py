@@ -189,7 +189,7 @@ def described(rng: random.Random) -> str:
 
 
 def describe(rng: random.Random) -> Example:
-    scene = sampling.styled(rng, sampling.any_scene(rng))
+    scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
     content = [image(scene), text(described(rng))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
     if rng.random() < 0.35:
@@ -206,7 +206,7 @@ def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
 
 
 def answer(rng: random.Random) -> Example:
-    scene = sampling.styled(rng, sampling.any_scene(rng))
+    scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
     first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
 
