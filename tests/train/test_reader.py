@@ -50,7 +50,7 @@ def test_it_learns_to_read_one_sign(tmp_path):
     pixels = torch.from_numpy(np.array(image))[None]
     batch = {"pixels": pixels, "targets": letter_columns(scene)[None]}
     optimizer = torch.optim.AdamW(reader.parameters(), 5e-3)
-    for step in range(60):
+    for step in range(150):
         optimizer.zero_grad()
         losses(reader, kl_autoencoder((8, 16), 4, 2), stage, 0, batch, step)["loss"].backward()
         optimizer.step()

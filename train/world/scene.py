@@ -22,6 +22,9 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 SIZES: dict[str, float] = {"small": 0.15, "medium": 0.21, "large": 0.30}
 """Half the side of an object's box, as a fraction of the picture's shorter side."""
 
+BROAD = 1.5
+"""How much larger than other things a sign is: its letters are then some ten pixels wide or more"""
+
 NEAR: dict[str, float] = {"small": 0.4, "medium": 0.65, "large": 0.95}
 """How light a thing is on a depth map: the large ones are near"""
 MASKED = (128, 128, 128)
@@ -66,9 +69,13 @@ class Scene:
         if self.background not in BACKGROUNDS:
             raise ValueError(f"no background {self.background!r}; there are {', '.join(BACKGROUNDS)}")
 
+    def half(self, thing: Thing) -> float:
+        """Half the side of a thing's box in pixels."""
+        return SIZES[thing.size] * min(self.height, self.width) * (BROAD if thing.name in SIGNS else 1)
+
     def box(self, thing: Thing) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a thing in pixels."""
-        half = SIZES[thing.size] * min(self.height, self.width)
+        half = self.half(thing)
         x, y = thing.x * self.width, thing.y * self.height
         return x - half, y - half, x + half, y + half
 
@@ -113,7 +120,7 @@ def label_map(scene: Scene, rows: int, columns: int) -> np.ndarray:
 
 def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -> None:
     for index, thing in enumerate(scene.things):
-        half = SIZES[thing.size] * min(scene.height, scene.width) * scale
+        half = scene.half(thing) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
         pen = Pen(
             canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style, NEAR[thing.size]
