@@ -71,3 +71,18 @@ def test_letters_are_large_enough_to_be_read():
         assert inked[-1] + 1 - inked[0] >= least * (len(thing.words) - 0.7 * narrow), thing
         left, top, right, bottom = scene.box(thing)
         assert left > -1 and top > -1 and right < scene.width + 1 and bottom < scene.height + 1
+
+
+def test_a_letters_place_follows_from_its_number():
+    """Whichever letters stand beside it: its cell is as wide as theirs."""
+
+    def shown(words: str) -> np.ndarray:
+        return np.asarray(render(Scene((Thing("sign", "blue", "large", 0.5, 0.5, words),))), int)
+
+    def middle(words: str, without: str) -> float:
+        columns = (shown(words) != shown(without)).any((0, 2)).nonzero()[0]
+        return (columns[0] + columns[-1]) / 2
+
+    for letter in "IOW7":
+        assert abs(middle(f"{letter}X", " X") - middle("XX", " X")) <= 1
+        assert abs(middle(f"MM{letter}M", "MM M") - middle(f"II{letter}1", "II 1")) <= 1

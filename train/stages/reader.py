@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ImageFilter, ImageFont
+from PIL import ImageFilter
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ..evaluation.reader import LETTERS, Reader, ReaderConfig
 from ..loop import LoopConfig, fit
 from ..pictures import rng_for
+from ..world.pen import WIDEST
 from ..world.scene import Scene, render
 from ..world.signs import signed
 from .disturbed import bend, decoded
@@ -55,12 +56,12 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
 
 def letter_columns(scene: Scene) -> Tensor:
     """The letter that each of the reader's columns (width / 2,) is to tell: 0 but for the middle half of a letter."""
-    words = scene.things[0].words
-    bare = replace(scene, things=(replace(scene.things[0], words=""),))
-    inked = (np.asarray(render(scene)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]
-    font = ImageFont.load_default(100)
-    ends = np.array([font.getlength(words[:i]) for i in range(len(words) + 1)])
-    ends = inked[0] + ends / ends[-1] * (inked[-1] + 1 - inked[0])
+    (thing,) = scene.things
+    words = thing.words
+    block = replace(scene, things=(replace(thing, words=WIDEST * len(words)),))
+    bare = replace(scene, things=(replace(thing, words=""),))
+    inked = (np.asarray(render(block)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]
+    ends = np.linspace(inked[0], inked[-1] + 1, len(words) + 1)
     target, columns = torch.zeros(scene.width // 2, dtype=torch.long), torch.arange(scene.width // 2) * 2 + 1
     for start, end, letter in zip(ends, ends[1:], words, strict=False):
         target[(columns - (start + end) / 2).abs() <= max(1, (end - start) / 4)] = 1 + LETTERS.index(letter)

@@ -68,6 +68,10 @@ def edged(ink: Ink, style: str) -> Ink:
     return mix(OUTLINE, (255, 255, 255), 0.4) if style == "pastel" else OUTLINE
 
 
+WIDEST = "M"
+"""It fills its cell; most letters leave a third of theirs free."""
+
+
 class Pen:
     """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
 
@@ -136,16 +140,19 @@ class Pen:
         self.canvas.line(self.at(points), self.ink(ink, line=True), max(1, round(width * self.half)), joint="curve")
 
     def write(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """The pen's words as large as the box holds them, light on what is dark and dark on what is light."""
+        """The pen's words as large as the box holds them, light on what is dark and dark on what is light. Every letter has a
+        cell as wide as the others', as on a departure board: where it stands follows from its number."""
         if not self.words or self.flat is not None:
             return
         left, top, right, bottom = self.corners(x0, y0, x1, y1)
-        box = ImageFont.load_default(100).getbbox(self.words, anchor="mm", stroke_width=2)
-        size = 100 * min((right - left) / (box[2] - box[0]), (bottom - top) / (box[3] - box[1]))
+        box = ImageFont.load_default(100).getbbox(WIDEST, anchor="mm", stroke_width=2)
+        cell = min((right - left) / len(self.words), (bottom - top) * (box[2] - box[0]) / (box[3] - box[1]))
+        size = 110 * cell / (box[2] - box[0])
         light = sum(part * share for part, share in zip(COLORS[self.color], (0.3, 0.59, 0.11), strict=True)) < 140
-        ink = COLORS["white" if light else "black"]
-        self.canvas.text(((left + right) / 2, (top + bottom) / 2), self.words, ink, ImageFont.load_default(size),
-                         anchor="mm", stroke_width=size / 50)  # fmt: skip
+        ink, font = COLORS["white" if light else "black"], ImageFont.load_default(size)
+        for number, letter in enumerate(self.words):
+            x = (left + right) / 2 + (number - (len(self.words) - 1) / 2) * cell
+            self.canvas.text((x, (top + bottom) / 2), letter, ink, font, anchor="mm", stroke_width=size / 28)
 
     @staticmethod
     def curve(points: Sequence[Point], steps: int = 4) -> list[Point]:
