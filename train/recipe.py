@@ -25,6 +25,7 @@ from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
+from .deepen import deepened
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import JointStage, LanguageStage, run_joint, run_language
 from .strict import into
@@ -151,7 +152,10 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
 
 
 def grow(model: Limner, recipe: Recipe) -> None:
-    """What a warm start lacks and the recipe has: an encoder of words to be written, more references, longer replies."""
+    """What a warm start lacks and the recipe has: more layers, an encoder of words to be written, more references, longer
+    replies."""
+    if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
+        model.mllm.llm = deepened(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
         model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
     if recipe.stream.max_references > model.config.max_references:
