@@ -45,7 +45,7 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
     rng = rng_for(seed, step, "vision")
-    scenes = [sampling.styled(rng, sampling.any_scene(rng)) for _ in range(stage.loop.batch_size)]
+    scenes = [sampling.styled(rng, sampling.any_scene(rng, sampling.READ)) for _ in range(stage.loop.batch_size)]
     labels = [patch_labels(scene, config.image_size // patch) for scene in scenes]
     return {
         "pixel_values": torch.stack([normalise(render(scene), config) for scene in scenes]),
