@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
         help="the I-th of N runs that share the work in one folder",
     )
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
+    evaluate.add_argument(
+        "--seeds", type=int, metavar="N", help="pictures of each drawing and edit (world: 1, geneval: 4)"
+    )
     evaluate.add_argument("--steps", type=int, help="sampling steps")
     evaluate.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16 (faster on a CPU), float32")
     evaluate.add_argument("--output", type=Path, default=Path("eval"), metavar="DIR")

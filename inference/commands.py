@@ -160,9 +160,14 @@ def run_eval(options: argparse.Namespace) -> int:
     index, _, parts = options.part.partition("/")
     if not (index.isdigit() and parts.isdigit()):
         raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
-    suite = world if options.suite == "world" else geneval
-    part = (int(index) - 1, int(parts))
-    suite.evaluate(loaded(options, options.dtype), options.output, limit=options.limit, steps=options.steps, part=part)
+    given = {"limit": options.limit, "steps": options.steps, "part": (int(index) - 1, int(parts))}
+    if options.suite == "geneval":
+        if options.seeds not in (None, geneval.SAMPLES):
+            raise ValueError(f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES} pictures of every prompt")
+        geneval.evaluate(loaded(options, options.dtype), options.output, **given)
+    else:
+        seeds = 1 if options.seeds is None else options.seeds
+        world.evaluate(loaded(options, options.dtype), options.output, seeds=seeds, **given)
     return 0
 
 

@@ -96,6 +96,37 @@ def test_the_judge_sees_a_picture_alike_alone_and_among_others():
         judge.look([images[0].resize((100, 100))])
 
 
+def test_several_seeds_count_once_for_the_interval_and_the_best_stands_beside():
+    """Three pictures of four prompts: the first two prompts are met once each, by another picture each."""
+    asked = ["a", "b", "c", "d"]
+
+    def right(_, __, replies):
+        return [reply in ("a0", "b2") for reply in replies], {"found": float(replies[0][1]), "none": None}
+
+    def answer(_, chunk, seed):
+        return [f"{said}{number // 4}" for said, number in zip(chunk, seed, strict=True)]
+
+    thrice = measures.repeated(measures.Measure("draw/x", asked, answer, right), 3)
+    score = thrice.run(None, None)
+    assert (score.right, score.total) == (2, 12)
+    assert score.extra == {"best_of_3": 0.5, "found": 1.0, "none": None}
+    row = score.row()
+    assert row["rate"] == pytest.approx(1 / 6) and row["n"] == 12
+    once = measures.Score("x", 1, 4, {}).row()
+    assert (row["low"], row["high"]) == (once["low"], once["high"]), (
+        "the interval is over four prompts, not twelve pictures"
+    )
+
+
+def test_an_evaluation_with_seeds_is_not_mixed_with_one_without(nano, tmp_path, capsys):
+    options = {"limit": 1, "steps": 1, "part": (0, 40)}
+    assert world.evaluate(nano, tmp_path, seeds=2, **options) is None
+    assert "best of 2" in capsys.readouterr().out
+    assert len(answers.stored(tmp_path / "draw-single_object-seen")) == 2
+    with pytest.raises(ValueError, match="holds answers with seeds 2, this is None"):
+        world.evaluate(nano, tmp_path, **options)
+
+
 def test_bad_options(tmp_path, capsys):
     with pytest.raises(ValueError, match="must not be negative"):
         world.evaluate(None, tmp_path, limit=-1)
@@ -103,6 +134,10 @@ def test_bad_options(tmp_path, capsys):
         world.evaluate(None, tmp_path, part=(3, 3))
     assert cli.main(["eval", "world", "--part", "1", "--output", str(tmp_path)]) == 2
     assert "--part" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--seeds is 0"):
+        world.evaluate(None, tmp_path, seeds=0)
+    assert cli.main(["eval", "geneval", "--seeds", "2", "--output", str(tmp_path)]) == 2
+    assert "--seeds is 2; GenEval takes 4 pictures" in capsys.readouterr().err
 
 
 def test_a_score_says_how_sure_it_is():

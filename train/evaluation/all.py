@@ -22,14 +22,18 @@ from .measures import (
     drawing_name,
     editing,
     filling,
+    repeated,
     telling,
     writing,
 )
 
+DRAWN = ("draw/", "edit/")
+"""Beginnings of the measures whose questions may be asked with several seeds"""
 
-def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[], Measure]]:
-    """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), and of the
-    requests by hand at most ``limit`` where that is not 0."""
+
+def measures(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict[str, Callable[[], Measure]]:
+    """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), drawings and edits
+    with ``seeds`` seeds each, and of the requests by hand at most ``limit`` where that is not 0."""
     made: list[tuple[str, Callable[[], Measure]]] = []
     for category in CATEGORIES:
         for unseen in (False, True):
@@ -53,4 +57,7 @@ def measures(count: int, limit: int, steps: int | None) -> dict[str, Callable[[]
         made += [(f"describe/{tongue.name}", partial(abroad.describing, tongue, max(1, count // 2)))]
     made += [(f"by hand/{task}", partial(by_hand, task, limit, steps)) for task in requests.TASKS]
     made += [(f"by hand/{t.name}", partial(by_hand, None, limit, steps, t.name)) for t in TONGUES]
-    return dict(made)
+    if seeds == 1:
+        return dict(made)
+    again = {name: (lambda make=make: repeated(make(), seeds)) for name, make in made if name.startswith(DRAWN)}
+    return dict(made) | again

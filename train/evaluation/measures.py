@@ -49,6 +49,8 @@ class Measure:
     """Of the model, conversations and their ``seed``"""
     right: Callable[[Limner, Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
     """Which replies of the model are, and what stands beside their rate"""
+    seeds: int = 1
+    """Rounds of the same questions in ``asked``"""
 
     def replies(self, model: Limner, start: int) -> list[Reply]:
         """To the batch that begins at ``start``; the seeds are the places of the questions."""
@@ -59,7 +61,24 @@ class Measure:
         """Asked and judged, nothing kept."""
         told = [reply for start in range(0, len(self.asked), BATCH) for reply in self.replies(model, start)]
         right, extra = self.right(model, judge, told)
-        return Score(self.name, sum(right), len(right), extra)
+        return Score(self.name, sum(right), len(right), extra, self.seeds)
+
+
+def repeated(measure: Measure, seeds: int) -> Measure:
+    """Every question ``seeds`` times, one round after the other, so that each has other seeds; beside the rate stands how
+    many have a right answer among theirs."""
+    count = len(measure.asked)
+
+    def right(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+        rounds = [measure.right(model, judge, replies[i * count : (i + 1) * count]) for i in range(seeds)]
+        extra = {}
+        for key in rounds[0][1]:
+            told = [value for _, beside in rounds if (value := beside[key]) is not None]
+            extra[key] = sum(told) / len(told) if told else None
+        best = sum(map(any, zip(*(good for good, _ in rounds), strict=True))) / count
+        return [g for good, _ in rounds for g in good], {f"best_of_{seeds}": best, **extra}
+
+    return replace(measure, asked=[*measure.asked] * seeds, right=right, seeds=seeds)
 
 
 def draw(model: Limner, asked: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:

@@ -15,9 +15,12 @@ class Score:
     total: int
     extra: dict[str, Any]
     """What stands beside the rate, by name; None where it does not apply"""
+    seeds: int = 1
+    """How often each question was asked"""
 
     def row(self) -> dict[str, Any]:
-        low, high = wilson(self.right, self.total)
+        # answers to one question are not independent: the interval is over questions
+        low, high = wilson(round(self.right / self.seeds), self.total // self.seeds)
         rate = self.right / self.total if self.total else float("nan")
         return {"name": self.name, "rate": rate, "low": low, "high": high, "n": self.total, **self.extra}
 

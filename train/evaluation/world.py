@@ -31,20 +31,30 @@ SHOWN = 8
 
 
 def evaluate(
-    model: Limner, output: Path, limit: int = 0, steps: int | None = None, part: tuple[int, int] = (0, 1)
+    model: Limner,
+    output: Path,
+    limit: int = 0,
+    steps: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    seeds: int = 1,
 ) -> dict[str, Any] | None:
     """Ask and judge everything, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, print the table.
 
     What ``output`` already has of this model is not asked again. ``part`` (i, n) takes every n-th measure from the i-th on;
-    returns None while others still have some to do. Raises ValueError for a negative limit, a part that is none, a folder
-    with the answers of another model or other settings, or where the judge is missing.
+    returns None while others still have some to do. With several ``seeds`` every drawing and edit is made that often, and how
+    often the best of them is right stands beside the mean. Raises ValueError for a negative limit, a part that is none, no
+    seed, a folder with the answers of another model or other settings, or where the judge is missing.
     """
     index, parts = checked(limit, part)
+    if seeds < 1:
+        raise ValueError(f"--seeds is {seeds}; it must be at least 1")
     judge = Judge.from_pretrained(JUDGE)
     count = limit or FULL
     about = {"model": model.name, "dtype": str(model.mllm.dtype).removeprefix("torch."), "examples": count}
-    same_model(output, about | {"steps": steps, "weights": digest(model)})
-    named = measures(count, limit, steps)
+    if seeds > 1:
+        about["seeds"] = seeds
+    same_model(output, {"seeds": None} | about | {"steps": steps, "weights": digest(model)})
+    named = measures(count, limit, steps, seeds)
     by = digest(judge)
     for name, make in list(named.items())[index::parts]:
         folder = output / folder_of(name)
@@ -52,7 +62,7 @@ def evaluate(
             measure = make()
             lines = answers.ask(model, measure, folder)
             right, extra = measure.right(model, judge, [answers.reply_of(told, folder) for told in lines])
-            found = {"judge": by, "right": [bool(r) for r in right], "extra": extra}
+            found = {"judge": by, "right": [bool(r) for r in right], "extra": extra, "seeds": measure.seeds}
             answers.put(folder / "score.json", json.dumps(found) + "\n")
         print(line(score_of(name, found).row()), flush=True)
     done = {name: found for name in named if (found := scored(output / folder_of(name), by))}
@@ -108,7 +118,7 @@ def scored(folder: Path, judge: str) -> dict[str, Any] | None:
 
 
 def score_of(name: str, found: dict[str, Any]) -> Score:
-    return Score(name, sum(found["right"]), len(found["right"]), found["extra"])
+    return Score(name, sum(found["right"]), len(found["right"]), found["extra"], found.get("seeds", 1))
 
 
 def autoencoder_ceiling(model: Limner, count: int) -> float:
