@@ -11,6 +11,7 @@ from . import sampling, speech
 from .edits import KINDS, Edit, seen_edit
 from .held_out import relation
 from .messages import Example, Message, assistant, image, text, user
+from .phrasing import wrapped
 from .scene import SIZES, Scene, Thing
 from .tongues import Tongue
 from .words import Detail
@@ -50,7 +51,8 @@ def requested(rng: random.Random, tongue: Tongue, scene: Scene, detail: Detail) 
 
 def asked(rng: random.Random, tongue: Tongue, words: str) -> str:
     """As people type it."""
-    return speech.loose(rng, tongue, tongue.settle(speech.wrapped(rng, tongue, words)))
+    own = speech.SPEECH[tongue.name]
+    return speech.loose(rng, tongue.settle(wrapped(rng, words, own.before, own.behind)))
 
 
 def shown(rng: random.Random, tongue: Tongue, scene: Scene, plan: str = "") -> Message:

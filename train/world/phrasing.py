@@ -133,18 +133,24 @@ def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
     elif len({(t.name, t.color) for t in things}) == 1:
         words = _several(rng, voice, things, detail)
     elif len(things) == 2:
-        where = relation(*things)
-        a, b = things if where in ("left of", "above", None) else things[::-1]
-        forms = TOGETHER
-        if where and detail.relation:
-            forms = PLACED["left of" if where in ("left of", "right of") else "above"]
-        elif where:  # the order tells the place, so it stays as it was said
-            a, b = things
+        forms, a, b = arranged(things, detail, PLACED, TOGETHER)
         words = rng.choice(forms).format(a=voice.one(a, detail, False), b=voice.one(b, detail, False))
     else:
         return noun_phrase(scene, detail)
     words = f"{words} {rng.choice(GROUNDS[scene.background])}" if detail.background else words
     return words if scene.style == "flat" else f"{words} {rng.choice(MANNERS[scene.style])}"
+
+
+def arranged(
+    things: tuple[Thing, ...], detail: Detail, placed: dict[str, tuple[str, ...]], together: tuple[str, ...]
+) -> tuple[tuple[str, ...], Thing, Thing]:
+    """The forms that tell how two things stand and which are their {a} and {b}; in any tongue."""
+    where = relation(*things)
+    if where and detail.relation:
+        a, b = things if where in ("left of", "above") else things[::-1]
+        return placed["left of" if where in ("left of", "right of") else "above"], a, b
+    a, b = things  # where nobody says the place the order tells it, so it stays
+    return together, a, b
 
 
 def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail: Detail) -> str:
@@ -169,12 +175,12 @@ def asked(rng: random.Random, thing: str) -> str:
     return frame.format(thing)
 
 
-def wrapped(rng: random.Random, words: str) -> str:
+def wrapped(rng: random.Random, words: str, before: tuple[str, ...] = BEFORE, behind: tuple[str, ...] = BEHIND) -> str:
     """With the small words around a wish, or without."""
     if rng.random() < 0.25:
-        words = rng.choice(BEFORE) + words
+        words = rng.choice(before) + words
     if rng.random() < 0.4:
-        words = words.rstrip(".?!") + rng.choice(BEHIND)
+        words = words.rstrip(".?!。？！") + rng.choice(behind)
     return words
 
 

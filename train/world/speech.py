@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from .held_out import relation
+from .phrasing import arranged
 from .scene import Scene, Thing
 from .tongues import CHINESE, KOREAN, Tongue
 from .words import Detail, tells_size
@@ -25,7 +25,7 @@ class Speech:
     """Before a thing, with what joins them"""
     sizes: dict[str, tuple[str, ...]]
     ones: tuple[str, ...]
-    """Of {size}, {color}, {name}, {counter} and the colour by itself, {c}; the last say nothing else where there is no colour"""
+    """Of {size}, {color}, {name}, {counter} and the colour by itself, {c}, which only coloured things have"""
     severals: tuple[str, ...]
     numbers: dict[int, tuple[str, ...]]
     placed: dict[str, tuple[str, ...]]
@@ -323,13 +323,7 @@ def phrase(rng: random.Random, tongue: Tongue, scene: Scene, detail: Detail) -> 
     if len({(t.name, t.color) for t in things}) == 1:
         words = one(rng, tongue, things[0], detail, len(things) == 1, len(things))
     elif len(things) == 2:
-        where = relation(*things)
-        a, b = things if where in ("left of", "above", None) else things[::-1]
-        forms = speech.together
-        if where and detail.relation:
-            forms = speech.placed["left of" if where in ("left of", "right of") else "above"]
-        elif where:  # the order tells the place, so it stays as it was said
-            a, b = things
+        forms, a, b = arranged(things, detail, speech.placed, speech.together)
         words = rng.choice(forms).format(a=one(rng, tongue, a, detail, False), b=one(rng, tongue, b, detail, False))
     else:
         return tongue.phrase(scene, detail)
@@ -338,20 +332,10 @@ def phrase(rng: random.Random, tongue: Tongue, scene: Scene, detail: Detail) -> 
     return words
 
 
-def wrapped(rng: random.Random, tongue: Tongue, words: str) -> str:
-    """With the small words around a wish, or without."""
-    speech = SPEECH[tongue.name]
-    if rng.random() < 0.25:
-        words = rng.choice(speech.before) + words
-    if rng.random() < 0.4:
-        words = words.rstrip(".?!。？！") + rng.choice(speech.behind)
-    return words
-
-
 _PLAIN = str.maketrans("，。？！：、", ",.?!:,")
 
 
-def loose(rng: random.Random, tongue: Tongue, words: str) -> str:
+def loose(rng: random.Random, words: str) -> str:
     """Punctuation and spaces as people type them."""
     manner = rng.random()
     if manner < 0.25:
