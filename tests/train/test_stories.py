@@ -2,6 +2,11 @@ import itertools
 import random
 import re
 
+from PIL import Image
+
+from limner.inference.reply import Reply
+from limner.train.evaluation.judge import Detection, Verdict
+from limner.train.evaluation.measures import telling
 from limner.train.world.held_out import is_held_out
 from limner.train.world.stories import LENGTHS, story
 from limner.train.world.words import facts, read_caption
@@ -25,3 +30,16 @@ def test_one_character_throughout_and_something_new_in_every_picture():
         number = next((n for n, name in LENGTHS.items() if re.search(rf"({n}|{name})\\W*(pic|par)", words)), None)
         assert number in (None, len(scenes))
     assert lengths == {3, 4, 5, 6}
+
+
+def test_a_story_is_right_with_as_many_pictures_as_were_asked_for():
+    """One that does not stop keeps its character in the first four, too."""
+    measure = telling(1)
+    color, name = re.search(r"about an? (\S+) (.+) in four", measure.asked[0]).groups()
+
+    class Sees:
+        def look(self, images: list[Image.Image]) -> list[Verdict]:
+            return [Verdict((Detection(name, color, 0.5, 0.5, 1.0),), "plain") for _ in images]
+
+    told = [Reply([Image.new("RGB", (128, 128))] * count, "stop") for count in (3, 4, 5)]
+    assert [measure.right(None, Sees(), [reply])[0] for reply in told] == [[False], [True], [False]]
