@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from limner.train.evaluation.judge import Judge
 from limner.train.evaluation.measures import drawing
 from limner.train.evaluation.world import JUDGE
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, run_joint, validation_flow
+from limner.train.stages.joint import Trainee, joint_losses, run_joint, validate
 
 CHOICES = {
     "as in the recipe": {},
@@ -57,7 +58,7 @@ def main() -> None:
         # measured as it would be used: with every source it has learned to hear
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
         with torch.compiler.set_stance("force_eager"):
-            flow = validation_flow(Trainee(model.mllm, model.detokenizer), plain, fixed)
+            flow, _ = validate(partial(joint_losses, Trainee(model.mllm, model.detokenizer), plain, 0), fixed)
             right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
         print(f"{name}: flow {flow:.4f}, {right} of {options.limit * len(CATEGORIES)} drawings right", flush=True)
 

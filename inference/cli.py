@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     finetune.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
     )
-    finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
+    finetune.add_argument("--dry-run", action="store_true", help="check the data, take eight steps, write nothing")
     distil = subparsers.add_parser("distill", help="train a student that draws in a few steps; interrupted runs go on")
     distil.set_defaults(run=commands.run_distill)
     distil.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")

@@ -112,7 +112,7 @@ def finetune(
 ) -> Path:
     """Train an adapter on ``data`` and write it to ``output``; the model is as it was before.
 
-    A run that was stopped goes on from its checkpoint in ``output``. ``dry_run`` takes two steps whose result is
+    A run that was stopped goes on from its checkpoint in ``output``. ``dry_run`` takes eight steps whose result is
     thrown away. Raises ValueError for bad data or options.
     """
     config, output = config or FinetuneConfig(), Path(output)
@@ -174,7 +174,7 @@ def _train(
     seconds, peak = trial(make_batch, losses, trainee)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
-          f"{peak / 2**30:.1f} GiB (measured on two steps)", flush=True)  # fmt: skip
+          f"{peak / 2**30:.1f} GiB (measured on {make_batch.pool} steps)", flush=True)  # fmt: skip
     if dry_run:
         return output
     samples, run, first = output / "samples", output / "run", parallel.rank() == 0
@@ -265,18 +265,21 @@ def precision(model: Limner, wanted: str) -> torch.dtype:
 
 
 def trial(
-    make_batch: Callable[[int], Any], losses: Callable[[Any, int], dict[str, Tensor]], trainee: Trainee
+    make_batch: Mixture, losses: Callable[[JointBatch, int], dict[str, Tensor]], trainee: Trainee
 ) -> tuple[float, int]:
-    """Seconds a step and peak memory in bytes, of two steps at a learning rate of zero."""
+    """Seconds a step and peak memory in bytes, of a whole pool of batches at a learning rate of zero: its batches differ, as
+    they are sorted by what is drawn in them. The first one, which also warms up, is not timed."""
     import resource
 
     optimizer = MasterOptimizer(trainee.named_parameters(), 1.0, ema_decay=0.9)
-    for step in range(2):
+    took = []
+    for step in range(make_batch.pool):
         batch = make_batch(step)
         begun = time.monotonic()
         losses(batch, step)["loss"].backward()
         optimizer.step(0.0, 1.0)
-        seconds = time.monotonic() - begun
+        took.append(time.monotonic() - begun)
+    seconds = sum(took[1:]) / (len(took) - 1)
     if torch.cuda.is_available():
         return seconds, torch.cuda.max_memory_allocated()
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -103,6 +103,30 @@ def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
     assert again.text == reply.text and again.images[0].tobytes() == reply.images[0].tobytes()
 
 
+@pytest.mark.slow
+def test_the_recipe_of_released_parts_runs_stage_by_stage(data, tmp_path, capsys):
+    parts = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
+    build(*parts, OPTIONS).save_pretrained(tmp_path / "built")
+    stages = ("detokenizer", "align", "joint", "sft")
+    small = [f"{stage}.{key}" for stage in stages
+             for key in (f"data=[{data}]", "loop.batch_size=2", "loop.workers=0", "loop.parallel=ddp")]  # fmt: skip
+    command = ["train", "released", f"warm_start={tmp_path / 'built'}", "dtype=float32", "joint.compile=false", *small]
+    assert main([*command, "--dry-run", "--stages", ",".join(stages)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("frozen") == 4 and "two steps of every stage" in told
+
+    short = ["align.loop.steps=2", "align.loop.warmup=0", "align.loop.learning_rate=1e-2", "align.loop.sample_every=2"]
+    assert main([*command, *short, f"output={tmp_path / 'run'}", "--stages", "align"]) == 0
+    (measured,) = (json.loads(line) for line in (tmp_path / "run/align/validation.jsonl").read_text().splitlines())
+    assert measured["step"] == 2 and {"flow", "features", "language", "loss"} <= set(measured)
+    before, after = (limner.load(tmp_path / name, device="cpu", dtype="float32") for name in ("built", "run/model"))
+    new = dict(after.named_parameters())
+    assert new.keys() == dict(before.named_parameters()).keys(), "it has the layers it had, and no encoder of words"
+    moved = {name for name, p in before.named_parameters() if (p - new[name]).abs().max() > 1e-2 * p.abs().max()}
+    learned = ("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter")
+    assert moved and not {name for name in moved if not name.startswith(learned)}
+
+
 def test_what_cannot_be_joined_is_refused(tmp_path):
     llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
     for parts, said in (

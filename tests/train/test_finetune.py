@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
 
     def interrupted(*given):
         calls.append(given)
-        if len(calls) == 4:  # two steps of the trial, then the second of the run
+        if len(calls) == 10:  # eight steps of the trial, then the second of the run
             signal.raise_signal(signal.SIGTERM)
         return real(*given)
 

@@ -2,6 +2,7 @@
 
 import operator
 import signal
+from dataclasses import replace
 from functools import partial, reduce
 
 import pytest
@@ -18,7 +19,17 @@ from limner.train.flow_loss import grouped
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import JointStage, Trainee, compile_blocks, detokenizer_losses, freeze, joint_losses
+from limner.train.stages.joint import (
+    JointStage,
+    Trainee,
+    compile_blocks,
+    detokenizer_losses,
+    freeze,
+    joint_losses,
+    mixture,
+    validate,
+    validation_batch,
+)
 
 
 def problem():
@@ -154,8 +165,16 @@ def test_recipes_are_checked_key_by_key():
         load_recipe("tiny", ["joint.loop.stepz=7"])
     with pytest.raises(ValueError, match=r"joint\.loop\.steps must be of type int"):
         load_recipe("tiny", ["joint.loop.steps=many"])
-    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, tiny"):
+    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, released, tiny"):
         load_recipe("gigantic")
+
+
+def test_a_stage_keeps_its_own_defaults_beside_what_a_recipe_or_an_override_says():
+    plain = load_recipe("nano")
+    for recipe in (load_recipe("nano", ["align.data=[talks]", "align.loop.steps=3"]), load_recipe("released")):
+        assert recipe.align.data != plain.align.data
+        assert recipe.align.train == plain.align.train != recipe.joint.train and recipe.align.language_weight == 0
+    assert load_recipe("nano", ["detokenizer.flow_samples=1"]).detokenizer.train == ("detokenizer",)
 
 
 def test_drawings_are_paired_with_their_pictures_and_references():
@@ -186,6 +205,22 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     groups = grouped(made, latents, dropped={1})
     assert sorted(reduce(operator.iadd, (g.rows for g in groups), [])) == [0, 1, 2]
     assert all(len({tuple(map(len, [r])) for r in g.references}) == 1 for g in groups)
+
+
+def test_what_is_measured_has_some_of_every_source_or_is_a_set_of_its_own(data):
+    model = make_limner()
+    stage = JointStage(data=("world/draw:0.98", "world/describe:0.02"), loop=LoopConfig(batch_size=4))
+    batches = mixture(model, stage, 1)
+    batch = validation_batch(model, stage, batches, 2)
+    assert len(batch.sources) == 8 and set(batch.sources) == {0, 1}
+    trainee = Trainee(model.mllm, model.detokenizer)
+    best, values = validate(partial(joint_losses, trainee, stage, 0), batch)
+    assert best == values["flow"] > 0 and values == validate(partial(joint_losses, trainee, stage, 0), batch)[1]
+    own = validation_batch(model, replace(stage, validation=(str(data),)), batches, 2)
+    assert len(own.sources) == 8 and "zorp" in model.tokenizer.decode(own.stream.input_ids[0])
+    talk = validation_batch(model, replace(stage, validation=("world/describe",)), batches, 2)
+    best, values = validate(partial(joint_losses, trainee, stage, 0), talk)
+    assert best == values["loss"] and "flow" not in values, "where nothing is drawn"
 
 
 def test_flow_gradients_reach_the_queries_and_spare_the_frozen():

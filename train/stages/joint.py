@@ -6,8 +6,10 @@ eye's features of the picture to be drawn. `JointStage` adds the flow, whose gra
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from ...mllm.stream import StreamBatch, StreamModel, StreamOutput
 from ...mllm.vocabulary import Vocabulary
 from .. import parallel, pictures
 from ..data import JointBatch
-from ..datasets.mixture import Mixture, World, sources_of
+from ..datasets.mixture import Mixture, sources_of
 from ..flow_loss import draws, flow_losses, idle_losses
 from ..frozen import Frozen, Store, encoders
 from ..loop import LoopConfig, fit
@@ -53,6 +55,9 @@ class JointStage:
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
+    validation: tuple[str, ...] = ()
+    """Data sets whose losses are measured at every sample; without any they are those of ``data``, told and drawn another
+    time"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
     """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
     language_weight: float = 1.0
@@ -210,17 +215,38 @@ def joint_losses(
     return weighted(losses, weights)
 
 
-@torch.no_grad()
-def validation_flow(trainee: Trainee, stage: JointStage, encode_batch: JointBatch) -> float:
-    """Flow loss on a fixed batch with fixed times and noises: it tracks quality (SD3, section 5.3)."""
-    values = joint_losses(trainee, stage, 0, encode_batch, 0)
-    return float(values["flow"])
-
-
 def mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
-    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
-    sources = sources_of(stage.data, model.encoder, longest, stage.draw_share)
+    sources = sources_of(stage.data, model.encoder, longest(model), stage.draw_share)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
+
+
+def longest(model: Limner) -> int:
+    """Tokens that the backbone takes."""
+    return getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
+
+
+def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
+    """Twice as large as those of training, or larger: it has some of every source, however small its weight.
+
+    Raises ValueError for data sets that cannot be used.
+    """
+    sources = batches.weighted
+    if stage.validation:
+        sources = sources_of(stage.validation, model.encoder, longest(model), stage.draw_share)
+    size = max(2 * stage.loop.batch_size, 4 * len(sources))
+    whole = sum(weight for _, weight in sources)
+    lifted = [(source, max(weight / whole, 4 / size)) for source, weight in sources if weight]
+    return Mixture(lifted, model.encoder, size, seed, pool=1)(0)
+
+
+@torch.no_grad()
+def validate(
+    losses: Callable[[JointBatch, int], dict[str, Tensor]], batch: JointBatch
+) -> tuple[float, dict[str, float]]:
+    """What to keep the best checkpoint by, and all losses, of a fixed batch with fixed times and noises: the flow's, which
+    tracks quality (SD3, section 5.3), or all of it where nothing is drawn."""
+    values = {name: float(value) for name, value in losses(batch, 0).items()}
+    return values.get("flow", values["loss"]), values
 
 
 def freeze(trainee: Trainee, train: tuple[str, ...]) -> str:
@@ -292,18 +318,19 @@ def run_joint(
     batches = mixture(model, stage, seed + 3)
     if stage.precomputed:
         batches.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
-    fixed = Mixture([(World(), 1.0)], model.encoder, 2 * stage.loop.batch_size, seed + 2, pool=1)(0)
+    fixed = validation_batch(model, stage, batches, seed + 2)
+    form = detokenizer_losses if name == "detokenizer" else joint_losses
 
     def sample(step: int) -> float:
-        loss = validation_flow(trainee, stage, fixed)
-        (folder / "validation.jsonl").open("a").write(f'{{"step": {step}, "flow": {loss:.5f}}}\n')
+        training = model.mllm.llm.training
+        model.mllm.llm.eval()  # a backbone that checkpoints its layers keeps no cache while it trains
+        loss, values = validate(partial(form, trainee, stage, 0), fixed)
+        with (folder / "validation.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step} | {key: round(value, 5) for key, value in values.items()}) + "\n")
         with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
             replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
         pictures.sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
+        model.mllm.llm.train(training)
         return loss
 
-    fit(
-        name, trainee, batches,
-        partial(detokenizer_losses if name == "detokenizer" else joint_losses, trainee, stage, seed), stage.loop, folder,
-        sample,
-    )  # fmt: skip
+    fit(name, trainee, batches, partial(form, trainee, stage, seed), stage.loop, folder, sample)
