@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|train|finetune|distill|merge|data|precompute|build|convert``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|compare|train|finetune|distill|merge|data|precompute|…``."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--steps", type=int, help="sampling steps")
     evaluate.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16 (faster on a CPU), float32")
     evaluate.add_argument("--output", type=Path, default=Path("eval"), metavar="DIR")
+    compared = subparsers.add_parser("compare", help="two evaluations of the same questions, question by question")
+    compared.set_defaults(run=commands.run_compare)
+    compared.add_argument("before", type=Path, help="a folder of limner eval world")
+    compared.add_argument("after", type=Path, help="another one's, of other weights, an adapter or other steps")
     train = subparsers.add_parser("train", help="train a model from a recipe; interrupted runs go on")
     train.set_defaults(run=commands.run_train)
     train.add_argument("recipe", nargs="?", default="nano", help="a file of configs/recipe (default: nano)")

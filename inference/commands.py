@@ -171,6 +171,13 @@ def run_eval(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_compare(options: argparse.Namespace) -> int:
+    from ..train.evaluation.compare import compare
+
+    compare(options.before, options.after)
+    return 0
+
+
 def run_train(options: argparse.Namespace) -> int:
     try:
         from ..train import recipe

@@ -1,0 +1,71 @@
+"""``limner compare BEFORE AFTER``: two models' answers to the same questions, question by question.
+
+What an adapter, fewer steps or more training cost shows in a few questions of a measure; two rates beside each other, each
+with its own interval, hide it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import answers
+
+
+def compare(before: Path, after: Path) -> list[dict[str, Any]]:
+    """A row a measure that both folders of `limner eval world` hold, and one of all questions; prints them as a table.
+
+    Raises ValueError for folders without a measure in common, other questions, or another judge.
+    """
+    first, second = ({path.parent.name for path in folder.glob("*/score.json")} for folder in (before, after))
+    common = sorted(first & second)
+    if not common:
+        raise ValueError(f"{before} and {after} have no measure in common; both must be folders of limner eval world")
+    rows, differences = [], []
+    for name in common:
+        one, other = (told(folder / name) for folder in (before, after))
+        if one["asked"] != other["asked"] or one["seeds"] != other["seeds"]:
+            raise ValueError(
+                f"{name}: {before} and {after} were asked other questions; give both the same --limit and --seeds"
+            )
+        if one["judge"] != other["judge"]:
+            raise ValueError(f"{name}: {before} and {after} were judged by two judges; run limner eval on both again")
+        seeds, count = one["seeds"], len(one["right"]) // one["seeds"]
+        by_question = [
+            sum(other["right"][question::count]) / seeds - sum(one["right"][question::count]) / seeds
+            for question in range(count)
+        ]
+        rows.append(row(name, by_question))
+        differences += by_question
+    rows.append(row("all", differences))
+    print(f"{'what':28} {'change':>7}  {'95 % interval':17} {'lost':>5} {'won':>5} {'of':>6}")
+    for r in rows:
+        interval = f"{r['low']:+.3f} to {r['high']:+.3f}"
+        print(f"{r['name']:28} {r['change']:+7.3f}  {interval:17} {r['lost']:5} {r['won']:5} {r['n']:6}")
+    if left := sorted(first ^ second):
+        print(f"in one of them only: {', '.join(left)}")
+    return rows
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a measure was asked, and the score."""
+    score = json.loads((folder / "score.json").read_text())
+    return {"seeds": 1} | score | {"asked": [line["asked"] for line in answers.stored(folder)]}
+
+
+def row(name: str, differences: Sequence[float]) -> dict[str, Any]:
+    """Of each question's difference of shares right: their mean, questions lost and won, a 95 % interval.
+
+    The interval is Wald's after half a question more in each of the four cells of a paired table (Agresti and Min 2005,
+    Statistics in Medicine 24:729), which adds 0 to the sum of differences and 1 to that of their squares.
+    """
+    count = len(differences)
+    lost, won = (sum(d * sign > 0 for d in differences) for sign in (-1, 1))
+    total, squares = sum(differences), sum(d * d for d in differences) + 1
+    middle = total / (count + 2)
+    half = 1.96 * math.sqrt(squares - total * total / (count + 2)) / (count + 2)
+    return {"name": name, "change": total / count, "low": middle - half, "high": middle + half, "lost": lost, "won": won,
+            "n": count}  # fmt: skip
