@@ -56,6 +56,8 @@ class Recipe:
     warm_start: str = ""
     """A model folder to go on from; the stages before ``language`` are then its parts, of which the eye can be trained on
     (``--stages vision,language,joint``)."""
+    stages: tuple[str, ...] = ()
+    """That run where ``--stages`` names none; without any, those that make a model like nano"""
     device: str = "auto"
     dtype: str = "bfloat16"
     """Of the weights while training; the optimizer's masters are fp32 in any case."""
@@ -177,10 +179,13 @@ BESIDE = ("judge", "reader")
 
 
 def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The stages asked for, or those that make a model from nothing or from a warm start.
+    """The stages asked for, the recipe's own, or those that make a model from nothing or from a warm start.
 
-    Raises ValueError for one that a warm start has no use for.
+    Raises ValueError for one that there is not, and for one that a warm start has no use for.
     """
+    stages = stages or recipe.stages
+    if unknown := sorted(set(stages) - set(STAGES)):
+        raise ValueError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if not recipe.warm_start:
         return stages or FROM_NOTHING
     stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, *BESIDE))  # the eye only by name

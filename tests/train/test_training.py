@@ -18,7 +18,7 @@ from limner.train.datasets.mixture import Mixture, World
 from limner.train.flow_loss import grouped
 from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer, rate_at
-from limner.train.recipe import load_recipe
+from limner.train.recipe import chosen, load_recipe
 from limner.train.stages.joint import (
     JointStage,
     Trainee,
@@ -175,6 +175,18 @@ def test_a_stage_keeps_its_own_defaults_beside_what_a_recipe_or_an_override_says
         assert recipe.align.data != plain.align.data
         assert recipe.align.train == plain.align.train != recipe.joint.train and recipe.align.language_weight == 0
     assert load_recipe("nano", ["detokenizer.flow_samples=1"]).detokenizer.train == ("detokenizer",)
+
+
+def test_stages_are_those_asked_for_the_recipes_own_or_nanos():
+    released, nano = load_recipe("released"), load_recipe("nano")
+    assert chosen(released, None) == ("align", "joint", "sft") and chosen(released, ("sft",)) == ("sft",)
+    assert chosen(nano, None)[0] == "tokenizer" and chosen(nano, None)[-1] == "joint"
+    assert chosen(load_recipe("nano", ["warm_start=x"]), None) == ("language", "joint")
+    with pytest.raises(ValueError, match="brings its own tokenizer"):
+        chosen(load_recipe("released", ["stages=[tokenizer,joint]"]), None)
+    for recipe, asked in ((load_recipe("nano", ["stages=[joint,paint]"]), None), (nano, ("paint",))):
+        with pytest.raises(ValueError, match="no stage 'paint'; there are tokenizer"):
+            chosen(recipe, asked)
 
 
 def test_drawings_are_paired_with_their_pictures_and_references():
