@@ -187,4 +187,4 @@ def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
     finetune.finetune(model, data, tmp_path / "alone", finetune.load_config(quick))
     assert not seen, "a model other than nano replays nothing"
     finetune.finetune(model, data, tmp_path / "world", finetune.load_config([*quick, "replay=world"]))
-    assert len(seen) == 4 and all(len(rows) == 4 for rows in seen) and sum(map(sum, seen)) > 0
+    assert len(seen) == 10 and all(len(rows) == 4 for rows in seen) and sum(map(sum, seen)) > 0
