@@ -244,8 +244,7 @@ def run_data(options: argparse.Namespace) -> int:
     if options.what == "check":
         options.device = "cpu"
         model = loaded(options)
-        longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
-        report = check.check(readers.read(options.data), model.encoder, longest)
+        report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
         print(report.table())
         report.require()
         return 0
@@ -288,8 +287,7 @@ def run_precompute(options: argparse.Namespace) -> int:
 
     model = loaded(options)
     model.to(model.stored_dtype)
-    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
-    report = check.check(readers.read(options.data), model.encoder, longest)
+    report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
     print(report.table())
     report.require()
     count = precompute(model, report.examples, options.output)

@@ -266,9 +266,9 @@ class Limner(nn.Module):
             )
             for m in batch
         ]
-        limit = getattr(self.mllm.llm.config, "max_position_embeddings", None)
+        limit = self.mllm.longest
         longest = max(len(e.input_ids) for e in encoded)
-        if limit and longest + decoding.max_new_tokens > limit:
+        if longest + decoding.max_new_tokens > limit:
             raise ValueError(
                 f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"

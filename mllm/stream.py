@@ -121,6 +121,11 @@ class StreamModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.queries.weight.dtype
 
+    @property
+    def longest(self) -> int:
+        """Tokens that the backbone takes; where its config tells no number, more than any conversation has."""
+        return getattr(self.llm.config, "max_position_embeddings", None) or 10**9
+
     def see(self, eye_features: Tensor, view_positions: Tensor | None) -> Tensor:
         """The eye's features (views, patches, eye width) to the stream's (views, image_tokens, width)."""
         tokens = self.input_resampler(eye_features.to(self.dtype))

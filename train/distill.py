@@ -186,8 +186,8 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         if prompts:
             draw_samples(model, prompts, config.seed, output / "samples/teacher.png",
                          num_inference_steps=config.teacher_steps, guidance_scale=scale)  # fmt: skip
-    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
-    sources = [(Drawings(source), weight) for source, weight in sources_of(config.data, model.encoder, longest, 1.0)]
+    given = sources_of(config.data, model.encoder, model.mllm.longest, 1.0)
+    sources = [(Drawings(source), weight) for source, weight in given]
     make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
     trainee = prepared(model, config)
     trained = sum(p.numel() for p in trainee.parameters() if p.requires_grad)

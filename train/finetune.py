@@ -121,8 +121,7 @@ def finetune(
     if model.adapters.given:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     print(f"checking {data}", flush=True)
-    longest = getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
-    report = check.check(readers.read(data), model.encoder, longest)
+    report = check.check(readers.read(data), model.encoder, model.mllm.longest)
     print(report.table(), flush=True)
     report.require()
     with model.adapters.aside(), as_it_was(model, NAME):

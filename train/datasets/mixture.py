@@ -111,8 +111,7 @@ class Mixture:
         least = 2 / (pool * batch_size)  # less would not come once a pool
         if any(weight / whole < least for _, weight in sources):
             raise ValueError(f"weights {[weight for _, weight in sources]}: each share must be at least {least:.3f}")
-        self.weighted = list(sources)
-        self.sources = [source for source, _ in sources]
+        self.sources, self.weights = zip(*sources, strict=True)
         self.upto = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
         self.encoder, self.batch_size, self.seed, self.pool = encoder, batch_size, seed, pool
         self.keys = False

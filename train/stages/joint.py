@@ -216,13 +216,8 @@ def joint_losses(
 
 
 def mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
-    sources = sources_of(stage.data, model.encoder, longest(model), stage.draw_share)
+    sources = sources_of(stage.data, model.encoder, model.mllm.longest, stage.draw_share)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
-
-
-def longest(model: Limner) -> int:
-    """Tokens that the backbone takes."""
-    return getattr(model.mllm.llm.config, "max_position_embeddings", None) or 10**9
 
 
 def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
@@ -230,9 +225,9 @@ def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: i
 
     Raises ValueError for data sets that cannot be used.
     """
-    sources = batches.weighted
+    sources = list(zip(batches.sources, batches.weights, strict=True))
     if stage.validation:
-        sources = sources_of(stage.validation, model.encoder, longest(model), stage.draw_share)
+        sources = sources_of(stage.validation, model.encoder, model.mllm.longest, stage.draw_share)
     size = max(2 * stage.loop.batch_size, 4 * len(sources))
     whole = sum(weight for _, weight in sources)
     lifted = [(source, max(weight / whole, 4 / size)) for source, weight in sources if weight]
