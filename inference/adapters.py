@@ -322,6 +322,8 @@ def scale(module: nn.Module, name: str, weight: float) -> None:
     for layer in module.modules():
         if isinstance(layer, LoraLayer) and name in layer.scaling:
             layer.set_scale(name, weight)
+            # peft computes what weighs nothing too; its own switch, `enable_adapters`, would change what learns
+            layer._disable_adapters = not any(layer.scaling.values())
 
 
 def tied(llm: nn.Module) -> bool:

@@ -6,8 +6,10 @@ samples divided by counts over all ranks, so that their sum over the ranks is wh
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -53,11 +55,19 @@ def start() -> torch.device | None:
     cuda = torch.cuda.is_available()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
+        atexit.register(_leave)
     if not cuda:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     torch.cuda.set_device(device)
     return device
+
+
+def _leave() -> None:
+    """The group's threads end before the interpreter does: one that comes back to it afterwards aborts the process. After a
+    crash nobody waits for what the others will not send any more."""
+    if dist.is_initialized() and not hasattr(sys, "last_value"):
+        dist.destroy_process_group()
 
 
 def total(value: float) -> float:

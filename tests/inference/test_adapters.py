@@ -65,6 +65,28 @@ def test_a_fresh_adapter_changes_nothing(model, tmp_path):
     assert gap(before, outputs(model)) == 0
 
 
+def test_one_that_rests_while_it_trains_is_not_computed(model):
+    """The base again bit for bit, at the base's cost, and what learns still does."""
+    before = outputs(model)
+    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    learns = {n for n, p in trainee.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in trainee.named_parameters():
+            if f".lora_B.{NAME}." in name:
+                parameter.add_(0.1)
+    now = outputs(model)
+    assert gap(before, now) > 0.01
+    computed = []
+    loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{NAME}")]
+    hooks = [m.register_forward_hook(lambda *_: computed.append(1)) for m in loras]
+    with model.adapters.resting(NAME):
+        assert gap(before, outputs(model)) == 0 and not computed
+    assert gap(now, outputs(model)) == 0 and len(computed) == len(loras) > 10
+    assert {n for n, p in trainee.named_parameters() if p.requires_grad} == learns
+    for hook in hooks:
+        hook.remove()
+
+
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
     state = {k: v.clone() for k, v in model.state_dict().items()}
     before, drawn = outputs(model), pixels(model)

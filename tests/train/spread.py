@@ -1,5 +1,6 @@
 """One process of a distributed run, launched by `test_parallel.py`: trains a tiny model and notes its losses."""
 
+import atexit
 import json
 import sys
 from functools import partial
@@ -41,6 +42,8 @@ def batch(encoder, step: int):
 
 def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> None:
     torch.set_num_threads(1)
+    at_the_end = folder / f"joined-{parallel.rank()}"
+    atexit.register(lambda: at_the_end.write_text(str(torch.distributed.is_initialized())))
     parallel.start()
     model = make_limner(shapes=SHAPES, prompt_tokens=4)
     trainee = Trainee(model.mllm, model.detokenizer, align=True)

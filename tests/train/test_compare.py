@@ -41,6 +41,21 @@ def test_what_was_lost_and_won(tmp_path, capsys):
     assert (rows["all"]["lost"], rows["all"]["won"], rows["all"]["n"]) == (4, 1, 12)
 
 
+def test_geneval_s_prompts_are_compared_by_category(tmp_path):
+    """Four pictures of each; a folder says itself what was asked."""
+    for name, first in (("before", [True, True, False, False]), ("after", [True, True, True, True])):
+        for number, tag in ((0, "colors"), (7, "colors"), (12, "counting")):
+            (tmp_path / name / f"{number:05d}").mkdir(parents=True)
+            (tmp_path / name / f"{number:05d}" / "metadata.jsonl").write_text(json.dumps({"tag": tag}) + "\n")
+        right = {0: first, 7: [True] * 4, 12: first[::-1]}
+        (tmp_path / name / "results.json").write_text(json.dumps({"judge": "j", "right": right}))
+    rows = {row["name"]: row for row in compare(tmp_path / "before", tmp_path / "after")}
+    assert rows["colors"] | {"low": 0, "high": 0} == {
+        "name": "colors", "change": 0.25, "low": 0, "high": 0, "lost": 0, "won": 1, "n": 2,
+    }  # fmt: skip
+    assert rows["counting"]["change"] == 0.5 and rows["all"]["n"] == 3
+
+
 def test_nothing_is_compared_that_differs_otherwise(tmp_path, capsys):
     base = tmp_path / "base"
     measured(base, "describe", [True, False])

@@ -8,6 +8,7 @@ from PIL import Image
 import limner
 from limner.inference import cli
 from limner.train.evaluation import geneval
+from limner.train.evaluation.compare import compare
 from limner.train.evaluation.judge import Detection, Verdict
 from limner.train.world import held_out
 from limner.train.world.scene import Scene
@@ -91,6 +92,9 @@ def test_folders_are_geneval_s_and_a_cut_run_goes_on(tmp_path, capsys):
     assert results is None  # the first part's is missing again
     results = geneval.evaluate(model, tmp_path, **options)
     assert drawn[0].stat().st_mtime_ns == kept and results["prompts"] == 6
+    assert set(compare(tmp_path, tmp_path)[-1].items()) >= {("change", 0.0), ("n", 6)}
+    with pytest.raises(ValueError, match="holds answers with steps 1, this is 2; choose another folder"):
+        geneval.evaluate(model, tmp_path, limit=1, steps=2)
     folder = tmp_path / "00000"
     assert json.loads((folder / "metadata.jsonl").read_text())["tag"] == "single_object"
     assert [p.name for p in sorted((folder / "samples").iterdir())] == [f"{i:04d}.png" for i in range(4)]

@@ -23,6 +23,8 @@ def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, op
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
+    # a process that ends while its group is up may be aborted by one of the group's threads
+    assert [(folder / f"joined-{rank}").read_text() for rank in range(processes)] == ["False"] * processes
     return json.loads((folder / f"losses-{processes}-{kind}.json").read_text())
 
 

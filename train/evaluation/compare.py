@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,26 @@ from . import answers
 
 
 def compare(before: Path, after: Path) -> list[dict[str, Any]]:
-    """A row a measure that both folders of `limner eval world` hold, and one of all questions; prints them as a table.
+    """A row a measure that both folders of `limner eval` hold, and one of all questions; prints them as a table.
 
     Raises ValueError for folders without a measure in common, other questions, or another judge.
     """
-    first, second = ({path.parent.name for path in folder.glob("*/score.json")} for folder in (before, after))
-    common = sorted(first & second)
+    first, second = told(before), told(after)
+    common = [name for name in first if name in second]
     if not common:
-        raise ValueError(f"{before} and {after} have no measure in common; both must be folders of limner eval world")
+        raise ValueError(
+            f"{before} and {after} have no measure in common; both must be folders of limner eval, of one suite"
+        )
     rows, differences = [], []
     for name in common:
-        one, other = (told(folder / name) for folder in (before, after))
-        if one["asked"] != other["asked"] or one["seeds"] != other["seeds"]:
+        one, other = first[name], second[name]
+        if one.asked != other.asked or one.seeds != other.seeds:
             raise ValueError(
                 f"{name}: {before} and {after} were asked other questions; give both the same --limit and --seeds"
             )
-        if one["judge"] != other["judge"]:
+        if one.judge != other.judge:
             raise ValueError(f"{name}: {before} and {after} were judged by two judges; run limner eval on both again")
-        seeds, count = one["seeds"], len(one["right"]) // one["seeds"]
-        by_question = [
-            sum(other["right"][question::count]) / seeds - sum(one["right"][question::count]) / seeds
-            for question in range(count)
-        ]
+        by_question = [b - a for a, b in zip(one.shares(), other.shares(), strict=True)]
         rows.append(row(name, by_question))
         differences += by_question
     rows.append(row("all", differences))
@@ -45,15 +44,44 @@ def compare(before: Path, after: Path) -> list[dict[str, Any]]:
     for r in rows:
         interval = f"{r['low']:+.3f} to {r['high']:+.3f}"
         print(f"{r['name']:28} {r['change']:+7.3f}  {interval:17} {r['lost']:5} {r['won']:5} {r['n']:6}")
-    if left := sorted(first ^ second):
+    if left := sorted(first.keys() ^ second.keys()):
         print(f"in one of them only: {', '.join(left)}")
     return rows
 
 
-def told(folder: Path) -> dict[str, Any]:
-    """What a measure was asked, and the score."""
-    score = json.loads((folder / "score.json").read_text())
-    return {"seeds": 1} | score | {"asked": [line["asked"] for line in answers.stored(folder)]}
+@dataclass
+class Measured:
+    """The answers to a measure's questions, all of them with the first seed, then with the second, …"""
+
+    asked: list[Any]
+    right: list[bool]
+    seeds: int
+    judge: str
+
+    def shares(self) -> list[float]:
+        """Of each question's answers, how many are right."""
+        count = len(self.right) // self.seeds
+        return [sum(self.right[question::count]) / self.seeds for question in range(count)]
+
+
+def told(folder: Path) -> dict[str, Measured]:
+    """What a folder of `limner eval world` or `limner eval geneval` holds, by measure."""
+    found = {}
+    for path in sorted(folder.glob("*/score.json")):
+        score = json.loads(path.read_text())
+        asked = [line["asked"] for line in answers.stored(path.parent)]
+        found[path.parent.name] = Measured(asked, score["right"], score.get("seeds", 1), score["judge"])
+    results = folder / "results.json"
+    scored = json.loads(results.read_text()) if results.exists() else {}
+    by_tag: dict[str, list[str]] = {}
+    for number in scored.get("right", ()):  # GenEval's prompts
+        tag = json.loads((folder / f"{int(number):05d}" / "metadata.jsonl").read_text())["tag"]
+        by_tag.setdefault(tag, []).append(number)
+    for tag, numbers in by_tag.items():
+        seeds = zip(*(scored["right"][number] for number in numbers), strict=True)
+        right = [good for seed in seeds for good in seed]
+        found[tag] = Measured(numbers, right, len(right) // len(numbers), scored["judge"])
+    return found
 
 
 def row(name: str, differences: Sequence[float]) -> dict[str, Any]:

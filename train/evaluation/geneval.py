@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from ...inference.adapters import digest
 from ...inference.model import Limner
 from .. import pictures
 from ..world import held_out, sampling
@@ -26,7 +27,7 @@ from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
 from .measures import BATCH, WORDS
 from .scores import Score, wilson
-from .world import JUDGE, checked
+from .world import JUDGE, checked, same_model
 
 SAMPLES = 4
 """Pictures a prompt, with seeds 0 to 3"""
@@ -122,10 +123,13 @@ def evaluate(
     """Draw, then score once every picture is there: ``results.json``, ``table.txt``, ``sheet.png``, ``index.html``.
 
     ``part`` (i, n) draws every n-th prompt from the i-th on and scores nothing while others still draw; returns None then.
-    Raises ValueError for a negative limit, a part that is none, or where the judge is missing.
+    Raises ValueError for a negative limit, a part that is none, a folder with another model's pictures or other settings, or
+    where the judge is missing.
     """
     index, parts = checked(limit, part)
     judge = Judge.from_pretrained(JUDGE)
+    dtype = str(model.mllm.dtype).removeprefix("torch.")
+    same_model(output, {"model": model.name, "dtype": dtype, "steps": steps, "weights": digest(model)})
     chosen = prompts(limit)
     draw(model, output, chosen[index::parts], steps)
     waiting = sum(not sample(output, prompt, seed).exists() for prompt in chosen for seed in range(SAMPLES))
@@ -165,6 +169,7 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
     results = {
         "model": name, "prompts": len(chosen), "overall": sum(means) / len(means), "prompts_in_the_world": len(known),
         "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores), "scores": scores,
+        "judge": digest(judge), "right": {prompt.number: right[prompt.number] for prompt in chosen},
     }  # fmt: skip
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     lines = [f"{'what':16} {'rate':>6}  {'95 % interval':15} {'pictures':>8}  {'in the world':>12} {'rate':>6} {'best of 4':>9} "
