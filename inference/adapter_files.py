@@ -84,3 +84,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def read_config(path: Path) -> Any:
+    """peft's `LoraConfig`. Raises ValueError for a file that is missing or that this peft does not understand."""
+    import peft
+
+    try:
+        return peft.LoraConfig(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:  # a newer peft has options that this one lacks
+        raise ValueError(f"{path} cannot be read by peft {peft.__version__}: {error}") from error

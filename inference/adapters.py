@@ -7,7 +7,6 @@ with the differences of parameters that were trained whole, and ``limner_adapter
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detokenizer.mmdit import MMDiT
-from .adapter_files import lora_state, read_card, read_tensors
+from .adapter_files import lora_state, read_card, read_config, read_tensors
 
 if TYPE_CHECKING:
     from .model import Limner
@@ -97,7 +96,7 @@ class Adapters:
 
     def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, shipped: bool = False) -> str:
         """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
-        from peft import LoraConfig, set_peft_model_state_dict
+        from peft import set_peft_model_state_dict
 
         folder = Path(folder)
         card = read_card(folder)
@@ -115,7 +114,7 @@ class Adapters:
         extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
         self.check_extra(extra, folder)
         for part, state in states.items():
-            config = LoraConfig(**json.loads((folder / part / "adapter_config.json").read_text()))
+            config = read_config(folder / part / "adapter_config.json")
             try:
                 self.add_lora(name, part, config)
                 own = {key.removeprefix("base_model."): value for key, value in state.items()}

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, set_peft_model_state_dict
 from torch import Tensor
 
 from ..detokenizer import flow
@@ -53,6 +53,8 @@ class DistillConfig:
     """The teacher's; None takes the model's own"""
     rank: int = 32
     alpha: float = 32.0
+    warm_start: str = ""
+    """Folder of an earlier student, of this rank and base, to go on from"""
     data: tuple[str, ...] = ("world",)
     """Whose requests are drawn; its pictures are not looked at, but for those that a request shows"""
     seed: int = 0
@@ -180,6 +182,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     if not config.loop.learning_rate:
         config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
+    start = earlier(Path(config.warm_start), model, config) if config.warm_start else {}
     run, first = output / "run", parallel.rank() == 0
     if first:
         same_run(run, {"base": model.adapters.fingerprint, "config": asdict(config)})
@@ -190,6 +193,8 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     sources = [(Drawings(source), weight) for source, weight in given]
     make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
     trainee = prepared(model, config)
+    if start:
+        set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=NAME)
     trained = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
     ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
     print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
@@ -217,6 +222,21 @@ def prepared(model: Limner, config: DistillConfig) -> Trainee:
     for name, parameter in model.detokenizer.named_parameters():
         parameter.requires_grad_(f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name)
     return trainee
+
+
+def earlier(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Tensor]:
+    """LoRA weights of an earlier student. Raises ValueError for a folder that holds none, one of another base, rank or alpha."""
+    adapter = adapter_files.read_card(folder)
+    made = adapter["made"]
+    if adapter["base_fingerprint"] != model.adapters.fingerprint or "student_steps" not in made:
+        raise ValueError(f"warm_start: {folder} holds no student of this model, {model.name!r}")
+    for name in ("rank", "alpha"):
+        if made["config"][name] != getattr(config, name):
+            raise ValueError(
+                f"warm_start: {folder} has {name} {made['config'][name]}, this run {getattr(config, name)}"
+            )
+    weights = adapter_files.read_tensors(folder / "mmdit" / "adapter_model.safetensors")
+    return {key.removeprefix("base_model."): value for key, value in weights.items()}
 
 
 def card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:

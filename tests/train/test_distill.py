@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers import make_limner
 from limner.detokenizer import flow, samplers
@@ -131,6 +132,23 @@ def test_a_stopped_run_goes_on_to_the_same_student(data, tmp_path, monkeypatch):
     run(tmp_path / "cut")
     a, b = ((tmp_path / f / "mmdit/adapter_model.safetensors").read_bytes() for f in ("whole", "cut"))
     assert a == b
+
+
+def test_a_student_goes_on_from_an_earlier_one(data, tmp_path):
+    """Before its first step it is the earlier one; another rank, another base and other adapters are refused."""
+    model, options = make_limner(), [*QUICK, f"data=[{data}]"]
+    first = distill(model, tmp_path / "first", load_config(options))
+    options.append(f"warm_start={first}")
+    again = distill(model, tmp_path / "again", load_config([*options, "loop.steps=1", "loop.learning_rate=1e-12"]))
+    on = distill(model, tmp_path / "on", load_config(options))
+    weights = [load_file(folder / "mmdit/adapter_model.safetensors") for folder in (first, again, on)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+    with pytest.raises(ValueError, match="has rank 2, this run 4"):
+        distill(model, tmp_path / "no", load_config([*options, "rank=4"]))
+    with pytest.raises(ValueError, match="holds no student of this model"):
+        distill(make_limner(seed=5), tmp_path / "no", load_config(options))
+    assert not (tmp_path / "no").exists()
 
 
 def test_only_conversations_that_draw_are_taken():
