@@ -64,6 +64,10 @@ def main() -> None:
     model = limner.load(sys.argv[2] if len(sys.argv) > 2 else "nano", device="cpu")
     for name, asked in (("drawings", PROMPTS), ("said", SAID), ("signs", SIGNS)):
         drawn(model, asked, folder / f"{name}.png")
+    if model.student_steps:  # the teacher's above, the student's below
+        ways = (model.defaults.num_inference_steps, model.student_steps)
+        rows = [model.draw(list(PROMPTS[:8]), seed=list(range(8)), num_inference_steps=steps) for steps in ways]
+        sheet([reply.images[0] for row in rows for reply in row], 8, folder / "student.png")
     pictures = []
     for seed, (shown, words) in enumerate(given()):
         content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": words}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 CARD = "limner_adapter.json"
 FORMAT = 1
-TARGETS = {"llm": "all-linear", "mmdit": r"blocks\.\d+\.(image|context)\.(qkv|out|mlp\.[02])"}
+STREAMS = ("image", "context")
+"""Of an MM-DiT's blocks"""
+
+
+def mmdit_targets(streams: Sequence[str] = STREAMS) -> str:
+    return rf"blocks\.\d+\.({'|'.join(streams)})\.(qkv|out|mlp\.[02])"
+
+
+TARGETS = {"llm": "all-linear", "mmdit": mmdit_targets()}
 """What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
 
 

@@ -34,13 +34,14 @@ def load(
     if offload and bits is not None:
         raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
     folder = place(model) or from_hub(str(model))
-    loaded = settle(Limner.from_pretrained(folder), device, dtype)
+    loaded = Limner.from_pretrained(folder)
+    if bits is None and (folder / STUDENT).exists():
+        loaded.adapters.load(folder / STUDENT, shipped=True)
+    settle(loaded, device, dtype)
     if bits is not None:
         from .quantize import quantize
 
         quantize(loaded, bits)
-    elif (folder / STUDENT).exists():
-        loaded.adapters.load(folder / STUDENT, shipped=True)
     if offload:
         loaded.resting = Resting(loaded)
     return loaded

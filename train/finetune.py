@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
 from ..inference import adapter_files
-from ..inference.adapter_files import TARGETS
+from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
 from . import parallel, pictures
@@ -32,8 +33,8 @@ from .stages.joint import JointStage, Trainee, in_model, joint_losses
 from .strict import overridden
 from .world.talk import PLANNED
 
-CHANGES = ("edit", "follow_up")
-"""Of nano's world half of what is replayed: what pictures are made of earlier ones is forgotten first, as captioned pictures
+CHANGES = ("edit", "follow_up", "describe", "story")
+"""Of nano's world half of what is replayed: what is said and made of earlier pictures is forgotten first, as captioned pictures
 have none before them."""
 BARE = 0.25
 """Share of what is replayed, at least, that is drawn without its words: there all of it is the base's (`joint_losses`)"""
@@ -43,10 +44,14 @@ NAME = "new"
 
 @dataclass
 class FinetuneConfig:
-    rank: int = 16
-    alpha: float = 16.0
+    rank: int = 32
+    alpha: float = 32.0
     parts: tuple[str, ...] = ("llm", "mmdit")
     """What gets LoRA."""
+    streams: tuple[str, ...] = ()
+    """Of the MM-DiT, the streams that get it. The context's alone can tell what is new from what is known: what is drawn of
+    other words stays as it was. The image's too learn more, such as a style. () is context where something is replayed, so
+    that it is kept, else both"""
     extra: tuple[str, ...] = ("queries", "boi")
     """Small parts trained whole: queries, boi, input_resampler, output_resampler, adapter."""
     draw_share: float = 0.8
@@ -58,7 +63,7 @@ class FinetuneConfig:
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
     it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
-    replay_weight: float = 7.0
+    replay_weight: float = 6.0
     """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
     stay so"""
     seed: int = 0
@@ -69,18 +74,18 @@ class FinetuneConfig:
     joint: JointStage = field(
         default_factory=lambda: JointStage(
             density_mean=0.3,
-            loop=LoopConfig(steps=500, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
+            loop=LoopConfig(steps=540, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
                             save_every=100, sample_every=0),
         )
     )  # fmt: skip
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
 
     def __post_init__(self) -> None:
-        self.parts, self.extra = tuple(self.parts), tuple(self.extra)
-        for given, known, what in ((self.parts, TARGETS, "parts"), (self.extra, EXTRA, "extra")):
-            unknown = sorted(set(given) - set(known))
+        self.parts, self.streams, self.extra = tuple(self.parts), tuple(self.streams), tuple(self.extra)
+        for name, known in (("parts", TARGETS), ("streams", STREAMS), ("extra", EXTRA)):
+            unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
-                raise ValueError(f"{what}: no part {unknown[0]!r}; there are {', '.join(known)}")
+                raise ValueError(f"{name}: no {unknown[0]!r}; there are {', '.join(known)}")
         if self.replay not in ("auto", "world", "none"):
             raise ValueError(f"replay is {self.replay!r}; it can be auto, world or none")
         for name, low, high in (("draw_share", 0, 1), ("replay_share", 0, 0.95)):
@@ -159,7 +164,7 @@ def _train(
           f"whole: {', '.join(config.extra) or 'nothing'}", flush=True)  # fmt: skip
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
     sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
-    if config.replay == "world" or (config.replay == "auto" and model.name == "nano"):
+    if replays(model, config):
         stage = replace(stage, context_dropout=max(stage.context_dropout, BARE))
         half = config.replay_share / 2
         sources = [(sources[0][0], 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
@@ -210,13 +215,20 @@ def adapted_losses(
     return joint_losses(trainee, stage, seed, batch, step, kept)
 
 
+def replays(model: Limner, config: FinetuneConfig) -> bool:
+    """Whether what the base knows is mixed in."""
+    return config.replay == "world" or (config.replay == "auto" and model.name == "nano")
+
+
 def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, Tensor]]:
     """The trainee with only the adapter requiring a gradient, and the extras' values before (fp32)."""
     owner: Adapters = model.adapters
     trainee = Trainee(model.mllm, model.detokenizer)
     trainee.requires_grad_(False)
+    streams = config.streams or (("context",) if replays(model, config) else STREAMS)
     for part in config.parts:
-        owner.add_lora(NAME, part, lora_config(part, config))
+        targets = mmdit_targets(streams) if part == "mmdit" else TARGETS[part]
+        owner.add_lora(NAME, part, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
     owner.prepare_extra(config.extra)
     owner.add(NAME, Adapter(1.0, config.parts))
     start = {}
@@ -227,12 +239,6 @@ def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, 
             start[name] = parameter.detach().float().clone()
             owner.base[name] = parameter.detach().clone()
     return trainee, start
-
-
-def lora_config(part: str, config: FinetuneConfig) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS[part])
 
 
 def same_run(folder: Path, settings: dict[str, Any]) -> None:
@@ -248,8 +254,8 @@ def same_run(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def learning_rate(width: int) -> float:
-    """2e-4 at a width of 4096, larger for narrower backbones (by the root of their ratio)."""
-    return 2e-4 * (4096 / width) ** 0.5
+    """2e-4 at a width of 4096, larger for narrower backbones: 1.3e-3 at nano's 256, both found by trying, and a power between."""
+    return round(2e-4 * (4096 / width) ** 0.675, 5)
 
 
 def precision(model: Limner, wanted: str) -> torch.dtype:

@@ -108,6 +108,21 @@ def test_from_python(data, tmp_path):
         make_limner().finetune(data, tmp_path / "out2", rnk=2)
 
 
+def test_what_is_known_is_kept_by_leaving_the_image_stream_alone():
+    """Where something is replayed; else LoRA has both streams, and what is named is what gets it."""
+    for replay, streams, expected in (
+        ("none", [], {"image", "context"}),
+        ("world", [], {"context"}),
+        ("world", ["image"], {"image"}),
+        ("world", ["image", "context"], {"image", "context"}),
+    ):
+        config = load_config(["rank=2", f"replay={replay}", f"streams={streams}"])
+        trainee, _ = module.prepared(make_limner(), config)
+        learns = [n for n, p in trainee.named_parameters() if p.requires_grad and ".mmdit." in n]
+        assert {name.split(".blocks.")[1].split(".")[1] for name in learns} == expected
+        assert any(n.startswith("stream.llm") and p.requires_grad for n, p in trainee.named_parameters())
+
+
 def test_options_are_checked():
     assert load_config(["rank=4"]).rank == 4
     assert load_config([]).planned is None and load_config(["planned=0.5"]).planned == 0.5
@@ -115,8 +130,9 @@ def test_options_are_checked():
         (["rnk=4"], "unknown key 'rnk'"),
         (["rank=many"], "rank must be of type int"),
         (["rank=0"], "rank is 0"),
-        (["parts=[llm,eye]"], "no part 'eye'; there are llm, mmdit"),
-        (["extra=[all]"], "no part 'all'"),
+        (["parts=[llm,eye]"], "parts: no 'eye'; there are llm, mmdit"),
+        (["streams=[text]"], "streams: no 'text'; there are image, context"),
+        (["extra=[all]"], "extra: no 'all'"),
         (["replay=photos"], "replay is 'photos'"),
         (["draw_share=2"], "draw_share is 2"),
         (["planned=2"], "planned is 2"),
