@@ -131,6 +131,7 @@ def test_options_are_checked():
         (["rank=many"], "rank must be of type int"),
         (["rank=0"], "rank is 0"),
         (["parts=[llm,eye]"], "parts: no 'eye'; there are llm, mmdit"),
+        (["streams=[image]", "parts=[llm]"], "streams is image; they are of the MM-DiT"),
         (["streams=[text]"], "streams: no 'text'; there are image, context"),
         (["extra=[all]"], "extra: no 'all'"),
         (["replay=photos"], "replay is 'photos'"),
