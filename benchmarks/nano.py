@@ -17,7 +17,6 @@ from limner.inference.model import Limner  # noqa: F401
 
 
 def main() -> None:
-
     start = time.perf_counter()
     model = limner.load("nano", device="cpu")
     loading = time.perf_counter() - start

@@ -94,6 +94,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
+def read_lora(folder: Path, part: str) -> dict[str, Tensor]:
+    """The LoRA weights of a part, keyed as `lora_state` has them. Raises ValueError as `read_tensors` does."""
+    weights = read_tensors(folder / part / "adapter_model.safetensors")
+    return {key.removeprefix("base_model."): value for key, value in weights.items()}
+
+
 def read_config(path: Path) -> Any:
     """peft's `LoraConfig`. Raises ValueError for a file that is missing or that this peft does not understand."""
     import peft

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detokenizer.mmdit import MMDiT
-from .adapter_files import lora_state, read_card, read_config, read_tensors
+from .adapter_files import lora_state, read_card, read_config, read_lora, read_tensors
 
 if TYPE_CHECKING:
     from .model import Limner
@@ -110,14 +110,13 @@ class Adapters:
                 f"{folder} is an adapter for {card['base']!r} (weights {card['base_fingerprint'][:12]}), "
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
-        states = {part: read_tensors(folder / part / "adapter_model.safetensors") for part in card["parts"]}
+        configs = {part: read_config(folder / part / "adapter_config.json") for part in card["parts"]}
+        states = {part: read_lora(folder, part) for part in card["parts"]}
         extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
         self.check_extra(extra, folder)
-        for part, state in states.items():
-            config = read_config(folder / part / "adapter_config.json")
+        for part, own in states.items():
             try:
-                self.add_lora(name, part, config)
-                own = {key.removeprefix("base_model."): value for key, value in state.items()}
+                self.add_lora(name, part, configs[part])
                 expected = lora_state(self.tuners[part], name)
                 wrong = sorted(k for k in own.keys() | expected.keys()
                                if k not in own or k not in expected or own[k].shape != expected[k].shape)  # fmt: skip

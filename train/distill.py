@@ -235,8 +235,7 @@ def earlier(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Ten
             raise ValueError(
                 f"warm_start: {folder} has {name} {made['config'][name]}, this run {getattr(config, name)}"
             )
-    weights = adapter_files.read_tensors(folder / "mmdit" / "adapter_model.safetensors")
-    return {key.removeprefix("base_model."): value for key, value in weights.items()}
+    return adapter_files.read_lora(folder, "mmdit")
 
 
 def card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:

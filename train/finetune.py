@@ -227,9 +227,10 @@ def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, 
     owner: Adapters = model.adapters
     trainee = Trainee(model.mllm, model.detokenizer)
     trainee.requires_grad_(False)
-    streams = config.streams or (("context",) if replays(model, config) else STREAMS)
+    if "mmdit" in config.parts and not config.streams:
+        config.streams = ("context",) if replays(model, config) else STREAMS
     for part in config.parts:
-        targets = mmdit_targets(streams) if part == "mmdit" else TARGETS[part]
+        targets = mmdit_targets(config.streams) if part == "mmdit" else TARGETS[part]
         owner.add_lora(NAME, part, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
     owner.prepare_extra(config.extra)
     owner.add(NAME, Adapter(1.0, config.parts))

@@ -210,10 +210,14 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
     save_file({k: v for k, v in state.items() if k != key}, broken / "llm/adapter_model.safetensors")
     with pytest.raises(ValueError, match="weights that do not fit"):
         model.load_adapter(broken)
-    config = json.loads((broken / "llm/adapter_config.json").read_text())
-    (broken / "llm/adapter_config.json").write_text(json.dumps(config | {"from_a_newer_peft": 1}))
+    state = load_file(folder / "llm/adapter_model.safetensors")
+    save_file(state, broken / "llm/adapter_model.safetensors")
+    config = (broken / "mmdit/adapter_config.json").read_text()
+    (broken / "mmdit/adapter_config.json").write_text(json.dumps(json.loads(config) | {"from_a_newer_peft": 1}))
     with pytest.raises(ValueError, match=r"adapter_config\.json cannot be read by peft .*from_a_newer_peft"):
         model.load_adapter(broken)
+    assert not any("lora" in k for k in model.state_dict()), "the part before it was taken off again"
+    (broken / "mmdit/adapter_config.json").write_text(config)
     (broken / "llm/adapter_model.safetensors").write_bytes(b"\x10")
     with pytest.raises(ValueError, match="cannot be read"):
         model.load_adapter(broken)

@@ -120,6 +120,7 @@ def test_what_is_known_is_kept_by_leaving_the_image_stream_alone():
         trainee, _ = module.prepared(make_limner(), config)
         learns = [n for n, p in trainee.named_parameters() if p.requires_grad and ".mmdit." in n]
         assert {name.split(".blocks.")[1].split(".")[1] for name in learns} == expected
+        assert set(config.streams) == expected, "what an adapter's card notes"
         assert any(n.startswith("stream.llm") and p.requires_grad for n, p in trainee.named_parameters())
 
 
