@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,26 @@ from .reply import Reply
 
 
 class Chat:
-    """``options`` are `Limner.generate`'s and hold for every turn; change them through ``chat.options``."""
+    """``options`` are `Limner.generate`'s and hold for every turn; change them through ``chat.options``.
 
-    def __init__(self, model: Limner, **options: Any) -> None:
+    The model is shown the last ``history`` exchanges (None is the model's own number, 0 as many as it holds); ``messages``
+    has all of them. Raises ValueError for a negative history.
+    """
+
+    def __init__(self, model: Limner, history: int | None = None, **options: Any) -> None:
         self.model, self.options = model, options
+        self.history = model.defaults.history if history is None else history
+        if self.history < 0:
+            raise ValueError(f"history is {self.history}; it must not be negative")
         self.messages: list[Message] = []
+        self.forgotten = 0
+        """Exchanges that the model was not shown at the last turn"""
 
     def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any) -> Reply:
         """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
         question = self._question(text, images)
-        reply = self.model.generate([*self.messages, question], **{**self.options, **options})
+        options = {**self.options, **options}
+        reply = self.model.generate(self.shown(question, options), **options)
         self.messages += [question, reply.message()]
         return reply
 
@@ -36,8 +46,24 @@ class Chat:
     ) -> Generator[Event, None, None]:
         """The turn's events as they happen; the turn is remembered when it has finished."""
         question = self._question(text, images)
-        replies = yield from self.model.stream([*self.messages, question], **{**self.options, **options})
+        options = {**self.options, **options}
+        replies = yield from self.model.stream(self.shown(question, options), **options)
         self.messages += [question, replies[0].message()]
+
+    def shown(self, question: Message, options: Mapping[str, Any]) -> list[Message]:
+        """What the model is given: the last exchanges, as many as are wanted and as leave room for the reply, and the
+        question."""
+        told = self.messages[-2 * self.history :] if self.history else self.messages
+        longest = self.model.mllm.longest - (options.get("max_new_tokens") or self.model.defaults.max_new_tokens)
+        form = {name: options[name] for name in ("images", "boxes") if name in options}
+        while told and len(self.model.prompt([*told, question], **form).input_ids) > longest:
+            told = told[2:]
+        self.forgotten = (len(self.messages) - len(told)) // 2
+        return [*told, question]
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.messages.clear()
 
     def undo(self) -> None:
         """Forget the last turn. Raises ValueError when there is none."""

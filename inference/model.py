@@ -21,7 +21,7 @@ from ..detokenizer.files import check_config, read_json, refer, resolved, whole
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
-from ..mllm.encoding import StreamEncoder
+from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
@@ -53,6 +53,8 @@ class GenerationDefaults:
     image_guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "euler"
+    history: int = 0
+    """Exchanges of a chat that the model is shown with the next message; 0 is as many as it holds"""
 
 
 class Limner(nn.Module):
@@ -159,7 +161,7 @@ class Limner(nn.Module):
         return replies[0] if single else replies
 
     def chat(self, **options: Any) -> Any:
-        """A conversation that remembers; ``options`` are `generate`'s."""
+        """A conversation that remembers; ``options`` are `generate`'s, and ``history``."""
         from .chat import Chat
 
         return Chat(self, **options)
@@ -260,12 +262,7 @@ class Limner(nn.Module):
             guidance_interval=tuple(chosen("guidance_interval")),
             sampler=chosen("sampler"),
         )
-        encoded = [
-            self.encoder.encode(
-                with_pictures(m), add_generation_prompt=True, images=decoding.images, boxes=options["boxes"]
-            )
-            for m in batch
-        ]
+        encoded = [self.prompt(m, decoding.images, options["boxes"]) for m in batch]
         limit = self.mllm.longest
         longest = max(len(e.input_ids) for e in encoded)
         if longest + decoding.max_new_tokens > limit:
@@ -278,14 +275,22 @@ class Limner(nn.Module):
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
 
+    def prompt(self, messages: Messages, images: str = "auto", boxes: bool = False) -> Encoded:
+        """A conversation as the model is given it to answer; options as `generate` has them. Raises ValueError for messages
+        that make no sense."""
+        return self.encoder.encode(with_pictures(messages), add_generation_prompt=True, images=images, boxes=boxes)
+
     @contextmanager
     def _while_drawing(self, unfit: Sequence[str]) -> Iterator[None]:
-        """The writing half rests where it may (`Resting`), adapters that do not fit the steps always."""
+        """The writing half rests where it may (`Resting`), adapters that do not fit the steps always; the others are folded
+        into what paints."""
         with ExitStack() as stack:
             if self.resting:
                 stack.enter_context(self.resting.while_drawing())
             if unfit:
                 stack.enter_context(self.adapters.without(unfit))
+            if self._adapters is not None:
+                stack.enter_context(self.adapters.folded())
             yield
 
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:

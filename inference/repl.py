@@ -25,6 +25,7 @@ HELP = """\
 Say what you want; the model draws when you ask for a picture.
   /image PATH   show it a picture with your next message
   /undo         forget the last turn
+  /clear        forget all of them
   /retry        answer the last message again, with another seed
   /seed N       the seed of the next pictures
   /size HxW     size of the pictures, such as 128x128; /size auto lets the model choose
@@ -47,6 +48,7 @@ class Repl:
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
             "undo": lambda _: self.chat.undo(),
+            "clear": lambda _: self.chat.clear(),
             "retry": self.retry,
             "seed": self.seed,
             "size": self.size,
@@ -86,7 +88,7 @@ class Repl:
             print("\n(stopped; the conversation is as it was before)", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
-        fresh = True
+        fresh, whole = True, not self.chat.forgotten
         with Progress() as progress:
             for event in self.chat.stream(text, images):
                 progress(event)
@@ -103,6 +105,8 @@ class Repl:
                         print()
                     if event.reason == "length":
                         print("(cut: the reply reached its limit)", file=sys.stderr)
+        if whole and self.chat.forgotten:
+            print("(the conversation has become long: from here on the model is shown the end of it)", file=sys.stderr)
 
     def picture(self, image: Image.Image) -> None:
         number = 1

@@ -87,6 +87,49 @@ def test_one_that_rests_while_it_trains_is_not_computed(model):
         hook.remove()
 
 
+def test_while_it_is_folded_nothing_else_is_computed(model, tmp_path, monkeypatch):
+    """Two at their weights, in the weights: the same drawing to a rounding, and the base's weights afterwards bit for bit."""
+    for seed, weight in ((1, 0.7), (2, -0.4)):
+        model.load_adapter(trained(model, tmp_path / str(seed), seed), weight=weight)
+    state, unfolded = {k: v.clone() for k, v in model.state_dict().items()}, outputs(model)[-1]
+    computed = []
+    loras = [m for n, m in model.detokenizer.named_modules() if n.endswith(".lora_A.1")]
+    for lora in loras:
+        lora.register_forward_hook(lambda *_: computed.append(1))
+    owner = model.adapters
+    with owner.folded():
+        with owner.folded():  # another drawing begins
+            pass
+        assert gap([unfolded], outputs(model)[-1:]) <= 1e-5 and not computed
+        assert not torch.equal(owner.held[0][1], owner.held[0][2])
+    assert gap([unfolded], outputs(model)[-1:]) == 0 and len(computed) == len(loras) > 10
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
+    computed.clear()
+    pixels(model)
+    assert not computed, "a drawing is folded by itself"
+    monkeypatch.setattr(adapters, "FOLDED", 1000)
+    pixels(model)
+    assert computed, "a large model is not copied"
+
+
+def test_lora_of_another_kind_is_not_folded(model, tmp_path):
+    """A bias of its own, which the sum of weights would leave out."""
+    from peft import LoraConfig
+
+    folder = trained(model, tmp_path / "a", 1)
+    model.load_adapter(folder)
+    model.adapters.add_lora(
+        "b", "mmdit", LoraConfig(r=2, target_modules=adapter_files.TARGETS["mmdit"], lora_bias=True)
+    )
+    for name, parameter in model.detokenizer.named_parameters():
+        if ".lora_B.b." in name:
+            parameter.data.fill_(0.1)
+    model.adapters.add("b", Adapter(1.0, ("mmdit",)))
+    unfolded = outputs(model)[-1]
+    with model.adapters.folded():
+        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.held
+
+
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
     state = {k: v.clone() for k, v in model.state_dict().items()}
     before, drawn = outputs(model), pixels(model)

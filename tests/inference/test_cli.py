@@ -82,13 +82,33 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
     lines = [
         b"/help", b"/image in.png", b"hello", b"\xff\xfe not utf-8", b"/nonsense", b"/image gone.png", b"/size 33x33",
         b"/size 16x32", b"/steps 0", b"/steps 2", b"/seed x", b"/seed 4", b"/retry", b"/undo", b"/save talk.jsonl",
-        b"", b"/quit", b"never reached",
+        b"", b"/clear", b"/undo", b"/quit", b"never reached",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "stdin", Piped(b"\n".join(lines)))
     status, out, err = run(capsys, "chat", "--model", folder)
     assert status == 0 and "/undo" in out and (tmp_path / "talk.jsonl").exists()
-    for words in ("no command /nonsense", "no such file", "multiples of", "at least 1", "whole number"):
+    for words in (
+        "no command /nonsense",
+        "no such file",
+        "multiples of",
+        "at least 1",
+        "whole number",
+        "nothing to undo",
+    ):
         assert words in err
+
+
+def test_a_long_conversation_is_told_once(folder, capsys):
+    from limner.inference.loading import load
+    from limner.inference.repl import Repl
+
+    repl = Repl(load(folder), {"height": None, "width": None, "num_inference_steps": 2, "images": "never"})
+    repl.chat.history = 1
+    said = []
+    for _ in range(4):
+        repl.answer("hello")
+        said.append("has become long" in capsys.readouterr().err)
+    assert said == [False, False, True, False]
 
 
 def test_ctrl_c_while_drawing_loses_nothing(folder, monkeypatch, capsys):

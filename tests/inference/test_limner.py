@@ -106,6 +106,36 @@ def test_a_drawing_that_is_left_stops(model):
     assert event.step < 400
 
 
+def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
+    given = []
+    original = type(model).generate
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, m, **o: given.append(len(m)) or original(self, m, **o)
+    )  # fmt: skip
+    chat = model.chat(history=2, images="never", max_new_tokens=2)
+    for _ in range(4):
+        chat.say("hello")
+    assert given == [1, 3, 5, 5] and len(chat.messages) == 8 and chat.forgotten == 1
+    chat.clear()
+    chat.say("hello")
+    assert given[-1] == 1 and chat.forgotten == 0
+    # as many as fit beside the reply, where no number is set
+    whole = model.chat(images="never", max_new_tokens=2)
+    for _ in range(3):
+        whole.say("hello")
+    assert given[-1] == 5
+    fits = len(model.prompt([*whole.messages[2:], *whole.messages[:1]]).input_ids) + 2
+    monkeypatch.setattr(model.mllm.llm.config, "max_position_embeddings", fits)
+    whole.say("hello")
+    assert given[-1] == 5 and whole.forgotten == 1 and len(whole.messages) == 8
+    before = list(whole.messages)
+    with pytest.raises(ValueError, match="this model holds"):
+        whole.say("hello " * fits)
+    assert whole.messages == before
+    with pytest.raises(ValueError, match="history is -1"):
+        model.chat(history=-1)
+
+
 def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
     chat = model.chat(images="force", max_images=1, max_new_tokens=3)
     first = chat.say("draw", images=[picture(1)])

@@ -128,8 +128,7 @@ def evaluate(
     """
     index, parts = checked(limit, part)
     judge = Judge.from_pretrained(JUDGE)
-    dtype = str(model.mllm.dtype).removeprefix("torch.")
-    same_model(output, {"model": model.name, "dtype": dtype, "steps": steps, "weights": digest(model)})
+    same_model(output, model, steps)
     chosen = prompts(limit)
     draw(model, output, chosen[index::parts], steps)
     waiting = sum(not sample(output, prompt, seed).exists() for prompt in chosen for seed in range(SAMPLES))

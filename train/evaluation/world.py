@@ -50,10 +50,10 @@ def evaluate(
         raise ValueError(f"--seeds is {seeds}; it must be at least 1")
     judge = Judge.from_pretrained(JUDGE)
     count = limit or FULL
-    about = {"model": model.name, "dtype": str(model.mllm.dtype).removeprefix("torch."), "examples": count}
+    about = whose(model) | {"examples": count}
     if seeds > 1:
         about["seeds"] = seeds
-    same_model(output, {"seeds": None} | about | {"steps": steps, "weights": digest(model)})
+    same_model(output, model, steps, {"seeds": None} | about)
     named = measures(count, limit, steps, seeds)
     by = digest(judge)
     for name, make in list(named.items())[index::parts]:
@@ -88,8 +88,14 @@ def checked(limit: int, part: tuple[int, int]) -> tuple[int, int]:
     return part
 
 
-def same_model(output: Path, settings: dict[str, Any]) -> None:
-    """Note whose answers the folder holds. Raises ValueError where it holds those of another."""
+def whose(model: Limner) -> dict[str, Any]:
+    return {"model": model.name, "dtype": str(model.mllm.dtype).removeprefix("torch.")}
+
+
+def same_model(output: Path, model: Limner, steps: int | None, settings: dict[str, Any] | None = None) -> None:
+    """Note whose answers the folder holds, in how many steps. Raises ValueError where it holds those of another model or
+    settings."""
+    settings = whose(model) | (settings or {}) | {"steps": steps, "weights": digest(model)}
     path = output / "of.json"
     output.mkdir(parents=True, exist_ok=True)
     if not path.exists():
