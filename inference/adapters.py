@@ -192,14 +192,16 @@ class Adapters:
         """`generate`'s options with what a few-step student that is switched on wants where nothing was asked, its own
         steps and no guidance; and the students that must rest, because other steps were asked for.
 
+        Guidance is the teacher's. So is what has been loaded for the MM-DiT: the model's own student has not met it, and
+        draws it less well (docs/finetune.md). A student that was loaded beside it is meant to draw.
         Raises ValueError where two students want different steps and none was asked for.
         """
         students = {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
         asked = options["num_inference_steps"]
-        if asked is None and any(
-            options[name] not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale")
-        ):
-            asked = self.model.defaults.num_inference_steps  # guidance is the teacher's
+        guided = any(options[name] not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale"))
+        loaded = [a for a in self.loaded.values() if a.weight and not a.shipped and "mmdit" in a.parts]
+        if asked is None and (guided or (loaded and not any(a.steps for a in loaded))):
+            asked = self.model.defaults.num_inference_steps  # the teacher's
         if asked is None and len(set(students.values())) > 1:
             told = ", ".join(f"{name} of {steps}" for name, steps in students.items())
             raise ValueError(
@@ -332,9 +334,13 @@ class Adapters:
             module.__dict__.pop(name, None)
 
     def merge(self) -> None:
-        """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model."""
+        """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
+        that no student whose MM-DiT has changed: it has not met what is in it now."""
+        changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.given)
         with self.aside():
             self._merge()
+        for name in list(self.loaded) if changed else ():
+            self.delete(name)
 
     def _merge(self) -> None:
         mllm = self.model.mllm

@@ -301,7 +301,10 @@ def run_merge(options: argparse.Namespace) -> int:
     if (options.output / "config.json").exists():
         raise ValueError(f"{options.output} holds a model already; choose another folder")
     model = loaded(options, dtype="float32")
+    student = model.student_steps
     model.merge_adapters()
+    if student and not model.student_steps:
+        print(f"the {student}-step student is left out: it was distilled before (limner distill makes another)")
     model.to(model.stored_dtype).save_pretrained(options.output)
     print(options.output)
     return 0

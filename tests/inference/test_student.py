@@ -8,6 +8,7 @@ import torch
 import limner
 from helpers import make_limner
 from limner.inference import adapter_files
+from limner.inference.cli import main
 from limner.inference.info import describe_model
 from limner.inference.model import STUDENT
 from limner.train import distill, finetune
@@ -64,13 +65,32 @@ def test_it_is_no_adapter_that_anyone_loaded(folder, tmp_path):
     assert model.get_active_adapters() == {} and model.adapters.given == []
     other = adapter(limner.load(tmp_path / "base"), tmp_path / "other", 2)
     model.load_adapter(other)
-    both = drawn(model)
-    assert model.get_active_adapters() == {"other": 1.0} and steps(model) == 2 and both != own
+    both = drawn(model, num_inference_steps=2)
+    assert model.get_active_adapters() == {"other": 1.0} and both != own
     model.set_adapters([])
     assert drawn(model) == own
     model.set_adapters("other", 1.0)
-    assert drawn(model) == both
+    assert drawn(model, num_inference_steps=2) == both
     model.delete_adapter("other")
+    assert drawn(model) == own
+
+
+def test_what_it_has_not_met_the_teacher_draws(folder, tmp_path):
+    model, teacher = limner.load(folder), limner.load(tmp_path / "base")
+    own = drawn(model)
+    spoken = adapter(limner.load(tmp_path / "base"), tmp_path / "spoken", 2, part="llm")
+    drawing = adapter(limner.load(tmp_path / "base"), tmp_path / "drawing", 2)
+    model.load_adapter(spoken)
+    assert steps(model) == 2, "the painter is the one it knows"
+    model.load_adapter(drawing)
+    model.set_adapters("drawing")
+    teacher.load_adapter(drawing)
+    assert steps(model) == 3 and drawn(model) == drawn(teacher)
+    assert drawn(model, num_inference_steps=2) != drawn(teacher, num_inference_steps=2), "asked for, it draws"
+    model.load_adapter(tmp_path / "made", "loaded")
+    model.set_adapters(["drawing", "loaded"])
+    assert steps(model) == 2, "a student that was loaded is meant to"
+    model.set_adapters([])
     assert drawn(model) == own
 
 
@@ -94,6 +114,16 @@ def test_a_saved_or_merged_model_has_it_still(folder, tmp_path):
                   - torch.frombuffer(bytearray(drawn(made)), dtype=torch.uint8).int()).max()  # fmt: skip
         assert far <= 1, "merged is unmerged to a rounding"
     assert "lora" not in "".join(p.name for p in (tmp_path / "merged").rglob("*") if STUDENT not in str(p))
+
+
+def test_of_a_merged_painter_it_is_no_student(folder, tmp_path, capsys):
+    drawing = adapter(limner.load(tmp_path / "base"), tmp_path / "drawing", 2)
+    assert main(["merge", "--model", str(folder), "--adapter", str(drawing), "-o", str(tmp_path / "merged")]) == 0
+    assert "2-step student is left out" in capsys.readouterr().out
+    merged, teacher = limner.load(tmp_path / "merged"), limner.load(tmp_path / "base")
+    teacher.load_adapter(drawing)
+    teacher.merge_adapters()
+    assert steps(merged) == 3 and drawn(merged) == drawn(teacher)
 
 
 def test_training_leaves_it_aside_and_puts_it_back(folder, data, tmp_path):
