@@ -7,9 +7,8 @@ with the differences of parameters that were trained whole, and ``limner_adapter
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ..detokenizer.mmdit import MMDiT
 from .adapter_files import lora_state, read_card, read_config, read_lora, read_tensors
+from .folding import Folding
 
 if TYPE_CHECKING:
     from .model import Limner
@@ -31,9 +31,6 @@ EXTRA = {
     "adapter": "detokenizer.adapter.",
 }
 """Small parts that can be trained whole beside LoRA, and how their parameters' names begin."""
-FOLDED = 2**30
-"""Bytes of weights up to which a drawing has LoRA's products added to a copy of them: in a small model LoRA's own calls take
-as long as its linear layers', in a large one the copy is dear and the calls are a few hundredths."""
 
 
 @dataclass
@@ -65,9 +62,7 @@ class Adapters:
         self.base: dict[str, Tensor] = {}
         """What the parameters that extras change were before"""
         self.fingerprint = fingerprint(model)
-        self.drawings, self.folding = 0, threading.Lock()
-        self.held: list[tuple[Any, nn.Parameter, Tensor]] = []
-        """What the weights were before they were folded, while something is drawn"""
+        self.folding = Folding()
 
     def parts(self) -> dict[str, nn.Module]:
         """What LoRA can change."""
@@ -228,45 +223,10 @@ class Adapters:
                 self.loaded[name].weight = weight
             self.apply()
 
-    @contextmanager
-    def folded(self) -> Iterator[None]:
-        """The MM-DiT's active LoRA is part of its weights for a while (up to `FOLDED`); what they were comes back bit for
-        bit. Drawings that overlap, of two threads, share what the first one folded."""
-        try:
-            with self.folding:
-                self.drawings += 1
-                if self.drawings == 1:
-                    self._fold("mmdit")
-            yield
-        finally:
-            with self.folding:
-                self.drawings -= 1
-                if not self.drawings:
-                    self._unfold()
-
-    @torch.no_grad()
-    def _fold(self, part: str) -> None:
-        from peft.tuners.lora import LoraLayer
-
-        active = [n for n, a in self.loaded.items() if part in a.parts and a.weight != 0]
-        modules = self.tuners[part].model.modules() if active else ()
-        layers = {m: [n for n in active if n in m.scaling] for m in modules if isinstance(m, LoraLayer)}
-        layers = {layer: names for layer, names in layers.items() if names}
-        if sum(layer.get_base_layer().weight.nbytes for layer in layers) > FOLDED or not all(map(plain, layers)):
-            return
-        for layer, names in layers.items():
-            weight = layer.get_base_layer().weight
-            self.held.append((layer, weight, weight.data))
-            for name in names:  # peft's own merge reads and writes the weights four times as often
-                low, high = layer.lora_A[name].weight, layer.lora_B[name].weight
-                weight.data = torch.addmm(weight.data, high, low, alpha=layer.scaling[name])
-            layer.merged_adapters = names
-
-    def _unfold(self) -> None:
-        for layer, parameter, data in self.held:
-            parameter.data = data
-            layer.merged_adapters = []
-        self.held = []
+    def folded(self) -> AbstractContextManager[None]:
+        """The MM-DiT's active LoRA is part of its weights for a while (`Folding`)."""
+        active = [name for name, a in self.loaded.items() if "mmdit" in a.parts and a.weight != 0]
+        return self.folding.folded(self.tuners["mmdit"].model if active else nn.Module(), active)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -375,13 +335,6 @@ def scale(module: nn.Module, name: str, weight: float) -> None:
             layer.set_scale(name, weight)
             # peft computes what weighs nothing too; its own switch, `enable_adapters`, would change what learns
             layer._disable_adapters = not any(layer.scaling.values())
-
-
-def plain(layer: Any) -> bool:
-    """LoRA as its paper has it: ``W + s · B A`` is all there is to it."""
-    return (
-        isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant and not any(layer.lora_bias.values())
-    )
 
 
 def tied(llm: nn.Module) -> bool:

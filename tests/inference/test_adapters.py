@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import adapter_files, adapters
+from limner.inference import adapter_files, adapters, folding
 from limner.inference.adapters import EXTRA, Adapter, with_weight
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.train.finetune import NAME, FinetuneConfig, prepared
@@ -101,13 +101,13 @@ def test_while_it_is_folded_nothing_else_is_computed(model, tmp_path, monkeypatc
         with owner.folded():  # another drawing begins
             pass
         assert gap([unfolded], outputs(model)[-1:]) <= 1e-5 and not computed
-        assert not torch.equal(owner.held[0][1], owner.held[0][2])
+        assert not torch.equal(owner.folding.held[0][1], owner.folding.held[0][2])
     assert gap([unfolded], outputs(model)[-1:]) == 0 and len(computed) == len(loras) > 10
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
     computed.clear()
     pixels(model)
     assert not computed, "a drawing is folded by itself"
-    monkeypatch.setattr(adapters, "FOLDED", 1000)
+    monkeypatch.setattr(folding, "FOLDED", 1000)
     pixels(model)
     assert computed, "a large model is not copied"
 
@@ -127,7 +127,7 @@ def test_lora_of_another_kind_is_not_folded(model, tmp_path):
     model.adapters.add("b", Adapter(1.0, ("mmdit",)))
     unfolded = outputs(model)[-1]
     with model.adapters.folded():
-        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.held
+        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.folding.held
 
 
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
