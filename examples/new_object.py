@@ -130,14 +130,17 @@ def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
     return made
 
 
-def draw(path: Path, new: str, adapter: list[str], model: str, judge: Path | None, steps: int | None) -> None:
+def draw(
+    path: Path, new: str, adapter: list[str], model: str, judge: Path | None, steps: int | None, seed: int
+) -> None:
     loaded = limner.load(model)
     for given in adapter:
         folder, weight = with_weight(given)
         loaded.load_adapter(folder, weight=weight)
     cases, drawn = asked(new), []
     for start in range(0, len(cases), 10):
-        replies = loaded.draw([words for words, _ in cases[start : start + 10]], seed=start, num_inference_steps=steps)
+        asking = [words for words, _ in cases[start : start + 10]]
+        replies = loaded.draw(asking, seed=seed + start, num_inference_steps=steps)
         drawn += [reply.images[0].resize((128, 128)) for reply in replies]
     verdicts = [None] * len(drawn) if judge is None else Judge.from_pretrained(judge).look(drawn)
     lines = []
@@ -163,7 +166,10 @@ def main() -> None:
     tried.add_argument("path", type=Path)
     tried.add_argument("--adapter", action="append", default=[])
     tried.add_argument("--model", default="nano")
-    tried.add_argument("--steps", type=int, help="sampling steps; other than a student's four they are the teacher's")
+    tried.add_argument(
+        "--steps", type=int, help="sampling steps; four are the student's (default: the teacher's twelve)"
+    )
+    tried.add_argument("--seed", type=int, default=0)
     tried.add_argument("--judge", type=Path, help="a judge's folder (FOLDER/model of the command before)")
     for command in (made, judged, tried):
         command.add_argument("--object", default="cactus", choices=sorted(more_objects.OBJECTS), metavar="NAME",
@@ -175,7 +181,7 @@ def main() -> None:
     elif options.command == "judge":
         train_judge(options.folder, options.object, options.steps)
     else:
-        draw(options.path, options.object, options.adapter, options.model, options.judge, options.steps)
+        draw(options.path, options.object, options.adapter, options.model, options.judge, options.steps, options.seed)
 
 
 if __name__ == "__main__":

@@ -299,8 +299,9 @@ class Adapters:
         changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.given)
         with self.aside():
             self._merge()
-        for name in list(self.loaded) if changed else ():
-            self.delete(name)
+        if changed:
+            for name in list(self.loaded):
+                self.delete(name)
 
     def _merge(self) -> None:
         mllm = self.model.mllm
