@@ -51,23 +51,26 @@ class Chat:
         self.messages += [question, replies[0].message()]
 
     def shown(self, question: Message, options: Mapping[str, Any]) -> list[Message]:
-        """What the model is given: the last exchanges, as many as are wanted and as leave room for the reply, and the
-        question."""
-        told = self.messages[-2 * self.history :] if self.history else self.messages
+        """What the model is given: a system message that stands first, the last exchanges, as many as are wanted and as leave
+        room for the reply, and the question."""
+        rules = [message for message in self.messages[:1] if message["role"] == "system"]
+        said = self.messages[len(rules) :]
+        told = said[-2 * self.history :] if self.history else said
         longest = self.model.mllm.longest - (options.get("max_new_tokens") or self.model.defaults.max_new_tokens)
         form = {name: options[name] for name in ("images", "boxes") if name in options}
-        while told and len(self.model.prompt([*told, question], **form).input_ids) > longest:
+        while told and len(self.model.prompt([*rules, *told, question], **form).input_ids) > longest:
             told = told[2:]
-        self.forgotten = (len(self.messages) - len(told)) // 2
-        return [*told, question]
+        self.forgotten = (len(said) - len(told)) // 2
+        return [*rules, *told, question]
 
     def clear(self) -> None:
         """Begin anew."""
         self.messages.clear()
+        self.forgotten = 0
 
     def undo(self) -> None:
         """Forget the last turn. Raises ValueError when there is none."""
-        if not self.messages:
+        if len(self.messages) < 2:
             raise ValueError("nothing to undo: the conversation is empty")
         del self.messages[-2:]
 
@@ -88,7 +91,7 @@ class Chat:
 
     def take_back(self) -> tuple[str, list[Image.Image]]:
         """Undo the last turn and return what was said and shown in it."""
-        if not self.messages:
+        if len(self.messages) < 2:
             raise ValueError("nothing to retry: the conversation is empty")
         content = self.messages[-2]["content"]
         self.undo()

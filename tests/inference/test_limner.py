@@ -117,6 +117,11 @@ def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
         chat.say("hello")
     assert given == [1, 3, 5, 5] and len(chat.messages) == 8 and chat.forgotten == 1
     chat.clear()
+    chat.messages.append({"role": "system", "content": [{"type": "text", "text": "be brief"}]})
+    for _ in range(4):
+        chat.say("hello")
+    assert given[-4:] == [2, 4, 6, 6] and chat.forgotten == 1, "what was said before all else is shown always"
+    chat.clear()
     chat.say("hello")
     assert given[-1] == 1 and chat.forgotten == 0
     # as many as fit beside the reply, where no number is set
