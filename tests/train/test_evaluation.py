@@ -53,8 +53,12 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds answers with examples 1, this is 2; choose another folder"):
         world.evaluate(nano, tmp_path, limit=2, steps=1)
-    with pytest.raises(ValueError, match=r"holds answers with (weights|model)"):
-        world.evaluate(make_limner().bfloat16(), tmp_path, **options)
+    other = make_limner().bfloat16()
+    with pytest.raises(ValueError, match="holds answers with model 'nano'"):
+        world.evaluate(other, tmp_path, **options)
+    other.name = nano.name
+    with pytest.raises(ValueError, match="holds answers with weights"):
+        world.evaluate(other, tmp_path, **options)
 
 
 REAL = world.digest
