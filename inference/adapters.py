@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,7 +226,7 @@ class Adapters:
     def folded(self) -> AbstractContextManager[None]:
         """The MM-DiT's active LoRA is part of its weights for a while (`Folding`)."""
         active = [name for name, a in self.loaded.items() if "mmdit" in a.parts and a.weight != 0]
-        return self.folding.folded(self.tuners["mmdit"].model if active else nn.Module(), active)
+        return self.folding.folded(self.tuners["mmdit"].model, active) if active else nullcontext()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -297,11 +297,11 @@ class Adapters:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
         that no student whose MM-DiT has changed: it has not met what is in it now."""
         changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.given)
+        if changed:
+            for name in self.loaded.keys() - self.given:
+                self.delete(name)
         with self.aside():
             self._merge()
-        if changed:
-            for name in list(self.loaded):
-                self.delete(name)
 
     def _merge(self) -> None:
         mllm = self.model.mllm

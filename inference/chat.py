@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from ..mllm.events import Event
 from ..mllm.messages import Message
 from .images import load_image
-from .model import Limner
+from .model import Limner, TooLong
 from .reply import Reply
 
 
@@ -31,48 +31,57 @@ class Chat:
             raise ValueError(f"history is {self.history}; it must not be negative")
         self.messages: list[Message] = []
         self.forgotten = 0
-        """Exchanges that the model was not shown at the last turn"""
+        """Exchanges that the model was not shown at the last turn, and"""
+        self.dropped = 0
+        """how many no longer fit"""
 
     def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any) -> Reply:
         """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
-        question = self._question(text, images)
-        options = {**self.options, **options}
-        reply = self.model.generate(self.shown(question, options), **options)
-        self.messages += [question, reply.message()]
-        return reply
+        callback = {**self.options, **options}.get("callback")
+        events = self.stream(text, images, **options)
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stopped:
+                return stopped.value
+            if callback:
+                callback(event)
 
     def stream(
         self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any
-    ) -> Generator[Event, None, None]:
-        """The turn's events as they happen; the turn is remembered when it has finished."""
+    ) -> Generator[Event, None, Reply]:
+        """The turn's events as they happen; the turn is remembered when it has finished. A system message that stands first
+        is always shown to the model, of the exchanges as many of the last as are wanted and leave room for the reply."""
         question = self._question(text, images)
         options = {**self.options, **options}
-        replies = yield from self.model.stream(self.shown(question, options), **options)
-        self.messages += [question, replies[0].message()]
-
-    def shown(self, question: Message, options: Mapping[str, Any]) -> list[Message]:
-        """What the model is given: a system message that stands first, the last exchanges, as many as are wanted and as leave
-        room for the reply, and the question."""
+        options.pop("callback", None)  # `say` calls it with these events
         rules = [message for message in self.messages[:1] if message["role"] == "system"]
         said = self.messages[len(rules) :]
-        told = said[-2 * self.history :] if self.history else said
-        longest = self.model.mllm.longest - (options.get("max_new_tokens") or self.model.defaults.max_new_tokens)
-        form = {name: options[name] for name in ("images", "boxes") if name in options}
-        while told and len(self.model.prompt([*rules, *told, question], **form).input_ids) > longest:
-            told = told[2:]
-        self.forgotten = (len(said) - len(told)) // 2
-        return [*rules, *told, question]
+        count, dropped = len(said) // 2, self.dropped
+        while True:
+            first = max(dropped, count - self.history if self.history else 0)
+            try:
+                replies = yield from self.model.stream([*rules, *said[2 * first :], question], **options)
+                break
+            except TooLong:  # before anything happened
+                if first >= count:
+                    raise
+                dropped = first + 1
+        self.forgotten, self.dropped = first, dropped
+        self.messages += [question, replies[0].message()]
+        return replies[0]
 
     def clear(self) -> None:
         """Begin anew."""
         self.messages.clear()
-        self.forgotten = 0
+        self.forgotten = self.dropped = 0
 
     def undo(self) -> None:
         """Forget the last turn. Raises ValueError when there is none."""
         if len(self.messages) < 2:
             raise ValueError("nothing to undo: the conversation is empty")
         del self.messages[-2:]
+        self.dropped = max(0, self.dropped - 1)
 
     def retry(self, **options: Any) -> Reply:
         """Answer the last message again; pass another ``seed`` for another picture. A retry that fails keeps the turn."""

@@ -21,7 +21,7 @@ from ..detokenizer.files import check_config, read_json, refer, resolved, whole
 from ..detokenizer.sdxl import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
-from ..mllm.encoding import Encoded, StreamEncoder
+from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
@@ -55,6 +55,10 @@ class GenerationDefaults:
     sampler: str = "euler"
     history: int = 0
     """Exchanges of a chat that the model is shown with the next message; 0 is as many as it holds"""
+
+
+class TooLong(ValueError):
+    """A conversation that leaves no room for the reply; nothing has been answered yet."""
 
 
 class Limner(nn.Module):
@@ -262,11 +266,16 @@ class Limner(nn.Module):
             guidance_interval=tuple(chosen("guidance_interval")),
             sampler=chosen("sampler"),
         )
-        encoded = [self.prompt(m, decoding.images, options["boxes"]) for m in batch]
+        encoded = [
+            self.encoder.encode(
+                with_pictures(m), add_generation_prompt=True, images=decoding.images, boxes=options["boxes"]
+            )
+            for m in batch
+        ]
         limit = self.mllm.longest
         longest = max(len(e.input_ids) for e in encoded)
         if longest + decoding.max_new_tokens > limit:
-            raise ValueError(
+            raise TooLong(
                 f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"
             )
@@ -274,11 +283,6 @@ class Limner(nn.Module):
         draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds), around)
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
-
-    def prompt(self, messages: Messages, images: str = "auto", boxes: bool = False) -> Encoded:
-        """A conversation as the model is given it to answer; options as `generate` has them. Raises ValueError for messages
-        that make no sense."""
-        return self.encoder.encode(with_pictures(messages), add_generation_prompt=True, images=images, boxes=boxes)
 
     @contextmanager
     def _while_drawing(self, unfit: Sequence[str]) -> Iterator[None]:

@@ -108,13 +108,15 @@ def test_a_drawing_that_is_left_stops(model):
 
 def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
     given = []
-    original = type(model).generate
+    original = type(model).stream
     monkeypatch.setattr(
-        type(model), "generate", lambda self, m, **o: given.append(len(m)) or original(self, m, **o)
+        type(model), "stream", lambda self, m, **o: given.append(len(m)) or original(self, m, **o)
     )  # fmt: skip
-    chat = model.chat(history=2, images="never", max_new_tokens=2)
+    events = []
+    chat = model.chat(history=2, images="never", max_new_tokens=2, callback=events.append)
     for _ in range(4):
         chat.say("hello")
+    assert sum(type(event).__name__ == "Finished" for event in events) == 4
     assert given == [1, 3, 5, 5] and len(chat.messages) == 8 and chat.forgotten == 1
     chat.clear()
     chat.messages.append({"role": "system", "content": [{"type": "text", "text": "be brief"}]})
@@ -129,10 +131,14 @@ def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
     for _ in range(3):
         whole.say("hello")
     assert given[-1] == 5
-    fits = len(model.prompt([*whole.messages[2:], *whole.messages[:1]]).input_ids) + 2
+    fits = len(model.encoder.encode(whole.messages[:5], add_generation_prompt=True).input_ids) + 2
     monkeypatch.setattr(model.mllm.llm.config, "max_position_embeddings", fits)
     whole.say("hello")
-    assert given[-1] == 5 and whole.forgotten == 1 and len(whole.messages) == 8
+    assert given[-2:] == [7, 5] and whole.forgotten == 1 and len(whole.messages) == 8
+    whole.say("hello")
+    assert given[-2:] == [7, 5] and whole.forgotten == 2, "what did not fit is not tried again"
+    whole.undo()
+    assert whole.dropped == 1
     before = list(whole.messages)
     with pytest.raises(ValueError, match="this model holds"):
         whole.say("hello " * fits)
