@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import more_objects
@@ -102,7 +101,7 @@ def pictures(folder: Path, new: str) -> None:
 def train_judge(folder: Path, new: str, steps: int) -> None:
     """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
     stage = load_recipe("nano").judge
-    stage.warm_start, stage.loop.steps = str(JUDGE), steps
+    stage.warm_start, stage.featured, stage.loop.steps = str(JUDGE), new, steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
     judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
     rng = random.Random(0)
@@ -123,10 +122,7 @@ def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
     made = []
     for index in range(count):
         scene = rng.choice((sampling.single, sampling.counted, sampling.pair))(rng)
-        old = scene.things[0].name
-        put = new if index % 2 else old
-        things = tuple(replace(t, name=put if t.name == old else t.name) for t in scene.things)
-        made.append(replace(scene, things=things))
+        made.append(judge_stage.featuring(scene, new) if index % 2 else scene)
     return made
 
 

@@ -6,7 +6,8 @@ import torch
 
 from limner.train.evaluation.judge import Judge, JudgeConfig
 from limner.train.stages.disturbed import bend
-from limner.train.stages.judge import SIDES, halve
+from limner.train.stages.judge import SIDES, JudgeStage, halve, make_batch, run
+from limner.train.world import sampling
 from limner.train.world.scene import Scene, Thing, render
 
 
@@ -31,6 +32,22 @@ def test_half_of_a_thing_is_gone_and_the_rest_stays(side):
     kept = shown & (np.abs(cut - whole).sum(-1) < 30)
     assert 0.2 < kept.sum() / shown.sum() < 0.8
     assert np.array_equal(cut[:, 70:], whole[:, 70:])
+
+
+def test_a_featured_thing_stands_in_a_third_of_the_pictures(tmp_path):
+    at = sampling.NAMES.index("zebra")
+
+    def share(stage):
+        shown = 0
+        for step in range(20):
+            centres = make_batch(stage, 0, step)["centres"]
+            shown += len({int(row[0]) for row in centres if row[3] == at})
+        return shown / (20 * stage.loop.batch_size)
+
+    assert share(JudgeStage(halved=0.0)) < 0.06
+    assert 0.27 < share(JudgeStage(halved=0.0, featured="zebra")) < 0.42
+    with pytest.raises(ValueError, match="featured is 'unicorn'"):
+        run(JudgeStage(featured="unicorn"), None, 0, tmp_path, torch.device("cpu"), torch.float32)
 
 
 def test_a_wider_judge_sees_what_it_saw():

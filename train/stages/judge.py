@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,20 @@ class JudgeStage:
     """Share of the batches whose lines wobble, as a model's do"""
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
+    featured: str = ""
+    """One of the world's things that stands in a third of the pictures, for a judge that is to learn it quickly"""
     warm_start: str = ""
     """Folder of a judge to go on from; what the world has gained since is added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+FEATURED = 1 / 3
+
+
+def featuring(scene: Scene, name: str) -> Scene:
+    """With a thing (or things) called ``name`` in place of the first and its like."""
+    old = scene.things[0].name
+    return replace(scene, things=tuple(replace(t, name=name) if t.name == old else t for t in scene.things))
 
 
 def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
@@ -74,6 +85,8 @@ def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
         while (scene.height, scene.width) != (height, width):
             scene = make(rng)
         scene = sampling.styled(rng, scene)
+        if stage.featured and rng.random() < FEATURED:
+            scene = featuring(scene, stage.featured)
         cut = rng.choice(scene.things) if rng.random() < stage.halved else None
         image = halve(scene, cut, rng.choice(SIDES)) if cut else render(scene)
         if rng.random() < stage.blurred:
@@ -134,6 +147,9 @@ def losses(
 def run(
     stage: JudgeStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Judge:
+    """Raises ValueError for a ``featured`` thing that the world has not."""
+    if stage.featured and stage.featured not in sampling.NAMES:
+        raise ValueError(f"featured is {stage.featured!r}; the world has {', '.join(sampling.NAMES)}")
     done = folder / "model"
     if (done / "config.json").exists():
         return Judge.from_pretrained(done)
