@@ -105,16 +105,18 @@ def train_judge(folder: Path, new: str, steps: int) -> None:
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
     judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
     rng = random.Random(0)
-    right, wrong, scenes_with, scenes_without = 0, 0, [], []
+    scenes_with, scenes_without, right, halves, wrong = [], [], 0, 0, 0
     for scene in made_scenes(rng, 400, new):
         (scenes_with if any(t.name == new for t in scene.things) else scenes_without).append(scene)
     for scene in scenes_with:
         wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
-        right += wanted.met_by(judge.look([render(scene)])[0])
+        half = judge_stage.halve(scene, next(t for t in scene.things if t.name == new), rng.choice(judge_stage.SIDES))
+        whole, cut = judge.look([render(scene), half])
+        right, halves = right + wanted.met_by(whole), halves + wanted.met_by(cut)
     for scene in scenes_without:
         wrong += any(d.name == new for d in judge.look([render(scene)])[0].detections)
-    print(f"of true pictures with one, {right} of {len(scenes_with)} are seen right; one is seen in {wrong} of "
-          f"{len(scenes_without)} without")  # fmt: skip
+    print(f"of {len(scenes_with)} true pictures with one {right} are seen right, and {halves} with one of them cut in half; "
+          f"one is seen in {wrong} of {len(scenes_without)} without")  # fmt: skip
 
 
 def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:

@@ -52,8 +52,9 @@ class FinetuneConfig:
     """Of the MM-DiT, the streams that get it. The context's alone can tell what is new from what is known: what is drawn of
     other words stays as it was. The image's too learn more, such as a style. () is context where something is replayed, so
     that it is kept, else both"""
-    extra: tuple[str, ...] = ("queries", "boi")
-    """Small parts trained whole: queries, boi, input_resampler, output_resampler, adapter."""
+    extra: tuple[str, ...] = ()
+    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. All that is drawn passes
+    them, so what they learn is forgotten elsewhere (docs/finetune.md)."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     planned: float | None = None

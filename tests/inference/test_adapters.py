@@ -61,14 +61,14 @@ def model():
 
 def test_a_fresh_adapter_changes_nothing(model, tmp_path):
     before = outputs(model)
-    prepared(model, FinetuneConfig(rank=2))
+    prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
     assert gap(before, outputs(model)) == 0
 
 
 def test_one_that_rests_while_it_trains_is_not_computed(model):
     """The base again bit for bit, at the base's cost, and what learns still does."""
     before = outputs(model)
-    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    trainee, _ = prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
     learns = {n for n, p in trainee.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, parameter in trainee.named_parameters():

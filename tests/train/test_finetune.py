@@ -28,7 +28,7 @@ def same(a, b):
 def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
     model = make_limner()
     before = state(model)
-    out = finetune(model, data, tmp_path / "out", load_config(QUICK))
+    out = finetune(model, data, tmp_path / "out", load_config([*QUICK, "extra=[queries,boi]"]))
     assert same(before, state(model)) and model.get_active_adapters() == {}
     said = capsys.readouterr().out
     assert "examples  3" in said and "parameters: LoRA of rank 2" in said and "4 steps" in said
@@ -67,7 +67,8 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
-    whole = finetune(make_limner(), data, tmp_path / "whole", load_config(QUICK))
+    quick = [*QUICK, "extra=[queries,boi]"]
+    whole = finetune(make_limner(), data, tmp_path / "whole", load_config(quick))
     real = module.joint_losses
     calls = []
 
@@ -81,11 +82,11 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     model = make_limner()
     before = state(model)
     with pytest.raises(Interrupted, match="step 2 of 4"):
-        finetune(model, data, tmp_path / "cut", load_config(QUICK))
+        finetune(model, data, tmp_path / "cut", load_config(quick))
     assert same(before, state(model))
     with pytest.raises(ValueError, match="other settings"):
-        finetune(model, data, tmp_path / "cut", load_config([*QUICK, "rank=3"]))
-    cut = finetune(model, data, tmp_path / "cut", load_config(QUICK))
+        finetune(model, data, tmp_path / "cut", load_config([*quick, "rank=3"]))
+    cut = finetune(model, data, tmp_path / "cut", load_config(quick))
     for file in ("extra.safetensors", "llm/adapter_model.safetensors", "mmdit/adapter_model.safetensors"):
         assert (whole / file).read_bytes() == (cut / file).read_bytes()
     assert not (cut / "run").exists()
@@ -94,7 +95,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
 def test_from_python(data, tmp_path):
     joint = load_config(QUICK).joint
     out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
-    assert json.loads((out / "limner_adapter.json").read_text())["made"]["steps"] == 2
+    card = json.loads((out / "limner_adapter.json").read_text())
+    assert card["made"]["steps"] == 2 and card["extra"] == [] and not (out / "extra.safetensors").exists()
     assert not (out / "samples").exists()
     from limner.train.datasets import check, readers
     from limner.train.frozen import precompute

@@ -18,6 +18,10 @@ from limner.train.stages.joint import JointStage, joint_losses
 STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
 
 
+def config():
+    return FinetuneConfig(rank=2, extra=("queries", "boi"))
+
+
 @pytest.fixture
 def model():
     model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
@@ -58,7 +62,7 @@ def test_a_batch_knows_where_its_conversations_are_from(model):
 def test_a_resting_adapter_is_the_base_and_comes_back(model):
     batch = mixed(model)
     with torch.no_grad():
-        base = joint_losses(prepared(model, FinetuneConfig(rank=2))[0], STAGE, 0, batch, 0)
+        base = joint_losses(prepared(model, config())[0], STAGE, 0, batch, 0)
         trainee = prepared_again(model)
         disturb(model)
         now = joint_losses(trainee, STAGE, 0, batch, 0)
@@ -77,11 +81,11 @@ def test_a_resting_adapter_is_the_base_and_comes_back(model):
 
 def prepared_again(model):
     model.delete_adapter(NAME)
-    return prepared(model, FinetuneConfig(rank=2))[0]
+    return prepared(model, config())[0]
 
 
 def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
-    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    trainee, _ = prepared(model, config())
     batch = mixed(model)
     batch.sources = [1] * 8
     losses = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
@@ -97,7 +101,7 @@ def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
 
 
 def test_what_is_not_replayed_learns_from_the_truth(model):
-    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    trainee, _ = prepared(model, config())
     disturb(model)
     batch = mixed(model)
     plain = joint_losses(trainee, STAGE, 0, batch, 0)
@@ -120,7 +124,7 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
 
 
 def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
-    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    trainee, _ = prepared(model, config())
     disturb(model)
     shares = [(World(("describe",)), 0.5), (World(("draw",)), 0.25), (World(("edit",)), 0.25)]
     batch = mixed(model, shares)
@@ -144,7 +148,7 @@ def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
 
 def test_what_is_new_is_never_learned_without_words(model):
     """Guidance enlarges the difference from what is drawn without words: that stays the base's."""
-    trainee, _ = prepared(model, FinetuneConfig(rank=2))
+    trainee, _ = prepared(model, config())
     disturb(model)
     batch = mixed(model)
     bare, worded = (replace(STAGE, context_dropout=share) for share in (1.0, 0.0))
