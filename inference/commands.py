@@ -164,10 +164,12 @@ def run_eval(options: argparse.Namespace) -> int:
     if options.suite == "geneval":
         if options.seeds not in (None, geneval.SAMPLES):
             raise ValueError(f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES} pictures of every prompt")
+        if options.only:
+            raise ValueError("--only is for world; GenEval's prompts are asked together")
         geneval.evaluate(loaded(options, options.dtype), options.output, **given)
     else:
         seeds = 1 if options.seeds is None else options.seeds
-        world.evaluate(loaded(options, options.dtype), options.output, seeds=seeds, **given)
+        world.evaluate(loaded(options, options.dtype), options.output, seeds=seeds, only=options.only, **given)
     return 0
 
 

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ from .measures import psnr, through_autoencoder
 from .page import Chapter, page
 from .scores import Score, line, table
 
+T = TypeVar("T")
 FULL = 500
 """Examples a category for published figures."""
 JUDGE = Path(__file__).resolve().parent.parent.parent / "weights" / "judge"
@@ -37,13 +38,15 @@ def evaluate(
     steps: int | None = None,
     part: tuple[int, int] = (0, 1),
     seeds: int = 1,
+    only: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Ask and judge everything, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, print the table.
 
     What ``output`` already has of this model is not asked again. ``part`` (i, n) takes every n-th measure from the i-th on;
     returns None while others still have some to do. With several ``seeds`` every drawing and edit is made that often, and how
-    often the best of them is right stands beside the mean. Raises ValueError for a negative limit, a part that is none, no
-    seed, a folder with the answers of another model or other settings, or where the judge is missing.
+    often the best of them is right stands beside the mean. ``only`` asks the measures whose names begin so. Raises ValueError for
+    a negative limit, a part that is none, no seed, a beginning that no measure has, a folder with the answers of another model
+    or other settings, or where the judge is missing.
     """
     index, parts = checked(limit, part)
     if seeds < 1:
@@ -53,8 +56,8 @@ def evaluate(
     about = whose(model) | {"examples": count}
     if seeds > 1:
         about["seeds"] = seeds
+    named = begun_so(measures(count, limit, steps, seeds), only)
     same_model(output, model, steps, {"seeds": None} | about)
-    named = measures(count, limit, steps, seeds)
     by = digest(judge)
     for name, make in list(named.items())[index::parts]:
         folder = output / folder_of(name)
@@ -76,6 +79,14 @@ def evaluate(
     about["autoencoder_psnr"] = autoencoder_ceiling(model, min(count, 100))
     about["minutes"] = sum(told["seconds"] for chapter in chapters for told in chapter.lines) / 60
     return write(output, chapters, about)
+
+
+def begun_so(named: dict[str, T], only: Sequence[str]) -> dict[str, T]:
+    """Those whose names begin with one of ``only``, all where it is empty. Raises ValueError for a beginning that none has."""
+    for beginning in only:
+        if not any(name.startswith(beginning) for name in named):
+            raise ValueError(f"no measure's name begins with {beginning!r}; there are {', '.join(named)}")
+    return {name: value for name, value in named.items() if not only or name.startswith(tuple(only))}
 
 
 def checked(limit: int, part: tuple[int, int]) -> tuple[int, int]:
@@ -139,7 +150,8 @@ def write(output: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> d
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (output / "table.txt").write_text(table(results["scores"], about))
     shots = [shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in drawn(output, c)]
-    pictures.sheet(shots, SHOWN, output / "sheet.png")
+    if shots:
+        pictures.sheet(shots, SHOWN, output / "sheet.png")
     (output / "index.html").write_text(page(f"{about['model']}, the drawn world", chapters))
     print((output / "table.txt").read_text(), end="")
     return results
