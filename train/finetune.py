@@ -64,7 +64,7 @@ class FinetuneConfig:
     """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
     it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
     replay_share: float = 0.5
-    replay_weight: float = 6.0
+    replay_weight: float = 7.5
     """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
     stay so"""
     seed: int = 0
@@ -75,7 +75,7 @@ class FinetuneConfig:
     joint: JointStage = field(
         default_factory=lambda: JointStage(
             density_mean=0.3,
-            loop=LoopConfig(steps=540, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
+            loop=LoopConfig(steps=390, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
                             save_every=100, sample_every=0),
         )
     )  # fmt: skip
