@@ -65,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="examples a category (default: all)")
     evaluate.add_argument(
         "--only",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME",
-        help="world: measures whose names begin so, such as edit/ answer",
+        help="world: measures whose names begin so, such as edit/; repeatable",
     )
     evaluate.add_argument(
         "--seeds", type=int, metavar="N", help="pictures of each drawing and edit (world: 1, geneval: 4)"

@@ -53,8 +53,8 @@ class FinetuneConfig:
     other words stays as it was. The image's too learn more, such as a style. () is context where something is replayed, so
     that it is kept, else both"""
     extra: tuple[str, ...] = ()
-    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. All that is drawn passes
-    them, so what they learn is forgotten elsewhere (docs/finetune.md)."""
+    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new
+    object gains nothing by them (docs/finetune.md)."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     planned: float | None = None

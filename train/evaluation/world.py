@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,11 +19,10 @@ from ..world.scene import render
 from . import answers
 from .all import measures
 from .judge import Judge
-from .measures import psnr, through_autoencoder
+from .measures import Measure, psnr, through_autoencoder
 from .page import Chapter, page
 from .scores import Score, line, table
 
-T = TypeVar("T")
 FULL = 500
 """Examples a category for published figures."""
 JUDGE = Path(__file__).resolve().parent.parent.parent / "weights" / "judge"
@@ -81,7 +80,7 @@ def evaluate(
     return write(output, chapters, about)
 
 
-def begun_so(named: dict[str, T], only: Sequence[str]) -> dict[str, T]:
+def begun_so(named: dict[str, Callable[[], Measure]], only: Sequence[str]) -> dict[str, Callable[[], Measure]]:
     """Those whose names begin with one of ``only``, all where it is empty. Raises ValueError for a beginning that none has."""
     for beginning in only:
         if not any(name.startswith(beginning) for name in named):

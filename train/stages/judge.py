@@ -37,13 +37,14 @@ class JudgeStage:
     halved: float = 0.25
     """Share of the pictures in which one object is cut in half; it then does not count."""
     featured: str = ""
-    """One of the world's things that stands in a third of the pictures, for a judge that is to learn it quickly"""
+    """One of the world's things that stands in many of the pictures (`FEATURED`), for a judge that is to learn it quickly"""
     warm_start: str = ""
     """Folder of a judge to go on from; what the world has gained since is added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 FEATURED = 1 / 3
+"""Share of the pictures that have what is featured"""
 
 
 def featuring(scene: Scene, name: str) -> Scene:
