@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     finetune.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
     finetune.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
     finetune.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    finetune.add_argument("--steps", type=int, help="training steps (default: 500)")
+    finetune.add_argument("--steps", type=int, help="training steps (default: 390)")
     finetune.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
     )

@@ -16,7 +16,8 @@ def grid_for(tokens: int) -> tuple[int, int]:
 
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
     """(positions,) to (positions, width): sines, then cosines, in float64 like numpy's."""
-    frequencies = 1.0 / 10000 ** (torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    places = torch.arange(width // 2, device=positions.device, dtype=torch.float64)
+    frequencies = 1.0 / 10000 ** (places / (width / 2))
     angles = positions.double().reshape(-1, 1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

@@ -29,7 +29,7 @@ from .frozen import Store, encoders
 from .kept import keep
 from .loop import LoopConfig, fit
 from .optimizer import MasterOptimizer
-from .stages.joint import JointStage, Trainee, in_model, joint_losses
+from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputing
 from .strict import overridden
 from .world.talk import PLANNED
 
@@ -38,6 +38,8 @@ CHANGES = ("edit", "follow_up", "describe", "story")
 have none before them."""
 BARE = 0.25
 """Share of what is replayed, at least, that is drawn without its words: there all of it is the base's (`joint_losses`)"""
+IDLE = ("data", "train", "draw_share", "validation", "align_weight", "align_block", "compile", "sample_prompts")
+"""Of a joint stage, what a fine-tuning does not do."""
 NAME = "new"
 """What the adapter is called while it trains."""
 
@@ -95,11 +97,16 @@ class FinetuneConfig:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
         plain = JointStage()
-        for name in ("data", "train", "draw_share"):
+        for name in IDLE:
             if getattr(self.joint, name) != getattr(plain, name):
                 raise ValueError(
-                    f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share instead"
+                    f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share, samples instead"
                 )
+        if self.joint.loop.sample_every:
+            raise ValueError(
+                f"joint.loop.sample_every is {self.joint.loop.sample_every} and has no effect here: samples are drawn "
+                "before and after"
+            )
         if self.planned is not None and not 0 <= self.planned <= 1:
             raise ValueError(f"planned is {self.planned}; it must lie between 0 and 1")
         if self.replay_weight < 0:
@@ -178,7 +185,8 @@ def _train(
     losses = partial(
         adapted_losses, model, trainee, stage, config.seed, config.replay_weight if len(sources) > 1 else None
     )
-    seconds, peak = trial(make_batch, losses, trainee)
+    with recomputing(trainee, stage.gradient_checkpointing):
+        seconds, peak = trial(make_batch, losses, trainee)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
           f"{peak / 2**30:.1f} GiB (measured on {make_batch.pool} steps)", flush=True)  # fmt: skip
@@ -190,7 +198,8 @@ def _train(
         if prompts and not (samples / "before.png").exists():
             draw_samples(model, prompts, config.seed, samples / "before.png")
     parallel.wait()
-    optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
+    with recomputing(trainee, stage.gradient_checkpointing):
+        optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
     averaged = {in_model(name): parallel.whole(value) for name, value in optimizer.averaged().items()}
     if not first:
         return output

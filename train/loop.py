@@ -132,7 +132,8 @@ def fit(
                 number, batch = next(batches)
                 count_broken(name, batch, progress, (number + 1) * config.batch_size)
                 told = {key: value / config.accumulate for key, value in objective(batch, number).items()}
-                told["loss"].backward()
+                if told["loss"].requires_grad:  # not where all are words and only drawing is learned
+                    told["loss"].backward()
                 values = {key: values.get(key, 0) + value.detach() for key, value in told.items()}
             rate = rate_at(step, config.steps, config.warmup, config.decay, config.schedule)
             norm = optimizer.step(rate, config.clip)

@@ -63,7 +63,10 @@ class MasterOptimizer:
         A gradient that is not finite changes nothing (the caller sees the norm and counts it).
         """
         used = [(m, p) for m, (_, p) in zip(self.masters, self.named, strict=True) if p.grad is not None]
-        grads = [p.grad.float() for _, p in used]
+        grads = []
+        for _, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
+            grads.append(p.grad.float())
+            p.grad = None
         norm = float(whole(nn.utils.get_total_norm(grads)))
         if math.isfinite(norm):
             if norm > clip:
@@ -82,8 +85,6 @@ class MasterOptimizer:
                 if self.ema:  # a young average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
                     torch._foreach_lerp_([own(e) for e in self.ema], masters, 1 - decay)
-        for _, p in self.named:
-            p.grad = None
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
@@ -144,8 +145,8 @@ class MasterOptimizer:
                     self.ema[index].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
                 for optimizer in self.optimizers:
                     if any(master is p for group in optimizer.param_groups for p in group["params"]):
-                        optimizer.state[master] = {
-                            key: state[f"state.{key}.{name}"].clone()
+                        optimizer.state[master] = {  # a fused step wants its count where the master is
+                            key: state[f"state.{key}.{name}"].to(master.device, copy=True)
                             for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
                             if f"state.{key}.{name}" in state
                         }

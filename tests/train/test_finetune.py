@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import limner
 from helpers import make_limner
@@ -92,6 +93,26 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     assert not (cut / "run").exists()
 
 
+def test_blocks_computed_again_give_the_same_adapter(data, tmp_path, monkeypatch):
+    """And they are: once for every pass that has a gradient. Afterwards nothing is."""
+    again = []
+    real = module.joint_losses
+
+    def noted(trainee, *given):
+        again.append((trainee.detokenizer.mmdit.gradient_checkpointing, trainee.stream.llm.training))
+        return real(trainee, *given)
+
+    monkeypatch.setattr(module, "joint_losses", noted)
+    plain = finetune(make_limner(), data, tmp_path / "plain", load_config(QUICK))
+    model = make_limner()
+    out = finetune(model, data, tmp_path / "again", load_config([*QUICK, "joint.gradient_checkpointing=true"]))
+    assert again == [(False, False)] * 12 + [(True, True)] * 12  # eight steps are the trial's
+    assert not model.detokenizer.mmdit.gradient_checkpointing and not model.mllm.llm.training
+    for part in ("llm", "mmdit"):
+        ours, theirs = (load_file(f / part / "adapter_model.safetensors") for f in (out, plain))
+        assert all(torch.allclose(ours[n], v, atol=1e-5) for n, v in theirs.items())
+
+
 def test_from_python(data, tmp_path):
     joint = load_config(QUICK).joint
     out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
@@ -142,6 +163,8 @@ def test_options_are_checked():
         (["planned=2"], "planned is 2"),
         (["planned=often"], "planned"),
         (["joint.train=[mllm]"], "joint.train has no effect here"),
+        (["joint.compile=true"], "joint.compile has no effect here"),
+        (["joint.loop.sample_every=5"], "sample_every is 5 and has no effect here"),
         (["parts=[]", "extra=[]"], "nothing to train"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -27,6 +27,7 @@ from limner.train.stages.joint import (
     freeze,
     joint_losses,
     mixture,
+    recompute,
     validate,
     validation_batch,
 )
@@ -343,15 +344,28 @@ def test_the_detokenizer_learns_from_features_alone():
     assert model.detokenizer.adapter.resampler.query.grad.abs().sum() > 0
 
 
+def test_a_batch_of_words_teaches_drawing_nothing_and_stops_no_run(tmp_path):
+    model = drawing_model()
+    trainee = Trainee(model.mllm, model.detokenizer)
+    freeze(trainee, ("detokenizer.mmdit",))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    words = Mixture([(World(("small_talk",)), 1.0)], model.encoder, 2, 5, pool=1)
+    without = [k for k in range(20) if not len(words(k).target)][:2]
+    config = LoopConfig(steps=2, warmup=0, workers=0, weight_decay=0.0)
+    for form in (detokenizer_losses, joint_losses):
+        losses = partial(form, trainee, JointStage(), 0)
+        fit("test", trainee, lambda step: words(without[step]), losses, config, tmp_path / form.__name__)
+        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     gradients = []
     for again in (False, True):
         model = drawing_model()
-        model.detokenizer.mmdit.gradient_checkpointing = again
-        if again:
-            model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
         model.mllm.llm.train()
         trainee = Trainee(model.mllm, model.detokenizer)
+        if again:
+            recompute(trainee)
         joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,30 @@ def in_model(name: str) -> str:
     return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
 
 
+def recompute(trainee: Trainee, again: bool = True) -> None:
+    """Compute the MM-DiT's blocks and the backbone's layers again in the backward pass, or no longer."""
+    trainee.detokenizer.mmdit.gradient_checkpointing = again
+    llm = trainee.stream.llm
+    if again:
+        llm.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        llm.activation_checkpointing_disable()
+    llm.train(again)  # transformers checkpoints only then
+
+
+@contextmanager
+def recomputing(trainee: Trainee, again: bool) -> Iterator[None]:
+    """`recompute` for a while, or nothing."""
+    if not again:
+        yield
+        return
+    recompute(trainee)
+    try:
+        yield
+    finally:
+        recompute(trainee, False)
+
+
 def compile_blocks(trainee: Trainee) -> None:
     """The MM-DiT's blocks and the backbone's layers, each for itself."""
     # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
@@ -305,9 +330,7 @@ def run_joint(
     trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze(trainee, stage.train), flush=True)
     if stage.gradient_checkpointing:
-        model.detokenizer.mmdit.gradient_checkpointing = True
-        model.mllm.llm.activation_checkpointing_enable({"use_reentrant": False})
-        model.mllm.llm.train()  # transformers checkpoints only then
+        recompute(trainee)
     if stage.compile:
         compile_blocks(trainee)
     batches = mixture(model, stage, seed + 3)
