@@ -21,7 +21,6 @@ ALONE = {"aten.copy_.default", "aten._to_copy.default", "aten.index.Tensor", "at
          "aten.index_put.default", "aten._index_put_impl_.default", "aten.set_.source_Tensor",
          "aten._has_compatible_shallow_copy_type.default"}  # fmt: skip
 """What may take tensors of both: copies, and indices on the CPU of a tensor on the GPU"""
-
 STRICT = ("aten.cat", "aten.stack", "aten.mm", "aten._fused")
 """What takes no number of the CPU's either, unlike all that goes element by element"""
 
@@ -100,8 +99,6 @@ class Calls(TorchFunctionMode):
             return self.to(func, args, kwargs)
         named, (args, kwargs) = devices((args, kwargs))
         made = func(*args, **kwargs)
-        if func == torch.Tensor.data.__set__ and self.marks.on(args[1]):
-            self.marks.put(args[0])
         if name == "new_tensor" and named is None:
             named = GPU if self.marks.on(args[0]) else None
         if named is not None:  # a factory told where

@@ -73,6 +73,22 @@ def alike(there, here):
     return there.size == here.size and max(ImageStat.Stat(ImageChops.difference(there, here)).mean) < 1.0
 
 
+def test_what_is_left_behind_is_an_error():
+    there, here = torch.ones(3, 4, device="cuda"), torch.ones(4)
+    assert there.device.type == "cuda" and (there[1] * 2.0).device.type == "cuda" and here.device.type == "cpu"
+    assert (there + here.to(there)).sum().cpu().device.type == "cpu" and (there + here.sum()).shape == (3, 4)
+    layer = torch.nn.Linear(4, 2).to("cuda")
+    assert layer(there).device == there.device and there[torch.tensor([0, 1])].shape == (2, 4)
+    for mixes in (
+        lambda: there + here,
+        lambda: layer(here),
+        lambda: torch.cat([there, here[None]]),
+        lambda: torch.ones(3, 4)[there > 0],
+    ):
+        with pytest.raises(RuntimeError):
+            mixes()
+
+
 def on_a_real_one(change):
     """The pretended one is not there in a backward pass or in what is compiled."""
     return pytest.param(change, marks=pytest.mark.skipif(not REAL, reason="there is no GPU"))

@@ -174,6 +174,12 @@ def test_options_are_checked():
     assert FinetuneConfig().parts == ("llm", "mmdit")
 
 
+def test_help_tells_how_many_steps_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    assert f"training steps (default: {FinetuneConfig().joint.loop.steps})" in capsys.readouterr().out
+
+
 def test_the_command_line(data, tmp_path, capsys):
     make_limner().save_pretrained(tmp_path / "base")
     base = ["--model", str(tmp_path / "base"), "--device", "cpu"]
