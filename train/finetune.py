@@ -27,7 +27,7 @@ from .datasets.example import Captioned, Example
 from .datasets.mixture import Finite, Mixture, Told, World
 from .frozen import Store, encoders
 from .kept import keep
-from .loop import LoopConfig, fit
+from .loop import LoopConfig, backward, fit
 from .optimizer import MasterOptimizer
 from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputing
 from .strict import overridden
@@ -294,7 +294,7 @@ def trial(
     for step in range(make_batch.pool):
         batch = make_batch(step)
         begun = time.monotonic()
-        losses(batch, step)["loss"].backward()
+        backward(losses(batch, step)["loss"])
         optimizer.step(0.0, 1.0)
         took.append(time.monotonic() - begun)
     seconds = sum(took[1:]) / (len(took) - 1)

@@ -132,8 +132,7 @@ def fit(
                 number, batch = next(batches)
                 count_broken(name, batch, progress, (number + 1) * config.batch_size)
                 told = {key: value / config.accumulate for key, value in objective(batch, number).items()}
-                if told["loss"].requires_grad:  # not where all are words and only drawing is learned
-                    told["loss"].backward()
+                backward(told["loss"])
                 values = {key: values.get(key, 0) + value.detach() for key, value in told.items()}
             rate = rate_at(step, config.steps, config.warmup, config.decay, config.schedule)
             norm = optimizer.step(rate, config.clip)
@@ -183,6 +182,12 @@ def fit(
     if sharded:
         parallel.gather(module)
     return optimizer
+
+
+def backward(loss: Tensor) -> None:
+    """Or nothing, where a batch has nothing for what learns: all are words, and only drawing is learned."""
+    if loss.requires_grad:
+        loss.backward()
 
 
 def count_broken(name: str, batch: Any, progress: checkpoints.Progress, seen: int) -> None:

@@ -113,6 +113,14 @@ def test_blocks_computed_again_give_the_same_adapter(data, tmp_path, monkeypatch
         assert all(torch.allclose(ours[n], v, atol=1e-5) for n, v in theirs.items())
 
 
+def test_painting_alone_learns_nothing_from_words(data, tmp_path):
+    """No batch without a picture stops it, in the trial or in the run."""
+    options = [*QUICK, "parts=[mmdit]", "draw_share=0.0", "planned=0.0"]
+    out = finetune(make_limner(), data, tmp_path / "out", load_config(options))
+    weights = load_file(out / "mmdit" / "adapter_model.safetensors")
+    assert all(not value.any() for name, value in weights.items() if "lora_B" in name)
+
+
 def test_from_python(data, tmp_path):
     joint = load_config(QUICK).joint
     out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
