@@ -77,7 +77,7 @@ def main() -> None:
         "--checkpointing", action="store_true", help="compute blocks again in the backward pass, for LoRA too"
     )
     parser.add_argument("--eager", action="store_true", help="compile nothing")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     for kind in options.kinds:
         measure(kind, options)
