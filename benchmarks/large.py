@@ -33,7 +33,16 @@ BACKBONES = {
 }
 
 
-def make(backbone: str, side: int) -> Limner:
+def make(backbone: str, side: int, device: str) -> Limner:
+    """In bf16, made where it is to be."""
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = parts(backbone, side)
+    torch.set_default_dtype(torch.float32)
+    return model.to(device, torch.bfloat16)
+
+
+def parts(backbone: str, side: int) -> Limner:
     words = limner.load("nano", device="cpu").tokenizer
     config = LimnerConfig(image_size=384, resampler_heads=16, shapes=(), default_size=(side, side))
     vocabulary = add_control_tokens(words, config)
@@ -65,11 +74,7 @@ def main() -> None:
     chosen = options.parse_args()
     from limner.inference.info import parameters
 
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(chosen.device):
-        model = make(chosen.llm, chosen.side)
-    torch.set_default_dtype(torch.float32)
-    model.to(chosen.device, torch.bfloat16)
+    model = make(chosen.llm, chosen.side, chosen.device)
     counts = parameters(model)
     for name, count in counts.items():
         print(f"  {name:32} {count / 1e9:6.2f} B parameters {count * 2 / 1e9:6.2f} GB")

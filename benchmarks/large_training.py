@@ -19,18 +19,13 @@ from limner.train.datasets.mixture import Finite, Mixture
 from limner.train.finetune import FinetuneConfig, prepared
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, compile_blocks, freeze, joint_losses, recompute
+from limner.train.stages.joint import Trainee, compile_blocks, freeze, joint_losses, recomputing
 
 GB = 1e9
 
 
 def measure(kind: str, options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
-    torch.set_default_dtype(torch.bfloat16)
-    with device:
-        model = make(options.llm, options.side)
-    torch.set_default_dtype(torch.float32)
-    model.to(device, torch.bfloat16)
+    model = make(options.llm, options.side, options.device)
     if kind == "lora":
         config = FinetuneConfig(rank=16, alpha=16, replay="none")
         trainee, _ = prepared(model, config)
@@ -39,8 +34,6 @@ def measure(kind: str, options: argparse.Namespace) -> None:
         stage = getattr(load_recipe("released"), kind)
         trainee = Trainee(model.mllm, model.detokenizer)
         freeze(trainee, stage.train)
-    if stage.gradient_checkpointing or options.checkpointing:
-        recompute(trainee)
     if stage.compile and not options.eager:
         compile_blocks(trainee)
     optimizer = MasterOptimizer(trainee.named_parameters(), 1e-5)
@@ -49,18 +42,19 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     )
     batches = [mixture(step) for step in range(2)]
     spent = []
-    for step in range(options.steps + 2):
-        begun = time.perf_counter()
-        joint_losses(trainee, stage, 0, batches[step % 2], step)["loss"].backward()
-        norm = optimizer.step(1.0, 1.0)
-        assert norm == norm
-        spent.append(time.perf_counter() - begun)
+    with recomputing(trainee, stage.gradient_checkpointing or options.checkpointing):
+        for step in range(options.steps + 2):
+            begun = time.perf_counter()
+            joint_losses(trainee, stage, 0, batches[step % 2], step)["loss"].backward()
+            norm = optimizer.step(1.0, 1.0)
+            assert norm == norm
+            spent.append(time.perf_counter() - begun)
     whole = sum(p.numel() for p in model.parameters())
     learns = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
     seconds = sorted(spent[2:])[options.steps // 2]
     line = f"{kind:6} {whole / 1e9:.2f} B parameters, {learns / 1e9:.3f} B learn"
     line += f": {options.batch / seconds:.2f} conversations a second"
-    if device.type == "cuda":
+    if options.device.startswith("cuda"):
         at_rest, peak = torch.cuda.memory_allocated() / GB, torch.cuda.max_memory_allocated() / GB
         line += f", {at_rest:.1f} GB between steps, {peak:.1f} GB at most"
     print(line, flush=True)

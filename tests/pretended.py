@@ -141,16 +141,28 @@ def devices(values):
 
 @contextmanager
 def gpu():
-    """While it lasts, "cuda" is a device, in threads begun meanwhile too."""
-    marks, run = Marks(), threading.Thread.run
+    """While it lasts, "cuda" is a device: also in threads begun meanwhile, and in what a backward pass computes again, which
+    both come without the modes of who asked for them."""
+    marks, hooks = Marks(), torch.autograd.graph.saved_tensors_hooks
+    run, hooked = threading.Thread.run, hooks.__init__
 
     def within(thread):
         with Calls(marks), Operations(marks):
             run(thread)
 
-    threading.Thread.run = within
+    def again(self, *both):
+        def with_marks(call):
+            def called(value):
+                with Calls(marks):
+                    return call(value)
+
+            return called
+
+        hooked(self, *map(with_marks, both))
+
+    threading.Thread.run, hooks.__init__ = within, again
     try:
         with Calls(marks), Operations(marks):
             yield marks
     finally:
-        threading.Thread.run = run
+        threading.Thread.run, hooks.__init__ = run, hooked

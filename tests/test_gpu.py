@@ -3,6 +3,7 @@ where a tensor left behind on the CPU is an error as well.
 """
 
 import shutil
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +25,7 @@ from limner.train.finetune import FinetuneConfig, adapted_losses, finetune, load
 from limner.train.frozen import Store, encoders, precompute
 from limner.train.loop import LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer
-from limner.train.stages.joint import JointStage, Trainee, compile_blocks, joint_losses, recompute
+from limner.train.stages.joint import JointStage, Trainee, compile_blocks, joint_losses, recomputing
 
 REAL = torch.cuda.is_available()
 STAGE = JointStage(flow_samples=2, align_weight=0.5, align_block=0, prompt_dropout=0.3)
@@ -52,14 +53,20 @@ def drawn(model, size: int = 8):
     return Mixture(HALVES, model.encoder, size, 0, pool=2)
 
 
-def gradients(device: str, change=lambda trainee: None, **changes):
+@contextmanager
+def compiled(trainee):
+    compile_blocks(trainee)
+    yield
+
+
+def gradients(device: str, change=nullcontext, **changes):
     """A joint step's losses and gradients."""
     model = made(device, **changes)
     torch.manual_seed(1)
     trainee = Trainee(model.mllm, model.detokenizer, align=True).to(device)
-    change(trainee)
-    values = joint_losses(trainee, STAGE, 3, drawn(model)(0), 0)
-    values["loss"].backward()
+    with change(trainee):
+        values = joint_losses(trainee, STAGE, 3, drawn(model)(0), 0)
+        values["loss"].backward()
     found = {n: p.grad.cpu() for n, p in trainee.named_parameters() if p.grad is not None}
     return {k: float(v.detach()) for k, v in values.items()}, found
 
@@ -89,12 +96,11 @@ def test_what_is_left_behind_is_an_error():
             mixes()
 
 
-def on_a_real_one(change):
-    """The pretended one is not there in a backward pass or in what is compiled."""
-    return pytest.param(change, marks=pytest.mark.skipif(not REAL, reason="there is no GPU"))
+CHANGES = [nullcontext, recomputing, *([compiled] if REAL else [])]
+"""What is compiled for a GPU takes one; `test_compiled_blocks_give_the_same_losses_and_gradients` compiles for the CPU."""
 
 
-@pytest.mark.parametrize("change", [lambda trainee: None, on_a_real_one(recompute), on_a_real_one(compile_blocks)])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_joint_step(change):
     losses, grads = gradients("cuda", change)
     wanted, theirs = gradients("cpu")

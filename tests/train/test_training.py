@@ -27,7 +27,7 @@ from limner.train.stages.joint import (
     freeze,
     joint_losses,
     mixture,
-    recompute,
+    recomputing,
     validate,
     validation_batch,
 )
@@ -364,9 +364,8 @@ def test_gradient_checkpointing_changes_no_gradient():
         model = drawing_model()
         model.mllm.llm.train()
         trainee = Trainee(model.mllm, model.detokenizer)
-        if again:
-            recompute(trainee)
-        joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
+        with recomputing(trainee, again):
+            joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

@@ -275,28 +275,22 @@ def in_model(name: str) -> str:
     return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
 
 
-def recompute(trainee: Trainee, again: bool = True) -> None:
-    """Compute the MM-DiT's blocks and the backbone's layers again in the backward pass, or no longer."""
-    trainee.detokenizer.mmdit.gradient_checkpointing = again
-    llm = trainee.stream.llm
-    if again:
-        llm.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        llm.activation_checkpointing_disable()
-    llm.train(again)  # transformers checkpoints only then
-
-
 @contextmanager
-def recomputing(trainee: Trainee, again: bool) -> Iterator[None]:
-    """`recompute` for a while, or nothing."""
+def recomputing(trainee: Trainee, again: bool = True) -> Iterator[None]:
+    """The MM-DiT's blocks and the backbone's layers are computed ``again`` in the backward pass."""
+    mmdit, llm = trainee.detokenizer.mmdit, trainee.stream.llm
     if not again:
         yield
         return
-    recompute(trainee)
+    mmdit.gradient_checkpointing = True
+    llm.activation_checkpointing_enable({"use_reentrant": False})
+    llm.train()  # transformers checkpoints only then
     try:
         yield
     finally:
-        recompute(trainee, False)
+        mmdit.gradient_checkpointing = False
+        llm.activation_checkpointing_disable()
+        llm.eval()
 
 
 def compile_blocks(trainee: Trainee) -> None:
@@ -329,8 +323,6 @@ def run_joint(
     model.to(device, dtype)
     trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze(trainee, stage.train), flush=True)
-    if stage.gradient_checkpointing:
-        recompute(trainee)
     if stage.compile:
         compile_blocks(trainee)
     batches = mixture(model, stage, seed + 3)
@@ -351,4 +343,5 @@ def run_joint(
         model.mllm.llm.train(training)
         return loss
 
-    fit(name, trainee, batches, partial(form, trainee, stage, seed), stage.loop, folder, sample)
+    with recomputing(trainee, stage.gradient_checkpointing):
+        fit(name, trainee, batches, partial(form, trainee, stage, seed), stage.loop, folder, sample)
