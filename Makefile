@@ -1,17 +1,23 @@
-# make chat: set up and talk with the embedded model.  make test: set up and run the tests (SLOW=1: all of them).
+# make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
+# make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
 PYTHON ?= python3
 BIN := .venv/bin
-MARKED := $(if $(SLOW),-m "slow or not slow",)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: chat test lint format clean
+.PHONY: chat test test-slow test-portable lint format clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
 
-test: .venv/test.done $(if $(SLOW),.venv/quantized.done)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(MARKED)
+test: lint
+	$(BIN)/python -m pytest --durations=15
+
+test-slow: .venv/test.done .venv/quantized.done
+	$(BIN)/python -m pytest -m slow --durations=15
+
+# the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
+test-portable: .venv/test.done
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/inference/test_precision.py
 
 lint: .venv/test.done
 	$(BIN)/ruff check .
@@ -26,19 +32,19 @@ format: .venv/test.done
 
 # torch first and by its pinned version: a plain "torch" would bring gigabytes of CUDA packages
 .venv/torch.done: constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(INSTALL) torch==2.13.0
 	@touch $@
 
 .venv/chat.done: .venv/torch.done pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 .venv/test.done: .venv/torch.done pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	@touch $@ .venv/chat.done
 
 .venv/quantized.done: .venv/test.done
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quantized]"
+	$(INSTALL) -e ".[quantized]"
 	@touch $@
 
 clean:

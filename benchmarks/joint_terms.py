@@ -17,6 +17,7 @@ import torch
 import limner
 from limner.detokenizer.condition import ConditioningAdapter
 from limner.detokenizer.mmdit import MMDiT
+from limner.inference import precision
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
@@ -53,7 +54,9 @@ def main() -> None:
     judge = Judge.from_pretrained(JUDGE)
     for name, choice in CHOICES.items():
         model, stage = fresh(), replace(recipe, data=("world/draw",), loop=loop, **choice)
-        run_joint(stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), torch.bfloat16)
+        run_joint(
+            stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), precision.choose("cpu")
+        )
         fixed = Mixture([(World(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
         # measured as it would be used: with every source it has learned to hear
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)

@@ -1,7 +1,8 @@
 """One interleaved reply of a large model with random weights: `python benchmarks/large.py [--llm 4b] [--device cuda]`.
 
 SD3.5-medium's MM-DiT and autoencoder, SigLIP2-so400m's vision tower and a Qwen3 backbone, from their public
-configurations, in bf16. Prints seconds and memory by part: does the code carry these sizes, and what do they cost?
+configurations, in what the machine computes faster, bf16 or fp32. Prints seconds and memory by part: does the code carry
+these sizes, and what do they cost?
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from limner.detokenizer.autoencoder import Autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
 from limner.mllm.events import PictureBegun, PictureDone, PictureStep
@@ -34,12 +36,13 @@ BACKBONES = {
 
 
 def make(backbone: str, side: int, device: str) -> Limner:
-    """In bf16, made where it is to be."""
-    torch.set_default_dtype(torch.bfloat16)
+    """In the precision that ``device`` is fast in, made where it is to be."""
+    dtype = precision.choose(device)
+    torch.set_default_dtype(dtype)
     with torch.device(device):
         model = parts(backbone, side)
     torch.set_default_dtype(torch.float32)
-    return model.to(device, torch.bfloat16)
+    return model.to(device, dtype)
 
 
 def parts(backbone: str, side: int) -> Limner:

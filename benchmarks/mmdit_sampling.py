@@ -1,7 +1,8 @@
 """Our sampling loop against diffusers' SD3 transformer and scheduler with the same weights.
 
-`python benchmarks/mmdit_sampling.py`: nano's sizes, 28 guided steps, bf16, eager and, with --compile, compiled by
-block. diffusers' side is the loop of `StableDiffusion3Pipeline` without its text encoders and autoencoder.
+`python benchmarks/mmdit_sampling.py`: nano's sizes, 28 guided steps, in what the machine computes faster (bf16 or fp32), eager
+and, with --compile, compiled by block. diffusers' side is the loop of `StableDiffusion3Pipeline` without its text encoders
+and autoencoder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
+from limner.inference import precision
 
 STEPS, SCALE = 28, 4.0
 
@@ -43,11 +45,12 @@ def main() -> None:
     config = config_from_diffusers(theirs.config)
     ours = MMDiT(config).eval()
     ours.load_state_dict(weights_from_diffusers(theirs.state_dict(), config))
-    ours.bfloat16(), theirs.bfloat16()
+    dtype = precision.choose("cpu")
+    ours.to(dtype), theirs.to(dtype)
     context, pooled = torch.randn(1, 77, 512), torch.randn(1, 512)
     noise = torch.randn(1, 16, options.size, options.size)
     print(f"{sum(p.numel() for p in ours.parameters()) / 1e6:.0f} M parameters, {(options.size // 2) ** 2} image tokens, "
-          f"{STEPS} guided steps, bf16, {torch.get_num_threads()} threads")  # fmt: skip
+          f"{STEPS} guided steps, {dtype}, {torch.get_num_threads()} threads")  # fmt: skip
 
     @torch.inference_mode()
     def limner() -> torch.Tensor:
@@ -55,9 +58,9 @@ def main() -> None:
         condition = Condition(context, mask, pooled)
         times = flow.inference_timesteps(STEPS)
         # diffusers' unconditional pass has a context of its own: zeros, attended to
-        velocity = GuidedVelocity(ours, condition, Guidance(SCALE), times, torch.bfloat16)
+        velocity = GuidedVelocity(ours, condition, Guidance(SCALE), times, dtype)
         zero = torch.zeros_like(context)
-        velocity.prepared[2] = (torch.cat([context, zero]).bfloat16(), None, None)
+        velocity.prepared[2] = (torch.cat([context, zero]).to(dtype), None, None)
         return samplers.euler(velocity, noise, times)
 
     @torch.inference_mode()
@@ -65,11 +68,11 @@ def main() -> None:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
         # their default times end at 1/1000; these are ours
         scheduler.set_timesteps(sigmas=flow.inference_timesteps(STEPS)[:-1].tolist())
-        both = torch.cat([torch.zeros_like(context), context]).bfloat16()
-        pooled_both = torch.cat([torch.zeros_like(pooled), pooled]).bfloat16()
+        both = torch.cat([torch.zeros_like(context), context]).to(dtype)
+        pooled_both = torch.cat([torch.zeros_like(pooled), pooled]).to(dtype)
         x = noise
         for t in scheduler.timesteps:
-            out = theirs(x.bfloat16().repeat(2, 1, 1, 1), both, pooled_both, t.expand(2), return_dict=False)[0].float()
+            out = theirs(x.to(dtype).repeat(2, 1, 1, 1), both, pooled_both, t.expand(2), return_dict=False)[0].float()
             plain, full = out.chunk(2)
             x = scheduler.step(plain + SCALE * (full - plain), t, x, return_dict=False)[0]
         return x

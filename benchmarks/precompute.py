@@ -19,6 +19,7 @@ from limner.detokenizer.autoencoder import Autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
 from limner.mllm.eye import Eye
@@ -56,7 +57,7 @@ def build(size: int) -> Limner:
     return Limner(
         StreamModel(llm, eye, config, vocabulary), Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
         words,
-    ).to(torch.bfloat16)  # fmt: skip
+    ).to(precision.choose("cpu"))  # fmt: skip
 
 
 def pictures(count: int, size: int) -> list[Captioned]:

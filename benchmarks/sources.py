@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="nano")
     parser.add_argument("--limit", type=int, default=48)
     options = parser.parse_args()
-    model = limner.load(options.model, dtype="bfloat16")
+    model = limner.load(options.model)
     judge = Judge.from_pretrained(JUDGE)
     adapter = model.detokenizer.adapter
     whole = adapter.forward

@@ -60,14 +60,18 @@ class Detokenizer(nn.Module):
         """Heights and widths in pixels must be multiples of this."""
         return self.autoencoder.factor * self.mmdit.config.patch_size
 
+    @property
+    def longest(self) -> int | None:
+        """The longest side in pixels that has a place in the position table; None where positions have no end."""
+        config = self.mmdit.config
+        return config.position_table * self.multiple if config.positions == "sincos" else None
+
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for a size that cannot be drawn, naming those that can."""
         step = self.multiple
-        config = self.mmdit.config
-        largest = config.position_table * step if config.positions == "sincos" else None
         fits = height >= step and width >= step and height % step == 0 and width % step == 0
-        if not fits or (largest and max(height, width) > largest):
-            most = f" up to {largest}" if largest else ""
+        if not fits or (self.longest and max(height, width) > self.longest):
+            most = f" up to {self.longest}" if self.longest else ""
             raise ValueError(
                 f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
             )

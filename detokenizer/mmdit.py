@@ -163,7 +163,8 @@ class Block(nn.Module):
         cq, ck, cv = self.context.project(modulate(self.context.norm(context), context_shift, context_scale))
         joint = attention(torch.cat([q, cq], 2), torch.cat([k, ck], 2), torch.cat([v, cv], 2), mask)
         joint = joint.transpose(1, 2).flatten(2)
-        image_part, context_part = joint.split([x.shape[1], context.shape[1]], dim=1)
+        # contiguous: a linear layer copies its weights once a row for a slice along the tokens
+        image_part, context_part = (part.contiguous() for part in joint.split([x.shape[1], context.shape[1]], dim=1))
         if self.dual is not None:
             own_mask = None if mask is None else mask[:, : x.shape[1]]
             x = torch.addcmul(x, mods[8], self.dual(modulate(normed, mods[6], mods[7]), own_mask))

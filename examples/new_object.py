@@ -17,6 +17,7 @@ import more_objects
 import torch
 
 import limner
+from limner.inference import precision
 from limner.inference.adapters import with_weight
 from limner.train.evaluation.cases import Wanted
 from limner.train.evaluation.judge import Judge
@@ -103,7 +104,7 @@ def train_judge(folder: Path, new: str, steps: int) -> None:
     stage = load_recipe("nano").judge
     stage.warm_start, stage.featured, stage.loop.steps = str(JUDGE), new, steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
-    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), torch.bfloat16)
+    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), precision.choose("cpu"))
     rng = random.Random(0)
     scenes_with, scenes_without, right, halves, wrong = [], [], 0, 0, 0
     for scene in made_scenes(rng, 400, new):

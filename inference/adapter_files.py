@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .output import write_text
+
 if TYPE_CHECKING:
     from .adapters import Adapters
 
@@ -64,7 +66,7 @@ def save(
         "extra": sorted(extra),
         "made": dict(made or {}),
     }
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    write_text(folder / CARD, json.dumps(card, indent=1) + "\n")  # the last of it: what has a card is whole
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..mllm.events import Event
 from ..mllm.messages import Message
 from .images import load_image
 from .model import Limner, TooLong
+from .output import free_path, save_picture, write_text
 from .reply import Reply
 
 
@@ -34,6 +35,9 @@ class Chat:
         """Exchanges that the model was not shown at the last turn, and"""
         self.dropped = 0
         """how many no longer fit"""
+        self._saved: set[Path] = set()
+        self._written: dict[tuple[int, Path], tuple[Image.Image, Path]] = {}
+        """Pictures, by identity, and their files beside a saved conversation"""
 
     def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any) -> Reply:
         """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
@@ -108,24 +112,41 @@ class Chat:
         return text, [p["image"] for p in content if p["type"] == "image"]
 
     def save(self, path: str | Path) -> Path:
-        """Write the conversation as JSON Lines (one line) with its pictures as PNG files beside it."""
+        """Write the conversation as JSON Lines (one line) with its pictures as PNG files beside it.
+
+        Only what this chat saved there before is replaced. Raises ValueError for another ending than .jsonl and for a file
+        that is something else's, OSError for one that cannot be written; then what was there stays.
+        """
         path = Path(path)
+        if path.suffix != ".jsonl":
+            raise ValueError(f"a conversation is saved as JSON Lines: {path.name} must end in .jsonl")
+        if path.exists() and path.resolve() not in self._saved:
+            raise ValueError(f"{path} is there already and not this conversation's; choose another name")
         folder = path.parent
         folder.mkdir(parents=True, exist_ok=True)
-        count, messages = 0, []
+        messages = []
         for message in self.messages:
             content = []
             for part in message["content"]:
                 if part["type"] == "image":
-                    count += 1
-                    name = f"{path.stem}-{count:02d}.png"
-                    part["image"].save(folder / name)
-                    content.append({"type": "image", "image": name})
+                    content.append({"type": "image", "image": self._picture_file(part["image"], path).name})
                 else:
                     content.append({"type": "text", "text": str(part["text"])})
             messages.append({"role": message["role"], "content": content})
-        path.write_text(json.dumps({"messages": messages}, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        self._saved.add(path.resolve())
         return path
+
+    def _picture_file(self, image: Image.Image, path: Path) -> Path:
+        """Where the picture was written beside ``path`` by an earlier saving, or now, under a name that is free."""
+        key = (id(image), path.resolve())
+        _, file = self._written.get(key, (image, None))
+        if file is None or not file.exists():
+            escaped = str(path.with_suffix("")).replace("{", "{{").replace("}", "}}")
+            file = free_path(f"{escaped}-{{:02d}}.png")
+            save_picture(image, file)
+            self._written[key] = (image, file)
+        return file
 
     def _question(self, text: str, images: Sequence[str | Path | Image.Image]) -> Message:
         if not text.strip() and not images:

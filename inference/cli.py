@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from . import commands
+from .memory import out_of_memory
 from .sizes import parse_size
+
+OUT = "file to write (default: the first of limner-001.png, limner-002.png, … that is free)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,16 +44,16 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("prompt")
     draw.add_argument("--backend", default="limner", choices=["limner", "sd3"],
                       help="sd3: --model is a diffusers folder of SD3, drawn from by its own text encoders")  # fmt: skip
-    draw.add_argument("--out", type=Path, default=Path("limner.png"), help="file to write (default: limner.png)")
+    draw.add_argument("--out", type=Path, help=OUT)
     edit = command("edit", "change a picture", commands.run_edit, drawing=True)
     edit.add_argument("image")
     edit.add_argument("prompt")
-    edit.add_argument("--out", type=Path, default=Path("limner.png"), help="file to write (default: limner.png)")
+    edit.add_argument("--out", type=Path, help=OUT)
     describe = command("describe", "say what a picture shows", commands.run_describe)
     describe.add_argument("image")
     describe.add_argument("--prompt", default="What is in this picture?")
     describe.add_argument("--boxes", action="store_true", help="ask for boxes, print them and draw them on the picture")
-    describe.add_argument("--out", type=Path, help="file of the picture with boxes (default: NAME-boxes.png)")
+    describe.add_argument("--out", type=Path, help="file of the picture with boxes (default: NAME-boxes-001.png, …)")
     info = command("info", "what a model is made of", commands.run_info)
     info.add_argument("folder", nargs="?", help="the same as --model")
     info.add_argument("--memory", action="store_true", help="what each part's weights take in each precision")
@@ -74,7 +77,11 @@ def parser() -> argparse.ArgumentParser:
         "--seeds", type=int, metavar="N", help="pictures of each drawing and edit (world: 1, geneval: 4)"
     )
     evaluate.add_argument("--steps", type=int, help="sampling steps")
-    evaluate.add_argument("--dtype", default="auto", help="of the model: auto, bfloat16 (faster on a CPU), float32")
+    evaluate.add_argument(
+        "--dtype",
+        default="auto",
+        help="of the model: auto (what the machine computes faster), float32, bfloat16 (many CPUs emulate it, slowly)",
+    )
     evaluate.add_argument("--output", type=Path, default=Path("eval"), metavar="DIR")
     compared = subparsers.add_parser("compare", help="two evaluations of the same questions, question by question")
     compared.set_defaults(run=commands.run_compare)
@@ -94,17 +101,17 @@ def parser() -> argparse.ArgumentParser:
     finetune.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
     finetune.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
     finetune.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    finetune.add_argument("--steps", type=int, help="training steps (default: 390)")
-    finetune.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as rank=8 joint.loop.batch_size=8"
-    )
-    finetune.add_argument("--dry-run", action="store_true", help="check the data, take eight steps, write nothing")
+    finetune.add_argument("--steps", type=int, help="training steps (default: 375)")
+    finetune.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                          help="such as rank=8 joint.loop.batch_size=8; repeatable")  # fmt: skip
+    finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
     distil = subparsers.add_parser("distill", help="train a student that draws in a few steps; interrupted runs go on")
     distil.set_defaults(run=commands.run_distill)
     distil.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
     distil.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     distil.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
-    distil.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as steps=2 loop.steps=1000")
+    distil.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="such as steps=2 loop.steps=1000; repeatable")  # fmt: skip
     data = subparsers.add_parser("data", help="look through a data set, or filter it into a new one")
     data.set_defaults(run=commands.run_data)
     data.add_argument("what", choices=["check", "filter"])
@@ -169,6 +176,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, FloatingPointError, OSError) as error:  # OSError: a full disk, a folder without rights
         print(f"limner: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print("limner: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nlimner: stopped", file=sys.stderr)

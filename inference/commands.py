@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -69,12 +72,14 @@ def _draw_sd3(options: argparse.Namespace) -> int:
 
     from ..detokenizer.files import found
     from .loading import settle
+    from .output import check_picture_path, free_path, save_picture
     from .text_to_image import StableDiffusion3
 
     for name in ("adapter", "bits", "offload"):
         if getattr(options, name):
             raise ValueError(f"--{name} is for a Limner model, not for the sd3 backend")
-    check_output(options.out)
+    options.out = options.out or free_path("limner-{:03d}.png")
+    check_picture_path(options.out)
     model = settle(StableDiffusion3.from_pretrained(found(options.model)), options.device)
     chosen = {name: value for name, value in drawing_options(options).items() if value is not None}
     with tqdm(desc="drawing", disable=None, leave=False) as bar:
@@ -83,7 +88,7 @@ def _draw_sd3(options: argparse.Namespace) -> int:
             bar.total = steps
             bar.update()
 
-        model.generate(options.prompt, callback=report, **chosen)[0].save(options.out)
+        save_picture(model.generate(options.prompt, callback=report, **chosen)[0], options.out)
     print(options.out)
     return 0
 
@@ -91,43 +96,46 @@ def _draw_sd3(options: argparse.Namespace) -> int:
 def run_edit(options: argparse.Namespace) -> int:
     from .images import load_image
 
-    content = [{"type": "image", "image": load_image(options.image)}, {"type": "text", "text": options.prompt}]
-    return _save(options, [{"role": "user", "content": content}], options.prompt)
+    image = load_image(options.image)
+    if options.out and options.out.exists() and options.out.samefile(options.image):
+        raise ValueError(f"--out {options.out} is the picture that is edited; write to another file")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": options.prompt}]
+    return _save(options, [{"role": "user", "content": content}], options.prompt, edited=image)
 
 
-def _save(options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str) -> int:
+def _save(
+    options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str, edited: Image.Image | None = None
+) -> int:
+    from .fitting import nearest
+    from .output import check_picture_path, free_path, save_picture
     from .progress import Progress
 
     if not prompt.strip():
         raise ValueError("the prompt is empty")
-    check_output(options.out)
+    out = options.out or free_path("limner-{:03d}.png")
+    check_picture_path(out)
+    model = loaded(options)
+    if edited is not None and (note := model.fitting(edited, options.size)):
+        print(note, file=sys.stderr)
+        options.size = options.size or nearest(edited, model.config)
     with Progress() as progress:
-        reply = loaded(options).draw(messages, callback=progress, **drawing_options(options))
-    reply.images[0].save(options.out)
+        reply = model.draw(messages, callback=progress, **drawing_options(options))
+    save_picture(reply.images[0], out)
     if reply.text:
         print(reply.text)
-    print(options.out)
+    print(out)
     return 0
-
-
-def check_output(path: Path) -> None:
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    if path.suffix.lower() not in known:
-        raise ValueError(f"cannot write {path}: {path.suffix or 'no ending'} is not a picture format, try .png")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
 
 
 def run_describe(options: argparse.Namespace) -> int:
     from .boxes import draw_boxes
     from .images import load_image
+    from .output import check_picture_path, free_path, save_picture
 
     image = load_image(options.image)
-    out = options.out or Path(f"{Path(options.image).stem}-boxes.png")
+    out = options.out or free_path(f"{Path(options.image).stem.replace('{', '(').replace('}', ')')}-boxes-{{:03d}}.png")
     if options.boxes:
-        check_output(out)
+        check_picture_path(out)
     elif options.out:
         raise ValueError("--out is the picture with boxes: it needs --boxes")
     content = [{"type": "image", "image": image}, {"type": "text", "text": options.prompt}]
@@ -138,7 +146,7 @@ def run_describe(options: argparse.Namespace) -> int:
             raise ValueError("the reply holds no boxes; nano writes none, SEED-X does where it is asked for a place")
         for box in reply.boxes:
             print("box", *box.pixels(*image.size))
-        draw_boxes(image, reply.boxes).save(out)
+        save_picture(draw_boxes(image, reply.boxes), out)
         print(out)
     return 0
 
@@ -205,6 +213,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_finetune(options: argparse.Namespace) -> int:
+    # at once: importing torch takes seconds
+    print(f"finetune  {options.model} on {options.data}, into {options.output}", flush=True)
     try:
         from ..train import finetune
         from ..train.loop import Interrupted
@@ -262,9 +272,9 @@ def run_data(options: argparse.Namespace) -> int:
 def run_build(options: argparse.Namespace) -> int:
     from .build import build, sources
     from .info import describe_model
+    from .output import check_folder
 
-    if (options.output / "config.json").exists():
-        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    check_folder(options.output)
     model = build(options.llm, options.vision, options.mmdit, glyphs=options.glyphs)
     named = sources(model, options.llm, options.vision, options.mmdit) if options.reference else {}
     model.save_pretrained(options.output, named)
@@ -286,9 +296,10 @@ def run_convert(options: argparse.Namespace) -> int:
 def run_precompute(options: argparse.Namespace) -> int:
     from ..train.datasets import check, readers
     from ..train.frozen import precompute
+    from .output import check_folder
 
+    check_folder(options.output)
     model = loaded(options)
-    model.to(model.stored_dtype)
     report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
     print(report.table())
     report.require()
@@ -298,10 +309,11 @@ def run_precompute(options: argparse.Namespace) -> int:
 
 
 def run_merge(options: argparse.Namespace) -> int:
+    from .output import check_folder
+
     if not options.adapter:
         raise ValueError("nothing to merge: name at least one --adapter DIR")
-    if (options.output / "config.json").exists():
-        raise ValueError(f"{options.output} holds a model already; choose another folder")
+    check_folder(options.output)
     model = loaded(options, dtype="float32")
     student = model.student_steps
     model.merge_adapters()

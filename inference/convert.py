@@ -29,6 +29,7 @@ from ..mllm.seed_x import TEMPLATES, weights_from_seed_x
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
 from .model import GenerationDefaults
+from .output import check_folder, replacing_folder
 
 GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))
 TOKENIZER = "cvlm_llama2_tokenizer_100img_and_224loc_addpatch"
@@ -63,21 +64,11 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
     source, output, sizes = Path(source), Path(output), sizes or Sizes()
     if model not in DETOKENIZERS:
         raise ValueError(f"no SEED-X model {model!r}; there are {', '.join(DETOKENIZERS)}")
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; choose another folder")
-    parts = output.with_name(output.name + ".part")
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
-    try:
+    check_folder(output)
+    with replacing_folder(output) as parts:
         tower = _vision(source, parts, sizes)
         config = _stream(source, parts, model, tower, sizes)
         _painter(source, parts, model, config, sizes)
-        if output.exists():
-            output.rmdir()
-        parts.rename(output)
-    except BaseException:  # Ctrl-C too: half a model must not stay, and the error goes on
-        shutil.rmtree(parts, ignore_errors=True)
-        raise
     return output
 
 

@@ -15,8 +15,10 @@ from PIL import Image
 from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.sdxl import SDXLDetokenizer
+from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from .fitting import cut, reference_size
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class DrawingOptions:
 def drawer(
     detokenizer: Detokenizer | SDXLDetokenizer,
     options: DrawingOptions,
-    max_references: int,
+    config: LimnerConfig,
     seeds: list[int],
     around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Draw:
@@ -64,7 +66,7 @@ def drawer(
         return [done[request.row] for request in requests]
 
     def _draw_group(group: list[DrawRequest], size: tuple[int, int]) -> Generator[Event, None, list[Image.Image]]:
-        condition = condition_of(detokenizer, group, max_references, size)
+        condition = condition_of(detokenizer, group, config, size)
         work = _Steps()
 
         def paint() -> torch.Tensor:
@@ -88,7 +90,7 @@ def drawer(
 
 @torch.inference_mode()
 def condition_of(
-    detokenizer: Detokenizer | SDXLDetokenizer, group: list[DrawRequest], max_references: int, size: tuple[int, int]
+    detokenizer: Detokenizer | SDXLDetokenizer, group: list[DrawRequest], config: LimnerConfig, size: tuple[int, int]
 ) -> Condition:
     parameter = next(detokenizer.adapter.parameters())
     features = torch.stack([r.features for r in group]).to(parameter)
@@ -98,12 +100,24 @@ def condition_of(
         mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)
     condition = detokenizer.condition(features, prompt, mask, [r.words for r in group])
     references = [
-        [detokenizer.encode_reference(torch.from_numpy(np.array(image)), size) for image in r.earlier[:max_references]]
+        [
+            detokenizer.encode_reference(torch.from_numpy(np.array(held(detokenizer, image, config, size))), size)
+            for image in r.earlier[: config.max_references]
+        ]
         for r in group
     ]
     if any(references):
         condition = replace(condition, references=references)
     return condition
+
+
+def held(
+    detokenizer: Detokenizer | SDXLDetokenizer, image: Image.Image, config: LimnerConfig, size: tuple[int, int]
+) -> Image.Image:
+    """The picture as a drawing of ``size`` can refer to it; SDXL's encoder fits it itself."""
+    if isinstance(detokenizer, SDXLDetokenizer):
+        return image
+    return cut(image, reference_size(image, config, size, detokenizer.multiple, detokenizer.longest))
 
 
 class Cancelled(Exception):

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..detokenizer.files import from_hub
-from .model import STUDENT, Limner
+from . import precision
+from .model import LOADING, STUDENT, Limner
 from .prompt import place
 from .resting import Resting
 
@@ -26,7 +27,8 @@ def load(
     """Load a model: an embedded name, a folder or a hub id.
 
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
-    own. ``dtype`` "auto" is bfloat16 on cuda, else float32. ``bits`` 8 or 4 quantises the linear layers
+    own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
+    weights that are stored in it. ``bits`` 8 or 4 quantises the linear layers
     (`limner[quantized]`); they take no LoRA, so a few-step student that comes with the model stays out. ``offload`` keeps the
     half that rests in host memory: what writes while a picture is painted, what paints otherwise. Raises ValueError for a
     model that cannot be found or read, and options that make no sense.
@@ -34,9 +36,10 @@ def load(
     if offload and bits is not None:
         raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
     folder = place(model) or from_hub(str(model))
-    loaded = Limner.from_pretrained(folder)
-    if bits is None and (folder / STUDENT).exists():
-        loaded.adapters.load(folder / STUDENT, shipped=True)
+    with LOADING:
+        loaded = Limner.from_pretrained(folder)
+        if bits is None and (folder / STUDENT).exists():
+            loaded.adapters.load(folder / STUDENT, shipped=True)
     settle(loaded, device, dtype)
     if bits is not None:
         from .quantize import quantize
@@ -59,15 +62,13 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
     places = {name: best if own == "auto" else own for name, own in places.items()}
     try:
-        on_gpu = any(torch.device(own).type == "cuda" for own in places.values())
+        kinds = {torch.device(own).type for own in places.values()}
     except RuntimeError as error:
         raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
-    if dtype == "auto":
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError("dtype must be auto, float32, bfloat16 or float16")
+    kind = "cuda" if "cuda" in kinds else min(kinds)
+    if dtype == "auto" and kind != "cuda" and getattr(model, "stored_dtype", None) == torch.float32:
+        dtype = torch.float32
+    dtype = precision.choose(kind, dtype)
     for name, own in places.items():
         model.get_submodule(name).to(own, dtype)
     for part in model.modules():

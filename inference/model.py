@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,11 +33,17 @@ from .adapter_files import save
 from .adapters import Adapters
 from .asked import Messages, as_batch, one_each, with_pictures
 from .drawing import DrawingOptions, drawer
+from .fitting import nearest, reference_size
+from .output import replacing_folder
 from .reply import Reply
 from .resting import Resting
 
+LOADING = threading.RLock()
+"""One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
+PARTS = ("llm", "vision", "detokenizer", STUDENT)
+"""Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
 
 
@@ -77,7 +85,7 @@ class Limner(nn.Module):
         self.defaults = defaults or GenerationDefaults()
         self.encoder = StreamEncoder(tokenizer, mllm.config, mllm.vocabulary)
         self.name = "limner"
-        self.stored_dtype = mllm.dtype
+        self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
         self.resting: Resting | None = None
         self.bits: int | None = None
@@ -163,6 +171,23 @@ class Limner(nn.Module):
             for i, reply in zip(silent, forced, strict=True):
                 replies[i] = replace(replies[i], parts=[*replies[i].parts, reply.images[0]])
         return replies[0] if single else replies
+
+    def fitting(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:
+        """How a picture that is larger than the model holds is edited, in a line; None for one that it takes as it is.
+
+        ``size`` is the height and width in pixels of the answer, where it is settled.
+        """
+        if isinstance(self.detokenizer, SDXLDetokenizer):
+            return None
+        answer = size or nearest(image, self.config)
+        multiple, longest = self.detokenizer.multiple, self.detokenizer.longest
+        height, width = reference_size(image, self.config, answer, multiple, longest)
+        if (image.height, image.width) == (height, width):
+            return None
+        return (
+            f"a picture of {image.width} x {image.height} is more than {self.name} edits: it is scaled and cut to "
+            f"{width} x {height}, and the answer is {answer[1]} x {answer[0]}"
+        )
 
     def chat(self, **options: Any) -> Any:
         """A conversation that remembers; ``options`` are `generate`'s, and ``history``."""
@@ -280,7 +305,7 @@ class Limner(nn.Module):
                 f"this model holds {limit}. Shorten it or lower max_new_tokens"
             )
         around = partial(self._while_drawing, unfit)
-        draw = drawer(self.detokenizer, drawing, self.config.max_references, list(seeds), around)
+        draw = drawer(self.detokenizer, drawing, self.config, list(seeds), around)
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
         return [Reply(row.parts, row.reason) for row in rows]
 
@@ -300,19 +325,20 @@ class Limner(nn.Module):
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
         """Every part saves itself; see the folder's layout in docs/architecture.md.
 
-        ``sources`` of "llm", "vision" and "sd3" (folders or hub ids) are named in place of copies of their weights.
+        A model that was in ``folder`` is replaced when all of this one is written; other files there stay. Raises ValueError
+        for a folder with anything else in the places of a model's parts. ``sources`` of "llm", "vision" and "sd3" (folders or
+        hub ids) are named in place of copies of their weights.
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
         if self._adapters is not None and self._adapters.given:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         shipped = {} if self._adapters is None else self._adapters.loaded
-        for name, adapter in shipped.items():
-            save(self.adapters, name, folder / STUDENT, {}, adapter.made)
-        with self.adapters.aside() if shipped else nullcontext():
-            self._save_parts(folder, dict(sources or {}))
+        with replacing_folder(folder, PARTS, owned=is_model) as fresh:
+            for name, adapter in shipped.items():
+                save(self.adapters, name, fresh / STUDENT, {}, adapter.made)
+            with self.adapters.aside() if shipped else nullcontext():
+                self._save_parts(fresh, dict(sources or {}))
 
     def _save_parts(self, folder: Path, sources: dict[str, str]) -> None:
         self.config.save(folder)
@@ -329,7 +355,11 @@ class Limner(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Limner:
         """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
-        folder = Path(folder)
+        with LOADING:
+            return cls._from_pretrained(Path(folder))
+
+    @classmethod
+    def _from_pretrained(cls, folder: Path) -> Limner:
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         config = LimnerConfig.load(folder)
@@ -360,6 +390,14 @@ class Limner(nn.Module):
         model = cls(mllm, detokenizer, tokenizer, defaults)
         model.name = folder.name
         return model.eval()
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder is a Limner model's."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "limner"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from ..mllm.events import Finished, PictureDone, TextPiece
 from .adapters import with_weight
 from .chat import Chat
 from .images import load_image
+from .memory import out_of_memory
 from .model import Limner
+from .output import free_path, save_picture
 from .progress import Progress
 from .prompt import read
 from .sizes import parse_size
@@ -44,6 +47,7 @@ class Repl:
         check_steps(options["num_inference_steps"])
         self.chat = Chat(model, **options)
         self.pending: list[Image.Image] = []
+        self.saved: Path | None = None
         self.graphics = graphics(os.environ, sys.stdout.isatty())
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
@@ -54,7 +58,7 @@ class Repl:
             "size": self.size,
             "steps": self.steps,
             "adapter": self.adapter,
-            "save": lambda path: print(self.chat.save(path or "conversation.jsonl")),
+            "save": self.save,
             "help": lambda _: print(HELP),
         }
 
@@ -80,12 +84,15 @@ class Repl:
             else:
                 self.say(line, self.pending)
                 self.pending = []
-        except ValueError as error:
-            print(f"limner: {error}", file=sys.stderr)
-        except OSError as error:  # a full disk, a folder without rights
+        except (ValueError, OSError) as error:  # OSError: a full disk, a folder without rights
             print(f"limner: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             print("\n(stopped; the conversation is as it was before)", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 - shown, and the conversation is not lost with it
+            if not out_of_memory(error):
+                traceback.print_exc()
+            told = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
+            print(f"limner: {told}; the conversation is as it was before", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
         fresh, whole = True, not self.chat.forgotten
@@ -109,10 +116,8 @@ class Repl:
             print("(the conversation has become long: from here on the model is shown the end of it)", file=sys.stderr)
 
     def picture(self, image: Image.Image) -> None:
-        number = 1
-        while (path := Path(f"limner-{number:03d}.png")).exists():
-            number += 1
-        image.save(path)
+        path = free_path("limner-{:03d}.png")
+        save_picture(image, path)
         columns = min(48, shutil.get_terminal_size().columns)
         print(show(image, self.graphics, columns), end="")
         print(path, flush=True)
@@ -120,13 +125,21 @@ class Repl:
     def image(self, path: str) -> None:
         if not path:
             raise ValueError("/image needs a path")
-        self.pending.append(load_image(Path(path).expanduser()))
+        image = load_image(Path(path).expanduser())
+        self.pending.append(image)
         print(f"({path} goes with your next message)")
+        if note := self.model.fitting(image):
+            print(f"({note})")
 
     def retry(self, _: str) -> None:
         with self.chat.taken_back() as (text, images):
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
             self.say(text, images)
+
+    def save(self, path: str) -> None:
+        """Without a path to where it was saved last, or to a new file."""
+        self.saved = self.chat.save(path or self.saved or free_path("conversation-{:03d}.jsonl"))
+        print(self.saved)
 
     def adapter(self, text: str) -> None:
         if text == "off":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..mllm.encoding import StreamEncoder
+from ..mllm.encoding import IGNORED, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
@@ -41,6 +41,12 @@ class JointBatch:
     """Of each conversation, which source of a mixture it is from"""
     left_out: list[str] = field(default_factory=list)
     """Conversations of this batch that could not be used, and why"""
+    totals: tuple[int, int] | None = None
+    """`counts` of all the batches whose gradients make one step, where those are several"""
+
+    def counts(self) -> tuple[int, int]:
+        """What losses are averaged over: decisions of the assistant (labels) and drawings."""
+        return int((self.stream.labels[:, 1:] != IGNORED).sum()), len(self.target)
 
     def views(self) -> Tensor:
         """(views, 3, image_size, image_size): the stream's, then those it does not show."""

@@ -8,7 +8,6 @@ an adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): the teacher is w
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,14 +26,16 @@ from ..inference import adapter_files, adapters
 from ..inference.adapter_files import TARGETS
 from ..inference.adapters import Adapter
 from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
 from ..mllm.messages import Message
 from . import parallel
 from .data import JointBatch
 from .datasets.mixture import Mixture, Told, sources_of
-from .finetune import as_it_was, compared, draw_samples, learning_rate, precision, same_run
+from .finetune import RUN, as_it_was, compared, draw_samples, finish, learning_rate, training_precision
 from .flow_loss import draws, grouped, prompt_of
 from .loop import LoopConfig, fit
 from .losses import squared_error
+from .resume import SETTINGS, same_run, settled
 from .stages.joint import JointStage, Trainee, tell
 from .strict import overridden
 
@@ -87,6 +88,10 @@ class Drawings:
     def tell(self, seed: int, place: int) -> list[Message]:
         return self._found(seed, place)[0]
 
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
     def name(self, seed: int, place: int) -> str:
         return self.source.name(seed, self._found(seed, place)[1])
 
@@ -115,19 +120,19 @@ def student_losses(
     batch = batch.to(trainee.stream.device)
     detokenizer = trainee.detokenizer
     student = Student(detokenizer.mmdit)
-    chance = draws(JointStage(), batch.numbers, config.seed, step)
+    chance = draws(JointStage(), batch, config.seed, step)
     with torch.no_grad():
         told = tell(trainee, batch)
         latents = [trainee.frozen.latents(p, ()) for p in batch.pictures]
         condition = detokenizer.condition(told.features, *prompt_of(detokenizer, told), batch.words)
     total = torch.zeros((), device=condition.context.device)
-    for group in grouped(batch, latents, set()):
-        own = condition.rows(group.rows)
+    for group in grouped(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
+        own = condition.rows(group.drawings)
         own = Condition(own.context, own.context_mask, own.pooled, group.references, own.negative)
-        noise = chance.noise(group.rows, 1, group.latents.shape[1:]).to(condition.context.device)
+        noise = chance.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
         height, width = (n * detokenizer.autoencoder.factor for n in group.latents.shape[-2:])
         total = total + path_loss(student, own, noise, detokenizer.shift(height, width), config, scale).sum()
-    return {"loss": total / told.drawings}
+    return {"loss": total / told.counted}
 
 
 def path_loss(
@@ -168,12 +173,14 @@ def distill(
     config, output = config or DistillConfig(), Path(output)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
+    check_folder(output, f"{RUN}/{SETTINGS}")
     if model.adapters.given:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     if not isinstance(model.detokenizer.painter, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
     with model.adapters.aside(), as_it_was(model, NAME):
-        model.to(parallel.start(), precision(model, config.dtype)).eval()
+        device = parallel.start()
+        model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
         return _train(model, output, config, prompts)
 
 
@@ -183,15 +190,16 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     if not config.loop.learning_rate:
         config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
     start = earlier(Path(config.warm_start), model, config) if config.warm_start else {}
-    run, first = output / "run", parallel.rank() == 0
-    if first:
-        same_run(run, {"base": model.adapters.fingerprint, "config": asdict(config)})
-        if prompts:
-            draw_samples(model, prompts, config.seed, output / "samples/teacher.png",
-                         num_inference_steps=config.teacher_steps, guidance_scale=scale)  # fmt: skip
+    run, first = output / RUN, parallel.rank() == 0
     given = sources_of(config.data, model.encoder, model.mllm.longest, 1.0)
     sources = [(Drawings(source), weight) for source, weight in given]
     make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
+    if first:
+        settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": settled(config)}
+        same_run(run, settings)
+        if prompts and not (output / "samples/teacher.png").exists():
+            draw_samples(model, prompts, config.seed, output / "samples/teacher.png",
+                         num_inference_steps=config.teacher_steps, guidance_scale=scale)  # fmt: skip
     trainee = prepared(model, config)
     if start:
         set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=NAME)
@@ -206,9 +214,9 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         draw_samples(model, prompts, config.seed, output / "samples/student.png",
                      num_inference_steps=config.steps, guidance_scale=1.0)  # fmt: skip
     made = {"student_steps": config.steps, "config": asdict(config)}
+    write_text(output / "README.md", card(model, config, scale, prompts))
     adapter_files.save(model.adapters, NAME, output, {}, made)
-    (output / "README.md").write_text(card(model, config, scale, prompts), encoding="utf-8")
-    shutil.rmtree(run)
+    finish(run, config.loop)
     return output
 
 

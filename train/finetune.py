@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,21 +14,27 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from ..inference import adapter_files
+from ..inference import adapter_files, precision
 from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
+from ..inference.progress import Progress
 from . import parallel, pictures
 from .data import JointBatch
 from .datasets import check, readers
+from .datasets.check import Report
 from .datasets.example import Captioned, Example
 from .datasets.mixture import Finite, Mixture, Told, World
+from .flow_loss import draws
 from .frozen import Store, encoders
 from .kept import keep
 from .loop import LoopConfig, backward, fit
 from .optimizer import MasterOptimizer
+from .resume import SETTINGS, same_run, settled
 from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputing
 from .strict import overridden
 from .world.talk import PLANNED
@@ -42,6 +48,8 @@ IDLE = ("data", "train", "draw_share", "validation", "align_weight", "align_bloc
 """Of a joint stage, what a fine-tuning does not do."""
 NAME = "new"
 """What the adapter is called while it trains."""
+RUN = "run"
+"""Folder of checkpoints, log and figures inside the adapter's"""
 
 
 @dataclass
@@ -71,14 +79,15 @@ class FinetuneConfig:
     stay so"""
     seed: int = 0
     dtype: str = "auto"
-    """Of the frozen weights while training; "auto" is bfloat16 where the base loses nothing by it."""
+    """Of the frozen weights while training; "auto" is bfloat16 where the machine is faster in it and the base loses nothing by
+    it, else float32"""
     samples: int = 4
     """Prompts drawn before and after."""
     joint: JointStage = field(
         default_factory=lambda: JointStage(
             density_mean=0.3,
-            loop=LoopConfig(steps=390, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
-                            save_every=100, sample_every=0),
+            loop=LoopConfig(steps=375, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
+                            save_every=100, sample_every=0, workers=None),
         )
     )  # fmt: skip
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
@@ -127,12 +136,14 @@ def finetune(
 ) -> Path:
     """Train an adapter on ``data`` and write it to ``output``; the model is as it was before.
 
-    A run that was stopped goes on from its checkpoint in ``output``. ``dry_run`` takes eight steps whose result is
-    thrown away. Raises ValueError for bad data or options.
+    ``output`` is a new folder, or one with a run that was stopped, which goes on from its checkpoint; the run's log and
+    figures stay in ``output/run``, and checkpoints where ``joint.loop.keep`` asks for several. ``dry_run`` takes two steps
+    whose result is thrown away. Raises ValueError for bad data or options.
     """
     config, output = config or FinetuneConfig(), Path(output)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
+    check_folder(output, f"{RUN}/{SETTINGS}")
     if model.adapters.given:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     print(f"checking {data}", flush=True)
@@ -140,8 +151,9 @@ def finetune(
     print(report.table(), flush=True)
     report.require()
     with model.adapters.aside(), as_it_was(model, NAME):
-        model.to(parallel.start(), precision(model, config.dtype))
-        return _train(model, report.examples, str(data), output, config, dry_run)
+        device = parallel.start()
+        model.to(device, training_precision(model, device or model.mllm.device, config.dtype))
+        return _train(model, report, str(data), output, config, dry_run)
 
 
 @contextmanager
@@ -158,11 +170,9 @@ def as_it_was(model: Limner, name: str) -> Iterator[None]:
         model.requires_grad_(True).eval()
 
 
-def _train(
-    model: Limner, examples: list[Example], data: str, output: Path, config: FinetuneConfig, dry_run: bool
-) -> Path:
+def _train(model: Limner, report: Report, data: str, output: Path, config: FinetuneConfig, dry_run: bool) -> Path:
     torch.manual_seed(config.seed)
-    stage = config.joint
+    stage, examples = config.joint, report.examples
     loop = stage.loop
     if not loop.learning_rate:
         loop.learning_rate = learning_rate(model.mllm.width)
@@ -171,32 +181,36 @@ def _train(
     trained = {n: p.numel() for n, p in trainee.named_parameters() if p.requires_grad}
     print(f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
           f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
-          f"whole: {', '.join(config.extra) or 'nothing'}", flush=True)  # fmt: skip
+          f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
+          flush=True)  # fmt: skip
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
-    sources: list[tuple[Told, float]] = [(Finite(examples, config.draw_share, planned), 1.0)]
+    new = Finite(examples, config.draw_share, planned, report.fingerprint)
+    sources: list[tuple[Told, float]] = [(new, 1.0)]
     if replays(model, config):
         stage = replace(stage, context_dropout=max(stage.context_dropout, BARE))
         half = config.replay_share / 2
-        sources = [(sources[0][0], 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
+        sources = [(new, 1 - config.replay_share), (World(), half), (World(CHANGES), half)]
         print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
+    make_batch.keys = True
     if stage.precomputed:
-        make_batch.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
+        trainee.frozen.store = Store(stage.precomputed, encoders(model))
     losses = partial(
         adapted_losses, model, trainee, stage, config.seed, config.replay_weight if len(sources) > 1 else None
     )
+    samples, run, first = output / "samples", output / RUN, parallel.rank() == 0
+    settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": settled(config)}
+    if first and not dry_run:
+        same_run(run, settings)
     with recomputing(trainee, stage.gradient_checkpointing):
-        seconds, peak = trial(make_batch, losses, trainee)
+        seconds, peak = trial(make_batch, losses, trainee, stage)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
-          f"{peak / 2**30:.1f} GiB (measured on {make_batch.pool} steps)", flush=True)  # fmt: skip
+          f"{peak / 2**30:.1f} GiB", flush=True)  # fmt: skip
     if dry_run:
         return output
-    samples, run, first = output / "samples", output / "run", parallel.rank() == 0
-    if first:
-        same_run(run, {"data": data, "base": model.adapters.fingerprint, "config": asdict(config)})
-        if prompts and not (samples / "before.png").exists():
-            draw_samples(model, prompts, config.seed, samples / "before.png")
+    if first and prompts and not (samples / "before.png").exists():
+        draw_samples(model, prompts, config.seed, samples / "before.png")
     parallel.wait()
     with recomputing(trainee, stage.gradient_checkpointing):
         optimizer = fit("finetune", trainee, make_batch, losses, loop, run)
@@ -207,10 +221,16 @@ def _train(
         draw_samples(model, prompts, config.seed, samples / "after.png")
     extra = {name: averaged[name] - base for name, base in start.items()}
     made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
+    write_text(output / "README.md", card(model, data, examples, prompts, config))
     adapter_files.save(model.adapters, NAME, output, extra, made)
-    (output / "README.md").write_text(card(model, data, examples, prompts, config), encoding="utf-8")
-    shutil.rmtree(run)
+    finish(run, loop)
     return output
+
+
+def finish(run: Path, loop: LoopConfig) -> None:
+    """The log and the figures of a run stay, and the checkpoints where several were asked for; one alone was for going on."""
+    if loop.keep == 1:
+        shutil.rmtree(run / "checkpoints")
 
 
 def adapted_losses(
@@ -254,53 +274,76 @@ def prepared(model: Limner, config: FinetuneConfig) -> tuple[Trainee, dict[str, 
     return trainee, start
 
 
-def same_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what a run is of. Raises ValueError when ``folder`` holds the checkpoint of another."""
-    path = folder / "settings.json"
-    text = json.dumps(settings, indent=1) + "\n"
-    if path.exists() and path.read_text() != text:
-        raise ValueError(
-            f"{folder} holds a run with other data, another base or other settings; take it away to begin anew"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
 def learning_rate(width: int) -> float:
     """2e-4 at a width of 4096, as is usual, and 1.3e-3 at nano's 256, measured (docs/finetune.md): a power of the ratio."""
     return round(2e-4 * (4096 / width) ** 0.675, 5)
 
 
-def precision(model: Limner, wanted: str) -> torch.dtype:
-    """Raises ValueError for a name that is no precision."""
-    if wanted != "auto":
-        dtype = getattr(torch, wanted, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise ValueError(f"dtype is {wanted!r}; it can be auto, bfloat16 or float32")
-        return dtype
-    exact = all(torch.equal(p, p.to(torch.bfloat16).to(p.dtype)) for p in model.parameters())
-    return torch.bfloat16 if exact else model.mllm.dtype
+def training_precision(model: Limner, device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """Of the frozen weights: what the machine computes fast, unless bf16 would round the base; the same on all processes.
+
+    Raises ValueError for a name that is no precision.
+    """
+    dtype = precision.choose(device, wanted)
+    if wanted == "auto" and not all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.parameters()):
+        dtype = torch.float32
+    return parallel.agreed(dtype)
 
 
 def trial(
-    make_batch: Mixture, losses: Callable[[JointBatch, int], dict[str, Tensor]], trainee: Trainee
+    make_batch: Mixture, losses: Callable[[JointBatch, int], dict[str, Tensor]], trainee: Trainee, stage: JointStage
 ) -> tuple[float, int]:
-    """Seconds a step and peak memory in bytes, of a whole pool of batches at a learning rate of zero: its batches differ, as
-    they are sorted by what is drawn in them. The first one, which also warms up, is not timed."""
+    """Seconds a step and peak memory in bytes, from two steps that change nothing.
+
+    The batches of a pool differ, as they are sorted by what is drawn in them. The largest one shows the memory, and warms up;
+    the one that is nearest to the pool's mean in `work` is timed.
+    """
+    batches = [make_batch(step) for step in tqdm(range(make_batch.pool), desc="a pool", leave=False, disable=None)]
+    works = [parallel.total(work(batch, trainee, stage)) for batch in batches]  # all processes choose the same
+    mean = sum(works) / len(works)
+    largest = max(range(len(works)), key=lambda i: works[i])
+    usual = min(range(len(works)), key=lambda i: abs(works[i] - mean))
+    optimizer = MasterOptimizer(trainee.named_parameters(), 1.0, ema_decay=0.9)
+    for step in tqdm((largest, usual), desc="trying", leave=False, disable=None):
+        begun = time.monotonic()
+        backward(losses(batches[step], step)["loss"])
+        optimizer.step(0.0, 1.0)
+        seconds = time.monotonic() - begun
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
+    return seconds * mean / works[usual], peak
+
+
+def work(batch: JointBatch, trainee: Trainee, stage: JointStage) -> float:
+    """About how many multiplications a step of this batch takes: parameters times tokens, forward, backward and, of what is
+    kept, the base's forward."""
+    stream, detokenizer = trainee.stream, trainee.detokenizer
+    rows, tokens = batch.stream.input_ids.shape
+    written = rows * tokens + len(batch.target) * stream.config.num_queries
+    passes = 3 if any(batch.sources) else 2
+    total = written * passes * size(stream.llm.get_decoder().layers)
+    if not batch.target:
+        return total
+    kept = torch.tensor(batch.sources)[batch.stream.drawing_row] > 0
+    context = detokenizer.adapter.config.num_tokens + stream.config.prompt_tokens
+    for drawing, count in enumerate(draws(stage, batch, 0, 0, kept).counts):
+        shown = [batch.target[drawing], *batch.references[drawing]]
+        pixels = sum(batch.pictures[shape][0, ..., 0].numel() for shape, _ in shown)
+        # either stream has half of the parameters
+        own = (context + pixels // detokenizer.multiple**2) * size(detokenizer.mmdit.blocks) / 2
+        total += count * own * (3 if kept[drawing] else 2)
+    return total
+
+
+def size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
     import resource
 
-    optimizer = MasterOptimizer(trainee.named_parameters(), 1.0, ema_decay=0.9)
-    took = []
-    for step in range(make_batch.pool):
-        batch = make_batch(step)
-        begun = time.monotonic()
-        backward(losses(batch, step)["loss"])
-        optimizer.step(0.0, 1.0)
-        took.append(time.monotonic() - begun)
-    seconds = sum(took[1:]) / (len(took) - 1)
-    if torch.cuda.is_available():
-        return seconds, torch.cuda.max_memory_allocated()
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
@@ -317,7 +360,8 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
 
 
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
-    replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, **options)
+    with Progress() as progress:
+        replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, callback=progress, **options)
     pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,30 +23,41 @@ if TYPE_CHECKING:
     from .stages.joint import JointStage, Told, Trainee
 
 
+Sample = tuple[int, int]
+"""A drawing of the batch, and which of its times and noises"""
+
+
+KEPT_DRAWINGS = 2
+"""Of a conversation whose drawings are kept as the base makes them, how many are compared at a step"""
+
+
 @dataclass
 class Group:
-    """Drawings of one shape, all with or all without references, so that nothing is padded."""
+    """Samples of one shape, all with or all without references, so that nothing is padded."""
 
-    rows: list[int]
+    samples: list[Sample]
     latents: Tensor
+    """(samples, channels, h, w)"""
     references: list[list[Tensor]]
 
+    @property
+    def drawings(self) -> list[int]:
+        return [drawing for drawing, _ in self.samples]
 
-def grouped(batch: JointBatch, latents: list[Tensor], dropped: set[int], only: set[int] | None = None) -> list[Group]:
-    """The batch's drawings, or ``only`` some of them; those ``dropped`` lose their references."""
-    groups: dict[tuple, list[int]] = {}
-    for row, (shape, _) in enumerate(batch.target):
-        if only is not None and row not in only:
-            continue
-        references = () if row in dropped else tuple(s for s, _ in batch.references[row])
-        groups.setdefault((shape, references), []).append(row)
+
+def grouped(batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]) -> list[Group]:
+    """``samples`` of the batch's drawings by shape and by their references' shapes; drawings ``dropped`` lose theirs."""
+    groups: dict[tuple, list[Sample]] = {}
+    for drawing, number in samples:
+        references = () if drawing in dropped else tuple(s for s, _ in batch.references[drawing])
+        groups.setdefault((batch.target[drawing][0], references), []).append((drawing, number))
     return [
         Group(
-            rows,
-            torch.stack([latents[s][i] for s, i in (batch.target[r] for r in rows)]),
-            [[latents[s][i] for s, i in batch.references[r]] if references else [] for r in rows],
+            members,
+            torch.stack([latents[s][i] for s, i in (batch.target[d] for d, _ in members)]),
+            [[latents[s][i] for s, i in batch.references[d]] if references else [] for d, _ in members],
         )
-        for (_, references), rows in groups.items()
+        for (_, references), members in groups.items()
     ]
 
 
@@ -60,17 +72,32 @@ class Draws:
     wordless: Tensor
     """(drawings,) drawn from the queries' features alone, without the prompt's hidden states"""
     times: Tensor
-    """(repeats, drawings)"""
+    """(flow_samples, drawings)"""
     seeds: list[int]
+    weights: Tensor
+    """(drawings,) what each of its samples counts; 0 where it has none. They add up to the number of drawings."""
+    counts: list[int]
+    """Samples of each drawing"""
 
-    def noise(self, rows: list[int], repeats: int, shape: torch.Size) -> Tensor:
-        """(repeats · rows, …) standard normal."""
-        own = [torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[r])) for r in rows]
-        return torch.stack(own, dim=1).flatten(0, 1)
+    @property
+    def samples(self) -> list[Sample]:
+        return [(drawing, number) for drawing, count in enumerate(self.counts) for number in range(count)]
+
+    def noise(self, samples: Sequence[Sample], shape: torch.Size) -> Tensor:
+        """(samples, …) standard normal."""
+        repeats = len(self.times)
+        made = {
+            d: torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[d]))
+            for d in {d for d, _ in samples}
+        }
+        return torch.stack([made[d][number] for d, number in samples])
 
 
-def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
+def draws(stage: JointStage, batch: JointBatch, seed: int, step: int, kept: Tensor | None = None) -> Draws:
+    """Chance for the drawings of a batch. Those that are ``kept`` (drawings,) take one time and noise each, and at most
+    `KEPT_DRAWINGS` of a conversation: a story of six is most of a step's work and teaches no more than another story does."""
     seeds, chances, times = [], [], []
+    numbers = batch.numbers
     for number in numbers:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{number}".encode()))
         seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
@@ -83,16 +110,27 @@ def draws(stage: JointStage, numbers: list[int], seed: int, step: int) -> Draws:
     chance = torch.stack(chances)
     limits = torch.tensor([stage.context_dropout, stage.reference_dropout, stage.prompt_dropout])
     bare, blind, wordless = (chance < limits).unbind(1)
-    return Draws(bare, blind, wordless, torch.stack(times, 1), seeds)
+    counts, shares = [stage.flow_samples] * len(numbers), [1 / stage.flow_samples] * len(numbers)
+    by_row: dict[int, list[int]] = {}
+    kept_drawings = [] if kept is None else kept.nonzero().flatten().tolist()
+    rows = batch.stream.drawing_row.tolist()
+    for drawing in kept_drawings:
+        by_row.setdefault(rows[drawing], []).append(drawing)
+    for drawings in by_row.values():
+        chosen = sorted(drawings, key=lambda d: seeds[d])[:KEPT_DRAWINGS]
+        for drawing in drawings:
+            counts[drawing] = int(drawing in chosen)
+            shares[drawing] = counts[drawing] * len(drawings) / len(chosen)
+    return Draws(bare, blind, wordless, torch.stack(times, 1), seeds, torch.tensor(shares), counts)
 
 
 @dataclass
 class Painted:
     """What the MM-DiT makes of drawings of one shape."""
 
-    drawings: list[int]
+    samples: list[Sample]
     velocity: Tensor
-    """(repeats · drawings, channels, h, w)"""
+    """(samples, channels, h, w)"""
     target: Tensor
     early: Tensor | None
     """Image tokens of an early block, where they are to be aligned"""
@@ -109,33 +147,33 @@ def painted(
     trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, latents: list[Tensor],
     only: Tensor | None = None,
 ) -> tuple[list[Painted], Tensor]:  # fmt: skip
-    """Velocities of all drawings (or ``only`` those of a mask (drawings,)), each at its times and noises; and a zero that
-    stands for the runs of other processes. ``latents`` are `encoded`."""
+    """Velocities of all samples (or ``only`` those of the drawings of a mask (drawings,)); and a zero that stands for the
+    runs of other processes. ``latents`` are `encoded`."""
     detokenizer = trainee.detokenizer
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
-    repeats = stage.flow_samples
     prompt, prompt_mask = prompt_of(detokenizer, told)
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
     condition = detokenizer.condition(told.features, prompt, prompt_mask, batch.words)
     condition = condition.without_context(chance.bare.to(device))
     chosen = None if only is None else set(only.nonzero().flatten().tolist())
-    groups = grouped(batch, latents, set(chance.blind.nonzero().flatten().tolist()), chosen)
+    samples = [sample for sample in chance.samples if chosen is None or sample[0] in chosen]
+    groups = grouped(batch, latents, samples, set(chance.blind.nonzero().flatten().tolist()))
     idle_runs = int(parallel.most(len(groups))) - len(groups)  # asked first: the others wait in their blocks' gathers
     made, nothing = [], torch.zeros((), device=device)
     for group in groups:
-        x0 = group.latents.repeat(repeats, 1, 1, 1)
-        noise = chance.noise(group.rows, repeats, x0.shape[1:]).to(x0)
-        t = chance.times[:, group.rows].flatten().to(device)
-        own = condition.rows(group.rows * repeats)
-        references = mmdit.pack_references(group.references * repeats)
+        x0 = group.latents
+        noise = chance.noise(group.samples, x0.shape[1:]).to(x0)
+        t = torch.stack([chance.times[number, drawing] for drawing, number in group.samples]).to(device)
+        own = condition.rows(group.drawings)
+        references = mmdit.pack_references(group.references)
         early: list[Tensor] | None = [] if trainee.align is not None else None
         velocity = mmdit(
             flow.interpolate(x0, noise, t), t, own.context, own.pooled, context_mask=own.context_mask,
             references=references, early=early, early_block=stage.align_block,
         )  # fmt: skip
-        made.append(Painted(group.rows, velocity, flow.velocity_target(x0, noise), early[0] if early else None))
+        made.append(Painted(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None))
     for _ in range(idle_runs):
         nothing = nothing + idle(mmdit)
     return made, nothing
@@ -146,23 +184,23 @@ def flow_losses(
 ) -> dict[str, Tensor]:
     """Flow loss, and alignment where configured, averaged over all drawings, times and noises; where something is
     ``kept``, its velocities are the target."""
-    mmdit, repeats = trainee.detokenizer.mmdit, stage.flow_samples
+    mmdit = trainee.detokenizer.mmdit
     latents = encoded(trainee, batch) if kept is None else kept.latents
     groups, flow_sum = painted(trainee, stage, batch, told, chance, latents)
     align_sum = torch.zeros_like(flow_sum)
     for group in groups:
-        target = group.target if kept is None else kept.target(group, repeats)
-        errors = squared_error(group.velocity, target)
-        if kept is not None:
-            errors = errors * kept.weights[group.drawings].repeat(repeats)
-        flow_sum = flow_sum + errors.sum()
+        drawings = [drawing for drawing, _ in group.samples]
+        target = group.target if kept is None else kept.target(group)
+        weights = chance.weights[drawings].to(target.device)
         if group.early is not None:
-            seen = eye_on_grid(told.eye_features[group.drawings], target.shape[-2:], mmdit.config.patch_size)
-            align_sum = align_sum + align_loss(trainee.align, group.early, seen.repeat(repeats, 1, 1)).sum()
-    counted = max(1, told.drawings) * repeats
-    losses = {"flow": flow_sum / counted}
+            seen = eye_on_grid(told.eye_features[drawings], target.shape[-2:], mmdit.config.patch_size)
+            align_sum = align_sum + (weights * align_loss(trainee.align, group.early, seen)).sum()
+        if kept is not None:
+            weights = weights * kept.weights[drawings]
+        flow_sum = flow_sum + (weights * squared_error(group.velocity, target)).sum()
+    losses = {"flow": flow_sum / told.counted}
     if trainee.align is not None:
-        losses["align"] = align_sum / counted
+        losses["align"] = align_sum / told.counted
     return losses
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,17 @@ from tqdm import tqdm
 
 from ..detokenizer.autoencoder import Autoencoder, to_pixels
 from ..inference.adapters import digest
+from ..inference.fitting import fitted
 from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
 from ..mllm.eye import Eye
 from .data import JointBatch, joint_batch
 from .datasets.example import Example, with_opened
-from .datasets.fit import fitted
 
 SHARD = 512
 """Tensors a file of a store"""
+RECENT = 2**28
+"""Bytes of encoded pictures that are kept at hand"""
 
 
 class Store:
@@ -63,29 +67,42 @@ class Frozen:
     store: Store | None = None
     missed: int = field(default=0)
     """Inputs that were not in the store, so far"""
+    recent: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    """What was computed last, up to `RECENT` bytes: a small data set comes round again and again"""
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
         """(views, 3, size, size) to (views, patches, eye width)."""
-        found = self._stored(names, pixel_values)
-        return self.eye(pixel_values) if found is None else found
+        return self._remembered(self.eye, pixel_values, names)
 
     def latents(self, pictures: Tensor, names: Sequence[str]) -> Tensor:
         """8-bit pixels (count, height, width, 3) to latents (count, channels, h, w)."""
-        found = self._stored(names, pictures)
-        if found is not None:
-            return found
+        return self._remembered(self._encode, pictures, names)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
         dtype = next(self.autoencoder.parameters()).dtype
         return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
 
-    def _stored(self, names: Sequence[str], like: Tensor) -> Tensor | None:
-        if self.store is None or not names:
-            return None
-        missing = sum(name not in self.store for name in names)
-        if missing:
-            self.missed += missing
-            return None
+    def _remembered(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
+        """``encode(inputs)``, where its inputs have ``names`` only of those that are neither stored nor recent."""
+        if not names:
+            return encode(inputs)
         dtype = next(self.eye.parameters()).dtype
-        return torch.stack([self.store[name] for name in names]).to(like.device, dtype)
+        made: dict[str, Tensor] = {}
+        for name in names:
+            if name in self.recent:
+                self.recent.move_to_end(name)
+                made[name] = self.recent[name]
+            elif self.store is not None and name in self.store:
+                made[name] = self.store[name].to(inputs.device, dtype)
+        new = {name: i for i, name in enumerate(names) if name not in made}
+        if self.store is not None:
+            self.missed += len(new)
+        if new:
+            made |= zip(new, encode(inputs[list(new.values())]), strict=True)
+        self.recent.update(made)
+        while sum(value.nbytes for value in self.recent.values()) > RECENT:
+            self.recent.popitem(last=False)
+        return torch.stack([made[name] for name in names])
 
 
 def encoders(model: Limner) -> str:
@@ -99,8 +116,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
 
     Raises ValueError for a folder that is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose a new folder")
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
     places: dict[str, str] = {}
@@ -121,12 +137,13 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
                 fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]
                 if fresh:
                     made = encode(tensors[fresh], ())
-                    waiting |= {names[i]: value.cpu().contiguous() for i, value in zip(fresh, made, strict=True)}
+                    made = made.to("cpu", model.stored_dtype)  # computed in what the machine is fast in
+                    waiting |= {names[i]: value.contiguous() for i, value in zip(fresh, made, strict=True)}
             if len(waiting) >= SHARD:
                 write()
     if waiting:
         write()
-    (folder / "index.json").write_text(json.dumps({"encoders": encoders(model), "places": places}) + "\n")
+    write_text(folder / "index.json", json.dumps({"encoders": encoders(model), "places": places}) + "\n")
     return len(places)
 
 

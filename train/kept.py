@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import parallel
 from .data import JointBatch
-from .flow_loss import Painted, draws, encoded, idle_losses, painted
+from .flow_loss import Painted, Sample, draws, encoded, idle_losses, painted
 from .losses import decided
 from .stages.joint import JointStage, Trainee, tell
 
@@ -32,9 +33,9 @@ class Kept:
     logits: Tensor
     """(decisions of these conversations, vocabulary)"""
     features: Tensor | None
-    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn"""
-    velocities: dict[int, Tensor]
-    """Of each drawing that counts (repeats, channels, h, w)"""
+    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn or kept"""
+    velocities: dict[Sample, Tensor]
+    """Of each sample of a drawing that counts (channels, h, w)"""
     weight: float
     """What leaving them counts, beside 1 for what is learned"""
     weights: Tensor
@@ -44,11 +45,9 @@ class Kept:
     latents: list[Tensor]
     """the autoencoder of its pictures, so that neither is asked twice"""
 
-    def target(self, group: Painted, repeats: int) -> Tensor:
-        """The group's (repeats · drawings, channels, h, w), with what is kept in its place."""
-        true = group.target.unflatten(0, (repeats, -1))
-        rows = [self.velocities.get(drawing, true[:, i]) for i, drawing in enumerate(group.drawings)]
-        return torch.stack(rows, dim=1).flatten(0, 1)
+    def target(self, group: Painted) -> Tensor:
+        """The group's (samples, channels, h, w), with what is kept in its place."""
+        return torch.stack([self.velocities.get(s, true) for s, true in zip(group.samples, group.target, strict=True)])
 
 
 @torch.no_grad()
@@ -58,17 +57,19 @@ def keep(
 ) -> Kept:  # fmt: skip
     """What ``trainee``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
     `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
-    told = tell(trainee, batch)
-    logits, _, rows = decided(trainee.stream, told.output, batch.stream)
+    seen = trainee.frozen.features(batch.views(), batch.view_keys)
+    latents = encoded(trainee, batch) if len(batch.target) else []
     drawings = conversations[batch.stream.drawing_row]
-    velocities: dict[int, Tensor] = {}
-    latents: list[Tensor] = []
+    if not parallel.total(int(conversations.sum())):  # the backbone's forward would be for nothing
+        nothing = seen.new_zeros(0, trainee.stream.llm.config.vocab_size)
+        return Kept(conversations, drawings, nothing, None, {}, weight, seen.new_ones(len(drawings)), seen, latents)
+    told = tell(trainee, batch, seen=seen)
+    logits, _, rows = decided(trainee.stream, told.output, batch.stream)
+    velocities: dict[Sample, Tensor] = {}
     if told.features is not None:
-        latents = encoded(trainee, batch)
-        chance = draws(stage, batch.numbers, seed, step)
+        chance = draws(stage, batch, seed, step, drawings)
         for group in painted(trainee, stage, batch, told, chance, latents, only=drawings)[0]:
-            own = group.velocity.unflatten(0, (stage.flow_samples, -1)).unbind(1)
-            velocities |= dict(zip(group.drawings, own, strict=True))
+            velocities |= dict(zip(group.samples, group.velocity, strict=True))
     elif told.drawings:  # other processes have some
         idle_losses(trainee)
     made_of_others = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
@@ -81,6 +82,6 @@ def keep(
         velocities,
         weight,
         weights,
-        told.seen,
+        seen,
         latents,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ class LoopConfig:
     log_every: int = 10
     tracker: str = "tensorboard"
     """Where the figures go: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
-    workers: int = 1
+    workers: int | None = 1
+    """Processes that make batches. None is one where a GPU trains and none on a CPU: where batches are quickly made, one takes
+    more from the products than it saves"""
     keep: int = 1
     """Newest checkpoints to keep, besides the best one by validation loss."""
     parallel: str = "ddp"
@@ -112,12 +114,15 @@ def fit(
     tracker = tracking.begin(config.tracker, folder) if first else None
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+    workers = config.workers
+    if workers is None:
+        workers = int(optimizer.masters[0].device.type != "cpu")
     loader = DataLoader(
         _Steps(make_batch, config.steps * config.accumulate),
         batch_size=None,
         sampler=range(progress.step * config.accumulate, config.steps * config.accumulate),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
     )
     bar = tqdm(range(progress.step, config.steps), desc=name, initial=progress.step, total=config.steps, mininterval=5,
@@ -128,12 +133,11 @@ def fit(
         batches = enumerate(loader, progress.step * config.accumulate)
         for step in bar:
             values: dict[str, Tensor] = {}
-            for _ in range(config.accumulate):
-                number, batch = next(batches)
+            for number, batch, share in together([next(batches) for _ in range(config.accumulate)]):
                 count_broken(name, batch, progress, (number + 1) * config.batch_size)
-                told = {key: value / config.accumulate for key, value in objective(batch, number).items()}
-                backward(told["loss"])
-                values = {key: values.get(key, 0) + value.detach() for key, value in told.items()}
+                parts = {key: value * share for key, value in objective(batch, number).items()}
+                backward(parts["loss"])
+                values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
             rate = rate_at(step, config.steps, config.warmup, config.decay, config.schedule)
             norm = optimizer.step(rate, config.clip)
             progress.step = done = step + 1
@@ -182,6 +186,18 @@ def fit(
     if sharded:
         parallel.gather(module)
     return optimizer
+
+
+def together(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
+    """The numbered batches of one step, and the share of each in its loss.
+
+    Their gradients make the step that one large batch would: batches that count what their losses are averaged over
+    (`JointBatch.counts`) are told the counts of all of them, those of other stages are of one size.
+    """
+    if len(batches) == 1 or not hasattr(batches[0][1], "counts"):
+        return [(number, batch, 1 / len(batches)) for number, batch in batches]
+    totals = tuple(map(sum, zip(*(batch.counts() for _, batch in batches), strict=True)))
+    return [(number, replace(batch, totals=totals), 1.0) for number, batch in batches]
 
 
 def backward(loss: Tensor) -> None:

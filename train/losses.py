@@ -25,13 +25,16 @@ def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tup
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
 
-def language_loss(model: StreamModel, output: StreamOutput, batch: StreamBatch, kept: Kept | None = None) -> Tensor:
+def language_loss(
+    model: StreamModel, output: StreamOutput, batch: StreamBatch, decisions: int, kept: Kept | None = None
+) -> Tensor:
     """Cross entropy of what the assistant decides; where something is ``kept``, the divergence from it.
 
-    With several processes: this one's sum over the number of decisions in all.
+    The batch's sum over the number of ``decisions``, this process's in all the batches of a step, with several processes
+    over those of all of them.
     """
     logits, targets, rows = decided(model, output, batch)
-    count = parallel.total(len(targets))
+    count = parallel.total(decisions)
     if kept is None:
         return F.cross_entropy(logits, targets, reduction="sum") / count
     keeps = kept.conversations[rows]

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .parallel import own, whole
+from ..inference import precision
+from .muon import Muon
+from .parallel import agreed, own, whole
 
 _REPEATED = re.compile(r"\b(blocks|layers)\.\d+\.")
 
@@ -19,8 +21,7 @@ class MasterOptimizer:
     """The model keeps low-precision weights for speed; the optimizer owns fp32 masters and writes them back.
 
     ``kind`` "adamw", or "muon": matrices inside repeated layers take orthogonalised momentum steps scaled to
-    AdamW's size (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982), everything else AdamW. Matrices and
-    kernels decay, vectors do not. ``ema_decay`` 0 keeps no average.
+    AdamW's size (`muon`), everything else AdamW. Matrices and kernels decay, vectors do not. ``ema_decay`` 0 keeps no average.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class MasterOptimizer:
             {"params": [m for m in others if m.ndim >= 2], "weight_decay": weight_decay},
             {"params": [m for m in others if m.ndim < 2], "weight_decay": 0.0},
         ]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=1e-8, fused=True)
-        ]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if others:
+            groups = [g for g in groups if g["params"]]
+            self.optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8, fused=True))
         if inner:
-            self.optimizers.append(
-                torch.optim.Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            dtype = agreed(precision.choose(inner[0].device))
+            self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
         self.ema = [m.detach().clone() for m in self.masters] if ema_decay else []
         self.updates = 0

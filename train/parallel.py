@@ -75,6 +75,11 @@ def total(value: float) -> float:
     return _reduced(value, dist.ReduceOp.SUM)
 
 
+def sums(*values: int) -> tuple[int, ...]:
+    """`total` of several whole numbers."""
+    return tuple(int(total(value)) for value in values)
+
+
 def most(value: float) -> float:
     return _reduced(value, dist.ReduceOp.MAX)
 
@@ -85,6 +90,11 @@ def _reduced(value: float, operation: Any) -> float:
     cell = torch.tensor(float(value), dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(cell, operation)
     return cell.item()
+
+
+def agreed(dtype: torch.dtype) -> torch.dtype:
+    """The same precision on all processes: float32 where one of them chose it."""
+    return torch.float32 if most(dtype == torch.float32) else dtype
 
 
 def wait() -> None:

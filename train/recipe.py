@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ..detokenizer.autoencoder import Autoencoder
@@ -19,13 +20,17 @@ from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from ..detokenizer.mmdit import MMDiT, MMDiTConfig
+from ..inference import precision
+from ..inference.adapters import digest
 from ..inference.model import GenerationDefaults, Limner
+from ..inference.output import check_folder, write_text
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .deepen import deepened
+from .resume import same_run, settled
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import JointStage, LanguageStage, run_joint, run_language
 from .strict import into
@@ -59,8 +64,9 @@ class Recipe:
     stages: tuple[str, ...] = ()
     """That run where ``--stages`` names none; without any, those that make a model like nano"""
     device: str = "auto"
-    dtype: str = "bfloat16"
-    """Of the weights while training; the optimizer's masters are fp32 in any case."""
+    dtype: str = "auto"
+    """Of the weights while training: "auto" is what the machine computes faster, bfloat16 or float32. The optimizer's masters
+    are fp32 in any case."""
     stream: LimnerConfig = field(default_factory=LimnerConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -176,6 +182,8 @@ FIRST = ("tokenizer", "autoencoder", "vision")
 """What a warm start brings along."""
 BESIDE = ("judge", "reader")
 """No parts of the model"""
+RECIPE = "recipe.json"
+"""File of a run's recipe in its output"""
 
 
 def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -196,15 +204,22 @@ def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
-    """Run the stages (finished ones are skipped) and return the model folder. Raises ValueError as `chosen` does."""
+    """Run the stages (finished ones are skipped) and return the model folder.
+
+    Raises ValueError as `chosen` does, for an output that holds other things, and for a stage that has begun there with
+    other data, from another base or by other settings.
+    """
     stages = chosen(recipe, stages)
-    folder = Path(recipe.output)
+    folder = check_folder(recipe.output, RECIPE)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    text = json.dumps(asdict(recipe), indent=1) + "\n"
+    if not (folder / RECIPE).exists():
+        write_text(folder / RECIPE, text)
     device = parallel.start() or torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
     )
-    dtype = getattr(torch, recipe.dtype)
+    dtype = parallel.agreed(precision.choose(device, recipe.dtype))
+    print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
     seed = recipe.seed
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
@@ -215,6 +230,7 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         if set(stages) <= set(BESIDE):
             return folder
         if "vision" in stages:
+            begin(recipe, "vision", folder, model.mllm.eye)
             model.mllm.eye = vision.run(
                 recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.eye
             )
@@ -233,11 +249,13 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         if name in stages:
             run_joint(getattr(recipe, name), model, seed, folder / name, device, dtype, name)
     if "decoder" in stages:
+        begin(recipe, "decoder", folder, model.detokenizer.autoencoder)
         autoencoder.run_decoder(
             recipe.decoder, model.detokenizer.autoencoder.float(), seed + 8, folder / "decoder", device, dtype
         )
     if parallel.rank() == 0:
         model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
+        write_text(folder / RECIPE, text)  # of the last command that went through
     parallel.wait()
     return folder / "model"
 
@@ -254,12 +272,20 @@ def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
         run(trial, stages)
 
 
+def begin(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> None:
+    """Note what stage ``name`` is of, in its folder. Raises ValueError where it has begun, or ended, with another ``base`` or
+    by other settings."""
+    stage = settled(getattr(recipe, name))
+    same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+
+
 def beside(
     recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Judge and reader, which are no part of the model: `limner eval` reads them from weights/."""
     for name, stage in (("judge", judge), ("reader", reader)):
         if name in stages:
+            begin(recipe, name, folder, vae)
             stage.run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
             vae.to("cpu", torch.float32)
 
@@ -269,13 +295,16 @@ def first_parts(
 ) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
     """Tokenizer, eye and autoencoder (and the judge, no part of the model); None where the stages end before them."""
     seed = recipe.seed
+    begin(recipe, "tokenizer", folder)
     words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")
     if "autoencoder" not in stages:
         return None
+    begin(recipe, "autoencoder", folder)
     vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
     beside(recipe, stages, vae, folder, device, dtype)
     if "vision" not in stages:
         return None
+    begin(recipe, "vision", folder)
     eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
     return words, eye, vae
 

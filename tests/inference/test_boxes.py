@@ -50,5 +50,5 @@ def test_the_command_line_draws_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["describe", "in.png", "--boxes"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[:2] == ["A cat and a dog.", "box 50 0 150 50"] and out[-1] == "in-boxes.png"
-    assert Image.open(tmp_path / "in-boxes.png").getpixel((50, 20)) == (255, 0, 0)
+    assert out[:2] == ["A cat and a dog.", "box 50 0 150 50"] and out[-1] == "in-boxes-001.png"
+    assert Image.open(tmp_path / "in-boxes-001.png").getpixel((50, 20)) == (255, 0, 0)

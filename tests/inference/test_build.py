@@ -154,7 +154,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     command = ["build", "--llm", str(llm), "--vision", str(vision), "--mmdit", str(sd3), "-o", str(tmp_path / "out")]
     assert main(command) == 0 and "stages align" in capsys.readouterr().out
     assert limner.load(tmp_path / "out").config.shapes == ((32, 32), (32, 64))
-    assert main(command) == 2 and "holds a model already" in capsys.readouterr().err
+    assert main(command) == 2 and "is not empty: it holds" in capsys.readouterr().err
     byt5 = T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
     T5ForConditionalGeneration(byt5).save_pretrained(tmp_path / "byt5")
     command[-1] = str(tmp_path / "writes")

@@ -51,7 +51,7 @@ def test_draw_edit_describe_info(capsys, folder, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (("draw", "x", "--model", "giga"), "unknown model"), (("draw", ""), "prompt is empty"),
-    (("draw", "x", "--out", "x.txt"), "not a picture format"), (("draw", "x", "--out", "no/where/x.png"), "no folder"),
+    (("draw", "x", "--out", "x.txt"), "no picture format"), (("draw", "x", "--out", "no/where/x.png"), "no folder"),
     (("draw", "x", "--size", "big"), "not HxW"), (("describe", "none.png"), "no such file"),
     (("edit", "none.png", "x"), "no such file"), (("train", "giga"), "no recipe"),
     (("train", "nano", "joint.loop.colour=1"), "unknown key 'colour' in joint.loop"),
@@ -173,7 +173,7 @@ def test_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
     picture(1).save(tmp_path / "in.png")
     for command, words in (
         (("describe", str(tmp_path / "in.png"), "--out", "x.png"), "needs --boxes"),
-        (("describe", str(tmp_path / "in.png"), "--boxes", "--out", "x.nonsense"), "not a picture format"),
+        (("describe", str(tmp_path / "in.png"), "--boxes", "--out", "x.nonsense"), "no picture format"),
         (("draw", "x", "--backend", "sd3", "--offload"), "--offload is for a Limner model"),
         (("draw", "x", "--backend", "sd3", "--bits", "8"), "--bits is for a Limner model"),
     ):

@@ -269,9 +269,9 @@ def test_references_are_the_newest_pictures_first():
     asked = []
     original = drawing.condition_of
 
-    def spy(detokenizer, group, most, size):
-        asked.append([request.earlier[:most] for request in group])
-        return original(detokenizer, group, most, size)
+    def spy(detokenizer, group, config, size):
+        asked.append([request.earlier[: config.max_references] for request in group])
+        return original(detokenizer, group, config, size)
 
     drawing.condition_of = spy
     try:

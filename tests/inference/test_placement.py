@@ -55,7 +55,7 @@ def test_a_drawing_that_is_stopped_leaves_the_halves_where_they_were(monkeypatch
     assert seen == ["cpu", "cpu"]  # away and back
 
 
-@pytest.mark.slow  # `make test SLOW=1` installs bitsandbytes, which would slow every other start
+@pytest.mark.slow  # `make test-slow` installs bitsandbytes, which would slow every other start
 @pytest.mark.parametrize(("bits", "share", "close"), [(8, 0.6, 0.02), (4, 0.4, 0.3)])
 def test_fewer_bits_take_less_memory_and_say_nearly_the_same(nano, bits, share, close):
     small = limner.load("nano", device="cpu", dtype="bfloat16", bits=bits)

@@ -12,9 +12,9 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
+from limner.inference.fitting import fitted
 from limner.train.datasets.check import check
 from limner.train.datasets.example import Captioned, Conversation, Problem, opened
-from limner.train.datasets.fit import fitted
 from limner.train.datasets.mixture import Finite, Mixture, World, measure, sources_of
 from limner.train.datasets.readers import read
 

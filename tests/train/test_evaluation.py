@@ -18,7 +18,7 @@ from limner.train.world.edits import KINDS
 
 @pytest.fixture(scope="module")
 def nano():
-    return limner.load("nano", device="cpu", dtype="bfloat16")
+    return limner.load("nano", device="cpu")
 
 
 def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys, monkeypatch):
@@ -53,7 +53,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds answers with examples 1, this is 2; choose another folder"):
         world.evaluate(nano, tmp_path, limit=2, steps=1)
-    other = make_limner().bfloat16()
+    other = make_limner().to(nano.mllm.dtype)
     with pytest.raises(ValueError, match="holds answers with model 'nano'"):
         world.evaluate(other, tmp_path, **options)
     other.name = nano.name

@@ -80,7 +80,7 @@ def test_true_scenes_are_what_is_asked_for():
 
 
 def test_folders_are_geneval_s_and_a_cut_run_goes_on(tmp_path, capsys):
-    model = limner.load("nano", device="cpu", dtype="bfloat16")
+    model = limner.load("nano", device="cpu")
     options = {"limit": 1, "steps": 1}
     assert geneval.evaluate(model, tmp_path, part=(0, 2), **options) is None
     assert "still to be drawn" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.flow_loss import grouped
 from limner.train.loop import Interrupted, LoopConfig, fit
+from limner.train.muon import Muon, orthogonalised
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import chosen, load_recipe
 from limner.train.stages.joint import (
@@ -215,8 +216,8 @@ def test_drawings_are_paired_with_their_pictures_and_references():
         drawn = [normalise(p, model.config) for p in (picture(2, (16, 32)), picture(3), picture(2, (16, 32)))]
         assert torch.equal(batch.views()[batch.target_views], torch.stack(drawn))
     latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
-    groups = grouped(made, latents, dropped={1})
-    assert sorted(reduce(operator.iadd, (g.rows for g in groups), [])) == [0, 1, 2]
+    groups = grouped(made, latents, [(0, 0), (0, 1), (1, 0), (2, 0)], dropped={1})
+    assert sorted(reduce(operator.iadd, (g.samples for g in groups), [])) == [(0, 0), (0, 1), (1, 0), (2, 0)]
     assert all(len({tuple(map(len, [r])) for r in g.references}) == 1 for g in groups)
 
 
@@ -390,3 +391,57 @@ def test_compiled_blocks_give_the_same_losses_and_gradients():
     assert loss == pytest.approx(eager, rel=1e-5) and len(own) == len(gradients) > 20
     for a, b in zip(gradients, own, strict=True):
         assert (a - b).abs().max() <= 1e-4 * max(1.0, a.abs().max())
+
+
+@pytest.mark.parametrize("tall", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_takes_the_steps_of_torch_s_own(tall, dtype):
+    """Which computes in bf16; in fp32 ours differ by that rounding alone."""
+    shape = (24, 16) if tall else (16, 24)
+    ours, theirs = (
+        torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0))) for _ in range(2)
+    )
+    made = Muon([ours], lr=0.02, weight_decay=0.1, dtype=dtype)
+    reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    start = ours.detach().clone()
+    for step in range(4):
+        for parameter in (ours, theirs):
+            parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step + 1))
+        made.step()
+        reference.step()
+    moved, expected = ours.detach() - start, theirs.detach() - start
+    assert (moved - expected).norm() <= (0.0 if dtype == torch.bfloat16 else 0.02) * expected.norm() + 1e-9
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape), torch.float32))
+    assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
+    """Long and short answers, some with pictures: each is divided by what is counted in all of them."""
+    model = make_limner()
+
+    def said(question, answer, drawn=()):
+        shown = [{"type": "image", "image": picture(seed)} for seed in drawn]
+        return [{"role": "user", "content": [{"type": "text", "text": question}]},
+                {"role": "assistant", "content": [{"type": "text", "text": answer}, *shown]}]  # fmt: skip
+
+    talks = [said("Is it day?", "Yes."), said("Tell me.", "The sun is round and far away, over sea and hills."),
+             said("draw", "Here", (1, 2)), said("draw one", "It is here", (3,))]  # fmt: skip
+
+    def gradients(batches):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trainee = Trainee(model.mllm, model.detokenizer)
+        places = iter(range(4))
+        made = [joint_batch(batch, model.encoder, [next(places) for _ in batch]) for batch in batches]
+        config = LoopConfig(steps=1, accumulate=len(batches), workers=0, clip=1e9, learning_rate=1e-9, warmup=1)
+        fixed = partial(joint_losses, trainee, JointStage(), 0)
+        optimizer = fit("x", trainee, lambda n: made[n], lambda b, _: fixed(b, 0), config, tmp_path / str(len(batches)))
+        (adam,) = optimizer.optimizers
+        found = [adam.state[master]["exp_avg"].clone() for master in optimizer.masters if master in adam.state]
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(before[name])
+        return torch.cat([value.flatten() for value in found])
+
+    one = gradients([talks])
+    for batches in ([talks[:2], talks[2:]], [talks[:1], talks[1:3], talks[3:]]):
+        assert (gradients(batches) - one).norm() < 1e-4 * one.norm()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -10,10 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 
+from tqdm import tqdm
+
+from ...inference.fitting import fitted
 from ...mllm.encoding import StreamEncoder
 from ..loop import TOLERATED
 from .example import Captioned, Example, Problem, opened, with_opened
-from .fit import fitted
 
 SMALLEST = 16
 """Pixels a side below which a picture shows nothing."""
@@ -28,6 +32,14 @@ class Report:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Heights and widths of the pictures in pixels"""
     tokens: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    """Of each example's words and pixels"""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole data set, in its order: how many examples, and a hash of them."""
+        whole = hashlib.blake2b("".join(self.digests).encode(), digest_size=16).hexdigest()
+        return f"{len(self.digests)} examples, {whole}"
 
     def table(self) -> str:
         """What was found, a line each; the first ten problems by file and line."""
@@ -66,25 +78,27 @@ def check(found: Iterable[Example | Problem], encoder: StreamEncoder, longest: i
     """Open every picture and count every token; ``longest`` is what the backbone's context holds."""
     report = Report()
     with ThreadPoolExecutor(threads) as pool:
-        for outcome in pool.map(partial(look, encoder=encoder, longest=longest), found):
+        looked = pool.map(partial(look, encoder=encoder, longest=longest), found)
+        for outcome in tqdm(looked, desc="checking", unit=" examples", leave=False, disable=None):
             if isinstance(outcome, Problem):
                 report.problems.append(outcome)
             else:
-                example, sizes, tokens = outcome
+                example, sizes, tokens, digest = outcome
                 report.examples.append(example)
                 report.sizes += sizes
                 report.tokens.append(tokens)
+                report.digests.append(digest)
     return report
 
 
 def look(
     example: Example | Problem, encoder: StreamEncoder, longest: int
-) -> Problem | tuple[Example, list[tuple[int, int]], int]:
-    """One example: its pictures' sizes and its length in tokens, or what is wrong with it."""
+) -> Problem | tuple[Example, list[tuple[int, int]], int, str]:
+    """One example: its pictures' sizes, its length in tokens and a digest of it, or what is wrong with it."""
     if isinstance(example, Problem):
         return example
     try:
-        sizes = []
+        sizes, digest = [], hashlib.blake2b(words_of(example), digest_size=16)
         for source in example.pictures():
             image = opened(source)
             if min(image.size) < SMALLEST:
@@ -94,6 +108,7 @@ def look(
                     f"{image.width} x {image.height} pixels is too large: at most {LARGEST:,} in all; make it smaller"
                 )
             sizes.append((image.height, image.width))
+            digest.update(image.tobytes())
         messages = with_opened(example.tell(random.Random(0), 1.0), partial(fitted, config=encoder.config))
         tokens = len(encoder.encode(messages, training=True).input_ids)
         if tokens > longest:
@@ -101,4 +116,13 @@ def look(
             raise ValueError(f"{tokens} tokens with {pictures} pictures; this model's context holds {longest}")
     except (ValueError, OSError) as error:
         return Problem(example.where, str(error))
-    return example, sizes, tokens
+    return example, sizes, tokens, digest.hexdigest()
+
+
+def words_of(example: Example) -> bytes:
+    """All of an example but its pictures, as bytes to be hashed."""
+    if isinstance(example, Captioned):
+        words = [example.captions, example.shares]
+    else:
+        words = [[m["role"], [p.get("text") for p in m["content"]]] for m in example.messages]
+    return json.dumps(words).encode()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...inference.output import check_folder
 from . import readers
 from .example import Captioned, Example, Problem, Source, Stored, opened
 
@@ -54,8 +55,7 @@ def run(
     ``similarity`` stands in for the model named in ``rules``. Returns the counts. Raises ValueError for an output that
     is not empty, or no data set.
     """
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; choose a new folder")
+    check_folder(output)
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
     (output / "pictures").mkdir(parents=True)

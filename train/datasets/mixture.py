@@ -15,6 +15,7 @@ from typing import Protocol
 from PIL import Image
 
 from ...inference.adapters import with_weight
+from ...inference.fitting import fitted
 from ...mllm.encoding import StreamEncoder
 from ...mllm.messages import Message
 from .. import parallel
@@ -23,7 +24,6 @@ from ..pictures import rng_for
 from ..world import talk
 from ..world.scene import Scene, render
 from .example import Example, with_opened
-from .fit import fitted
 
 POOL = 128
 """Batches in a pool: what keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
@@ -35,6 +35,11 @@ class Told(Protocol):
     def tell(self, seed: int, place: int) -> list[Message]: ...
 
     def name(self, seed: int, place: int) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what it tells does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class World:
     """The drawn world, without end: all it talks about, or some kinds of conversation only."""
 
     kinds: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return f"world/{'+'.join(self.kinds)}"
 
     def name(self, seed: int, place: int) -> str:
         return f"world {seed}/{place}"
@@ -73,6 +82,8 @@ class Finite:
     examples: Sequence[Example]
     draw_share: float = 0.8
     planned: float = 0.0
+    fingerprint: str = ""
+    """The data set's (`Report.fingerprint`)"""
 
     def example(self, seed: int, place: int) -> Example:
         count = len(self.examples)
@@ -117,6 +128,11 @@ class Mixture:
         self.keys = False
         """Whether batches name their encoders' inputs (`joint_batch`)"""
         self._dealt: tuple[int, list[list[tuple[int, int, int]]]] | None = None
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """What it is mixed of, for a run to know its data again."""
+        return [source.fingerprint for source in self.sources]
 
     def counts(self, told: int) -> list[int]:
         """How many of the first ``told`` conversations come from each source."""
@@ -225,5 +241,5 @@ def sources_of(
         report = check(readers.read(name), encoder, longest)
         print(report.table(), flush=True)
         report.require()
-        sources.append((Finite(report.examples, draw_share), weight))
+        sources.append((Finite(report.examples, draw_share, fingerprint=report.fingerprint), weight))
     return sources

@@ -6,6 +6,7 @@ of those few in a random order: where the ``place``-th example lies is a functio
 
 from __future__ import annotations
 
+import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from ...inference.output import write_text
 from ...mllm.messages import Message
 from ..pictures import rng_for
 from . import readers
@@ -24,6 +26,8 @@ from .example import Example, Problem, said
 
 INDEX = "limner-index.json"
 ENDINGS = (".tar", ".jsonl", ".parquet")
+EDGE = 2**16
+"""Bytes at each end of a shard by which it is known again"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,19 @@ class Shards:
         self.total = sum(self.counts)
         if not self.total:
             raise ValueError(f"{folder}: no examples in {len(self.paths)} shards")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the shards' names, sizes, beginnings and ends: they are too large to be read through."""
+        found = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            size = path.stat().st_size
+            found.update(f"{path.relative_to(self.folder)} {size} ".encode())
+            with path.open("rb") as file:
+                found.update(file.read(EDGE))
+                file.seek(max(0, size - EDGE))
+                found.update(file.read(EDGE))
+        return f"{self.total} examples, {found.hexdigest()}"
 
     def find(self, seed: int, place: int) -> tuple[Path, int]:
         """The shard of a place, and which of its examples."""
@@ -104,5 +121,5 @@ def counted(folder: Path, paths: Sequence[Path]) -> list[int]:
     if saved.get("sizes") != sizes:
         counts = [sum(1 for _ in readers.file(p)) for p in tqdm(paths, desc=f"counting {folder}", disable=None)]
         saved = {"sizes": sizes, "counts": counts}
-        index.write_text(json.dumps(saved) + "\n")
+        write_text(index, json.dumps(saved) + "\n")
     return saved["counts"]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...detokenizer.detokenizer import Detokenizer
+from ...inference.adapters import digest
 from ...inference.model import Limner
 from ...mllm.encoding import IGNORED
 from ...mllm.eye import pool_features
@@ -32,6 +33,7 @@ from ..flow_loss import draws, flow_losses, idle_losses
 from ..frozen import Frozen, Store, encoders
 from ..loop import LoopConfig, fit
 from ..losses import feature_loss, language_loss, weighted
+from ..resume import same_run, settled
 
 if TYPE_CHECKING:
     from ..kept import Kept
@@ -125,28 +127,32 @@ class Told:
     eye_features: Tensor | None = None
     """(drawings, patches, eye width)"""
     drawings: int = 0
-    """In the batches of all processes"""
-    seen: Tensor | None = None
-    """(views, patches, eye width) of all the batch's views"""
+    """In this batch, in all processes"""
+    counted: int = 1
+    """Drawings that the losses are averaged over: those of all the batches of a step"""
 
 
-def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None) -> Told:
+def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None, seen: Tensor | None = None) -> Told:
+    """``seen`` (views, patches, eye width) saves running the eye."""
     stream, frozen = trainee.stream, trainee.frozen
-    with torch.no_grad():
-        features = frozen.features(batch.views(), batch.view_keys) if kept is None else kept.seen
+    features = seen if kept is None else kept.seen
+    if features is None:
+        with torch.no_grad():
+            features = frozen.features(batch.views(), batch.view_keys)
     output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
-    told = Told({"language": language_loss(stream, output, batch.stream, kept)}, output, seen=features)
+    decisions, drawings = batch.counts() if batch.totals is None else batch.totals
+    told = Told({"language": language_loss(stream, output, batch.stream, decisions, kept)}, output)
     if len(batch.target):
         told.eye_features = features[batch.target_views]
         told.features = stream.output_resampler(output.query_states)
         target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
-        if kept is not None:
+        if kept is not None and kept.features is not None:
             target = torch.where(kept.drawings[:, None, None], kept.features, target)
         errors = feature_loss(told.features, target)
         told.losses["features"] = (errors if kept is None else errors * kept.weights).sum()
-    told.drawings = int(parallel.total(len(batch.target)))
+    told.drawings, told.counted = parallel.sums(len(batch.target), drawings)
     if told.drawings:  # the same losses on every process, zero where one has no picture
-        told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.drawings
+        told.losses["features"] = told.losses.get("features", output.hidden.new_zeros(())) / told.counted
     return told
 
 
@@ -180,14 +186,16 @@ def detokenizer_losses(
     """Features to pixels, without the stream: SEED-X's first stage. The features are the eye's of the picture itself."""
     stream = trainee.stream
     batch = batch.to(stream.device)
-    told = Told({}, None, drawings=int(parallel.total(len(batch.target))))
+    _, counted = batch.counts() if batch.totals is None else batch.totals
+    told = Told({}, None)
+    told.drawings, told.counted = parallel.sums(len(batch.target), counted)
     losses: dict[str, Tensor] = {}
     if len(batch.target):
         with torch.no_grad():
             names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
             told.eye_features = trainee.frozen.features(batch.views()[batch.target_views], names)
         told.features = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
-        losses = flow_losses(trainee, stage, batch, told, draws(stage, batch.numbers, seed, step))
+        losses = flow_losses(trainee, stage, batch, told, draws(stage, batch, seed, step))
     elif told.drawings:
         losses = idle_losses(trainee)
     return weighted(losses, {"flow": stage.flow_weight, "align": stage.align_weight})
@@ -201,7 +209,7 @@ def joint_losses(
     told = tell(trainee, batch, kept)
     losses = told.losses
     if told.features is not None:
-        chance = draws(stage, batch.numbers, seed, step)
+        chance = draws(stage, batch, seed, step, None if kept is None else kept.drawings)
         if kept is not None:  # what is drawn without words is the base's: guidance would enlarge any difference
             chance.bare &= kept.drawings.to(chance.bare.device)
         losses |= flow_losses(trainee, stage, batch, told, chance, kept)
@@ -219,6 +227,13 @@ def joint_losses(
 def mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
     sources = sources_of(stage.data, model.encoder, model.mllm.longest, stage.draw_share)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
+
+
+def begin(folder: Path, stage: LanguageStage | JointStage, seed: int, model: Limner, batches: Mixture) -> None:
+    """Raises ValueError where a run of other data, from another base or by other settings has begun in ``folder``."""
+    if parallel.rank() == 0:
+        same_run(folder, {"stage": settled(stage), "seed": seed, "base": digest(model), "data": batches.fingerprints})
+    parallel.wait()
 
 
 def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
@@ -307,11 +322,10 @@ def run_language(
 ) -> None:
     """Trains ``model.mllm`` in place."""
     torch.manual_seed(seed)
+    batches = mixture(model, stage, seed + 1)
+    begin(folder, stage, seed, model, batches)
     trainee = Trainee(model.mllm.to(device, dtype), None)
-    fit(
-        "language", trainee, mixture(model, stage, seed + 1),
-        partial(language_losses, trainee, stage), stage.loop, folder,
-    )  # fmt: skip
+    fit("language", trainee, batches, partial(language_losses, trainee, stage), stage.loop, folder)
 
 
 def run_joint(
@@ -320,12 +334,13 @@ def run_joint(
 ) -> None:  # fmt: skip
     """Trains the stream and the de-tokenizer of ``model`` in place, with a sheet of drawings at every sample."""
     torch.manual_seed(seed)
+    batches = mixture(model, stage, seed + 3)
+    begin(folder, stage, seed, model, batches)
     model.to(device, dtype)
     trainee = Trainee(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze(trainee, stage.train), flush=True)
     if stage.compile:
         compile_blocks(trainee)
-    batches = mixture(model, stage, seed + 3)
     if stage.precomputed:
         batches.keys, trainee.frozen.store = True, Store(stage.precomputed, encoders(model))
     fixed = validation_batch(model, stage, batches, seed + 2)

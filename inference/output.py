@@ -1,0 +1,115 @@
+"""Where results go: nothing that was there is lost, and what is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+"""Endings of the picture files that are written: plain raster formats that hold any RGB picture."""
+
+
+def check_folder(folder: str | Path, own: str | None = None) -> Path:
+    """A folder for results, known before long work to be writable. Hidden files aside, it is to hold nothing, or the file
+    ``own`` (such as "run/settings.json"), by which earlier results of the same command are known.
+
+    Raises ValueError for one that holds other things, OSError for one that cannot be written.
+    """
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file; choose a new folder")
+    if folder.is_dir() and not (own and (folder / own).exists()):
+        held = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if held:
+            more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+            raise ValueError(f"{folder} is not empty: it holds {', '.join(held[:3])}{more}; choose a new folder")
+    with tempfile.TemporaryFile(dir=there):
+        return folder
+
+
+def check_picture_path(path: Path) -> None:
+    """Raises ValueError for a path that no picture can be written to; before long work, so that none is lost."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"cannot write {path}: {path.suffix or 'no ending'} is no picture format that is written; "
+            f"there are {', '.join(FORMATS)}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+
+
+def free_path(pattern: str) -> Path:
+    """The first of ``pattern.format(1)``, ``pattern.format(2)``, … that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := Path(pattern.format(n))).exists())
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Raises OSError when it cannot be written; what was there then stays."""
+    with replacing(path) as fresh:
+        image.save(fresh)
+
+
+def beside(path: Path) -> Path:
+    """A hidden name in the same folder, of the same ending."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file to write beside ``path``, which takes its place when it is whole; what was there stays when writing fails."""
+    path = Path(path)
+    fresh = beside(path)
+    try:
+        yield fresh
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """UTF-8, whole or not at all. A lone surrogate, which UTF-8 has no bytes for, is written as ``\\udXXX``, as JSON would."""
+    with replacing(path) as fresh:
+        fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def replacing_folder(
+    folder: str | Path, stale: Sequence[str] = (), owned: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
+    """A folder to write beside ``folder``, whose entries take their places when all are whole.
+
+    Other entries of ``folder`` stay, but for those called ``stale``: parts of what is replaced that its successor lacks.
+    Raises ValueError for a folder that is not ``owned`` and has entries of these names.
+    """
+    folder = Path(folder)
+    folder = folder.resolve()  # the name beside it is of the folder itself, also for "." and for links
+    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if not folder.exists():
+            os.rename(fresh, folder)
+            return
+        names = sorted({path.name for path in fresh.iterdir()} | set(stale))
+        taken = [name for name in names if (folder / name).exists()]
+        if taken and not owned(folder):
+            raise ValueError(f"{folder} holds {taken[0]}, which is not of what is saved; choose a new folder")
+        old.mkdir()
+        for name in names:
+            if (folder / name).exists():
+                os.rename(folder / name, old / name)
+            if (fresh / name).exists():
+                os.rename(fresh / name, folder / name)
+    finally:
+        for path in (fresh, old):
+            shutil.rmtree(path, ignore_errors=True)
