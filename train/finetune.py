@@ -39,7 +39,7 @@ from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputi
 from .strict import overridden
 from .world.talk import PLANNED
 
-CHANGES = ("edit", "follow_up", "describe", "story")
+CHANGES = ("edit", "follow_up", "describe")
 """Of nano's world half of what is replayed: what is said and made of earlier pictures is forgotten first, as captioned pictures
 have none before them."""
 BARE = 0.25

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -205,3 +207,35 @@ def test_the_command_line(data, tmp_path, capsys):
     said = capsys.readouterr().err
     for words in ("is not empty: it holds", "not for this model", "no such data set"):
         assert words in said
+
+
+def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
+    """From two steps: where time goes by work it is exact, however different the batches are."""
+    clock, done = [0.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    real = module.joint_losses
+
+    def timed(trainee, stage, seed, batch, step, kept):
+        done.append(module.work(batch, trainee, stage))
+        clock[0] += done[-1] * 1e-6
+        return real(trainee, stage, seed, batch, step, kept)
+
+    monkeypatch.setattr(module, "joint_losses", timed)
+    model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
+    model.detokenizer.mmdit.config.position_table = 32
+    seen = []
+    original = module.trial
+    monkeypatch.setattr(module, "trial", lambda *given: seen.append(original(*given)) or seen[-1])
+    options = [*QUICK, "joint.loop.batch_size=4", "joint.loop.steps=8", "replay=world", "samples=0"]
+    finetune(model, data, tmp_path / "out", load_config(options))
+    (seconds, peak), trial, run = seen[0], done[:2], done[2:]
+    assert len(run) == 8 and max(run) > 2 * min(run), "a pool of eight batches"
+    assert seconds == pytest.approx(sum(run) / 8 * 1e-6, rel=1e-6) and peak > 2**20
+    assert trial[0] == max(run) and abs(trial[1] - sum(run) / 8) == min(abs(w - sum(run) / 8) for w in run)
+
+
+def test_something_is_said_before_anything_is_imported():
+    """Torch takes seconds; the first line does not wait for it."""
+    code = "import sys; sys.modules['torch'] = None; from limner.inference.cli import main; main(sys.argv[1:])"
+    run = subprocess.run([sys.executable, "-c", code, "finetune", "DATA", "-o", "OUT"], capture_output=True, text=True)
+    assert run.stdout == "finetune  nano on DATA, into OUT\n" and "torch" in run.stderr

@@ -5,6 +5,7 @@ import torch
 
 from helpers import make_limner, picture
 from limner.inference.cli import main
+from limner.train import frozen as frozen_module
 from limner.train.datasets.check import check
 from limner.train.datasets.mixture import Finite, Mixture
 from limner.train.datasets.readers import read
@@ -86,3 +87,25 @@ def test_the_command_line(data, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["precompute", str(data), "-o", out, "--model", str(tmp_path / "base"), "--device", "cpu"]) == 0
     assert "tensors; train with STAGE.precomputed=" in capsys.readouterr().out
+
+
+def test_a_picture_that_comes_again_is_not_encoded_again(data, monkeypatch):
+    """As long as there is room for what was made of it."""
+    model = make_limner()
+    examples = check(read(data), model.encoder, 1024).examples
+    mixture = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, 3, 0, pool=1)
+    mixture.keys = True
+    made = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    seen = []
+    with torch.no_grad(), monkeypatch.context() as patched:
+        patched.setattr(made, "eye", lambda pixels: seen.append(len(pixels)) or model.mllm.eye(pixels))
+        made.eye.parameters = model.mllm.eye.parameters
+        for room, expected in ((2**28, [3]), (0, [3, 3, 3])):
+            patched.setattr(frozen_module, "RECENT", room)
+            seen.clear()
+            made.recent.clear()
+            for step in range(3):
+                batch = mixture(step)
+                out = made.features(batch.views(), batch.view_keys)
+                assert torch.allclose(out, model.mllm.eye(batch.views()), atol=1e-6)
+            assert seen == expected and (not made.recent or room)

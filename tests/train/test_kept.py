@@ -13,6 +13,7 @@ from limner.train import kept as kept_module
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.finetune import NAME, FinetuneConfig, adapted_losses, prepared
 from limner.train.flow_loss import KEPT_DRAWINGS as kept_drawings
+from limner.train.flow_loss import draws
 from limner.train.kept import keep
 from limner.train.losses import divergence
 from limner.train.stages.joint import JointStage, joint_losses
@@ -197,3 +198,19 @@ def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
     assert not seen, "a model other than nano replays nothing"
     finetune.finetune(model, data, tmp_path / "world", finetune.load_config([*quick, "replay=world"]))
     assert len(seen) == 4 and all(len(rows) == 4 for rows in seen) and sum(map(sum, seen)) > 0
+
+
+def test_of_a_long_conversation_two_drawings_stand_for_all(model):
+    """One time and noise each, weighted so that the conversation counts as much as with all of them."""
+    batch = Mixture([(World(("story",)), 1.0)], model.encoder, 3, 0, pool=1)(0)
+    rows = batch.stream.drawing_row.tolist()
+    assert min(Counter(rows).values()) >= 3
+    kept = torch.tensor([row != 2 for row in rows])
+    chance = draws(STAGE, batch, 0, 0, kept)
+    for row in range(3):
+        counts = [count for count, of in zip(chance.counts, rows, strict=True) if of == row]
+        assert sorted(counts, reverse=True) == ([1] * 2 + [0] * (len(counts) - 2) if row < 2 else [2] * len(counts))
+    assert sum(chance.weights[drawing] for drawing, _ in chance.samples) == pytest.approx(len(rows))
+    chosen = {draws(STAGE, batch, seed, 0, kept).samples[0][0] for seed in range(20)}
+    assert len(chosen) > 1, "others at another step"
+    assert draws(STAGE, batch, 0, 0).samples == [(d, n) for d in range(len(rows)) for n in range(2)]
