@@ -11,7 +11,7 @@ from torch import nn
 
 from ..detokenizer.files import from_hub
 from . import precision
-from .model import LOADING, STUDENT, Limner
+from .model import STUDENT, Limner
 from .prompt import place
 from .resting import Resting
 
@@ -36,10 +36,9 @@ def load(
     if offload and bits is not None:
         raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
     folder = place(model) or from_hub(str(model))
-    with LOADING:
-        loaded = Limner.from_pretrained(folder)
-        if bits is None and (folder / STUDENT).exists():
-            loaded.adapters.load(folder / STUDENT, shipped=True)
+    loaded = Limner.from_pretrained(folder)
+    if bits is None and (folder / STUDENT).exists():
+        loaded.adapters.load(folder / STUDENT, shipped=True)
     settle(loaded, device, dtype)
     if bits is not None:
         from .quantize import quantize

@@ -38,7 +38,7 @@ from .output import replacing_folder
 from .reply import Reply
 from .resting import Resting
 
-LOADING = threading.RLock()
+LOADING = threading.Lock()
 """One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""

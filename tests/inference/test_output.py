@@ -42,6 +42,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
         fresh.write_text("half")
         raise OSError("the disk is full")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+    (tmp_path / "link").hardlink_to(path)
+    output.write_text(path, "second")
+    assert (tmp_path / "link").read_text() == "first", "another file takes its place: nobody reads half of it"
     output.write_text(path, '{"a": "\ud83d é"}')
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "\ud83d é"}
 

@@ -100,7 +100,7 @@ def test_a_picture_that_comes_again_is_not_encoded_again(data, monkeypatch):
     with torch.no_grad(), monkeypatch.context() as patched:
         patched.setattr(made, "eye", lambda pixels: seen.append(len(pixels)) or model.mllm.eye(pixels))
         made.eye.parameters = model.mllm.eye.parameters
-        for room, expected in ((2**28, [3]), (0, [3, 3, 3])):
+        for room, expected in ((2**28, [3, 2]), (0, [3, 3, 3])):  # five pictures, three a batch
             patched.setattr(frozen_module, "RECENT", room)
             seen.clear()
             made.recent.clear()

@@ -12,6 +12,7 @@ from limner.inference import cli
 from limner.train import finetune as module
 from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill
+from limner.train.evaluation import world
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import Interrupted, LoopConfig
 from limner.train.resume import flat, same_run, settled
@@ -44,6 +45,7 @@ def test_a_folder_of_the_user_s_own_is_left_alone(data, tmp_path):
     for work in (
         lambda: finetune(make_limner(), data, project, load_config(QUICK)),
         lambda: distill(make_limner(), project, DistillConfig()),
+        lambda: world.evaluate(make_limner(), project, limit=1),
         lambda: recipes.run(recipes.load_recipe("tiny", [f"output={project}"])),
     ):
         with pytest.raises(ValueError, match=r"project is not empty: it holds README\.md, run; choose a new folder"):
@@ -151,6 +153,11 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             train(**change)
+    text = one.read_text()
+    one.write_text(text.replace("good day", "bad luck"))
+    with pytest.raises(ValueError, match=r"run with other data.*: data was \['8 examples, "):
+        train()
+    one.write_text(text)
     assert (tmp_path / "out/model/llm/model.safetensors").read_bytes() == weights
     assert (tmp_path / "out/recipe.json").read_text() == recipe
     train()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ...inference.asked import Messages
 from ...inference.model import Limner
+from ...inference.output import write_text
 from ...inference.reply import Reply
 from .measures import BATCH, Measure
 
@@ -27,7 +28,7 @@ def ask(model: Limner, measure: Measure, folder: Path) -> list[dict[str, Any]]:
     lines = stored(folder)
     lines = lines[: len(lines) // BATCH * BATCH] if len(lines) < len(measure.asked) else lines
     # half a batch is asked again: what is drawn together depends on each other's rounding
-    put(folder / LINES, "".join(json.dumps(told) + "\n" for told in lines))
+    write_text(folder / LINES, "".join(json.dumps(told) + "\n" for told in lines))
     starts = range(len(lines), len(measure.asked), BATCH)
     for start in tqdm(starts, desc=measure.name, leave=False, disable=None):
         begun = time.monotonic()
@@ -58,13 +59,6 @@ def stored(folder: Path) -> list[dict[str, Any]]:
             if number < len(texts):
                 raise ValueError(f"{path}, line {number}: {error}; take the folder away to ask again") from error
     return lines
-
-
-def put(path: Path, text: str) -> None:
-    """A cut run leaves the old file or the new one, no half."""
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.rename(path)
 
 
 def written(messages: Messages, folder: Path, stem: str) -> list[Any]:

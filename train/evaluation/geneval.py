@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ...inference.adapters import digest
 from ...inference.model import Limner
+from ...inference.output import write_text
 from .. import pictures
 from ..world import held_out, sampling
 from ..world.scene import Scene, Thing, render
@@ -99,7 +100,7 @@ def draw(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | Non
     for prompt in chosen:
         folder = output / f"{prompt.number:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        (folder / "metadata.jsonl").write_text(json.dumps(prompt.about) + "\n")
+        write_text(folder / "metadata.jsonl", json.dumps(prompt.about) + "\n")
         missing += [(prompt, seed) for seed in range(SAMPLES) if not sample(output, prompt, seed).exists()]
     for start in tqdm(range(0, len(missing), BATCH), desc="drawing", leave=False, disable=None):
         chunk = missing[start : start + BATCH]
@@ -170,7 +171,7 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
         "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores), "scores": scores,
         "judge": digest(judge), "right": {prompt.number: right[prompt.number] for prompt in chosen},
     }  # fmt: skip
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     lines = [f"{'what':16} {'rate':>6}  {'95 % interval':15} {'pictures':>8}  {'in the world':>12} {'rate':>6} {'best of 4':>9} "
              f"{'judge':>6}"]  # fmt: skip
     for row in scores:
@@ -181,12 +182,12 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
     lines.append(
         f"overall {results['overall']:.3f}; prompts the world has drawings for: {results['overall_in_the_world']:.3f}"
     )
-    (output / "table.txt").write_text("\n".join(lines) + "\n")
+    write_text(output / "table.txt", "\n".join(lines) + "\n")
     print((output / "table.txt").read_text(), end="")
     shown = known[:: max(1, len(known) // 48)][:48]
     if shown:
         pictures.sheet([Image.open(sample(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
-    (output / "index.html").write_text(page(chosen, right, results))
+    write_text(output / "index.html", page(chosen, right, results))
     return results
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ...inference.adapters import digest
 from ...inference.model import Limner
+from ...inference.output import check_folder, write_text
 from .. import pictures
 from ..world import sampling
 from ..world.scene import render
@@ -26,6 +27,8 @@ from .scores import Score, line, table
 FULL = 500
 """Examples a category for published figures."""
 JUDGE = Path(__file__).resolve().parent.parent.parent / "weights" / "judge"
+OWNER = "of.json"
+"""File of whose answers a folder holds"""
 SHOWN = 8
 """Pictures of a measure on the sheet"""
 
@@ -65,7 +68,7 @@ def evaluate(
             lines = answers.ask(model, measure, folder)
             right, extra = measure.right(model, judge, [answers.reply_of(told, folder) for told in lines])
             found = {"judge": by, "right": [bool(r) for r in right], "extra": extra, "seeds": measure.seeds}
-            answers.put(folder / "score.json", json.dumps(found) + "\n")
+            write_text(folder / "score.json", json.dumps(found) + "\n")
         print(line(score_of(name, found).row()), flush=True)
     done = {name: found for name in named if (found := scored(output / folder_of(name), by))}
     if len(done) < len(named):
@@ -104,12 +107,12 @@ def whose(model: Limner) -> dict[str, Any]:
 
 def same_model(output: Path, model: Limner, steps: int | None, settings: dict[str, Any] | None = None) -> None:
     """Note whose answers the folder holds, in how many steps. Raises ValueError where it holds those of another model or
-    settings."""
+    settings, or things that are no answers."""
     settings = whose(model) | (settings or {}) | {"steps": steps, "weights": digest(model)}
-    path = output / "of.json"
+    path = check_folder(output, OWNER) / OWNER
     output.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        answers.put(path, json.dumps(settings, indent=1) + "\n")
+        write_text(path, json.dumps(settings, indent=1) + "\n")
         return
     held = json.loads(path.read_text())
     if differing := [key for key in settings if held.get(key) != settings[key]]:
@@ -146,12 +149,12 @@ def autoencoder_ceiling(model: Limner, count: int) -> float:
 
 def write(output: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> dict[str, Any]:
     results = {**about, "scores": [chapter.row for chapter in chapters]}
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (output / "table.txt").write_text(table(results["scores"], about))
+    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(output / "table.txt", table(results["scores"], about))
     shots = [shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in drawn(output, c)]
     if shots:
         pictures.sheet(shots, SHOWN, output / "sheet.png")
-    (output / "index.html").write_text(page(f"{about['model']}, the drawn world", chapters))
+    write_text(output / "index.html", page(f"{about['model']}, the drawn world", chapters))
     print((output / "table.txt").read_text(), end="")
     return results
 
