@@ -16,9 +16,9 @@ from PIL import Image
 import limner
 from limner.train import pictures
 from limner.train.evaluation.measures import psnr, through_autoencoder
-from limner.train.world import sampling, signs
-from limner.train.world.pen import STYLES
-from limner.train.world.scene import Scene, render
+from limner.world import sampling, signs
+from limner.world.pen import STYLES
+from limner.world.scene import Scene, render
 
 
 def scene(rng: random.Random, kind: str) -> Scene:

@@ -12,8 +12,8 @@ from PIL import Image
 import limner
 from limner.inference.model import Limner
 from limner.train.pictures import sheet
-from limner.train.world.pen import CONTROLS
-from limner.train.world.scene import Scene, Thing, render
+from limner.world.pen import CONTROLS
+from limner.world.scene import Scene, Thing, render
 
 PROMPTS = (
     "a photo of a red apple", "draw a blue car on grass", "draw three yellow bananas", "a photo of a pink elephant",

@@ -1,11 +1,11 @@
-"""What nano has never seen: each a small function as in `train/world/objects/`. `new_object.py` teaches one of them."""
+"""What nano has never seen: each a small function as in `world/objects/`. `new_object.py` teaches one of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from limner.train.world.pen import Pen
+from limner.world.pen import Pen
 
 OBJECTS: dict[str, Callable[[Pen], None]] = {}
 """Apart from the world's own"""

@@ -25,10 +25,10 @@ from limner.train.evaluation.world import JUDGE
 from limner.train.pictures import sheet
 from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
-from limner.train.world import sampling
-from limner.train.world.objects import OBJECTS
-from limner.train.world.scene import Scene, Thing, render
-from limner.train.world.words import PLURALS, Detail, noun_phrase, plural, with_article
+from limner.world import sampling
+from limner.world.objects import OBJECTS
+from limner.world.scene import Scene, Thing, render
+from limner.world.words import PLURALS, Detail, noun_phrase, plural, with_article
 
 ALONE = (
     ("green", "large", "sand"), ("red", "medium", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),

@@ -23,6 +23,7 @@ from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..inference.progress import Progress
+from ..world.talk import PLANNED
 from . import parallel, pictures
 from .data import JointBatch
 from .datasets import check, readers
@@ -37,7 +38,6 @@ from .optimizer import MasterOptimizer
 from .resume import SETTINGS, same_run, settled
 from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputing
 from .strict import overridden
-from .world.talk import PLANNED
 
 CHANGES = ("edit", "follow_up", "describe")
 """Of nano's world half of what is replayed: what is said and made of earlier pictures is forgotten first, as captioned pictures

@@ -12,13 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .world import sampling, signs
-from .world.pen import STYLES
-from .world.scene import Scene, render
-
-
-def rng_for(seed: int, step: int, stream: str) -> random.Random:
-    return random.Random(f"{seed}/{stream}/{step}")
+from ..world import sampling, signs
+from ..world.pen import STYLES
+from ..world.sampling import rng_for
+from ..world.scene import Scene, render
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

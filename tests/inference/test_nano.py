@@ -15,9 +15,9 @@ from limner.train.evaluation.cases import CATEGORIES, cases
 from limner.train.evaluation.judge import Judge
 from limner.train.evaluation.measures import judge_on_truth
 from limner.train.evaluation.world import JUDGE
-from limner.train.world import sampling, talk
-from limner.train.world.scene import Scene, Thing, render
-from limner.train.world.words import facts, read_caption
+from limner.world import sampling, talk
+from limner.world.scene import Scene, Thing, render
+from limner.world.words import facts, read_caption
 
 
 @pytest.fixture(scope="module")

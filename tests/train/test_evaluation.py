@@ -13,7 +13,7 @@ from limner.train.evaluation.all import measures as all_measures
 from limner.train.evaluation.cases import CATEGORIES
 from limner.train.evaluation.judge import Judge
 from limner.train.evaluation.shapes import shrunk
-from limner.train.world.edits import KINDS
+from limner.world.edits import KINDS
 
 
 @pytest.fixture(scope="module")

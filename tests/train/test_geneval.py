@@ -10,8 +10,8 @@ from limner.inference import cli
 from limner.train.evaluation import geneval
 from limner.train.evaluation.compare import compare
 from limner.train.evaluation.judge import Detection, Verdict
-from limner.train.world import held_out
-from limner.train.world.scene import Scene
+from limner.world import held_out
+from limner.world.scene import Scene
 
 
 def verdict(*things):

@@ -7,8 +7,8 @@ import torch
 from limner.train.evaluation.judge import Judge, JudgeConfig
 from limner.train.stages.disturbed import bend
 from limner.train.stages.judge import SIDES, JudgeStage, halve, make_batch, run
-from limner.train.world import sampling
-from limner.train.world.scene import Scene, Thing, render
+from limner.world import sampling
+from limner.world.scene import Scene, Thing, render
 
 
 def test_bending_moves_every_point_a_little():

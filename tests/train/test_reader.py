@@ -11,8 +11,8 @@ from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
 from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
-from limner.train.world.scene import render
-from limner.train.world.signs import signed
+from limner.world.scene import render
+from limner.world.signs import signed
 
 
 def test_batches_spell_their_words():

@@ -8,8 +8,8 @@ from PIL import Image
 from limner.inference.reply import Reply
 from limner.train.evaluation.judge import Detection, Verdict
 from limner.train.evaluation.requests import TASKS, Request, requests
-from limner.train.world import talk
-from limner.train.world.held_out import bare
+from limner.world import talk
+from limner.world.held_out import bare
 
 
 class Sees:

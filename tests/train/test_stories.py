@@ -7,9 +7,9 @@ from PIL import Image
 from limner.inference.reply import Reply
 from limner.train.evaluation.judge import Detection, Verdict
 from limner.train.evaluation.measures import telling
-from limner.train.world.held_out import is_held_out
-from limner.train.world.stories import LENGTHS, story
-from limner.train.world.words import facts, read_caption
+from limner.world.held_out import is_held_out
+from limner.world.stories import LENGTHS, story
+from limner.world.words import facts, read_caption
 
 
 def test_one_character_throughout_and_something_new_in_every_picture():

@@ -18,11 +18,11 @@ from ...inference.adapters import with_weight
 from ...inference.fitting import fitted
 from ...mllm.encoding import StreamEncoder
 from ...mllm.messages import Message
+from ...world import talk
+from ...world.sampling import rng_for
+from ...world.scene import Scene, render
 from .. import parallel
 from ..data import JointBatch, joint_batch
-from ..pictures import rng_for
-from ..world import talk
-from ..world.scene import Scene, render
 from .example import Example, with_opened
 
 POOL = 128

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ...inference.output import write_text
 from ...mllm.messages import Message
-from ..pictures import rng_for
+from ...world.sampling import rng_for
 from . import readers
 from .example import Example, Problem, said
 

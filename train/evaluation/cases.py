@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..world import sampling
-from ..world.held_out import held_out, is_held_out, relation
-from ..world.pen import COLORS
-from ..world.scene import Scene, Thing
-from ..world.words import NUMBERS, plural, with_article
+from ...world import sampling
+from ...world.held_out import held_out, is_held_out, relation
+from ...world.pen import COLORS
+from ...world.scene import Scene, Thing
+from ...world.words import NUMBERS, plural, with_article
 from .judge import Verdict
 
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

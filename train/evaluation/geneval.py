@@ -21,9 +21,9 @@ from tqdm import tqdm
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from ...inference.output import write_text
+from ...world import held_out, sampling
+from ...world.scene import Scene, Thing, render
 from .. import pictures
-from ..world import held_out, sampling
-from ..world.scene import Scene, Thing, render
 from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
 from .measures import BATCH, WORDS

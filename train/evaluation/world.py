@@ -14,9 +14,9 @@ from PIL import Image
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from ...inference.output import check_folder, write_text
+from ...world import sampling
+from ...world.scene import render
 from .. import pictures
-from ..world import sampling
-from ..world.scene import render
 from . import answers
 from .all import measures
 from .judge import Judge

@@ -14,11 +14,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
+from ...world import sampling
+from ...world.sampling import rng_for
+from ...world.scene import Scene, Thing, render
 from ..evaluation.judge import CELL, Judge, JudgeConfig
 from ..loop import LoopConfig, fit
-from ..pictures import rng_for
-from ..world import sampling
-from ..world.scene import Scene, Thing, render
 from .disturbed import bend, decoded
 
 

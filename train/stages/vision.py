@@ -15,10 +15,10 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from ...mllm.config import LimnerConfig
 from ...mllm.eye import Eye
 from ...mllm.views import normalise
+from ...world import sampling
+from ...world.sampling import rng_for
+from ...world.scene import Scene, label_map, render
 from ..loop import LoopConfig, fit
-from ..pictures import rng_for
-from ..world import sampling
-from ..world.scene import Scene, label_map, render
 
 OBJECT_CLASSES = 1 + len(sampling.NAMES)
 COLOR_CLASSES = len(sampling.COLOR_NAMES) + len(sampling.BACKGROUND_NAMES)

@@ -11,17 +11,16 @@ import more_objects
 import numpy as np
 import pytest
 
-from limner.train import pictures
-from limner.train.world import held_out as held_out_module
-from limner.train.world import phrasing, sampling, talk
-from limner.train.world.edits import KINDS, seen_edit
-from limner.train.world.held_out import held_out, is_held_out, relation
-from limner.train.world.objects import OBJECTS, SIGNS
-from limner.train.world.pen import COLORS, STYLES
-from limner.train.world.questions import question
-from limner.train.world.scene import BACKGROUNDS, Scene, Thing, label_map, render
-from limner.train.world.unknown import UNKNOWN
-from limner.train.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
+from limner.world import held_out as held_out_module
+from limner.world import phrasing, sampling, talk
+from limner.world.edits import KINDS, seen_edit
+from limner.world.held_out import held_out, is_held_out, relation
+from limner.world.objects import OBJECTS
+from limner.world.pen import COLORS, STYLES
+from limner.world.questions import question
+from limner.world.scene import BACKGROUNDS, Scene, Thing, label_map, render
+from limner.world.unknown import UNKNOWN
+from limner.world.words import BACKGROUND_PHRASES, Detail, caption, facts, plural, read_caption
 
 
 def geneval():
@@ -327,11 +326,3 @@ def test_a_style_is_said_and_kept():
     assert recoloured.after.style == "chalk" and recoloured.plan.endswith("in chalk:")
     with pytest.raises(ValueError, match="no style 'oil'"):
         Scene((), style="oil")
-
-
-def test_the_autoencoder_learns_from_whatever_the_world_draws():
-    rng = random.Random(0)
-    scenes = [pictures.depicted(rng) for _ in range(1000)]
-    assert {s.style for s in scenes} == set(STYLES) and {s.background for s in scenes} == set(BACKGROUNDS)
-    assert {t.name for s in scenes for t in s.things} >= set(SIGNS) | set(OBJECTS)
-    assert {len(t.words) for s in scenes for t in s.things if t.words} == set(range(1, 9))

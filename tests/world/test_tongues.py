@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from limner.train.world import abroad, sampling, speech, talk
-from limner.train.world.edits import seen_edit
-from limner.train.world.held_out import is_held_out
-from limner.train.world.objects import OBJECTS
-from limner.train.world.scene import BACKGROUNDS, SIZES, Scene, Thing
-from limner.train.world.tongues import CHINESE, KOREAN, TONGUES, settled
-from limner.train.world.words import Detail, caption, facts
+from limner.world import abroad, sampling, speech, talk
+from limner.world.edits import seen_edit
+from limner.world.held_out import is_held_out
+from limner.world.objects import OBJECTS
+from limner.world.scene import BACKGROUNDS, SIZES, Scene, Thing
+from limner.world.tongues import CHINESE, KOREAN, TONGUES, settled
+from limner.world.words import Detail, caption, facts
 
 
 @pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)

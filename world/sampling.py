@@ -19,6 +19,10 @@ COLOR_NAMES = tuple(COLORS)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
 
+def rng_for(seed: int, step: int, stream: str) -> random.Random:
+    return random.Random(f"{seed}/{stream}/{step}")
+
+
 USUAL_COLORS: dict[str, str] = {
     "apple": "yellow", "banana": "yellow", "carrot": "orange", "donut": "pink", "pizza": "yellow", "cake": "pink",
     "bottle": "green", "cup": "blue", "wine glass": "purple", "vase": "blue", "clock": "brown", "book": "green",

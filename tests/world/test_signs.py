@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 
 from limner.mllm.written import quoted, to_write
-from limner.train.world.objects import OBJECTS, SIGNS
-from limner.train.world.scene import Scene, Thing, render
-from limner.train.world.signs import COMMON, MOST, is_kept, sign, signed, word
+from limner.world.objects import OBJECTS, SIGNS
+from limner.world.scene import Scene, Thing, render
+from limner.world.signs import COMMON, MOST, is_kept, sign, signed, word
 
 
 def test_what_is_asked_for_is_what_is_drawn():
