@@ -12,7 +12,7 @@ from torch import nn
 from ..detokenizer.files import from_hub
 from . import precision
 from .model import STUDENT, Limner
-from .prompt import place
+from .model_folders import place
 from .resting import Resting
 
 

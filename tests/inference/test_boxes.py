@@ -2,7 +2,8 @@ import pytest
 from PIL import Image
 
 from helpers import make_limner, picture
-from limner.inference import cli, commands
+from limner.app.cli import commands
+from limner.app.cli import main as cli
 from limner.inference.boxes import Box, boxes_of, draw_boxes, without_boxes
 from limner.inference.reply import Reply
 

@@ -20,8 +20,8 @@ from transformers import (
 
 import limner
 from helpers import BACKBONES, byte_tokenizer, picture
+from limner.app.cli.main import main
 from limner.inference.build import BuildOptions, build, heads
-from limner.inference.cli import main
 from limner.mllm.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
 from limner.train.stages.joint import JointStage, Trainee, freeze, joint_losses

@@ -6,7 +6,7 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import cli
+from limner.app.cli import main as cli
 from limner.inference.fitting import cut, reference_size
 from limner.mllm.config import LimnerConfig
 

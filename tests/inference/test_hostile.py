@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner
-from limner.inference import cli
+from limner.app.cli import main as cli
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import cli, output
+from limner.app.cli import main as cli
+from limner.inference import output
 from limner.inference.chat import Chat
-from limner.inference.prompt import embedded
+from limner.inference.model_folders import embedded
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_reply_without_memory_costs_nobody_the_conversation(folder, tmp_path, 
     lines = b"hello\n/steps 10000000000000\ndraw a red apple\n/steps 1\n/save\n/save\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     model = limner.load(folder, device="cpu")
-    from limner.inference.repl import Repl
+    from limner.app.cli.repl import Repl
 
     repl = Repl(model, {"seed": 0, "height": None, "width": None, "num_inference_steps": 1, "images": "force"})
     assert repl.run("hi") == 0

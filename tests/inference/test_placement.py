@@ -5,7 +5,7 @@ import torch
 
 import limner
 from helpers import make_limner
-from limner.inference import cli
+from limner.app.cli import main as cli
 from limner.inference.quantize import linear_layers, quantize
 from limner.inference.resting import Resting
 

@@ -16,9 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import limner
 from helpers import make_sdxl, picture
+from limner.app.cli import main as cli
 from limner.detokenizer.files import fits, on_meta
 from limner.detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig
-from limner.inference import cli, convert
+from limner.inference import convert
 from limner.inference.convert import SDXL, convert_seed_x
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder, DecodingOptions

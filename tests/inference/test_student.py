@@ -7,8 +7,8 @@ import torch
 
 import limner
 from helpers import make_limner
+from limner.app.cli.main import main
 from limner.inference import adapter_files
-from limner.inference.cli import main
 from limner.inference.info import describe_model
 from limner.inference.model import STUDENT
 from limner.train import distill, finetune

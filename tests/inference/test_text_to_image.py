@@ -10,10 +10,10 @@ from tokenizers import processors
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from helpers import byte_tokenizer
+from limner.app.cli import main as cli
 from limner.detokenizer import samplers
 from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
-from limner.inference import cli
 from limner.inference.text_to_image import StableDiffusion3
 
 

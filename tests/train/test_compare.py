@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from limner.inference.cli import main
+from limner.app.cli.main import main
 from limner.train.evaluation import answers
 from limner.train.evaluation.compare import compare
 

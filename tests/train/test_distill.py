@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import make_limner
+from limner.app.cli.main import main
 from limner.detokenizer import flow, samplers
 from limner.detokenizer.condition import Condition
 from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
-from limner.inference.cli import main
 from limner.train.datasets.mixture import World
 from limner.train.distill import DistillConfig, Drawings, Student, distill, load_config, path_loss, prepared
 

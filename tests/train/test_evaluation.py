@@ -7,7 +7,7 @@ from PIL import Image
 
 import limner
 from helpers import make_limner
-from limner.inference import cli
+from limner.app.cli import main as cli
 from limner.train.evaluation import answers, measures, world
 from limner.train.evaluation.all import measures as all_measures
 from limner.train.evaluation.cases import CATEGORIES

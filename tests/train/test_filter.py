@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from helpers import picture
-from limner.inference.cli import main
+from limner.app.cli.main import main
 from limner.train.datasets.example import Problem, opened
 from limner.train.datasets.filter import Rules, difference_hash, run
 from limner.train.datasets.readers import read

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import limner
 from helpers import make_limner
-from limner.inference.cli import main
+from limner.app.cli.main import main
 from limner.train import finetune as module
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.loop import Interrupted
@@ -236,6 +236,6 @@ def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
 
 def test_something_is_said_before_anything_is_imported():
     """Torch takes seconds; the first line does not wait for it."""
-    code = "import sys; sys.modules['torch'] = None; from limner.inference.cli import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['torch'] = None; from limner.app.cli.main import main; main(sys.argv[1:])"
     run = subprocess.run([sys.executable, "-c", code, "finetune", "DATA", "-o", "OUT"], capture_output=True, text=True)
     assert run.stdout == "finetune  nano on DATA, into OUT\n" and "torch" in run.stderr

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import make_limner, picture
-from limner.inference.cli import main
+from limner.app.cli.main import main
 from limner.train import frozen as frozen_module
 from limner.train.datasets.check import check
 from limner.train.datasets.mixture import Finite, Mixture

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import limner
-from limner.inference import cli
+from limner.app.cli import main as cli
 from limner.train.evaluation import geneval
 from limner.train.evaluation.compare import compare
 from limner.train.evaluation.judge import Detection, Verdict

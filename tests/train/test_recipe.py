@@ -71,7 +71,7 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
 
 @pytest.mark.slow
 def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
-    command = [sys.executable, "-m", "limner.inference.cli", "train", "tiny", f"output={tmp_path}",
+    command = [sys.executable, "-m", "limner.app.cli", "train", "tiny", f"output={tmp_path}",
                "autoencoder.loop.steps=400", "autoencoder.loop.save_every=1"]  # fmt: skip
     run = subprocess.Popen([*command, "--stages", "tokenizer,autoencoder"], stderr=subprocess.PIPE, text=True)
     import time
@@ -91,7 +91,7 @@ def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_dry_run_takes_two_steps_of_every_stage_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    from limner.inference.cli import main
+    from limner.app.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["train", "tiny", "--dry-run", "--stages", ",".join(recipes.STAGES)]) == 0

@@ -8,7 +8,7 @@ import pytest
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import cli
+from limner.app.cli import main as cli
 from limner.train import finetune as module
 from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill

@@ -6,36 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from threading import Thread
 from typing import Any
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-
-
-def embedded(name: str) -> Path:
-    """Folder of a model that ships with the package. Raises ValueError when there is none of this name."""
-    folder = WEIGHTS / name
-    if not (folder / "config.json").exists():
-        raise ValueError(f"no embedded model {name!r}")
-    return folder
-
-
-def place(model: str | Path) -> Path | None:
-    """The folder of a model, None for a hub id. Raises ValueError for what can be neither."""
-    path, name = Path(model), str(model)
-    if path.is_dir():
-        return path
-    if "/" not in name and "\\" not in name:
-        try:
-            return embedded(name)
-        except ValueError:
-            raise ValueError(
-                f"unknown model {name!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
-            ) from None
-    if isinstance(model, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return None
-    raise ValueError(f"no such model folder: {model}")
 
 
 def meanwhile(work: Callable[[], Any]) -> Future:

@@ -12,15 +12,15 @@ from typing import Any
 
 from PIL import Image
 
-from ..mllm.events import Finished, PictureDone, TextPiece
-from .adapters import with_weight
-from .chat import Chat
-from .images import load_image
+from ...inference.adapters import with_weight
+from ...inference.chat import Chat
+from ...inference.images import load_image
+from ...inference.model import Limner
+from ...inference.output import free_path, save_picture
+from ...inference.progress import Progress
+from ...mllm.events import Finished, PictureDone, TextPiece
+from .line_input import read
 from .memory import out_of_memory
-from .model import Limner
-from .output import free_path, save_picture
-from .progress import Progress
-from .prompt import read
 from .sizes import parse_size
 from .terminal import graphics, show
 

@@ -33,7 +33,7 @@ class Terminal:
         }
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "limner.inference.cli", *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
+            [sys.executable, "-m", "limner.app.cli", *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
             env=environment, start_new_session=True,
             preexec_fn=own_terminal,
         )  # fmt: skip

@@ -25,8 +25,8 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
     import transformers
 
-    from .adapters import with_weight
-    from .loading import load
+    from ...inference.adapters import with_weight
+    from ...inference.loading import load
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -43,19 +43,20 @@ def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
 
 
 def run_chat(options: argparse.Namespace) -> int:
-    from . import prompt
+    from ...inference.model_folders import place
+    from . import line_input
 
-    prompt.place(options.model)  # a mistyped name is said before anything loads
+    place(options.model)  # a mistyped name is said before anything loads
 
     def make() -> Any:
         from .repl import Repl
 
         return Repl(loaded(options), drawing_options(options))
 
-    loading, first = prompt.meanwhile(make), ""
+    loading, first = line_input.meanwhile(make), ""
     if sys.stdin.isatty():
-        prompt.greet(Path(options.model).name)
-        first = prompt.read()
+        line_input.greet(Path(options.model).name)
+        first = line_input.read()
         if first is None:
             return 0
     return loading.result().run(first)
@@ -70,10 +71,10 @@ def run_draw(options: argparse.Namespace) -> int:
 def _draw_sd3(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from ..detokenizer.files import found
-    from .loading import settle
-    from .output import check_picture_path, free_path, save_picture
-    from .text_to_image import StableDiffusion3
+    from ...detokenizer.files import found
+    from ...inference.loading import settle
+    from ...inference.output import check_picture_path, free_path, save_picture
+    from ...inference.text_to_image import StableDiffusion3
 
     for name in ("adapter", "bits", "offload"):
         if getattr(options, name):
@@ -94,7 +95,7 @@ def _draw_sd3(options: argparse.Namespace) -> int:
 
 
 def run_edit(options: argparse.Namespace) -> int:
-    from .images import load_image
+    from ...inference.images import load_image
 
     image = load_image(options.image)
     if options.out and options.out.exists() and options.out.samefile(options.image):
@@ -106,9 +107,9 @@ def run_edit(options: argparse.Namespace) -> int:
 def _save(
     options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str, edited: Image.Image | None = None
 ) -> int:
-    from .fitting import nearest
-    from .output import check_picture_path, free_path, save_picture
-    from .progress import Progress
+    from ...inference.fitting import nearest
+    from ...inference.output import check_picture_path, free_path, save_picture
+    from ...inference.progress import Progress
 
     if not prompt.strip():
         raise ValueError("the prompt is empty")
@@ -128,9 +129,9 @@ def _save(
 
 
 def run_describe(options: argparse.Namespace) -> int:
-    from .boxes import draw_boxes
-    from .images import load_image
-    from .output import check_picture_path, free_path, save_picture
+    from ...inference.boxes import draw_boxes
+    from ...inference.images import load_image
+    from ...inference.output import check_picture_path, free_path, save_picture
 
     image = load_image(options.image)
     out = options.out or free_path(f"{Path(options.image).stem.replace('{', '(').replace('}', ')')}-boxes-{{:03d}}.png")
@@ -152,7 +153,7 @@ def run_describe(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    from .info import describe_memory, describe_model
+    from ...inference.info import describe_memory, describe_model
 
     options.model = options.folder or options.model
     model = loaded(options)
@@ -163,7 +164,7 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> int:
-    from ..train.evaluation import geneval, world
+    from ...train.evaluation import geneval, world
 
     index, _, parts = options.part.partition("/")
     if not (index.isdigit() and parts.isdigit()):
@@ -182,7 +183,7 @@ def run_eval(options: argparse.Namespace) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from ..train.evaluation.compare import compare
+    from ...train.evaluation.compare import compare
 
     compare(options.before, options.after)
     return 0
@@ -190,8 +191,8 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     try:
-        from ..train import recipe
-        from ..train.loop import Interrupted
+        from ...train import recipe
+        from ...train.loop import Interrupted
     except ModuleNotFoundError as error:
         raise ValueError(f"training needs {error.name}: install limner[train]") from None
     # a first KEY=VALUE is an override, not a recipe
@@ -216,8 +217,8 @@ def run_finetune(options: argparse.Namespace) -> int:
     # at once: importing torch takes seconds
     print(f"finetune  {options.model} on {options.data}, into {options.output}", flush=True)
     try:
-        from ..train import finetune
-        from ..train.loop import Interrupted
+        from ...train import finetune
+        from ...train.loop import Interrupted
     except ModuleNotFoundError as error:
         raise ValueError(f"training needs {error.name}: install limner[train]") from None
     steps = [] if options.steps is None else [f"joint.loop.steps={options.steps}"]
@@ -234,9 +235,9 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 def run_distill(options: argparse.Namespace) -> int:
     try:
-        from ..train import distill
-        from ..train.loop import Interrupted
-        from ..train.recipe import load_recipe
+        from ...train import distill
+        from ...train.loop import Interrupted
+        from ...train.recipe import load_recipe
     except ModuleNotFoundError as error:
         raise ValueError(f"training needs {error.name}: install limner[train]") from None
     config = distill.load_config(options.set)
@@ -251,7 +252,7 @@ def run_distill(options: argparse.Namespace) -> int:
 
 
 def run_data(options: argparse.Namespace) -> int:
-    from ..train.datasets import check, filter, readers
+    from ...train.datasets import check, filter, readers
 
     if options.what == "check":
         options.device = "cpu"
@@ -270,9 +271,9 @@ def run_data(options: argparse.Namespace) -> int:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from .build import build, sources
-    from .info import describe_model
-    from .output import check_folder
+    from ...inference.build import build, sources
+    from ...inference.info import describe_model
+    from ...inference.output import check_folder
 
     check_folder(options.output)
     model = build(options.llm, options.vision, options.mmdit, glyphs=options.glyphs)
@@ -287,16 +288,16 @@ def run_build(options: argparse.Namespace) -> int:
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    from .convert import convert_seed_x
+    from ...inference.convert import convert_seed_x
 
     print(convert_seed_x(options.source, options.output, options.which))
     return 0
 
 
 def run_precompute(options: argparse.Namespace) -> int:
-    from ..train.datasets import check, readers
-    from ..train.frozen import precompute
-    from .output import check_folder
+    from ...inference.output import check_folder
+    from ...train.datasets import check, readers
+    from ...train.frozen import precompute
 
     check_folder(options.output)
     model = loaded(options)
@@ -309,7 +310,7 @@ def run_precompute(options: argparse.Namespace) -> int:
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    from .output import check_folder
+    from ...inference.output import check_folder
 
     if not options.adapter:
         raise ValueError("nothing to merge: name at least one --adapter DIR")

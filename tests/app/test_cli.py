@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from helpers import make_limner, picture
-from limner.inference import cli
-from limner.inference.terminal import graphics, show
+from limner.app.cli import main as cli
+from limner.app.cli.terminal import graphics, show
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
 
 
 def test_a_long_conversation_is_told_once(folder, capsys):
+    from limner.app.cli.repl import Repl
     from limner.inference.loading import load
-    from limner.inference.repl import Repl
 
     repl = Repl(load(folder), {"height": None, "width": None, "num_inference_steps": 2, "images": "never"})
     repl.chat.history = 1
@@ -112,8 +112,8 @@ def test_a_long_conversation_is_told_once(folder, capsys):
 
 
 def test_ctrl_c_while_drawing_loses_nothing(folder, monkeypatch, capsys):
+    from limner.app.cli.repl import Repl
     from limner.inference.loading import load
-    from limner.inference.repl import Repl
     from limner.mllm.events import PictureStep
 
     repl = Repl(load(folder), {"seed": 0, "height": None, "width": None, "num_inference_steps": 50})
@@ -158,7 +158,7 @@ def test_ways_to_show_pictures():
 
 
 def test_overrides_of_a_recipe_may_come_after_options(capsys):
-    from limner.inference.cli import main
+    from limner.app.cli.main import main
 
     assert main(["train", "tiny", "--stages", "joint", "joint.loop.nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err
