@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 import limner
-from limner.train import pictures
-from limner.train.evaluation.measures import psnr, through_autoencoder
+from limner.evaluation.measures import psnr, through_autoencoder
+from limner.evaluation.sheet import sheet
 from limner.world import sampling, signs
 from limner.world.pen import STYLES
 from limner.world.scene import Scene, render
@@ -41,7 +41,7 @@ def main() -> None:
         everywhere = np.ones((128, 128, 1), bool)
         print(f"{kind:8} {np.mean([psnr(b, t, everywhere) for b, t in zip(back, true, strict=True)]):.2f} dB")
         shots += [Image.fromarray(x) for pair in list(zip(true, back, strict=True))[:6] for x in pair]
-    pictures.sheet(shots, 12, options.sheet)
+    sheet(shots, 12, options.sheet)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ import torch
 import limner
 from limner.detokenizer.condition import ConditioningAdapter
 from limner.detokenizer.mmdit import MMDiT
+from limner.evaluation.cases import CATEGORIES
+from limner.evaluation.judge import Judge
+from limner.evaluation.measures import drawing
+from limner.evaluation.world import JUDGE
 from limner.inference import precision
 from limner.train.datasets.mixture import Mixture, World
-from limner.train.evaluation.cases import CATEGORIES
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.measures import drawing
-from limner.train.evaluation.world import JUDGE
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import Trainee, joint_losses, run_joint, validate
 

@@ -12,10 +12,10 @@ import argparse
 import random
 
 import limner
+from limner.evaluation import geneval
+from limner.evaluation.judge import Judge
+from limner.evaluation.world import JUDGE
 from limner.inference.model import Limner
-from limner.train.evaluation import geneval
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE
 
 PROMPTS = 9
 BETWEEN = ("what do you see?", "thanks", "make it blue", "put it on grass")

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 import limner
+from limner.evaluation.sheet import sheet
 from limner.inference.model import Limner
-from limner.train.pictures import sheet
 from limner.world.pen import CONTROLS
 from limner.world.scene import Scene, Thing, render
 

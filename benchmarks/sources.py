@@ -15,10 +15,10 @@ from torch import Tensor
 
 import limner
 from limner.detokenizer.condition import Condition, ConditioningAdapter
-from limner.train.evaluation.cases import CATEGORIES
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.measures import drawing
-from limner.train.evaluation.world import JUDGE
+from limner.evaluation.cases import CATEGORIES
+from limner.evaluation.judge import Judge
+from limner.evaluation.measures import drawing
+from limner.evaluation.world import JUDGE
 
 
 def heard(adapter: ConditioningAdapter, features: bool, prompt: bool) -> Callable[..., Condition]:

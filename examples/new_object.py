@@ -17,12 +17,12 @@ import more_objects
 import torch
 
 import limner
+from limner.evaluation.cases import SIDES, Wanted, halve
+from limner.evaluation.judge import Judge
+from limner.evaluation.sheet import sheet
+from limner.evaluation.world import JUDGE
 from limner.inference import precision
 from limner.inference.adapters import with_weight
-from limner.train.evaluation.cases import Wanted
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.world import JUDGE
-from limner.train.pictures import sheet
 from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
 from limner.world import sampling
@@ -111,7 +111,7 @@ def train_judge(folder: Path, new: str, steps: int) -> None:
         (scenes_with if any(t.name == new for t in scene.things) else scenes_without).append(scene)
     for scene in scenes_with:
         wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
-        half = judge_stage.halve(scene, next(t for t in scene.things if t.name == new), rng.choice(judge_stage.SIDES))
+        half = halve(scene, next(t for t in scene.things if t.name == new), rng.choice(SIDES))
         whole, cut = judge.look([render(scene), half])
         right, halves = right + wanted.met_by(whole), halves + wanted.met_by(cut)
     for scene in scenes_without:

@@ -15,12 +15,12 @@ from pretended import gpu
 
 import limner
 from helpers import make_limner, make_sdxl, picture
+from limner.evaluation import world
 from limner.inference.convert import convert_seed_x
 from limner.inference.model import STUDENT
 from limner.train import distill, recipe
 from limner.train.datasets import check, readers
 from limner.train.datasets.mixture import Finite, Mixture, World
-from limner.train.evaluation import world
 from limner.train.finetune import FinetuneConfig, adapted_losses, finetune, load_config, prepared
 from limner.train.frozen import Store, encoders, precompute
 from limner.train.loop import LoopConfig, fit

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..evaluation.sheet import sheet
 from ..inference import adapter_files, precision
 from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA, Adapter, Adapters
@@ -24,7 +25,7 @@ from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..inference.progress import Progress
 from ..world.talk import PLANNED
-from . import parallel, pictures
+from . import parallel
 from .data import JointBatch
 from .datasets import check, readers
 from .datasets.check import Report
@@ -362,7 +363,7 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
     with Progress() as progress:
         replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, callback=progress, **options)
-    pictures.sheet([reply.images[0] for reply in replies], len(replies), path)
+    sheet([reply.images[0] for reply in replies], len(replies), path)
 
 
 def compared(first: str, second: str, prompts: Sequence[str], seed: int) -> str:

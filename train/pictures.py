@@ -1,11 +1,9 @@
-"""Batches of pictures of the world, as a function of (seed, step), and sheets of pictures to look at."""
+"""Batches of pictures of the world, as a function of (seed, step)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,14 +55,3 @@ def full(seed: int, step: int, count: int) -> tuple[Tensor, list[Scene]]:
         if (scene.height, scene.width) == shape:
             scenes.append(scene)
     return torch.from_numpy(np.stack([pixels_of(render(scene)) for scene in scenes])), scenes
-
-
-def sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
-    """One PNG of many pictures in rows."""
-    wide, high = max(i.width for i in images), max(i.height for i in images)
-    rows = -(-len(images) // columns)
-    page = Image.new("RGB", (columns * (wide + 4), rows * (high + 4)), (255, 255, 255))
-    for index, image in enumerate(images):
-        page.paste(image, (index % columns * (wide + 4) + 2, index // columns * (high + 4) + 2))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)

@@ -164,7 +164,7 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> int:
-    from ...train.evaluation import geneval, world
+    from ...evaluation import geneval, world
 
     index, _, parts = options.part.partition("/")
     if not (index.isdigit() and parts.isdigit()):
@@ -183,7 +183,7 @@ def run_eval(options: argparse.Namespace) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from ...train.evaluation.compare import compare
+    from ...evaluation.compare import compare
 
     compare(options.before, options.after)
     return 0

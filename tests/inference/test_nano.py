@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import limner
-from limner.train.evaluation.cases import CATEGORIES, cases
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.measures import judge_on_truth
-from limner.train.evaluation.world import JUDGE
+from limner.evaluation.cases import CATEGORIES, cases
+from limner.evaluation.judge import Judge
+from limner.evaluation.measures import judge_on_truth
+from limner.evaluation.world import JUDGE
 from limner.world import sampling, talk
 from limner.world.scene import Scene, Thing, render
 from limner.world.words import facts, read_caption

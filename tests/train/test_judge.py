@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from limner.train.evaluation.judge import Judge, JudgeConfig
+from limner.evaluation.cases import SIDES, halve
+from limner.evaluation.judge import Judge, JudgeConfig
 from limner.train.stages.disturbed import bend
-from limner.train.stages.judge import SIDES, JudgeStage, halve, make_batch, run
+from limner.train.stages.judge import JudgeStage, make_batch, run
 from limner.world import sampling
 from limner.world.scene import Scene, Thing, render
 

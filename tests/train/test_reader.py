@@ -9,7 +9,7 @@ import torch
 
 from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
-from limner.train.evaluation.reader import LETTERS, Reader, ReaderConfig
+from limner.evaluation.reader import LETTERS, Reader, ReaderConfig
 from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
 from limner.world.scene import render
 from limner.world.signs import signed

@@ -51,8 +51,8 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     with pytest.raises(ValueError, match="a warm start brings its own autoencoder"):
         recipes.run(judged, ("autoencoder", "joint"))
 
-    from limner.train.evaluation import world
-    from limner.train.evaluation.judge import Judge
+    from limner.evaluation import world
+    from limner.evaluation.judge import Judge
 
     judge = Judge.from_pretrained(tmp_path / "judge/model")
     original = Judge.from_pretrained

@@ -9,10 +9,10 @@ import pytest
 import limner
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
+from limner.evaluation import world
 from limner.train import finetune as module
 from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill
-from limner.train.evaluation import world
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import Interrupted, LoopConfig
 from limner.train.resume import flat, same_run, settled

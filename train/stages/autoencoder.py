@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
+from ...evaluation.sheet import sheet
 from .. import pictures
 from ..loop import LoopConfig, fit
 
@@ -76,7 +77,7 @@ def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, fo
         with torch.no_grad():
             decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(parameter))[0])
         both = [*batch, *to_bytes(decoded)]
-        pictures.sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
+        sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
 
     fit(name, autoencoder, partial(make_batch, stage, seed), partial(losses, autoencoder, stage), stage.loop, folder,
         sample)  # fmt: skip

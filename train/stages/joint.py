@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from ...detokenizer.detokenizer import Detokenizer
+from ...evaluation.sheet import sheet
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from ...mllm.encoding import IGNORED
 from ...mllm.eye import pool_features
 from ...mllm.stream import StreamBatch, StreamModel, StreamOutput
 from ...mllm.vocabulary import Vocabulary
-from .. import parallel, pictures
+from .. import parallel
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, sources_of
 from ..flow_loss import draws, flow_losses, idle_losses
@@ -354,7 +355,7 @@ def run_joint(
             file.write(json.dumps({"step": step} | {key: round(value, 5) for key, value in values.items()}) + "\n")
         with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
             replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
-        pictures.sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
+        sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
         model.mllm.llm.train(training)
         return loss
 

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import ImageFilter
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
+from ...evaluation.cases import SIDES, halve
+from ...evaluation.judge import CELL, Judge, JudgeConfig
 from ...world import sampling
 from ...world.sampling import rng_for
-from ...world.scene import Scene, Thing, render
-from ..evaluation.judge import CELL, Judge, JudgeConfig
+from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 from .disturbed import bend, decoded
 
@@ -51,28 +52,6 @@ def featuring(scene: Scene, name: str) -> Scene:
     """With a thing (or things) called ``name`` in place of the first and its like."""
     old = scene.things[0].name
     return replace(scene, things=tuple(replace(t, name=name) if t.name == old else t for t in scene.things))
-
-
-def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
-    """The scene with half of one thing painted over by what is behind it."""
-    image = render(scene)
-    rest = Scene(
-        tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width, scene.style
-    )
-    left, top, right, bottom = (round(v) for v in scene.box(thing))
-    middle = ((left + right) // 2, (top + bottom) // 2)
-    box = {
-        "left": (left - 3, top - 3, middle[0], bottom + 3),
-        "right": (middle[0], top - 3, right + 3, bottom + 3),
-        "top": (left - 3, top - 3, right + 3, middle[1]),
-        "bottom": (left - 3, middle[1], right + 3, bottom + 3),
-    }[side]
-    box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
-    image.paste(render(rest).crop(box), box[:2])
-    return image
-
-
-SIDES = ("left", "right", "top", "bottom")
 
 
 def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from PIL import ImageFilter
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
+from ...evaluation.reader import LETTERS, Reader, ReaderConfig
 from ...world.pen import WIDEST
 from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ...world.signs import signed
-from ..evaluation.reader import LETTERS, Reader, ReaderConfig
 from ..loop import LoopConfig, fit
 from .disturbed import bend, decoded
 

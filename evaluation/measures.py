@@ -16,26 +16,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...detokenizer.autoencoder import to_bytes, to_pixels
-from ...inference.asked import Messages
-from ...inference.model import Limner
-from ...inference.reply import Reply
-from ...world import composing as compose
-from ...world import messages, sampling, signs, talk
-from ...world.edits import Edit, seen_edit
-from ...world.held_out import relation
-from ...world.pen import CONTROLS
-from ...world.scene import Scene, render
-from ...world.unknown import UNKNOWN
-from ...world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
-from ..stages.judge import SIDES, halve
+from ..detokenizer.autoencoder import to_bytes, to_pixels
+from ..inference.asked import Messages
+from ..inference.model import Limner
+from ..inference.reply import Reply
+from ..world import composing as compose
+from ..world import messages, sampling, signs, talk
+from ..world.edits import Edit, seen_edit
+from ..world.held_out import relation
+from ..world.pen import CONTROLS
+from ..world.scene import Scene, render
+from ..world.unknown import UNKNOWN
+from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
 from . import requests
-from .cases import Case, Wanted, cases, near_misses
+from .cases import SIDES, Case, Wanted, cases, halve, near_misses
 from .judge import Judge, Verdict
 from .reader import Reader
 from .scores import Score
 
-READER = Path(__file__).resolve().parent.parent.parent / "weights" / "reader"
+READER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH = 16
 WORDS = 48
 """Text tokens of a reply: the plan before a picture and the words after it."""

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...inference.adapters import digest
-from ...inference.model import Limner
-from ...inference.output import check_folder, write_text
-from ...world import sampling
-from ...world.scene import render
-from .. import pictures
+from ..inference.adapters import digest
+from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
+from ..world import sampling
+from ..world.scene import render
 from . import answers
 from .all import measures
 from .judge import Judge
 from .measures import Measure, psnr, through_autoencoder
 from .page import Chapter, page
 from .scores import Score, line, table
+from .sheet import sheet
 
 FULL = 500
 """Examples a category for published figures."""
-JUDGE = Path(__file__).resolve().parent.parent.parent / "weights" / "judge"
+JUDGE = Path(__file__).resolve().parent.parent / "weights" / "judge"
 OWNER = "of.json"
 """File of whose answers a folder holds"""
 SHOWN = 8
@@ -153,7 +153,7 @@ def write(output: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> d
     write_text(output / "table.txt", table(results["scores"], about))
     shots = [shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in drawn(output, c)]
     if shots:
-        pictures.sheet(shots, SHOWN, output / "sheet.png")
+        sheet(shots, SHOWN, output / "sheet.png")
     write_text(output / "index.html", page(f"{about['model']}, the drawn world", chapters))
     print((output / "table.txt").read_text(), end="")
     return results

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ...world import sampling
-from ...world.scene import Thing
+from ..world import sampling
+from ..world.scene import Thing
 from .examiner import Examiner
 
 THRESHOLD = 0.7

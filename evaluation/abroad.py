@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ...inference.model import Limner
-from ...inference.reply import Reply
-from ...world import abroad, sampling
-from ...world.scene import render
-from ...world.tongues import Tongue
-from ...world.words import Detail
+from ..inference.model import Limner
+from ..inference.reply import Reply
+from ..world import abroad, sampling
+from ..world.scene import render
+from ..world.tongues import Tongue
+from ..world.words import Detail
 from .cases import mixed
 from .judge import Judge
 from .measures import WORDS, Measure, draw, read, shown

@@ -4,9 +4,9 @@ import re
 
 from PIL import Image
 
+from limner.evaluation.judge import Detection, Verdict
+from limner.evaluation.measures import telling
 from limner.inference.reply import Reply
-from limner.train.evaluation.judge import Detection, Verdict
-from limner.train.evaluation.measures import telling
 from limner.world.held_out import is_held_out
 from limner.world.stories import LENGTHS, story
 from limner.world.words import facts, read_caption

@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ...world import sampling
-from ...world.held_out import held_out, is_held_out, relation
-from ...world.pen import COLORS
-from ...world.scene import Scene, Thing
-from ...world.words import NUMBERS, plural, with_article
+from PIL import Image
+
+from ..world import sampling
+from ..world.held_out import held_out, is_held_out, relation
+from ..world.pen import COLORS
+from ..world.scene import Scene, Thing, render
+from ..world.words import NUMBERS, plural, with_article
 from .judge import Verdict
 
+SIDES = ("left", "right", "top", "bottom")
+"""Of a thing, where half of it can be missing"""
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
@@ -155,3 +159,22 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
     misses.append(("object", replace(scene, things=tuple(
         replace(t, name=other) if t is target else t for t in things))))  # fmt: skip
     return misses
+
+
+def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
+    """The scene with half of one thing painted over by what is behind it."""
+    image = render(scene)
+    rest = Scene(
+        tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width, scene.style
+    )
+    left, top, right, bottom = (round(v) for v in scene.box(thing))
+    middle = ((left + right) // 2, (top + bottom) // 2)
+    box = {
+        "left": (left - 3, top - 3, middle[0], bottom + 3),
+        "right": (middle[0], top - 3, right + 3, bottom + 3),
+        "top": (left - 3, top - 3, right + 3, middle[1]),
+        "bottom": (left - 3, middle[1], right + 3, bottom + 3),
+    }[side]
+    box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
+    image.paste(render(rest).crop(box), box[:2])
+    return image

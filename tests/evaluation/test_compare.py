@@ -6,8 +6,8 @@ import math
 import pytest
 
 from limner.app.cli.main import main
-from limner.train.evaluation import answers
-from limner.train.evaluation.compare import compare
+from limner.evaluation import answers
+from limner.evaluation.compare import compare
 
 
 def measured(folder, name, right, seeds=1, judge="j", asked=None):

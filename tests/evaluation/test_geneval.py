@@ -7,9 +7,9 @@ from PIL import Image
 
 import limner
 from limner.app.cli import main as cli
-from limner.train.evaluation import geneval
-from limner.train.evaluation.compare import compare
-from limner.train.evaluation.judge import Detection, Verdict
+from limner.evaluation import geneval
+from limner.evaluation.compare import compare
+from limner.evaluation.judge import Detection, Verdict
 from limner.world import held_out
 from limner.world.scene import Scene
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from ...inference.reply import Reply
-from ...world import held_out
-from ...world.scene import BACKGROUNDS, Scene, Thing, render
+from ..inference.reply import Reply
+from ..world import held_out
+from ..world.scene import BACKGROUNDS, Scene, Thing, render
 from .cases import Wanted
 from .judge import Judge
 

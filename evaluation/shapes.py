@@ -9,12 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from ...inference.asked import Messages
-from ...inference.model import Limner
-from ...inference.reply import Reply
-from ...world import sampling, talk
-from ...world.scene import render
-from ...world.words import Detail, noun_phrase
+from ..inference.asked import Messages
+from ..inference.model import Limner
+from ..inference.reply import Reply
+from ..world import sampling, talk
+from ..world.scene import render
+from ..world.words import Detail, noun_phrase
 from .cases import mixed
 from .judge import CELL, Judge
 from .measures import WORDS, Measure, begin

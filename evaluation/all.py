@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ...world import sampling
-from ...world.edits import KINDS
-from ...world.tongues import TONGUES
+from ..world import sampling
+from ..world.edits import KINDS
+from ..world.tongues import TONGUES
 from . import abroad, requests, shapes
 from .cases import CATEGORIES, has_held_out
 from .measures import (

@@ -5,9 +5,9 @@ from collections import Counter
 
 from PIL import Image
 
+from limner.evaluation.judge import Detection, Verdict
+from limner.evaluation.requests import TASKS, Request, requests
 from limner.inference.reply import Reply
-from limner.train.evaluation.judge import Detection, Verdict
-from limner.train.evaluation.requests import TASKS, Request, requests
 from limner.world import talk
 from limner.world.held_out import bare
 

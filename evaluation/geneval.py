@@ -18,16 +18,16 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ...inference.adapters import digest
-from ...inference.model import Limner
-from ...inference.output import write_text
-from ...world import held_out, sampling
-from ...world.scene import Scene, Thing, render
-from .. import pictures
+from ..inference.adapters import digest
+from ..inference.model import Limner
+from ..inference.output import write_text
+from ..world import held_out, sampling
+from ..world.scene import Scene, Thing, render
 from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
 from .measures import BATCH, WORDS
 from .scores import Score, wilson
+from .sheet import sheet
 from .world import JUDGE, checked, same_model
 
 SAMPLES = 4
@@ -186,7 +186,7 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
     print((output / "table.txt").read_text(), end="")
     shown = known[:: max(1, len(known) // 48)][:48]
     if shown:
-        pictures.sheet([Image.open(sample(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
+        sheet([Image.open(sample(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
     write_text(output / "index.html", page(chosen, right, results))
     return results
 

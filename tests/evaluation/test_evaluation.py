@@ -8,11 +8,11 @@ from PIL import Image
 import limner
 from helpers import make_limner
 from limner.app.cli import main as cli
-from limner.train.evaluation import answers, measures, world
-from limner.train.evaluation.all import measures as all_measures
-from limner.train.evaluation.cases import CATEGORIES
-from limner.train.evaluation.judge import Judge
-from limner.train.evaluation.shapes import shrunk
+from limner.evaluation import answers, measures, world
+from limner.evaluation.all import measures as all_measures
+from limner.evaluation.cases import CATEGORIES
+from limner.evaluation.judge import Judge
+from limner.evaluation.shapes import shrunk
 from limner.world.edits import KINDS
 
 
