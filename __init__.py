@@ -9,12 +9,13 @@ __version__ = "0.1.0"
 # heavy imports wait until a name is used, so that `import limner` and `limner --help` are quick
 _HOMES = {
     "load": ".inference.loading",
+    "finetune": ".train.finetune",
     "Limner": ".inference.model",
     "Reply": ".inference.reply",
     "Chat": ".inference.chat",
     "LimnerConfig": ".mllm.config",
 }
-__all__ = ["Chat", "Limner", "LimnerConfig", "Reply", "__version__", "load"]
+__all__ = ["Chat", "Limner", "LimnerConfig", "Reply", "__version__", "finetune", "load"]
 
 if TYPE_CHECKING:
     from .inference.chat import Chat
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .inference.model import Limner
     from .inference.reply import Reply
     from .mllm.config import LimnerConfig
+    from .train.finetune import finetune
 
 
 def __getattr__(name: str) -> Any:

@@ -237,25 +237,6 @@ class Limner(nn.Module):
         """Take an adapter off; without any the model is the base again, bit for bit. ValueError: unknown name."""
         self.adapters.delete(name)
 
-    def finetune(self, data: str | Path, output: str | Path, **options: Any) -> Path:
-        """Train a LoRA adapter on ``data`` and write it to ``output``; this model is as it was before.
-
-        ``options`` are `limner.train.finetune.FinetuneConfig`'s (``rank=8``) and ``steps``. Raises ValueError for data or
-        options that cannot be used; needs ``limner[train]``.
-        """
-        from ..train.finetune import FinetuneConfig, finetune
-
-        steps = options.pop("steps", None)
-        unknown = sorted(set(options) - set(FinetuneConfig.__dataclass_fields__))
-        if unknown:
-            raise ValueError(
-                f"unknown option {unknown[0]!r}; there are steps, {', '.join(FinetuneConfig.__dataclass_fields__)}"
-            )
-        config = FinetuneConfig(**options)
-        if steps is not None:
-            config.joint.loop.steps = steps
-        return finetune(self, data, output, config)
-
     def merge_adapters(self) -> None:
         """Write the active adapters into the weights for good; `save_pretrained` then makes a whole model of them."""
         self.adapters.merge()

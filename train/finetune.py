@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -132,16 +132,37 @@ def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
     return overridden(FinetuneConfig, overrides)
 
 
+def with_options(options: Mapping[str, Any]) -> FinetuneConfig:
+    """Of fields of `FinetuneConfig` and ``steps``. Raises ValueError for an unknown one or a value that makes no sense."""
+    fields = FinetuneConfig.__dataclass_fields__
+    if unknown := sorted(set(options) - {"steps", *fields}):
+        raise ValueError(f"unknown option {unknown[0]!r}; there are steps, {', '.join(fields)}")
+    config = FinetuneConfig(**{name: value for name, value in options.items() if name != "steps"})
+    if options.get("steps") is not None:
+        config.joint.loop.steps = options["steps"]
+    return config
+
+
 def finetune(
-    model: Limner, data: str | Path, output: str | Path, config: FinetuneConfig | None = None, dry_run: bool = False
+    model: Limner,
+    data: str | Path,
+    output: str | Path,
+    config: FinetuneConfig | None = None,
+    dry_run: bool = False,
+    **options: Any,
 ) -> Path:
-    """Train an adapter on ``data`` and write it to ``output``; the model is as it was before.
+    """Train a LoRA adapter on ``data`` and write it to ``output``; the model is as it was before.
+
+    ``options`` are fields of `FinetuneConfig` (``rank=8``) and ``steps``; ``config`` is all of them in one. Needs
+    ``limner[train]``.
 
     ``output`` is a new folder, or one with a run that was stopped, which goes on from its checkpoint; the run's log and
     figures stay in ``output/run``, and checkpoints where ``joint.loop.keep`` asks for several. ``dry_run`` takes two steps
     whose result is thrown away. Raises ValueError for bad data or options.
     """
-    config, output = config or FinetuneConfig(), Path(output)
+    if config is not None and options:
+        raise ValueError(f"config and {', '.join(options)}: give one or the other")
+    config, output = config or with_options(options), Path(output)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
     check_folder(output, f"{RUN}/{SETTINGS}")

@@ -125,7 +125,7 @@ def test_painting_alone_learns_nothing_from_words(data, tmp_path):
 
 def test_from_python(data, tmp_path):
     joint = load_config(QUICK).joint
-    out = make_limner().finetune(data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
+    out = limner.finetune(make_limner(), data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
     card = json.loads((out / "limner_adapter.json").read_text())
     assert card["made"]["steps"] == 2 and card["extra"] == [] and not (out / "extra.safetensors").exists()
     assert not (out / "samples").exists()
@@ -138,7 +138,9 @@ def test_from_python(data, tmp_path):
     ahead = finetune(model, data, tmp_path / "ahead-out", config)
     assert (ahead / "limner_adapter.json").exists()
     with pytest.raises(ValueError, match="unknown option 'rnk'; there are steps, rank"):
-        make_limner().finetune(data, tmp_path / "out2", rnk=2)
+        limner.finetune(make_limner(), data, tmp_path / "out2", rnk=2)
+    with pytest.raises(ValueError, match="config and rank: give one or the other"):
+        limner.finetune(make_limner(), data, tmp_path / "out2", config, rank=2)
 
 
 def test_what_is_known_is_kept_by_leaving_the_image_stream_alone():
