@@ -19,7 +19,8 @@ import limner
 from limner.detokenizer.autoencoder import Autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
-from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.detokenizer.mmdit import MMDiT
+from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig

@@ -32,7 +32,8 @@ def make(folder: Path, gb: float) -> None:
     import limner
     from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
     from limner.detokenizer.detokenizer import Detokenizer
-    from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+    from limner.detokenizer.mmdit import MMDiT
+    from limner.detokenizer.mmdit_config import MMDiTConfig
     from limner.inference.model import Limner
     from limner.mllm.stream import StreamModel
 

@@ -18,7 +18,8 @@ from .condition import AdapterConfig, Condition, ConditioningAdapter
 from .files import filled, read_json, refer, resolved
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
-from .mmdit import MMDiT, MMDiTConfig
+from .mmdit import MMDiT
+from .mmdit_config import MMDiTConfig
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after each step."""

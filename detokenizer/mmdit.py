@@ -2,15 +2,13 @@
 
 The image stream holds the noisy latents and, behind them, clean latents of reference pictures; the
 context stream holds the condition. With ``adaln="full"`` and sine-cosine positions this is diffusers'
-`SD3Transformer2DModel`, weight for weight (`sd3.py`).
+`SD3Transformer2DModel`, weight for weight (`sd3.py`, `sd3_files.py`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,44 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..resamplers.attention import attention
+from .mmdit_config import MMDiTConfig
 from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_table
-
-
-@dataclass
-class MMDiTConfig:
-    latent_channels: int = 16
-    patch_size: int = 2
-    width: int = 1536
-    depth: int = 24
-    heads: int = 24
-    context_width: int = 4096
-    pooled_width: int = 2048
-    mlp_ratio: float = 4.0
-    adaln: str = "full"
-    """"full": a projection to all modulations in every block; "low_rank": one shared, narrow one before them."""
-    adaln_rank: int = 64
-    qk_norm: bool = True
-    dual_attention_blocks: tuple[int, ...] = ()
-    """Blocks with a second attention over the image stream alone (SD3.5-medium)."""
-    positions: str = "sincos"
-    """"sincos": SD3's table, cropped about its centre; "rope": 2-D rotary, the reference's index on a third axis."""
-    position_table: int = 192
-    """Side of the sine-cosine table in patches: the largest picture it can place."""
-    position_base: int = 64
-    """Side in patches whose positions run over the base range (SD3's ``sample_size / patch_size``)."""
-    max_references: int = 0
-
-    def __post_init__(self) -> None:
-        self.dual_attention_blocks = tuple(self.dual_attention_blocks)
-        if self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
-        if self.adaln not in ("full", "low_rank"):
-            raise ValueError(f"adaln is {self.adaln!r}; it can be full or low_rank")
-        if self.positions not in ("sincos", "rope"):
-            raise ValueError(f"positions is {self.positions!r}; it can be sincos or rope")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def timestep_embedding(t: Tensor, width: int = 256) -> Tensor:
@@ -208,25 +170,12 @@ class MMDiT(nn.Module):
         self.reference_embed = nn.Parameter(torch.zeros(config.max_references, width))
         self.reset()
 
-    @classmethod
-    def from_sd3(cls, path: str | Path) -> MMDiT:
-        """SD3 or SD3.5 from a diffusers folder or the original single file (see `sd3_files.read`)."""
-        from .sd3_files import read
-
-        return read(path)
-
     def see_more(self, references: int) -> None:
         """Up to so many reference pictures; those that it saw before are told apart as before."""
         assert references >= self.config.max_references
         fresh = self.reference_embed.new_zeros(references - self.config.max_references, self.config.width)
         self.reference_embed = nn.Parameter(torch.cat([self.reference_embed.detach(), fresh]))
         self.config.max_references = references
-
-    def to_diffusers(self, folder: str | Path, drop_references: bool = False) -> None:
-        """The way back, for diffusers' `StableDiffusion3Pipeline` (see `sd3_files.save_diffusers`)."""
-        from .sd3_files import save_diffusers
-
-        save_diffusers(self, folder, drop_references)
 
     def reset(self) -> None:
         """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..resamplers.positions import sincos_1d
-
-if TYPE_CHECKING:
-    from .mmdit import MMDiTConfig
+from .mmdit_config import MMDiTConfig
 
 
 def centred_grid(config: MMDiTConfig, height: int, width: int, device: torch.device) -> Tensor:

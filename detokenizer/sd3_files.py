@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .autoencoder import Autoencoder
 from .files import fits, on_meta, shards_of
-from .mmdit import MMDiT, MMDiTConfig
+from .mmdit import MMDiT
+from .mmdit_config import MMDiTConfig
 from .sd3 import (
     config_from_diffusers,
     config_from_original,

@@ -17,7 +17,8 @@ from transformers import (
 from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
-from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.detokenizer.mmdit import MMDiT
+from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.inference.model import GenerationDefaults, Limner
 from limner.mllm.config import LimnerConfig

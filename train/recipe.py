@@ -19,7 +19,8 @@ from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.glyphs import GlyphConfig, GlyphEncoder
-from ..detokenizer.mmdit import MMDiT, MMDiTConfig
+from ..detokenizer.mmdit import MMDiT
+from ..detokenizer.mmdit_config import MMDiTConfig
 from ..inference import precision
 from ..inference.adapters import digest
 from ..inference.model import GenerationDefaults, Limner

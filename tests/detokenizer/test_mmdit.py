@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from limner.detokenizer.mmdit import GELU, MMDiT, MMDiTConfig
+from limner.detokenizer.mmdit import GELU, MMDiT
+from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
 
 SMALL = {

@@ -14,7 +14,8 @@ from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoi
 from safetensors.torch import save_file
 
 from limner.detokenizer import samplers
-from limner.detokenizer.mmdit import MMDiT, MMDiTConfig
+from limner.detokenizer.mmdit import MMDiT
+from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.detokenizer.sd3 import config_from_diffusers, config_to_diffusers, weights_from_diffusers
 from limner.detokenizer.sd3_files import read, save_diffusers
 
@@ -94,7 +95,7 @@ def inputs():
 def test_the_single_file_equals_diffusers_reading_of_it(kind, tmp_path):
     weights = original(kind)
     save_file(weights | {"first_stage_model.x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    ours = MMDiT.from_sd3(tmp_path / "model.safetensors")
+    ours = read(tmp_path / "model.safetensors")
     theirs = SD3Transformer2DModel(**TINY, **KINDS[kind])
     converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(weights))
     converted["pos_embed.pos_embed"] = theirs.pos_embed.pos_embed  # the tiny file's table is random
@@ -114,8 +115,8 @@ def test_what_was_trained_with_references_goes_to_diffusers_without_them(tmp_pat
     with torch.no_grad():
         ours.reference_embed.normal_()
     with pytest.raises(ValueError, match="drop_references leaves them out"):
-        ours.to_diffusers(tmp_path / "refused")
-    ours.to_diffusers(tmp_path / "back", drop_references=True)
+        save_diffusers(ours, tmp_path / "refused")
+    save_diffusers(ours, tmp_path / "back", drop_references=True)
     back = SD3Transformer2DModel.from_pretrained(tmp_path / "back").state_dict()
     assert all(torch.equal(value, back[name]) for name, value in theirs.state_dict().items())
 

@@ -1,0 +1,43 @@
+"""Sizes and kinds of an MM-DiT (`mmdit.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class MMDiTConfig:
+    latent_channels: int = 16
+    patch_size: int = 2
+    width: int = 1536
+    depth: int = 24
+    heads: int = 24
+    context_width: int = 4096
+    pooled_width: int = 2048
+    mlp_ratio: float = 4.0
+    adaln: str = "full"
+    """"full": a projection to all modulations in every block; "low_rank": one shared, narrow one before them."""
+    adaln_rank: int = 64
+    qk_norm: bool = True
+    dual_attention_blocks: tuple[int, ...] = ()
+    """Blocks with a second attention over the image stream alone (SD3.5-medium)."""
+    positions: str = "sincos"
+    """"sincos": SD3's table, cropped about its centre; "rope": 2-D rotary, the reference's index on a third axis."""
+    position_table: int = 192
+    """Side of the sine-cosine table in patches: the largest picture it can place."""
+    position_base: int = 64
+    """Side in patches whose positions run over the base range (SD3's ``sample_size / patch_size``)."""
+    max_references: int = 0
+
+    def __post_init__(self) -> None:
+        self.dual_attention_blocks = tuple(self.dual_attention_blocks)
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        if self.adaln not in ("full", "low_rank"):
+            raise ValueError(f"adaln is {self.adaln!r}; it can be full or low_rank")
+        if self.positions not in ("sincos", "rope"):
+            raise ValueError(f"positions is {self.positions!r}; it can be sincos or rope")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
