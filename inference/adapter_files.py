@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,9 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .output import write_text
-
-if TYPE_CHECKING:
-    from .adapters import Adapters
 
 CARD = "limner_adapter.json"
 FORMAT = 1
@@ -39,13 +36,19 @@ def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
 
 
 def save(
-    adapters: Adapters, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None
+    folder: Path,
+    name: str,
+    tuners: Mapping[str, Any],
+    extra: Mapping[str, Tensor],
+    base: tuple[str, str],
+    made: Mapping[str, Any],
 ) -> None:
-    """Write adapter ``name``: LoRA weights in bf16, ``extra`` differences in fp32, and the card with ``made``."""
+    """Write adapter ``name``: LoRA weights of its parts' ``tuners`` (peft's) in bf16, ``extra`` differences in fp32, and the
+    card with the ``base``'s name and fingerprint and how it was ``made``."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [part for part, tuner in adapters.tuners.items() if name in tuner.peft_config]
+    parts = [part for part, tuner in tuners.items() if name in tuner.peft_config]
     for part in parts:
-        tuner = adapters.tuners[part]
+        tuner = tuners[part]
         state = lora_state(tuner, name)
         (folder / part).mkdir(exist_ok=True)
         save_file(
@@ -60,11 +63,11 @@ def save(
         save_file({k: v.detach().float().cpu().contiguous() for k, v in extra.items()}, folder / "extra.safetensors")
     card = {
         "format": FORMAT,
-        "base": adapters.model.name,
-        "base_fingerprint": adapters.fingerprint,
+        "base": base[0],
+        "base_fingerprint": base[1],
         "parts": parts,
         "extra": sorted(extra),
-        "made": dict(made or {}),
+        "made": dict(made),
     }
     write_text(folder / CARD, json.dumps(card, indent=1) + "\n")  # the last of it: what has a card is whole
 

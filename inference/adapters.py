@@ -11,17 +11,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit import MMDiT
+from ..detokenizer.sdxl import SDXLDetokenizer
+from ..mllm.stream import StreamModel
+from . import adapter_files
 from .adapter_files import lora_state, read_card, read_config, read_lora, read_tensors
 from .folding import Folding
-
-if TYPE_CHECKING:
-    from .model import Limner
+from .generation_defaults import GenerationDefaults
 
 EXTRA = {
     "queries": "mllm.queries.",
@@ -52,10 +54,23 @@ class Adapter:
         return self.made.get("student_steps")
 
 
+class Adapted(Protocol):
+    """What adapters need of a model (`Limner`)."""
+
+    name: str
+    mllm: StreamModel
+    detokenizer: Detokenizer | SDXLDetokenizer
+    defaults: GenerationDefaults
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
 class Adapters:
     """The adapters of one model. The base's own weights are never changed but by `merge`."""
 
-    def __init__(self, model: Limner) -> None:
+    def __init__(self, model: Adapted) -> None:
         self.model = model
         self.loaded: dict[str, Adapter] = {}
         self.tuners: dict[str, Any] = {}
@@ -132,6 +147,10 @@ class Adapters:
                 raise
         self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"], shipped))
         return name
+
+    def save(self, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None) -> None:
+        """Write one, ``extra`` being the differences of parameters that were trained whole."""
+        adapter_files.save(folder, name, self.tuners, extra, (self.model.name, self.fingerprint), made or {})
 
     def check_extra(self, extra: Mapping[str, Tensor], folder: Path) -> None:
         self.prepare_extra(["boi"] if EXTRA["boi"] in extra else [])
@@ -327,7 +346,7 @@ class Adapters:
         self.fingerprint = fingerprint(self.model)
 
 
-def scale(module: nn.Module, name: str, weight: float) -> None:
+def scale(module: nn.Module | Adapted, name: str, weight: float) -> None:
     """LoRA ``name`` inside ``module`` acts at ``weight``; what learns stays as it is."""
     from peft.tuners.lora import LoraLayer
 
@@ -343,7 +362,7 @@ def tied(llm: nn.Module) -> bool:
     return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
 
 
-def fingerprint(model: Limner) -> str:
+def fingerprint(model: Adapted) -> str:
     """Of everything that adapters build on."""
     return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.painter)
 

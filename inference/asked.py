@@ -13,6 +13,10 @@ from .images import load_image
 Messages = str | Sequence[Message]
 
 
+class TooLong(ValueError):
+    """A conversation that leaves no room for the reply; nothing has been answered yet."""
+
+
 def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
     """One conversation or several? A list of dicts is one; a list of strings or lists is several."""
     if isinstance(messages, str):

@@ -19,7 +19,8 @@ from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
-from .model import GenerationDefaults, Limner, vision_model
+from .generation_defaults import GenerationDefaults
+from .model import Limner, vision_model
 
 SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 """Heights and widths in pixels of about a megapixel, as SD3 was trained on."""

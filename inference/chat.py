@@ -6,16 +6,27 @@ import contextlib
 import json
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from ..mllm.events import Event
 from ..mllm.messages import Message
+from .asked import Messages, TooLong
+from .generation_defaults import GenerationDefaults
 from .images import load_image
-from .model import Limner, TooLong
 from .output import free_path, save_picture, write_text
 from .reply import Reply
+
+
+class Answering(Protocol):
+    """What a chat needs of a model (`Limner`)."""
+
+    defaults: GenerationDefaults
+
+    def stream(
+        self, messages: Messages | Sequence[Messages], **options: Any
+    ) -> Generator[Event, None, list[Reply]]: ...
 
 
 class Chat:
@@ -25,7 +36,7 @@ class Chat:
     has all of them. Raises ValueError for a negative history.
     """
 
-    def __init__(self, model: Limner, history: int | None = None, **options: Any) -> None:
+    def __init__(self, model: Answering, history: int | None = None, **options: Any) -> None:
         self.model, self.options = model, options
         self.history = model.defaults.history if history is None else history
         if self.history < 0:

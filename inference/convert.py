@@ -28,7 +28,7 @@ from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenV
 from ..mllm.seed_x import TEMPLATES, weights_from_seed_x
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
-from .model import GenerationDefaults
+from .generation_defaults import GenerationDefaults
 from .output import check_folder, replacing_folder
 
 GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))

@@ -45,7 +45,7 @@ def load(
 
         quantize(loaded, bits)
     if offload:
-        loaded.resting = Resting(loaded)
+        loaded.resting = Resting(loaded.mllm, loaded.detokenizer)
     return loaded
 
 

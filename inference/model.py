@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
-from .adapter_files import save
 from .adapters import Adapters
-from .asked import Messages, as_batch, one_each, with_pictures
+from .asked import Messages, TooLong, as_batch, one_each, with_pictures
+from .chat import Chat
 from .drawing import DrawingOptions, drawer
 from .fitting import nearest, reference_size
+from .generation_defaults import GenerationDefaults
 from .output import replacing_folder
 from .reply import Reply
 from .resting import Resting
@@ -45,28 +46,6 @@ STUDENT = "student"
 PARTS = ("llm", "vision", "detokenizer", STUDENT)
 """Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
-
-
-@dataclass
-class GenerationDefaults:
-    """``generation_config.json`` of a model folder: what `generate` does when nothing else is asked."""
-
-    max_new_tokens: int = 256
-    max_images: int = 4
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    num_inference_steps: int = 28
-    guidance_scale: float = 4.0
-    image_guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    sampler: str = "euler"
-    history: int = 0
-    """Exchanges of a chat that the model is shown with the next message; 0 is as many as it holds"""
-
-
-class TooLong(ValueError):
-    """A conversation that leaves no room for the reply; nothing has been answered yet."""
 
 
 class Limner(nn.Module):
@@ -189,10 +168,8 @@ class Limner(nn.Module):
             f"{width} x {height}, and the answer is {answer[1]} x {answer[0]}"
         )
 
-    def chat(self, **options: Any) -> Any:
+    def chat(self, **options: Any) -> Chat:
         """A conversation that remembers; ``options`` are `generate`'s, and ``history``."""
-        from .chat import Chat
-
         return Chat(self, **options)
 
     @property
@@ -317,7 +294,7 @@ class Limner(nn.Module):
         shipped = {} if self._adapters is None else self._adapters.loaded
         with replacing_folder(folder, PARTS, owned=is_model) as fresh:
             for name, adapter in shipped.items():
-                save(self.adapters, name, fresh / STUDENT, {}, adapter.made)
+                self.adapters.save(name, fresh / STUDENT, {}, adapter.made)
             with self.adapters.aside() if shipped else nullcontext():
                 self._save_parts(fresh, dict(sources or {}))
 

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from .model import Limner
+    from ..detokenizer.detokenizer import Detokenizer
+    from ..detokenizer.sdxl import SDXLDetokenizer
+    from ..mllm.stream import StreamModel
 
 
 class Resting:
     """From now on what paints rests, but `while_drawing`, when what writes does."""
 
-    def __init__(self, model: Limner) -> None:
-        self.model = model
-        self.writing_on = model.mllm.device
-        self.painting_on: torch.device = next(model.detokenizer.parameters()).device
-        model.detokenizer.to("cpu")
+    def __init__(self, mllm: StreamModel, detokenizer: Detokenizer | SDXLDetokenizer) -> None:
+        self.mllm, self.detokenizer = mllm, detokenizer
+        self.writing_on = mllm.device
+        self.painting_on: torch.device = next(detokenizer.parameters()).device
+        detokenizer.to("cpu")
 
     @contextmanager
     def while_drawing(self) -> Iterator[None]:
         """The conversation's cache stays where it is: it is what the reply goes on from."""
-        mllm, detokenizer = self.model.mllm, self.model.detokenizer
-        mllm.to("cpu")
-        detokenizer.to(self.painting_on)
+        self.mllm.to("cpu")
+        self.detokenizer.to(self.painting_on)
         try:
             yield
         finally:
-            detokenizer.to("cpu")
-            mllm.to(self.writing_on)
+            self.detokenizer.to("cpu")
+            self.mllm.to(self.writing_on)

@@ -215,7 +215,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
                      num_inference_steps=config.steps, guidance_scale=1.0)  # fmt: skip
     made = {"student_steps": config.steps, "config": asdict(config)}
     write_text(output / "README.md", card(model, config, scale, prompts))
-    adapter_files.save(model.adapters, NAME, output, {}, made)
+    model.adapters.save(NAME, output, {}, made)
     finish(run, config.loop)
     return output
 

@@ -244,7 +244,7 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
     extra = {name: averaged[name] - base for name, base in start.items()}
     made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
     write_text(output / "README.md", card(model, data, examples, prompts, config))
-    adapter_files.save(model.adapters, NAME, output, extra, made)
+    model.adapters.save(NAME, output, extra, made)
     finish(run, loop)
     return output
 

@@ -23,7 +23,8 @@ from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_config import MMDiTConfig
 from ..inference import precision
 from ..inference.adapters import digest
-from ..inference.model import GenerationDefaults, Limner
+from ..inference.generation_defaults import GenerationDefaults
+from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye

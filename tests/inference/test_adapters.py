@@ -24,7 +24,7 @@ def trained(model, folder, seed, extra=("queries", "boi"), std=0.1):
             if parameter.requires_grad:
                 parameter.add_(std * torch.randn(parameter.shape, generator=generator))
     now = dict(model.named_parameters())
-    adapter_files.save(model.adapters, NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
+    model.adapters.save(NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
     model.delete_adapter(NAME)
     model.requires_grad_(False)
     return folder

@@ -32,7 +32,7 @@ def test_the_half_that_rests_is_in_host_memory_and_replies_are_the_same(monkeypa
     model = make_limner()
     plain = model.generate("a cat", **OPTIONS)
     seen = []
-    resting = model.resting = Resting(model)
+    resting = model.resting = Resting(model.mllm, model.detokenizer)
     assert resting.painting_on.type == "cpu"
     resting.writing_on, resting.painting_on = "writer", "painter"  # there is no device here to move to
 
@@ -45,7 +45,7 @@ def test_the_half_that_rests_is_in_host_memory_and_replies_are_the_same(monkeypa
 
 def test_a_drawing_that_is_stopped_leaves_the_halves_where_they_were(monkeypatch):
     model, seen = make_limner(), []
-    model.resting = Resting(model)
+    model.resting = Resting(model.mllm, model.detokenizer)
     monkeypatch.setattr(model.mllm, "to", lambda place: seen.append(str(place)))
     events = model.stream("a cat", **OPTIONS)
     for event in events:

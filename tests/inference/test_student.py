@@ -8,7 +8,6 @@ import torch
 import limner
 from helpers import make_limner
 from limner.app.cli.main import main
-from limner.inference import adapter_files
 from limner.inference.info import describe_model
 from limner.inference.model import STUDENT
 from limner.train import distill, finetune
@@ -26,7 +25,7 @@ def adapter(model, folder, seed, made=None, part="mmdit"):
         for parameter in trainee.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.2 * torch.randn(parameter.shape))
-    adapter_files.save(model.adapters, finetune.NAME, folder, {}, made)
+    model.adapters.save(finetune.NAME, folder, {}, made)
     model.delete_adapter(finetune.NAME)
     return folder
 
