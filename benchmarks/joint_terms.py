@@ -24,7 +24,8 @@ from limner.evaluation.world import JUDGE
 from limner.inference import precision
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, joint_losses, run_joint, validate
+from limner.train.stages.joint import joint_losses, run_joint, validate
+from limner.train.trainee import Trainee
 
 CHOICES = {
     "as in the recipe": {},

@@ -19,7 +19,8 @@ from limner.train.datasets.mixture import Finite, Mixture
 from limner.train.finetune import FinetuneConfig, prepared
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, compile_blocks, freeze, joint_losses, recomputing
+from limner.train.stages.joint import joint_losses
+from limner.train.trainee import Trainee, compile_blocks, freeze, recomputing
 
 GB = 1e9
 

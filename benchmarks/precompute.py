@@ -31,7 +31,8 @@ from limner.train.datasets.mixture import Finite, Mixture
 from limner.train.frozen import Store, encoders, precompute
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import Recipe
-from limner.train.stages.joint import Trainee, freeze, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.trainee import Trainee, freeze
 
 
 def build(size: int) -> Limner:

@@ -18,7 +18,8 @@ from limner.resamplers import attention
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import Trainee, compile_blocks, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.trainee import Trainee, compile_blocks
 
 
 class Plain:

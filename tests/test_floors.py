@@ -1,4 +1,4 @@
-"""Every folder stands above what it imports.
+"""Every folder stands above what it imports, and no files import each other in a circle.
 
 Imports inside functions, under TYPE_CHECKING and through importlib count.
 """
@@ -62,3 +62,16 @@ def test_nothing_imports_upwards(room):
     inside = {name: names for name, names in IMPORTS.items() if name.split(".")[1:2] == [room]}
     upwards = [(a, b) for a, names in inside.items() for b in names if b == "limner" or b.split(".")[1] not in allowed]
     assert inside and not upwards
+
+
+def test_no_files_import_each_other_in_a_circle():
+    circles = set()
+    for name in PATHS:
+        reached, waiting = set(), [name]
+        while waiting:
+            new = IMPORTS[waiting.pop()] - reached
+            reached |= new
+            waiting += new
+        if name in reached:
+            circles.add(name)
+    assert not circles, sorted(circles)

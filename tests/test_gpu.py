@@ -25,7 +25,9 @@ from limner.train.finetune import FinetuneConfig, adapted_losses, finetune, load
 from limner.train.frozen import Store, encoders, precompute
 from limner.train.loop import LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer
-from limner.train.stages.joint import JointStage, Trainee, compile_blocks, joint_losses, recomputing
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee, compile_blocks, recomputing
 
 REAL = torch.cuda.is_available()
 STAGE = JointStage(flow_samples=2, align_weight=0.5, align_block=0, prompt_dropout=0.3)

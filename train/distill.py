@@ -36,8 +36,10 @@ from .flow_loss import draws, grouped, prompt_of
 from .loop import LoopConfig, fit
 from .losses import squared_error
 from .resume import SETTINGS, same_run, settled
-from .stages.joint import JointStage, Trainee, tell
+from .stages.joint import tell
+from .stages.joint_options import JointStage
 from .strict import overridden
+from .trainee import Trainee
 
 NAME = "student"
 TRIES = 64

@@ -37,8 +37,10 @@ from .kept import keep
 from .loop import LoopConfig, backward, fit
 from .optimizer import MasterOptimizer
 from .resume import SETTINGS, same_run, settled
-from .stages.joint import JointStage, Trainee, in_model, joint_losses, recomputing
+from .stages.joint import joint_losses
+from .stages.joint_options import JointStage
 from .strict import overridden
+from .trainee import Trainee, in_model, recomputing
 
 CHANGES = ("edit", "follow_up", "describe")
 """Of nano's world half of what is replayed: what is said and made of earlier pictures is forgotten first, as captioned pictures

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,9 @@ from ..detokenizer.mmdit import MMDiT
 from . import parallel
 from .data import JointBatch
 from .losses import align_loss, squared_error
-
-if TYPE_CHECKING:
-    from .kept import Kept
-    from .stages.joint import JointStage, Told, Trainee
-
-
-Sample = tuple[int, int]
-"""A drawing of the batch, and which of its times and noises"""
-
+from .stages.joint_options import JointStage
+from .targets import Kept, Painted, Sample
+from .trainee import Told, Trainee
 
 KEPT_DRAWINGS = 2
 """Of a conversation whose drawings are kept as the base makes them, how many are compared at a step"""
@@ -122,18 +115,6 @@ def draws(stage: JointStage, batch: JointBatch, seed: int, step: int, kept: Tens
             counts[drawing] = int(drawing in chosen)
             shares[drawing] = counts[drawing] * len(drawings) / len(chosen)
     return Draws(bare, blind, wordless, torch.stack(times, 1), seeds, torch.tensor(shares), counts)
-
-
-@dataclass
-class Painted:
-    """What the MM-DiT makes of drawings of one shape."""
-
-    samples: list[Sample]
-    velocity: Tensor
-    """(samples, channels, h, w)"""
-    target: Tensor
-    early: Tensor | None
-    """Image tokens of an early block, where they are to be aligned"""
 
 
 @torch.no_grad()

@@ -6,48 +6,21 @@ reason to change, and what the base makes of a request is what its users know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from . import parallel
 from .data import JointBatch
-from .flow_loss import Painted, Sample, draws, encoded, idle_losses, painted
+from .flow_loss import draws, encoded, idle_losses, painted
 from .losses import decided
-from .stages.joint import JointStage, Trainee, tell
+from .stages.joint import tell
+from .stages.joint_options import JointStage
+from .targets import Kept, Sample
+from .trainee import Trainee
 
 CHANGED = 5.0
 """How much more a drawing counts that is made of earlier pictures: captioned pictures say nothing of those, and which of two
 things an edit takes away hangs by a thread."""
-
-
-@dataclass
-class Kept:
-    """The base's answers to some conversations of a batch."""
-
-    conversations: Tensor
-    """(batch,) True where they count"""
-    drawings: Tensor
-    """(drawings,) True where they count"""
-    logits: Tensor
-    """(decisions of these conversations, vocabulary)"""
-    features: Tensor | None
-    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn or kept"""
-    velocities: dict[Sample, Tensor]
-    """Of each sample of a drawing that counts (channels, h, w)"""
-    weight: float
-    """What leaving them counts, beside 1 for what is learned"""
-    weights: Tensor
-    """(drawings,) the same for each drawing, 1 where it is learned"""
-    seen: Tensor
-    """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
-    latents: list[Tensor]
-    """the autoencoder of its pictures, so that neither is asked twice"""
-
-    def target(self, group: Painted) -> Tensor:
-        """The group's (samples, channels, h, w), with what is kept in its place."""
-        return torch.stack([self.velocities.get(s, true) for s, true in zip(group.samples, group.target, strict=True)])
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +9,7 @@ from torch import Tensor, nn
 from ..mllm.encoding import IGNORED
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from . import parallel
-
-if TYPE_CHECKING:
-    from .kept import Kept
+from .targets import Kept
 
 
 def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:

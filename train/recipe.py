@@ -34,7 +34,8 @@ from . import parallel
 from .deepen import deepened
 from .resume import same_run, settled
 from .stages import autoencoder, judge, reader, tokenizer, vision
-from .stages.joint import JointStage, LanguageStage, run_joint, run_language
+from .stages.joint import run_joint, run_language
+from .stages.joint_options import JointStage, LanguageStage
 from .strict import into
 
 

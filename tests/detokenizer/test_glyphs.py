@@ -11,7 +11,9 @@ import limner
 from helpers import make_limner
 from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, places, spelled
 from limner.train.datasets.mixture import Mixture, World
-from limner.train.stages.joint import JointStage, Trainee, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee
 
 CONFIG = GlyphConfig(width=16, layers=2, heads=2, mlp_width=32)
 ASKED = {"images": "force", "max_images": 1, "max_new_tokens": 2, "num_inference_steps": 2}

@@ -24,7 +24,9 @@ from limner.app.cli.main import main
 from limner.inference.build import BuildOptions, build, heads
 from limner.mllm.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
-from limner.train.stages.joint import JointStage, Trainee, freeze, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee, freeze
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 TOWERS = {

@@ -14,7 +14,9 @@ from limner.train.data import joint_batch
 from limner.train.datasets.mixture import measure
 from limner.train.kept import keep
 from limner.train.optimizer import MasterOptimizer
-from limner.train.stages.joint import JointStage, Trainee, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee
 
 SHAPES = ((32, 32), (16, 32))
 

@@ -51,7 +51,9 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
     """The flow loss of the data falls well below the base's, by the adapter alone."""
     from limner.train.datasets import check, readers
     from limner.train.datasets.mixture import Finite, Mixture
-    from limner.train.stages.joint import JointStage, Trainee, joint_losses
+    from limner.train.stages.joint import joint_losses
+    from limner.train.stages.joint_options import JointStage
+    from limner.train.trainee import Trainee
 
     model = make_limner()
     examples = check.check(readers.read(data), model.encoder, 1024).examples

@@ -10,7 +10,9 @@ from limner.train.datasets.check import check
 from limner.train.datasets.mixture import Finite, Mixture
 from limner.train.datasets.readers import read
 from limner.train.frozen import Frozen, Store, encoders, precompute
-from limner.train.stages.joint import JointStage, Trainee, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from limner.train.flow_loss import KEPT_DRAWINGS as kept_drawings
 from limner.train.flow_loss import draws
 from limner.train.kept import keep
 from limner.train.losses import divergence
-from limner.train.stages.joint import JointStage, joint_losses
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
 
 STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
 

@@ -20,18 +20,9 @@ from limner.train.loop import Interrupted, LoopConfig, fit
 from limner.train.muon import Muon, orthogonalised
 from limner.train.optimizer import MasterOptimizer, rate_at
 from limner.train.recipe import chosen, load_recipe
-from limner.train.stages.joint import (
-    JointStage,
-    Trainee,
-    compile_blocks,
-    detokenizer_losses,
-    freeze,
-    joint_losses,
-    mixture,
-    recomputing,
-    validate,
-    validation_batch,
-)
+from limner.train.stages.joint import detokenizer_losses, joint_losses, mixture, validate, validation_batch
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainee import Trainee, compile_blocks, freeze, recomputing
 
 
 def problem():

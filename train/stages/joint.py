@@ -8,129 +8,32 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...detokenizer.detokenizer import Detokenizer
 from ...evaluation.sheet import sheet
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from ...mllm.encoding import IGNORED
 from ...mllm.eye import pool_features
-from ...mllm.stream import StreamBatch, StreamModel, StreamOutput
+from ...mllm.stream import StreamBatch
 from ...mllm.vocabulary import Vocabulary
 from .. import parallel
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, sources_of
 from ..flow_loss import draws, flow_losses, idle_losses
-from ..frozen import Frozen, Store, encoders
-from ..loop import LoopConfig, fit
+from ..frozen import Store, encoders
+from ..loop import fit
 from ..losses import feature_loss, language_loss, weighted
 from ..resume import same_run, settled
-
-if TYPE_CHECKING:
-    from ..kept import Kept
-
-
-@dataclass
-class LanguageStage:
-    feature_weight: float = 1.0
-    slips: float = 0.0
-    """Share of the assistant's words about a picture that are others when read back, so that the next word comes from the
-    picture and not from the words before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
-    data: tuple[str, ...] = ("world",)
-    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
-    draw_share: float = 0.8
-    """How often a captioned picture is drawn from its caption; else it is described."""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-
-@dataclass
-class JointStage:
-    data: tuple[str, ...] = ("world",)
-    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
-    draw_share: float = 0.8
-    """How often a captioned picture is drawn from its caption; else it is described."""
-    validation: tuple[str, ...] = ()
-    """Data sets whose losses are measured at every sample; without any they are those of ``data``, told and drawn another
-    time"""
-    train: tuple[str, ...] = ("mllm", "detokenizer")
-    """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
-    language_weight: float = 1.0
-    feature_weight: float = 0.5
-    flow_weight: float = 1.0
-    align_weight: float = 0.0
-    align_block: int = 2
-    """MM-DiT block after which the image tokens are aligned with the eye's features."""
-    flow_samples: int = 2
-    """Times and noises drawn for every picture of a batch: they share the backbone's forward."""
-    density: str = "logit_normal"
-    density_mean: float = 0.0
-    density_std: float = 1.0
-    context_dropout: float = 0.1
-    reference_dropout: float = 0.1
-    prompt_dropout: float = 0.0
-    """Share of the drawings that learn from the queries' features alone: where the prompt's hidden states are a second
-    source, the MM-DiT may else never learn to use the first."""
-    precomputed: str = ""
-    """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
-    sample_prompts: tuple[str, ...] = (
-        "a photo of a red apple", "draw a blue cat on grass", "draw three yellow cars", "a photo of a green clock",
-        "draw a dog left of a chair", "a photo of a pink bus and a black kite", "draw a white sheep at night",
-        "a photo of two purple cups", "draw an orange boat on sand", "a photo of a bicycle", "draw four elephants",
-        "a photo of a brown teddy bear above a tv", "draw a umbrella", "a photo of a red banana and a blue cake",
-        "draw a small black bird in the sky", "draw a yellow train, wide",
-    )  # fmt: skip
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-
-class Trainee(nn.Module):
-    """What a stage trains, under one roof; the eye and the autoencoder are frozen."""
-
-    def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
-        super().__init__()
-        self.stream, self.detokenizer = stream, detokenizer
-        if detokenizer is not None and not isinstance(detokenizer, Detokenizer):
-            raise ValueError(
-                "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
-            )
-        stream.eye.requires_grad_(False)
-        if detokenizer is not None:
-            detokenizer.autoencoder.requires_grad_(False)
-        width = detokenizer.mmdit.config.width if detokenizer is not None else 0
-        self.align = (
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.eye.width))
-            if align
-            else None
-        )
-        self.frozen = Frozen(stream.eye, None if detokenizer is None else detokenizer.autoencoder)
-
-
-@dataclass
-class Told:
-    """What one forward of the stream gives: its losses and, where something is drawn, features true and predicted."""
-
-    losses: dict[str, Tensor]
-    output: StreamOutput | None
-    features: Tensor | None = None
-    """(drawings, feature_tokens, eye width)"""
-    eye_features: Tensor | None = None
-    """(drawings, patches, eye width)"""
-    drawings: int = 0
-    """In this batch, in all processes"""
-    counted: int = 1
-    """Drawings that the losses are averaged over: those of all the batches of a step"""
+from ..targets import Kept
+from ..trainee import Told, Trainee, compile_blocks, freeze, recomputing
+from .joint_options import JointStage, LanguageStage
 
 
 def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None, seen: Tensor | None = None) -> Told:
@@ -259,63 +162,6 @@ def validate(
     tracks quality (SD3, section 5.3), or all of it where nothing is drawn."""
     values = {name: float(value) for name, value in losses(batch, 0).items()}
     return values.get("flow", values["loss"]), values
-
-
-def freeze(trainee: Trainee, train: tuple[str, ...]) -> str:
-    """Only parameters whose names begin with one of ``train`` keep a gradient; a table of what learns and what rests.
-
-    Names are `Limner`'s (``mllm.queries``). Raises ValueError for a beginning that no parameter has.
-    """
-    named = [(in_model(name), p) for name, p in trainee.named_parameters() if not name.startswith("align.")]
-    learns, rests = Counter(), Counter()
-    for prefix in train:
-        if not any(begins(name, prefix) for name, _ in named):
-            parts = sorted({".".join(name.split(".")[:2]) for name, _ in named})
-            raise ValueError(f"train: no parameter's name begins with {prefix!r}; parts are {', '.join(parts)}")
-    for name, parameter in named:
-        parameter.requires_grad_(parameter.requires_grad and any(begins(name, prefix) for prefix in train))
-        (learns if parameter.requires_grad else rests)[".".join(name.split(".")[:2])] += parameter.numel()
-
-    def told(counts: Counter) -> str:
-        return ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items()) or "nothing"
-
-    return f"learns  {told(learns)}\nfrozen  {told(rests)}"
-
-
-def begins(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
-
-
-def in_model(name: str) -> str:
-    """A trainee's parameter name as `Limner` has it."""
-    return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
-
-
-@contextmanager
-def recomputing(trainee: Trainee, again: bool = True) -> Iterator[None]:
-    """The MM-DiT's blocks and the backbone's layers are computed ``again`` in the backward pass."""
-    mmdit, llm = trainee.detokenizer.mmdit, trainee.stream.llm
-    if not again:
-        yield
-        return
-    mmdit.gradient_checkpointing = True
-    llm.activation_checkpointing_enable({"use_reentrant": False})
-    llm.train()  # transformers checkpoints only then
-    try:
-        yield
-    finally:
-        mmdit.gradient_checkpointing = False
-        llm.activation_checkpointing_disable()
-        llm.eval()
-
-
-def compile_blocks(trainee: Trainee) -> None:
-    """The MM-DiT's blocks and the backbone's layers, each for itself."""
-    # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
-    # beyond the usual limit of 8 variants the rest would run uncompiled
-    torch._dynamo.config.recompile_limit = 64
-    for block in [*trainee.detokenizer.mmdit.blocks, *trainee.stream.llm.get_decoder().layers]:
-        block.compile(dynamic=True)
 
 
 def run_language(

@@ -1,0 +1,62 @@
+"""What can be set of the stages in which the backbone learns (`joint.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..loop import LoopConfig
+
+
+@dataclass
+class LanguageStage:
+    feature_weight: float = 1.0
+    slips: float = 0.0
+    """Share of the assistant's words about a picture that are others when read back, so that the next word comes from the
+    picture and not from the words before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
+    data: tuple[str, ...] = ("world",)
+    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
+    draw_share: float = 0.8
+    """How often a captioned picture is drawn from its caption; else it is described."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass
+class JointStage:
+    data: tuple[str, ...] = ("world",)
+    """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
+    draw_share: float = 0.8
+    """How often a captioned picture is drawn from its caption; else it is described."""
+    validation: tuple[str, ...] = ()
+    """Data sets whose losses are measured at every sample; without any they are those of ``data``, told and drawn another
+    time"""
+    train: tuple[str, ...] = ("mllm", "detokenizer")
+    """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
+    language_weight: float = 1.0
+    feature_weight: float = 0.5
+    flow_weight: float = 1.0
+    align_weight: float = 0.0
+    align_block: int = 2
+    """MM-DiT block after which the image tokens are aligned with the eye's features."""
+    flow_samples: int = 2
+    """Times and noises drawn for every picture of a batch: they share the backbone's forward."""
+    density: str = "logit_normal"
+    density_mean: float = 0.0
+    density_std: float = 1.0
+    context_dropout: float = 0.1
+    reference_dropout: float = 0.1
+    prompt_dropout: float = 0.0
+    """Share of the drawings that learn from the queries' features alone: where the prompt's hidden states are a second
+    source, the MM-DiT may else never learn to use the first."""
+    precomputed: str = ""
+    """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
+    sample_prompts: tuple[str, ...] = (
+        "a photo of a red apple", "draw a blue cat on grass", "draw three yellow cars", "a photo of a green clock",
+        "draw a dog left of a chair", "a photo of a pink bus and a black kite", "draw a white sheep at night",
+        "a photo of two purple cups", "draw an orange boat on sand", "a photo of a bicycle", "draw four elephants",
+        "a photo of a brown teddy bear above a tv", "draw a umbrella", "a photo of a red banana and a blue cake",
+        "draw a small black bird in the sky", "draw a yellow train, wide",
+    )  # fmt: skip
+    loop: LoopConfig = field(default_factory=LoopConfig)
