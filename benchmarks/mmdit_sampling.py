@@ -18,8 +18,8 @@ from limner.detokenizer.condition import Condition
 from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit import MMDiT
-from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
 from limner.inference import precision
+from limner.integrations.sd3.layouts import config_from_diffusers, weights_from_diffusers
 
 STEPS, SCALE = 28, 4.0
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import flow, samplers, sd3_files
+from . import flow, samplers
 from .autoencoder import Autoencoder, to_bytes, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .files import filled, read_json, refer, resolved
+from .files import filled, read_json, refer
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT
@@ -173,21 +173,18 @@ class Detokenizer(nn.Module):
         (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Detokenizer:
-        """Raises ValueError for unknown config keys and for weights that do not fit."""
+    def from_pretrained(cls, folder: str | Path, painter: tuple[MMDiT, Autoencoder] | None = None) -> Detokenizer:
+        """``painter`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
+
+        Raises ValueError for unknown config keys and for weights that do not fit.
+        """
         folder = Path(folder)
         adapter = filled(ConditioningAdapter, AdapterConfig, folder / "adapter")
-        named = folder / "mmdit/source.json"
-        if named.exists():
-            options = read_json(named, ("source", "max_references"))
-            mmdit = sd3_files.read(resolved(folder / "mmdit"), options.get("max_references", 0))
-            autoencoder = Autoencoder.from_pretrained(resolved(folder / "vae") / "vae")
-        else:
-            mmdit = filled(MMDiT, MMDiTConfig, folder / "mmdit")
-            autoencoder = Autoencoder.from_pretrained(folder / "vae")
+        if painter is None:
+            painter = filled(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
         glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
         scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
-        return cls(adapter, mmdit, autoencoder, **scheduler, glyphs=glyphs)
+        return cls(adapter, *painter, **scheduler, glyphs=glyphs)
 
 
 class GuidedVelocity:

@@ -46,6 +46,16 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return None
 
 
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.exists():
+        raise ValueError(f"no such file: {path} (only safetensors are read)")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
     """An object of JSON. Raises ValueError when there is none, or it has a key that is not among ``keys``."""
     try:

@@ -2,7 +2,7 @@
 
 The image stream holds the noisy latents and, behind them, clean latents of reference pictures; the
 context stream holds the condition. With ``adaln="full"`` and sine-cosine positions this is diffusers'
-`SD3Transformer2DModel`, weight for weight (`sd3.py`, `sd3_files.py`).
+`SD3Transformer2DModel`, weight for weight (`integrations/sd3`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit import MMDiT
-from ..detokenizer.sdxl import SDXLDetokenizer
+from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.stream import StreamModel
 from . import adapter_files
 from .adapter_files import lora_state, read_card, read_config, read_lora, read_tensors

@@ -13,7 +13,7 @@ from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import check_config, found, whole
 from ..detokenizer.glyphs import GlyphEncoder
-from ..detokenizer.sd3_files import pipeline_parts
+from ..integrations.sd3.files import pipeline_parts
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig

@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..detokenizer.files import check_config, fits, on_meta, shards_of, whole
-from ..detokenizer.sd3_files import tensors
-from ..detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig
+from ..detokenizer.files import check_config, fits, on_meta, shards_of, tensors, whole
+from ..integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye, pool_features
 from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.sdxl import SDXLDetokenizer
+from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep

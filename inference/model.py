@@ -20,7 +20,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBas
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import check_config, read_json, refer, resolved, whole
-from ..detokenizer.sdxl import SDXLDetokenizer
+from ..integrations.sd3 import files as sd3_files
+from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
@@ -343,9 +344,7 @@ class Limner(nn.Module):
         mllm.load_state_dict(saved, strict=False)
         keys = GenerationDefaults.__dataclass_fields__
         defaults = GenerationDefaults(**read_json(folder / "generation_config.json", keys))
-        painter = SDXLDetokenizer if (folder / "detokenizer/unet").is_dir() else Detokenizer
-        detokenizer = painter.from_pretrained(folder / "detokenizer")
-        model = cls(mllm, detokenizer, tokenizer, defaults)
+        model = cls(mllm, detokenizer_of(folder / "detokenizer"), tokenizer, defaults)
         model.name = folder.name
         return model.eval()
 
@@ -356,6 +355,13 @@ def is_model(folder: Path) -> bool:
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "limner"
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def detokenizer_of(folder: Path) -> Detokenizer | SDXLDetokenizer:
+    """Raises ValueError for a folder that holds none."""
+    if (folder / "unet").is_dir():
+        return SDXLDetokenizer.from_pretrained(folder)
+    return Detokenizer.from_pretrained(folder, sd3_files.named(folder))
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..detokenizer.detokenizer import Detokenizer
-    from ..detokenizer.sdxl import SDXLDetokenizer
+    from ..integrations.sdxl.detokenizer import SDXLDetokenizer
     from ..mllm.stream import StreamModel
 
 

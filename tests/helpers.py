@@ -19,9 +19,9 @@ from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
-from limner.detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.inference.generation_defaults import GenerationDefaults
 from limner.inference.model import Limner
+from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.mllm.config import LimnerConfig
 from limner.mllm.encoding import StreamEncoder
 from limner.mllm.eye import Eye

@@ -74,7 +74,7 @@ def _draw_sd3(options: argparse.Namespace) -> int:
     from ...detokenizer.files import found
     from ...inference.loading import settle
     from ...inference.output import check_picture_path, free_path, save_picture
-    from ...inference.text_to_image import StableDiffusion3
+    from ...integrations.sd3.text_to_image import StableDiffusion3
 
     for name in ("adapter", "bits", "offload"):
         if getattr(options, name):

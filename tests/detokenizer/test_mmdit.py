@@ -6,7 +6,7 @@ from diffusers import SD3Transformer2DModel
 
 from limner.detokenizer.mmdit import GELU, MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
-from limner.detokenizer.sd3 import config_from_diffusers, weights_from_diffusers
+from limner.integrations.sd3.layouts import config_from_diffusers, weights_from_diffusers
 
 SMALL = {
     "latent_channels": 4, "width": 64, "depth": 3, "heads": 2, "context_width": 24, "pooled_width": 20,

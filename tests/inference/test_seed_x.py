@@ -18,9 +18,9 @@ import limner
 from helpers import make_sdxl, picture
 from limner.app.cli import main as cli
 from limner.detokenizer.files import fits, on_meta
-from limner.detokenizer.sdxl import SDXLAdapter, SDXLAdapterConfig
 from limner.inference import convert
 from limner.inference.convert import SDXL, convert_seed_x
+from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.encoding import Encoded, StreamEncoder

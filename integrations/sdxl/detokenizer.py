@@ -16,13 +16,13 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..resamplers import PerceiverResampler
-from . import samplers
-from .autoencoder import Autoencoder, to_bytes, to_pixels
-from .condition import Condition
-from .detokenizer import Progress
-from .files import filled, read_json, stored_dtype, whole
-from .guidance import Guidance
+from ...detokenizer import samplers
+from ...detokenizer.autoencoder import Autoencoder, to_bytes, to_pixels
+from ...detokenizer.condition import Condition
+from ...detokenizer.detokenizer import Progress
+from ...detokenizer.files import filled, read_json, stored_dtype, whole
+from ...detokenizer.guidance import Guidance
+from ...resamplers import PerceiverResampler
 
 
 @dataclass

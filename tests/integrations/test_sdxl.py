@@ -6,7 +6,7 @@ from diffusers import StableDiffusionXLInstructPix2PixPipeline, StableDiffusionX
 
 from helpers import make_sdxl
 from limner.detokenizer.guidance import Guidance
-from limner.detokenizer.sdxl import SDXLAdapterConfig, SDXLDetokenizer
+from limner.integrations.sdxl.detokenizer import SDXLAdapterConfig, SDXLDetokenizer
 
 
 def pipeline(kind, made: SDXLDetokenizer):

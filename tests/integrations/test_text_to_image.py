@@ -14,7 +14,7 @@ from limner.app.cli import main as cli
 from limner.detokenizer import samplers
 from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
-from limner.inference.text_to_image import StableDiffusion3
+from limner.integrations.sd3.text_to_image import StableDiffusion3
 
 
 def words():

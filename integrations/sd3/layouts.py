@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .mmdit_config import MMDiTConfig
+from ...detokenizer.mmdit_config import MMDiTConfig
 
 _PLAIN = {
     "time_text_embed.timestep_embedder.linear_1": "time_embed.0",

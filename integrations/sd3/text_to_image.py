@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
-from ..detokenizer.condition import Condition
-from ..detokenizer.detokenizer import Detokenizer, Progress
-from ..detokenizer.files import whole
-from ..detokenizer.sd3_files import pipeline_parts
+from ...detokenizer.condition import Condition
+from ...detokenizer.detokenizer import Detokenizer, Progress
+from ...detokenizer.files import whole
+from .files import pipeline_parts
 
 CLIP_TOKENS = 77
 T5_TOKENS = 256

@@ -6,14 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .autoencoder import Autoencoder
-from .files import fits, on_meta, shards_of
-from .mmdit import MMDiT
-from .mmdit_config import MMDiTConfig
-from .sd3 import (
+from ...detokenizer.autoencoder import Autoencoder
+from ...detokenizer.files import fits, on_meta, read_json, resolved, shards_of, tensors
+from ...detokenizer.mmdit import MMDiT
+from ...detokenizer.mmdit_config import MMDiTConfig
+from .layouts import (
     config_from_diffusers,
     config_from_original,
     config_to_diffusers,
@@ -62,6 +61,15 @@ def pipeline_parts(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoen
     return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)
 
 
+def named(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
+    """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names in place of copies; None where it names none."""
+    if not (folder / "mmdit/source.json").exists():
+        return None
+    options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
+    mmdit = read(resolved(folder / "mmdit"), options.get("max_references", 0))
+    return mmdit, Autoencoder.from_pretrained(resolved(folder / "vae") / "vae")
+
+
 def in_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of a diffusers folder, in one file or several. Raises ValueError for a shard outside the folder."""
     if not (folder / INDEX).exists():
@@ -70,16 +78,6 @@ def in_folder(folder: Path) -> dict[str, Tensor]:
     for shard in shards_of(folder / INDEX):
         found |= tensors(shard)
     return found
-
-
-def tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise ValueError(f"no such file: {path} (only safetensors are read)")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def filled(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from limner.detokenizer import samplers
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
-from limner.detokenizer.sd3 import config_from_diffusers, config_to_diffusers, weights_from_diffusers
-from limner.detokenizer.sd3_files import read, save_diffusers
+from limner.integrations.sd3.files import read, save_diffusers
+from limner.integrations.sd3.layouts import config_from_diffusers, config_to_diffusers, weights_from_diffusers
 
 RELEASED = {
     "sd3-medium": {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192},
