@@ -14,9 +14,9 @@ from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import check_config, found, whole
 from ..detokenizer.glyphs import GlyphEncoder
 from ..integrations.sd3.files import pipeline_parts
+from ..integrations.seed_x.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
-from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
 from .generation_defaults import GenerationDefaults

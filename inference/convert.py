@@ -1,57 +1,15 @@
-"""``limner convert seed-x``: SEED-X's released files to a model folder, part by part.
-
-The only place that reads pickles, and there with ``weights_only=True``: a file that holds code is refused, not run.
-"""
+"""``limner convert seed-x``: SEED-X's released files to a model folder, part by part."""
 
 from __future__ import annotations
 
 import json
-import pickle
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from diffusers import UNet2DConditionModel
-from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from ..detokenizer.files import check_config, fits, on_meta, shards_of, tensors, whole
-from ..integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
-from ..mllm.config import LimnerConfig
-from ..mllm.eye import Eye, pool_features
-from ..mllm.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
-from ..mllm.seed_x import TEMPLATES, weights_from_seed_x
-from ..mllm.stream import StreamModel
-from ..mllm.vocabulary import vocabulary_of
+from ..integrations.seed_x import released
+from ..integrations.seed_x.released import DETOKENIZERS, Sizes
 from .generation_defaults import GenerationDefaults
 from .output import check_folder, replacing_folder
-
-GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))
-TOKENIZER = "cvlm_llama2_tokenizer_100img_and_224loc_addpatch"
-SDXL = "stable-diffusion-xl-base-1.0"
-VISION = ("QwenViT/qwen_vit_G.pt", "Qwen-VL-Chat")
-VISION_PREFIX = "transformer.visual."
-DETOKENIZERS = {
-    "seed_x": "seed_detokenizer/first_stage",
-    "seed_x_i": "seed_detokenizer/first_stage",
-    "seed_x_edit": "seed_detokenizer/second_stage",
-}
-"""The model and its de-tokenizer: the second stage's takes the picture that is edited."""
-
-
-@dataclass
-class Sizes:
-    """What the weights do not tell; the defaults are the released models'."""
-
-    image_size: int = 448
-    vision_heads: int = 16
-    heads: int = 32
-    adapter_heads: int = 16
-    drawing: tuple[int, int] = (1024, 1024)
 
 
 def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_i", sizes: Sizes | None = None) -> Path:
@@ -65,189 +23,11 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
         raise ValueError(f"no SEED-X model {model!r}; there are {', '.join(DETOKENIZERS)}")
     check_folder(output)
     with replacing_folder(output) as parts:
-        tower = _vision(source, parts, sizes)
-        config = _stream(source, parts, model, tower, sizes)
-        _painter(source, parts, model, config, sizes)
-    return output
-
-
-def _stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel, sizes: Sizes) -> LimnerConfig:
-    """Tokenizer, backbone, queries and resamplers; ``tower`` is the eye's on the meta device."""
-    folder = source / model / "llm"
-    options = check_config(folder)
-    if options.get("model_type") != "llama":
-        raise ValueError(f"{folder} holds a {options.get('model_type')!r}, not SEED-X's LLaMA")
-    # the agent's file holds what was trained on top, which may be the backbone too
-    theirs = {f"llm.{name}": value for name, value in read(folder).items() if not name.endswith("rotary_emb.inv_freq")}
-    agent = read(source / model / "agent/pytorch_model.bin")
-    theirs |= {name: value for name, value in agent.items() if not name.endswith("rotary_emb.inv_freq")}
-    queries = theirs["input_resampler.query"].shape[0] if "input_resampler.query" in theirs else 0
-    config = LimnerConfig(
-        num_queries=queries or 64, image_tokens=queries or 64, feature_tokens=queries or 64, feature_pool="sequence",
-        resampler_heads=sizes.heads, image_size=sizes.image_size, image_mean=CLIP_MEAN, image_std=CLIP_STD,
-        tile_grids=((1, 1),) if model == "seed_x_edit" else GRIDS, drawn_images="queries",
-        default_size=sizes.drawing, max_references=int(model == "seed_x_edit"),
-    )  # fmt: skip
-    words = tokenizer(source / TOKENIZER, model)
-    vocabulary = vocabulary_of(words, config)
-    ours = weights_from_seed_x(theirs, vocabulary.slots[:queries])
-    llama = LlamaConfig.from_dict(options)
-    stream = on_meta(lambda: StreamModel(LlamaForCausalLM(llama), Eye(tower), config, vocabulary), folder)
-    stream.eye = None
-    fits(ours, stream, source / model)
-    llm = {name.removeprefix("llm."): value for name, value in ours.items() if name.startswith("llm.")}
-    rest = {name: value for name, value in ours.items() if not name.startswith("llm.")}
-    (parts / "llm").mkdir()
-    llama.architectures = ["LlamaForCausalLM"]
-    llama.save_pretrained(parts / "llm")
-    ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id}
-    (parts / "llm/generation_config.json").write_text(json.dumps(ends) + "\n")
-    save_torch_state_dict(llm, parts / "llm")
-    save_file({name: value.contiguous() for name, value in rest.items()}, parts / "stream.safetensors")
-    words.save_pretrained(parts)
-    config.save(parts)
-    defaults = GenerationDefaults(
-        max_new_tokens=512, num_inference_steps=50, guidance_scale=7.5, image_guidance_scale=1.5
-    )
-    (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n")
-    return config
-
-
-def tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
-    """SEED-X's own, with the prompt form of ``model`` as its chat template."""
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
-    try:
-        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{folder} holds no tokenizer that can be read (a tokenizer.model needs sentencepiece): {error}") \
-            from error  # fmt: skip
-    words = PreTrainedTokenizerFast(
-        tokenizer_object=theirs.backend_tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    words.chat_template = TEMPLATES[model]
-    return words
-
-
-def _vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
-    """Qwen-VL-Chat's visual tower: the file that SEED-X's script makes of it, or the chat model's own folder.
-
-    Returns the tower on the meta device.
-    """
-    found = next((source / name for name in VISION if (source / name).exists()), None)
-    if found is None:
-        raise ValueError(f"no visual tower: neither {' nor '.join(str(source / name) for name in VISION)}")
-    theirs = read(found)
-    inner = {name.removeprefix(VISION_PREFIX): v for name, v in theirs.items() if name.startswith(VISION_PREFIX)}
-    weights = weights_from_released(inner or theirs)
-    try:
-        kernel, first = weights["conv1.weight"], weights["transformer.resblocks.0.mlp.c_fc.weight"]
-        config = QwenVLVisionConfig(
-            image_size=sizes.image_size, patch_size=kernel.shape[-1], width=kernel.shape[0], heads=sizes.vision_heads,
-            layers=len({name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}),
-            mlp_ratio=(first.shape[0] + 0.5) / kernel.shape[0], num_queries=weights["attn_pool.query"].shape[0],
-            hidden_size=weights["proj"].shape[0],
-        )  # fmt: skip
-    except KeyError as error:
-        raise ValueError(f"{found} holds no Qwen-VL tower: {error.args[0]} is missing") from None
-    tower = on_meta(lambda: QwenVLVisionModel(config), found)
-    fits(weights, tower, found)
-    config.save_pretrained(parts / "vision")
-    save_torch_state_dict(weights, parts / "vision")
-    return tower
-
-
-def _painter(source: Path, parts: Path, model: str, config: LimnerConfig, sizes: Sizes) -> None:
-    """The de-tokenizer: its resampler, SDXL's UNet as SEED-X trained it on, SDXL's autoencoder and scheduler."""
-    folder = parts / "detokenizer"
-    file = source / DETOKENIZERS[model] / "pytorch_model.bin"
-    theirs = read(file)
-    resampler = {name.removeprefix("resampler."): v for name, v in theirs.items() if name.startswith("resampler.")}
-    trained = {name.removeprefix("unet."): v for name, v in theirs.items() if name.startswith("unet.")}
-    stray = sorted(name for name in theirs if name.split(".")[0] not in ("resampler", "unet"))
-    if stray:
-        raise ValueError(
-            f"{file}: weights with no place in a de-tokenizer: {', '.join(stray[:3])} ({len(stray)} in all)"
+        tower = released.write_vision(source, parts, sizes)
+        config = released.write_stream(source, parts, model, tower, sizes)
+        defaults = GenerationDefaults(
+            max_new_tokens=512, num_inference_steps=50, guidance_scale=7.5, image_guidance_scale=1.5
         )
-    try:
-        depth = len({name.split(".")[1] for name in resampler if name.startswith("layers.")})
-        _, count, width = resampler["latents"].shape
-        own = SDXLAdapterConfig(
-            feature_width=resampler["proj_in.weight"].shape[1], feature_tokens=config.feature_tokens, num_tokens=count,
-            width=width, depth=depth, heads=sizes.adapter_heads,
-            head_width=resampler["layers.0.0.to_q.weight"].shape[0] // sizes.adapter_heads,
-            context_widths=(resampler["unet_proj_1.weight"].shape[0], resampler["unet_proj_2.weight"].shape[0]),
-        )  # fmt: skip
-    except KeyError as error:
-        raise ValueError(f"{file} holds no de-tokenizer: resampler.{error.args[0]} is missing") from None
-    adapter = on_meta(lambda: SDXLAdapter(own), file)
-    weights = {f"resampler.{name}": value for name, value in resampler.items()}
-    eye = whole(QwenVLVisionModel, parts / "vision", dtype="auto").eval()
-    blank = torch.zeros(1, 3, sizes.image_size, sizes.image_size, dtype=eye.dtype)
-    with torch.no_grad():
-        features = pool_features(eye(blank).last_hidden_state, config.feature_tokens, config.feature_pool)
-    del eye
-    weights["negative_features"] = features[0].to(resampler["latents"].dtype)
-    fits(weights, adapter, file)
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter/config.json").write_text(json.dumps(asdict(own), indent=1) + "\n")
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "adapter/model.safetensors")
-
-    sdxl = source / SDXL
-    options = check_config(sdxl / "unet")
-    unet = read(sdxl / "unet") | trained
-    options["in_channels"] = unet["conv_in.weight"].shape[1] if "conv_in.weight" in unet else options["in_channels"]
-    painter = on_meta(lambda: UNet2DConditionModel.from_config(options), sdxl / "unet")
-    fits(unet, painter, file)
-    painter.save_config(folder / "unet")
-    save_torch_state_dict(unet, folder / "unet", filename_pattern="diffusion_pytorch_model{suffix}.safetensors")
-    for part in ("vae", "scheduler"):
-        if not (sdxl / part).is_dir():
-            raise ValueError(f"no such folder: {sdxl / part}")
-    (folder / "vae").mkdir()
-    check_config(sdxl / "vae")
-    shutil.copyfile(sdxl / "vae/config.json", folder / "vae/config.json")
-    save_torch_state_dict(
-        read(sdxl / "vae"), folder / "vae", filename_pattern="diffusion_pytorch_model{suffix}.safetensors"
-    )
-    (folder / "scheduler").mkdir()
-    shutil.copyfile(sdxl / "scheduler/scheduler_config.json", folder / "scheduler/scheduler_config.json")
-
-
-NAMES = ("model", "diffusion_pytorch_model", "pytorch_model")
-"""How transformers and diffusers call a folder's weights"""
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """A file of weights or a folder with one or several, memory-mapped; safetensors where there are both.
-
-    Raises ValueError for what is missing, cannot be read, holds code, or lies outside the folder.
-    """
-    if path.is_file():
-        return tensors(path) if path.suffix == ".safetensors" else unpickled(path)
-    for ending in ("safetensors", "bin"):
-        for name in NAMES:
-            single, index = path / f"{name}.{ending}", path / f"{name}.{ending}.index.json"
-            if index.is_file():
-                return {name: value for shard in shards_of(index) for name, value in read(shard).items()}
-            if single.is_file():
-                return read(single)
-    raise ValueError(f"no weights at {path}: neither a file nor a folder with {' or '.join(NAMES)} in it")
-
-
-def unpickled(path: Path) -> dict[str, Tensor]:
-    """A pickle of tensors by name."""
-    try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):  # the format before PyTorch 1.6 cannot be mapped
-                raise
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"{path} does not hold tensors by name")
-    return dict(found)
+        (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n")
+        released.write_painter(source, parts, model, config, sizes)
+    return output

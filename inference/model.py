@@ -22,12 +22,12 @@ from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import check_config, read_json, refer, resolved, whole
 from ..integrations.sd3 import files as sd3_files
 from ..integrations.sdxl.detokenizer import SDXLDetokenizer
+from ..integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
 from ..mllm.eye import Eye
-from ..mllm.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import vocabulary_of
 from .adapters import Adapters

@@ -22,7 +22,7 @@ import limner
 from helpers import BACKBONES, byte_tokenizer, picture
 from limner.app.cli.main import main
 from limner.inference.build import BuildOptions, build, heads
-from limner.mllm.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
+from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage

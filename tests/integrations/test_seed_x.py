@@ -18,13 +18,14 @@ import limner
 from helpers import make_sdxl, picture
 from limner.app.cli import main as cli
 from limner.detokenizer.files import fits, on_meta
-from limner.inference import convert
-from limner.inference.convert import SDXL, convert_seed_x
+from limner.inference.convert import convert_seed_x
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
+from limner.integrations.seed_x.agent import TEMPLATES, weights_from_seed_x
+from limner.integrations.seed_x.released import GRIDS, SDXL
+from limner.integrations.seed_x.released import tokenizer as seed_x_tokenizer
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.encoding import Encoded, StreamEncoder
-from limner.mllm.seed_x import TEMPLATES, weights_from_seed_x
 from limner.mllm.stream import StreamBatch, StreamModel
 from limner.mllm.views import View
 from limner.mllm.vocabulary import Vocabulary, vocabulary_of
@@ -208,7 +209,7 @@ def test_a_sentencepiece_model_is_read_as_it_reads_itself(source, tmp_path):
     names = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
 
-    words = convert.tokenizer(folder, "seed_x_i")
+    words = seed_x_tokenizer(folder, "seed_x_i")
     config = LimnerConfig(num_queries=16, image_tokens=16, feature_tokens=16)
     encoder = StreamEncoder(words, config, vocabulary_of(words, config))
     content = [{"type": "image", "image": picture(0)}, {"type": "text", "text": "Describe the  cat"}]
@@ -314,7 +315,7 @@ def test_the_full_size_agent_has_a_place_for_every_released_weight():
     """SEED-X-17B: LLaMA-2-13B with a vocabulary of 32,330, resamplers between widths 4096 and 5120."""
     llama = LlamaConfig(vocab_size=32330, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40,
                         num_attention_heads=40, num_key_value_heads=40)  # fmt: skip
-    config = LimnerConfig(tile_grids=convert.GRIDS, drawn_images="queries", feature_pool="sequence")
+    config = LimnerConfig(tile_grids=GRIDS, drawn_images="queries", feature_pool="sequence")
     slots = tuple(range(32004, 32104))
     vocabulary = Vocabulary(32000, 32001, 32002, 32003, slots, (), (2,), 2)
     eye = Given(torch.zeros(1, 256, 4096, device="meta"))

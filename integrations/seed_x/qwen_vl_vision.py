@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..resamplers import Resampler
-from ..resamplers.attention import attention
+from ...resamplers import Resampler
+from ...resamplers.attention import attention
 
 EPS = 1e-6
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
