@@ -17,7 +17,7 @@ test-slow: .venv/test.done .venv/quantized.done
 
 # the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
 test-portable: .venv/test.done
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/inference/test_precision.py
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
 
 lint: .venv/test.done
 	$(BIN)/ruff check .
