@@ -62,7 +62,10 @@ class StreamCache:
     def compact(self) -> None:
         """Gather every row's valid columns to the right: left padding, no holes."""
         longest = int(self.valid.sum(1).max())
-        if longest == self.valid.shape[1]:
+        padded = (
+            self.valid[:, 1:] >= self.valid[:, :-1]
+        ).all()  # a longest row without holes says nothing of the others
+        if longest == self.valid.shape[1] and padded:
             return
         # a stable sort puts the holes first and keeps the order of the rest
         order = self.valid.int().argsort(dim=1, stable=True)[:, -longest:]

@@ -128,3 +128,31 @@ def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_stat
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError):
         DecodingOptions(**options)
+
+
+@pytest.mark.parametrize("scripts", [["ab@", "abcdef@"], ["abcdef@", "a@", "abc@"], ["@", "abcdefgh@"]])
+def test_a_row_that_waited_is_drawn_from_the_same_prompt(scripts):
+    """Where the longest row has no holes the others may: they are closed all the same, so that the last states are its own."""
+    model, encoder = make_stream("qwen3", prompt_tokens=6)
+
+    def requests(scripts):
+        decoder, seen = Decoder(model, encoder, DecodingOptions(max_new_tokens=20)), []
+        scripted(decoder, scripts)
+
+        def draw(asked):
+            seen.extend(asked)
+            return [picture(r.row, r.size) for r in asked]
+            yield
+
+        runner = decoder.run(
+            [encoder.encode("draw", add_generation_prompt=True) for _ in scripts], [0] * len(scripts), draw
+        )
+        list(runner)
+        return seen
+
+    together = requests(scripts)
+    for script, found in zip(scripts, together, strict=True):
+        (alone,) = requests([script])
+        assert torch.equal(found.prompt_mask, alone.prompt_mask) and alone.prompt_mask.all()
+        assert torch.allclose(found.prompt, alone.prompt, atol=1e-4)
+        assert torch.allclose(found.features, alone.features, atol=1e-4)
