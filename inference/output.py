@@ -105,11 +105,20 @@ def replacing_folder(
         if taken and not owned(folder):
             raise ValueError(f"{folder} holds {taken[0]}, which is not of what is saved; choose a new folder")
         old.mkdir()
-        for name in names:
-            if (folder / name).exists():
-                os.rename(folder / name, old / name)
-            if (fresh / name).exists():
-                os.rename(fresh / name, folder / name)
+        placed = []
+        try:
+            for name in names:
+                if (folder / name).exists():
+                    os.rename(folder / name, old / name)
+                if (fresh / name).exists():
+                    os.rename(fresh / name, folder / name)
+                    placed.append(name)
+        except BaseException:  # Ctrl-C too: all of what was there comes back, and the error goes on
+            for name in placed:
+                os.rename(folder / name, fresh / name)
+            for path in old.iterdir():
+                os.rename(path, folder / path.name)
+            raise
     finally:
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)

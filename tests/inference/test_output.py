@@ -73,6 +73,32 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (target / "part/weights").read_text() == "two"
 
 
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_a_folder_that_cannot_be_replaced_is_as_it_was(failing, tmp_path, monkeypatch):
+    """Whichever of the renames fails."""
+    target, real, calls = tmp_path / "model", output.os.rename, []
+    for name in ("a", "b", "old"):
+        (target / name).mkdir(parents=True)
+        (target / name / "weights").write_text(f"first {name}")
+
+    def rename(source, place):
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError("no rights")
+        real(source, place)
+
+    monkeypatch.setattr(output.os, "rename", rename)
+    replaced = output.replacing_folder(target, ("old",), owned=lambda _: True)
+    with pytest.raises(OSError, match="no rights"), replaced as fresh:
+        for name in ("a", "b"):
+            (fresh / name).mkdir()
+            (fresh / name / "weights").write_text("second")
+    assert {p.parent.name: p.read_text() for p in target.rglob("weights")} == {
+        n: f"first {n}" for n in ("a", "b", "old")
+    }
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_model_saved_over_another_leaves_none_of_its_parts(tmp_path):
     import shutil
 
