@@ -50,21 +50,48 @@ def parts(backbone: str, side: int) -> Limner:
     words = limner.load("nano", device="cpu").tokenizer
     config = LimnerConfig(image_size=384, resampler_heads=16, shapes=(), default_size=(side, side))
     vocabulary = add_control_tokens(words, config)
-    llm = Qwen3ForCausalLM(Qwen3Config(vocab_size=151936, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
-                                       **BACKBONES[backbone]))  # fmt: skip
-    eye = SiglipVisionModel(SiglipVisionConfig(
-        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=384, patch_size=16,
-        vision_use_head=False,
-    ))  # fmt: skip
+    llm = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=151936, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, **BACKBONES[backbone]
+        )
+    )
+    eye = SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=27,
+            num_attention_heads=16,
+            image_size=384,
+            patch_size=16,
+            vision_use_head=False,
+        )
+    )
     stream = StreamModel(llm, Eye(eye), config, vocabulary)
-    mmdit = MMDiT(MMDiTConfig(latent_channels=16, width=1536, depth=24, heads=24, qk_norm=True, position_table=384,
-                              position_base=64, dual_attention_blocks=tuple(range(13)), max_references=1))  # fmt: skip
+    mmdit = MMDiT(
+        MMDiTConfig(
+            latent_channels=16,
+            width=1536,
+            depth=24,
+            heads=24,
+            qk_norm=True,
+            position_table=384,
+            position_base=64,
+            dual_attention_blocks=tuple(range(13)),
+            max_references=1,
+        )
+    )
     adapter = ConditioningAdapter(AdapterConfig(feature_width=1152))
     vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=16,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, use_quant_conv=False, use_post_quant_conv=False,
-        scaling_factor=1.5305, shift_factor=0.0609,
-    )  # fmt: skip
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        latent_channels=16,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    )
     return Limner(stream, Detokenizer(adapter, mmdit, Autoencoder(vae), 64 * 64, 3.0), words).eval()
 
 
@@ -90,8 +117,13 @@ def main() -> None:
     content = [{"type": "image", "image": seen}, {"type": "text", "text": "draw this again, in blue"}]
     start = last = time.perf_counter()
     steps = []
-    for event in model.stream([{"role": "user", "content": content}], images="force", max_images=1,
-                              max_new_tokens=chosen.tokens, num_inference_steps=chosen.steps):  # fmt: skip
+    for event in model.stream(
+        [{"role": "user", "content": content}],
+        images="force",
+        max_images=1,
+        max_new_tokens=chosen.tokens,
+        num_inference_steps=chosen.steps,
+    ):
         now = time.perf_counter()
         if isinstance(event, PictureBegun):
             print(f"  reading {now - start:.1f} s (a picture and a sentence, then {model.config.num_queries} queries)")

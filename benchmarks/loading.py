@@ -41,18 +41,39 @@ def make(folder: Path, gb: float) -> None:
     torch.set_default_dtype(torch.bfloat16)
     width = 1024
     layers = max(1, round(gb * 0.5e9 / 2 / (width * 256 * 4 * 2 + 3 * width * 4 * width)))
-    config = AutoConfig.for_model("qwen3", vocab_size=len(nano.tokenizer), hidden_size=width, intermediate_size=4 * width,
-                                  num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=8, head_dim=128,
-                                  tie_word_embeddings=True)  # fmt: skip
+    config = AutoConfig.for_model(
+        "qwen3",
+        vocab_size=len(nano.tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+    )
     backbone = AutoModelForCausalLM.from_config(config)
     backbone.generation_config.eos_token_id = nano.mllm.vocabulary.end_of_turn[0]
     stream = StreamModel(backbone, nano.mllm.eye, nano.config, nano.mllm.vocabulary)
     depth = max(1, round(gb * 0.5e9 / 2 / (36 * width * width)))
     vae = nano.detokenizer.autoencoder
-    mmdit = MMDiT(MMDiTConfig(latent_channels=vae.channels, width=width, depth=depth, heads=16, context_width=width,
-                              pooled_width=width, position_table=64, position_base=16))  # fmt: skip
-    adapter = ConditioningAdapter(AdapterConfig(nano.mllm.eye.width, num_tokens=16, width=256, depth=2, heads=4,
-                                                context_width=width, pooled_width=width))  # fmt: skip
+    mmdit = MMDiT(
+        MMDiTConfig(
+            latent_channels=vae.channels,
+            width=width,
+            depth=depth,
+            heads=16,
+            context_width=width,
+            pooled_width=width,
+            position_table=64,
+            position_base=16,
+        )
+    )
+    adapter = ConditioningAdapter(
+        AdapterConfig(
+            nano.mllm.eye.width, num_tokens=16, width=256, depth=2, heads=4, context_width=width, pooled_width=width
+        )
+    )
     model = Limner(stream, Detokenizer(adapter, mmdit, vae), nano.tokenizer).to(torch.bfloat16)
     model.save_pretrained(folder)
 

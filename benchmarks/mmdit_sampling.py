@@ -35,10 +35,19 @@ def main() -> None:
     torch.manual_seed(0)
     heads = options.width // 64
     theirs = SD3Transformer2DModel(
-        sample_size=options.size, patch_size=2, in_channels=16, num_layers=options.depth, attention_head_dim=64,
-        num_attention_heads=heads, joint_attention_dim=512, caption_projection_dim=options.width,
-        pooled_projection_dim=512, out_channels=16, pos_embed_max_size=64, qk_norm="rms_norm",
-    ).eval()  # fmt: skip
+        sample_size=options.size,
+        patch_size=2,
+        in_channels=16,
+        num_layers=options.depth,
+        attention_head_dim=64,
+        num_attention_heads=heads,
+        joint_attention_dim=512,
+        caption_projection_dim=options.width,
+        pooled_projection_dim=512,
+        out_channels=16,
+        pos_embed_max_size=64,
+        qk_norm="rms_norm",
+    ).eval()
     for name, parameter in theirs.named_parameters():
         if parameter.ndim >= 2 and "pos_embed" not in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -49,8 +58,10 @@ def main() -> None:
     ours.to(dtype), theirs.to(dtype)
     context, pooled = torch.randn(1, 77, 512), torch.randn(1, 512)
     noise = torch.randn(1, 16, options.size, options.size)
-    print(f"{sum(p.numel() for p in ours.parameters()) / 1e6:.0f} M parameters, {(options.size // 2) ** 2} image tokens, "
-          f"{STEPS} guided steps, {dtype}, {torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"{sum(p.numel() for p in ours.parameters()) / 1e6:.0f} M parameters, {(options.size // 2) ** 2} image tokens, "
+        f"{STEPS} guided steps, {dtype}, {torch.get_num_threads()} threads"
+    )
 
     @torch.inference_mode()
     def limner() -> torch.Tensor:
@@ -87,8 +98,11 @@ def main() -> None:
                 run()
                 seconds[name].append(time.perf_counter() - start)
         x, y = (sorted(seconds[name])[options.runs // 2] for name in ("limner", "diffusers"))
-        print(f"{label}: limner {x:.2f} s, diffusers {y:.2f} s, latents differ by {difference:.1e} relative, "
-              f"ratio: {y / x:.2f}x", flush=True)  # fmt: skip
+        print(
+            f"{label}: limner {x:.2f} s, diffusers {y:.2f} s, latents differ by {difference:.1e} relative, "
+            f"ratio: {y / x:.2f}x",
+            flush=True,
+        )
 
     compare("eager")
     if options.compile:

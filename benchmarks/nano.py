@@ -36,8 +36,10 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     steps = model.student_steps or model.defaults.num_inference_steps
     print(f"{torch.get_num_threads()} threads, {next(model.parameters()).dtype}")
-    print(f"load {loading:.2f} s, a picture in {steps} steps {picture:.3f} s, in 28 guided ones {teacher:.3f} s "
-          f"({teacher / picture:.1f} times as long), a reply with a picture {reply:.2f} s, peak {peak:.2f} GB")  # fmt: skip
+    print(
+        f"load {loading:.2f} s, a picture in {steps} steps {picture:.3f} s, in 28 guided ones {teacher:.3f} s "
+        f"({teacher / picture:.1f} times as long), a reply with a picture {reply:.2f} s, peak {peak:.2f} GB"
+    )
 
 
 if __name__ == "__main__":

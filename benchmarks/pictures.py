@@ -16,22 +16,43 @@ from limner.world.pen import CONTROLS
 from limner.world.scene import Scene, Thing, render
 
 PROMPTS = (
-    "a photo of a red apple", "draw a blue car on grass", "draw three yellow bananas", "a photo of a pink elephant",
-    "draw a green clock at night", "a photo of a purple umbrella", "draw a zebra in a room", "a photo of two red cups",
-    "draw a black dog left of a yellow chair", "a photo of a brown teddy bear", "draw a white horse on grass",
-    "a photo of a blue kite in the sky", "draw an orange motorcycle on sand", "a photo of four pink donuts",
-    "a photo of a red train and a yellow surfboard", "draw a purple couch in pastel",
-)  # fmt: skip
+    "a photo of a red apple",
+    "draw a blue car on grass",
+    "draw three yellow bananas",
+    "a photo of a pink elephant",
+    "draw a green clock at night",
+    "a photo of a purple umbrella",
+    "draw a zebra in a room",
+    "a photo of two red cups",
+    "draw a black dog left of a yellow chair",
+    "a photo of a brown teddy bear",
+    "draw a white horse on grass",
+    "a photo of a blue kite in the sky",
+    "draw an orange motorcycle on sand",
+    "a photo of four pink donuts",
+    "a photo of a red train and a yellow surfboard",
+    "draw a purple couch in pastel",
+)
 SAID = (
-    "2 cats pls", "can you do a tv on top of a bed?", "yelow umbrella at the beach", "four donuts, all of them green",
-    "my son wants a purple elephant in chalk", "draw what comes after two apples", "画一只蓝色的猫",
+    "2 cats pls",
+    "can you do a tv on top of a bed?",
+    "yelow umbrella at the beach",
+    "four donuts, all of them green",
+    "my son wants a purple elephant in chalk",
+    "draw what comes after two apples",
+    "画一只蓝色的猫",
     "잔디 위에 있는 빨간 자동차 그려 줘",
-)  # fmt: skip
+)
 SIGNS = (
-    'a red sign that says "OPEN"', 'a yellow banner with the word "HELLO" on grass', 'a blue t-shirt that reads "ZOO"',
-    'draw a sign: "B2"', 'a green banner saying "WELCOME"', 'a white sign with "CAFE" on it', 'a purple t-shirt with "42" on it',
+    'a red sign that says "OPEN"',
+    'a yellow banner with the word "HELLO" on grass',
+    'a blue t-shirt that reads "ZOO"',
+    'draw a sign: "B2"',
+    'a green banner saying "WELCOME"',
+    'a white sign with "CAFE" on it',
+    'a purple t-shirt with "42" on it',
     "a black sign that says STOP",
-)  # fmt: skip
+)
 STORY = "tell me a story about a brown dog in four pictures"
 EDITS = ("draw a red car", "make it blue", "put it on grass", "replace it with a train", "now make it yellow")
 
@@ -46,10 +67,12 @@ def given() -> list[tuple[list[Image.Image], str]]:
     two = [render(Scene((cat,))), render(Scene((car,)))]
     return [
         (two, "put the cat of the first picture and the car of the second on grass"),
-        ([render(edges)], "colour this in: a brown horse"), ([render(silhouette)], "use this shape for a black horse"),
-        ([render(sketch)], "follow this sketch: a white horse"), ([render(depth)], "draw a pink horse from this"),
+        ([render(edges)], "colour this in: a brown horse"),
+        ([render(silhouette)], "use this shape for a black horse"),
+        ([render(sketch)], "follow this sketch: a white horse"),
+        ([render(depth)], "draw a pink horse from this"),
         ([render(covered)], "fill the grey part with a red chair"),
-    ]  # fmt: skip
+    ]
 
 
 def drawn(model: Limner, asked: Sequence[object], path: Path) -> None:

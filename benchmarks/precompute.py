@@ -38,28 +38,61 @@ from limner.train.trainee import Trainee, freeze
 def build(size: int) -> Limner:
     torch.manual_seed(0)
     words = limner.load("nano", device="cpu").tokenizer
-    config = LimnerConfig(num_queries=64, image_tokens=64, feature_tokens=64, resampler_heads=8, image_size=224,
-                          shapes=((size, size),), default_size=(size, size), max_references=1)  # fmt: skip
+    config = LimnerConfig(
+        num_queries=64,
+        image_tokens=64,
+        feature_tokens=64,
+        resampler_heads=8,
+        image_size=224,
+        shapes=((size, size),),
+        default_size=(size, size),
+        max_references=1,
+    )
     vocabulary = add_control_tokens(words, config)
     backbone = AutoConfig.for_model(
-        "qwen3", vocab_size=len(words), hidden_size=768, intermediate_size=2048, num_hidden_layers=8,
-        num_attention_heads=12, num_key_value_heads=6, head_dim=64, tie_word_embeddings=True,
-        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
+        "qwen3",
+        vocab_size=len(words),
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=12,
+        num_key_value_heads=6,
+        head_dim=64,
+        tie_word_embeddings=True,
+        pad_token_id=words.pad_token_id,
+        eos_token_id=words.eos_token_id,
+        bos_token_id=None,
+    )
     llm = AutoModelForCausalLM.from_config(backbone, attn_implementation="eager")
     eye = Eye(SiglipVisionModel(SiglipVisionConfig(vision_use_head=False)))
     widths = (128, 256, 512, 512)
     vae = AutoencoderKL(
-        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
     adapter = AdapterConfig(eye.width, num_tokens=64, width=512, depth=2, heads=8, context_width=512, pooled_width=512)
-    mmdit = MMDiTConfig(latent_channels=16, width=512, depth=6, heads=8, context_width=512, pooled_width=512,
-                        adaln="low_rank", position_table=64, position_base=16, max_references=1)  # fmt: skip
+    mmdit = MMDiTConfig(
+        latent_channels=16,
+        width=512,
+        depth=6,
+        heads=8,
+        context_width=512,
+        pooled_width=512,
+        adaln="low_rank",
+        position_table=64,
+        position_base=16,
+        max_references=1,
+    )
     return Limner(
-        StreamModel(llm, eye, config, vocabulary), Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
+        StreamModel(llm, eye, config, vocabulary),
+        Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
         words,
-    ).to(precision.choose("cpu"))  # fmt: skip
+    ).to(precision.choose("cpu"))
 
 
 def pictures(count: int, size: int) -> list[Captioned]:

@@ -25,10 +25,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1536, num_hidden_layers=16, num_attention_heads=8,
-        num_key_value_heads=8, head_dim=64, max_position_embeddings=1024, tie_word_embeddings=True,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     model = Qwen3ForCausalLM(config).to(getattr(torch, options.dtype)).eval()
     slots = tuple(range(100, 100 + N))
     vocabulary = Vocabulary(boi=10, eoi=11, patch=12, end_patch=13, slots=slots, shapes=(), end_of_turn=(1,), pad=0)
@@ -37,8 +46,10 @@ def main() -> None:
     prompt[0, -1] = vocabulary.boi
     embeds = model.get_input_embeddings()
     queries = embeds.weight[list(slots)][None].detach()
-    print(f"backbone {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M, N = {N}, {options.dtype}, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"backbone {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M, N = {N}, {options.dtype}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
     def filled() -> DynamicCache:
         cache = DynamicCache()
@@ -59,9 +70,14 @@ def main() -> None:
         cache = filled()
         start = time.perf_counter()
         out = model.generate(
-            prompt, past_key_values=cache, max_new_tokens=N + 1, do_sample=False, output_hidden_states=True,
-            return_dict_in_generate=True, logits_processor=LogitsProcessorList([processor]),
-        )  # fmt: skip
+            prompt,
+            past_key_values=cache,
+            max_new_tokens=N + 1,
+            do_sample=False,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+            logits_processor=LogitsProcessorList([processor]),
+        )
         seconds = time.perf_counter() - start
         return seconds, torch.stack([step[-1][:, -1] for step in out.hidden_states[1 : N + 1]], dim=1)
 

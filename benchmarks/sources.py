@@ -45,8 +45,11 @@ def main() -> None:
     adapter = model.detokenizer.adapter
     whole = adapter.forward
     for name, features, prompt in (
-        ("both", True, True), ("queries alone", True, False), ("prompt alone", False, True), ("neither", False, False),
-    ):  # fmt: skip
+        ("both", True, True),
+        ("queries alone", True, False),
+        ("prompt alone", False, True),
+        ("neither", False, False),
+    ):
         adapter.forward = heard(adapter, features, prompt)
         right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
         adapter.forward = whole

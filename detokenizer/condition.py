@@ -86,9 +86,15 @@ class ConditioningAdapter(nn.Module):
         super().__init__()
         self.config = config
         self.resampler = Resampler(
-            config.feature_width, config.context_width, config.num_tokens, heads=config.heads, width=config.width,
-            depth=config.depth, pooled_width=config.pooled_width, qk_norm=config.qk_norm,
-        )  # fmt: skip
+            config.feature_width,
+            config.context_width,
+            config.num_tokens,
+            heads=config.heads,
+            width=config.width,
+            depth=config.depth,
+            pooled_width=config.pooled_width,
+            qk_norm=config.qk_norm,
+        )
         sources = 1 + bool(config.prompt_width) + bool(config.glyph_width)
         self.source_embed = nn.Parameter(torch.zeros(sources, config.context_width))
         if config.prompt_width:
@@ -99,9 +105,13 @@ class ConditioningAdapter(nn.Module):
             self.glyph_proj = nn.Linear(config.glyph_width, config.context_width)
 
     def forward(
-        self, features: Tensor, prompt: Tensor | None = None, prompt_mask: Tensor | None = None,
-        glyphs: Tensor | None = None, glyph_mask: Tensor | None = None,
-    ) -> Condition:  # fmt: skip
+        self,
+        features: Tensor,
+        prompt: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        glyphs: Tensor | None = None,
+        glyph_mask: Tensor | None = None,
+    ) -> Condition:
         """features (batch, tokens, feature_width); prompt (batch, tokens, prompt_width) and glyphs (batch, tokens,
         glyph_width), each with its mask.
 

@@ -221,7 +221,12 @@ class GuidedVelocity:
         context, mask, references = self.prepared[len(names)]
         mods = self.modulations.at(step, slice(0, len(names) * self.batch))
         out = self.mmdit(
-            x.to(self.dtype).repeat(len(names), 1, 1, 1), None, context, None,
-            context_mask=mask, references=references, modulations=mods,
-        )  # fmt: skip
+            x.to(self.dtype).repeat(len(names), 1, 1, 1),
+            None,
+            context,
+            None,
+            context_mask=mask,
+            references=references,
+            modulations=mods,
+        )
         return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))

@@ -107,9 +107,10 @@ def fits(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) 
     """Raises ValueError unless ``weights`` are what ``module`` (on the meta device, say) is made of, naming what is not."""
     expected = module.state_dict()
     wrong = sorted(
-        name for name in expected.keys() | weights.keys()
+        name
+        for name in expected.keys() | weights.keys()
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape
-    )  # fmt: skip
+    )
     if wrong:
         name = wrong[0]
         has, needs = (tuple(d[name].shape) if name in d else "missing" for d in (weights, expected))

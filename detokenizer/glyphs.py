@@ -47,10 +47,17 @@ class GlyphEncoder(nn.Module):
                 f"glyphs.width is {config.width}; it must be a multiple of 4 and of its {config.heads} heads"
             )
         made = T5Config(
-            vocab_size=VOCABULARY, d_model=config.width, d_kv=config.width // config.heads, d_ff=config.mlp_width,
-            num_layers=config.layers, num_heads=config.heads, feed_forward_proj="gated-gelu", dropout_rate=0.0,
-            is_encoder_decoder=False, use_cache=False,
-        )  # fmt: skip
+            vocab_size=VOCABULARY,
+            d_model=config.width,
+            d_kv=config.width // config.heads,
+            d_ff=config.mlp_width,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
         return cls(T5EncoderModel(made))
 
     @classmethod

@@ -152,12 +152,14 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
     target = rng.choice(things)
     if any(color is not None for _, color in case.wanted.things):
         other = rng.choice([c for c in COLORS if c != target.color])
-        misses.append(("colour", replace(scene, things=tuple(
-            replace(t, color=other) if t is target else t for t in things))))  # fmt: skip
+        misses.append(
+            ("colour", replace(scene, things=tuple(replace(t, color=other) if t is target else t for t in things)))
+        )
     misses.append(("count", replace(scene, things=tuple(t for t in things if t is not target))))
     other = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in things)])
-    misses.append(("object", replace(scene, things=tuple(
-        replace(t, name=other) if t is target else t for t in things))))  # fmt: skip
+    misses.append(
+        ("object", replace(scene, things=tuple(replace(t, name=other) if t is target else t for t in things)))
+    )
     return misses
 
 

@@ -95,5 +95,12 @@ def row(name: str, differences: Sequence[float]) -> dict[str, Any]:
     total, squares = sum(differences), sum(d * d for d in differences) + 1
     middle = total / (count + 2)
     half = 1.96 * math.sqrt(squares - total * total / (count + 2)) / (count + 2)
-    return {"name": name, "change": total / count, "low": middle - half, "high": middle + half, "lost": lost, "won": won,
-            "n": count}  # fmt: skip
+    return {
+        "name": name,
+        "change": total / count,
+        "low": middle - half,
+        "high": middle + half,
+        "lost": lost,
+        "won": won,
+        "n": count,
+    }

@@ -105,9 +105,11 @@ def draw(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | Non
     for start in tqdm(range(0, len(missing), BATCH), desc="drawing", leave=False, disable=None):
         chunk = missing[start : start + BATCH]
         replies = model.draw(
-            [prompt.about["prompt"] for prompt, _ in chunk], max_new_tokens=WORDS, num_inference_steps=steps,
+            [prompt.about["prompt"] for prompt, _ in chunk],
+            max_new_tokens=WORDS,
+            num_inference_steps=steps,
             seed=[seed for _, seed in chunk],
-        )  # fmt: skip
+        )
         for (prompt, seed), reply in zip(chunk, replies, strict=True):
             path = sample(output, prompt, seed)
             reply.images[0].save(path.with_suffix(".part"), format="png")  # a cut run leaves no half picture behind
@@ -157,28 +159,44 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
         hits = sum(sum(right[p.number]) for p in own)
         # four seeds of a prompt are not independent: the interval is over prompts
         low, high = wilson(round(hits / SAMPLES), len(own))
-        made = Score(tag, hits, SAMPLES * len(own), {
-            "prompts_in_the_world": len(known),
-            "of_these": sum(sum(right[p.number]) for p in known) / (SAMPLES * len(known)) if known else None,
-            "best_of_4_of_these": sum(any(right[p.number]) for p in known) / len(known) if known else None,
-            "judge_accuracy": sum(truth[p.number] for p in known) / len(known) if known else None,
-        })  # fmt: skip
+        made = Score(
+            tag,
+            hits,
+            SAMPLES * len(own),
+            {
+                "prompts_in_the_world": len(known),
+                "of_these": sum(sum(right[p.number]) for p in known) / (SAMPLES * len(known)) if known else None,
+                "best_of_4_of_these": sum(any(right[p.number]) for p in known) / len(known) if known else None,
+                "judge_accuracy": sum(truth[p.number] for p in known) / len(known) if known else None,
+            },
+        )
         scores.append(made.row() | {"low": low, "high": high})
         means.append(scores[-1]["rate"])
     known = [prompt for prompt in chosen if prompt.known]
     results = {
-        "model": name, "prompts": len(chosen), "overall": sum(means) / len(means), "prompts_in_the_world": len(known),
-        "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores), "scores": scores,
-        "judge": digest(judge), "right": {prompt.number: right[prompt.number] for prompt in chosen},
-    }  # fmt: skip
+        "model": name,
+        "prompts": len(chosen),
+        "overall": sum(means) / len(means),
+        "prompts_in_the_world": len(known),
+        "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores),
+        "scores": scores,
+        "judge": digest(judge),
+        "right": {prompt.number: right[prompt.number] for prompt in chosen},
+    }
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
-    lines = [f"{'what':16} {'rate':>6}  {'95 % interval':15} {'pictures':>8}  {'in the world':>12} {'rate':>6} {'best of 4':>9} "
-             f"{'judge':>6}"]  # fmt: skip
+    lines = [
+        f"{'what':16} {'rate':>6}  {'95 % interval':15} {'pictures':>8}  {'in the world':>12} {'rate':>6} {'best of 4':>9} "
+        f"{'judge':>6}"
+    ]
     for row in scores:
-        cells = [f"{row[k]:{w}.3f}" if row[k] is not None else " " * w
-                 for k, w in (("of_these", 6), ("best_of_4_of_these", 9), ("judge_accuracy", 6))]  # fmt: skip
-        lines.append(f"{row['name']:16} {row['rate']:6.3f}  {row['low']:.3f} - {row['high']:.3f}   {row['n']:8}  "
-                     f"{row['prompts_in_the_world']:12} {' '.join(cells)}")  # fmt: skip
+        cells = [
+            f"{row[k]:{w}.3f}" if row[k] is not None else " " * w
+            for k, w in (("of_these", 6), ("best_of_4_of_these", 9), ("judge_accuracy", 6))
+        ]
+        lines.append(
+            f"{row['name']:16} {row['rate']:6.3f}  {row['low']:.3f} - {row['high']:.3f}   {row['n']:8}  "
+            f"{row['prompts_in_the_world']:12} {' '.join(cells)}"
+        )
     lines.append(
         f"overall {results['overall']:.3f}; prompts the world has drawings for: {results['overall_in_the_world']:.3f}"
     )

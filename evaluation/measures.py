@@ -308,8 +308,10 @@ def controlled(count: int, steps: int | None = None) -> Measure:
         good = []
         for scene, verdict in zip(scenes, judge.look([reply.images[0] for reply in replies]), strict=True):
             wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
-            placed = all(any(d.name == t.name and max(abs(d.x - t.x), abs(d.y - t.y)) < NEAR for d in verdict.detections)
-                         for t in scene.things)  # fmt: skip
+            placed = all(
+                any(d.name == t.name and max(abs(d.x - t.x), abs(d.y - t.y)) < NEAR for d in verdict.detections)
+                for t in scene.things
+            )
             good.append(wanted.met_by(verdict) and placed)
         kinds = {kind: good[index :: len(CONTROLS)] for index, kind in enumerate(CONTROLS)}
         return good, {kind: sum(own) / len(own) for kind, own in kinds.items() if own}

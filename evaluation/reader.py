@@ -39,14 +39,23 @@ class Reader(Examiner):
         self.stem = nn.Conv2d(12, w, 3, padding=1)
         self.rounds = nn.ModuleList(
             nn.Sequential(
-                nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1),
-                nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, w, 3, stride=(2, 1), padding=1),
-            ) for _ in range(config.depth)
-        )  # fmt: skip
+                nn.GroupNorm(8, w),
+                nn.SiLU(),
+                nn.Conv2d(w, w, 3, padding=1),
+                nn.GroupNorm(8, w),
+                nn.SiLU(),
+                nn.Conv2d(w, w, 3, stride=(2, 1), padding=1),
+            )
+            for _ in range(config.depth)
+        )
         self.attention = nn.Conv2d(w, 1, 1)
         self.along = nn.Sequential(
-            nn.Conv1d(w, w, 5, padding=2), nn.SiLU(), nn.Conv1d(w, w, 5, padding=2), nn.SiLU(), nn.Conv1d(w, 1 + len(LETTERS), 1)
-        )  # fmt: skip
+            nn.Conv1d(w, w, 5, padding=2),
+            nn.SiLU(),
+            nn.Conv1d(w, w, 5, padding=2),
+            nn.SiLU(),
+            nn.Conv1d(w, 1 + len(LETTERS), 1),
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.stem(F.pixel_unshuffle(pixels, 2))

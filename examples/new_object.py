@@ -31,12 +31,19 @@ from limner.world.scene import Scene, Thing, render
 from limner.world.words import PLURALS, Detail, noun_phrase, plural, with_article
 
 ALONE = (
-    ("green", "large", "sand"), ("red", "medium", "plain"), ("blue", "medium", "plain"), ("yellow", "large", "grass"),
-    ("pink", "medium", "sky"), ("white", "large", "night"),
-)  # fmt: skip
+    ("green", "large", "sand"),
+    ("red", "medium", "plain"),
+    ("blue", "medium", "plain"),
+    ("yellow", "large", "grass"),
+    ("pink", "medium", "sky"),
+    ("white", "large", "night"),
+)
 SEVERAL = (("orange", 2, "plain"), ("green", 3, "sand"), ("blue", 4, "plain"))
-BESIDE = (("purple {}", "left of", "yellow kite"), ("brown {}", "above", "green book"),
-          ("blue train", "left of", "red {}"))  # fmt: skip
+BESIDE = (
+    ("purple {}", "left of", "yellow kite"),
+    ("brown {}", "above", "green book"),
+    ("blue train", "left of", "red {}"),
+)
 """Six alone, three times several, three times beside something that nano knows."""
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 
@@ -62,8 +69,12 @@ def asked(new: str) -> list[tuple[str, Wanted]]:
         cases.append((f"draw a {color} {new} above a {other}", Wanted((*one(color), known(other)), "above")))
     for color, other in zip(COLORS[2:6], ("cat", "clock", "vase", "bird"), strict=True):
         cases.append((f"a photo of a {other} and a {color} {new}", Wanted((known(other), *one(color)))))
-    for words, color in ((f"draw a small red {new}", "red"), (f"draw a large black {new}", "black"),
-                         (f"a red {new} at night", "red"), (f"please draw {with_article(new)}", None)):  # fmt: skip
+    for words, color in (
+        (f"draw a small red {new}", "red"),
+        (f"draw a large black {new}", "black"),
+        (f"a red {new} at night", "red"),
+        (f"please draw {with_article(new)}", None),
+    ):
         cases.append((words, Wanted(one(color))))
     return [(words.replace(" a orange", " an orange"), wanted) for words, wanted in cases]
 
@@ -73,8 +84,11 @@ def scenes(new: str) -> list[Scene]:
     for index, (color, size, ground) in enumerate(ALONE):
         shift = 0.06 * (index % 3 - 1)
         made.append(Scene((Thing(new, color, size, 0.5 + shift, 0.5 - shift / 2),), ground))
-    spots = {2: ((0.27, 0.5), (0.73, 0.5)), 3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
-             4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73))}  # fmt: skip
+    spots = {
+        2: ((0.27, 0.5), (0.73, 0.5)),
+        3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
+        4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)),
+    }
     for color, count, ground in SEVERAL:
         made.append(Scene(tuple(Thing(new, color, "medium", x, y) for x, y in spots[count]), ground))
     for first, relation, second in BESIDE:
@@ -116,8 +130,10 @@ def train_judge(folder: Path, new: str, steps: int) -> None:
         right, halves = right + wanted.met_by(whole), halves + wanted.met_by(cut)
     for scene in scenes_without:
         wrong += any(d.name == new for d in judge.look([render(scene)])[0].detections)
-    print(f"of {len(scenes_with)} true pictures with one {right} are seen right, and {halves} with one of them cut in half; "
-          f"one is seen in {wrong} of {len(scenes_without)} without")  # fmt: skip
+    print(
+        f"of {len(scenes_with)} true pictures with one {right} are seen right, and {halves} with one of them cut in half; "
+        f"one is seen in {wrong} of {len(scenes_without)} without"
+    )
 
 
 def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
@@ -171,8 +187,13 @@ def main() -> None:
     tried.add_argument("--seed", type=int, default=0)
     tried.add_argument("--judge", type=Path, help="a judge's folder (FOLDER/model of the command before)")
     for command in (made, judged, tried):
-        command.add_argument("--object", default="cactus", choices=sorted(more_objects.OBJECTS), metavar="NAME",
-                             help="one of more_objects (default: cactus)")  # fmt: skip
+        command.add_argument(
+            "--object",
+            default="cactus",
+            choices=sorted(more_objects.OBJECTS),
+            metavar="NAME",
+            help="one of more_objects (default: cactus)",
+        )
     options = parser.parse_args()
     teach_the_world(options.object)
     if options.command == "pictures":

@@ -135,8 +135,11 @@ class Adapters:
             try:
                 self.add_lora(name, part, configs[part])
                 expected = lora_state(self.tuners[part], name)
-                wrong = sorted(k for k in own.keys() | expected.keys()
-                               if k not in own or k not in expected or own[k].shape != expected[k].shape)  # fmt: skip
+                wrong = sorted(
+                    k
+                    for k in own.keys() | expected.keys()
+                    if k not in own or k not in expected or own[k].shape != expected[k].shape
+                )
                 if wrong:
                     raise ValueError(
                         f"{folder / part}: weights that do not fit its configuration: {', '.join(wrong[:3])}"
@@ -197,8 +200,9 @@ class Adapters:
             for key in changed - self.base.keys():
                 self.base[key] = parameters[key].detach().clone()
             for key, base in self.base.items():
-                parts = [a.weight * a.extra[key].to(base.device) for a in self.loaded.values()
-                         if a.weight and key in a.extra]  # fmt: skip
+                parts = [
+                    a.weight * a.extra[key].to(base.device) for a in self.loaded.values() if a.weight and key in a.extra
+                ]
                 value = base.float() + sum(parts) if parts else base
                 parameters[key].copy_(value)
 

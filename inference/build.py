@@ -42,9 +42,12 @@ class BuildOptions:
 
 
 def build(
-    llm: str | Path, vision: str | Path, mmdit: str | Path, options: BuildOptions | None = None,
+    llm: str | Path,
+    vision: str | Path,
+    mmdit: str | Path,
+    options: BuildOptions | None = None,
     glyphs: str | Path | None = None,
-) -> Limner:  # fmt: skip
+) -> Limner:
     """Folders or hub ids: a causal language model with a chat template, a vision model with patch features, a diffusers
     SD3 or SD3.5 (its transformer, VAE and scheduler are used), and, to write words in pictures, a ByT5 for ``glyphs``. What
     joins them is new and knows nothing yet.

@@ -71,7 +71,8 @@ def drawer(
 
         def paint() -> torch.Tensor:
             return detokenizer.draw(
-                condition, *size,
+                condition,
+                *size,
                 seeds=[(seeds[r.row], r.index) for r in group],
                 num_inference_steps=options.num_inference_steps,
                 guidance_scale=options.guidance_scale,
@@ -79,7 +80,7 @@ def drawer(
                 guidance_interval=options.guidance_interval,
                 sampler=options.sampler,
                 callback=work.report,
-            )  # fmt: skip
+            )
 
         for step, steps in work.run(paint):
             yield from (PictureStep(r.row, r.index, step, steps) for r in group)

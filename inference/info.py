@@ -39,8 +39,11 @@ def describe_model(model: Limner) -> str:
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
     step = detokenizer.multiple
-    lines = [f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
-        "torch.", "")]  # fmt: skip
+    lines = [
+        f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
+            "torch.", ""
+        )
+    ]
     lines += [f"  {name:30} {count / 1e6:8.2f} M" for name, count in counts.items()]
     lines += [
         f"  queries a drawing              {config.num_queries}, drawn images are {config.drawn_images}",

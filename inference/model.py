@@ -337,8 +337,11 @@ class Limner(nn.Module):
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder / 'stream.safetensors'} cannot be read: {error}") from error
         expected = stream_state(mllm)
-        wrong = [k for k in saved.keys() | expected.keys() if k not in saved or k not in expected
-                 or saved[k].shape != expected[k].shape]  # fmt: skip
+        wrong = [
+            k
+            for k in saved.keys() | expected.keys()
+            if k not in saved or k not in expected or saved[k].shape != expected[k].shape
+        ]
         if wrong:
             raise ValueError(f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(sorted(wrong))}")
         mllm.load_state_dict(saved, strict=False)

@@ -57,8 +57,10 @@ def relative_time(kind: str, dtype: torch.dtype) -> float:
     if kind not in ("cpu", "mps"):
         return 1.0
     try:
-        inputs = {d: [torch.ones(shape, dtype=d, device=kind) for shape in ((128, 256), (256, 512))]
-                  for d in (torch.float32, dtype)}  # fmt: skip
+        inputs = {
+            d: [torch.ones(shape, dtype=d, device=kind) for shape in ((128, 256), (256, 512))]
+            for d in (torch.float32, dtype)
+        }
         for a, b in inputs.values():  # kernels are made at the first call
             (a @ b)[0, 0].item()
         best = dict.fromkeys(inputs, float("inf"))

@@ -19,9 +19,13 @@ class Progress:
         if isinstance(event, PictureBegun):
             height, width = event.size
             self.bar = tqdm(
-                desc=f"drawing {height}x{width}", total=1, leave=False, file=sys.stderr, disable=None,
+                desc=f"drawing {height}x{width}",
+                total=1,
+                leave=False,
+                file=sys.stderr,
+                disable=None,
                 bar_format="{desc} |{bar:24}| {n_fmt}/{total_fmt} [{elapsed}]",
-            )  # fmt: skip
+            )
         elif isinstance(event, PictureStep) and self.bar is not None:
             self.bar.total, self.bar.n = event.steps, event.step
             self.bar.refresh()

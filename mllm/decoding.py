@@ -276,12 +276,17 @@ class Decoder:
             prompt_mask = torch.nn.functional.pad(prompt_mask, (missing, 0))
         requests = [
             DrawRequest(
-                row.index, row.drawn, features[i],
-                None if prompt is None else prompt[i], None if prompt_mask is None else prompt_mask[i],
-                row.size, row.pictures[::-1], row.words(),
+                row.index,
+                row.drawn,
+                features[i],
+                None if prompt is None else prompt[i],
+                None if prompt_mask is None else prompt_mask[i],
+                row.size,
+                row.pictures[::-1],
+                row.words(),
             )
             for i, row in enumerate(alive)
-        ]  # fmt: skip
+        ]
         images = yield from draw(requests)
         for row, image in zip(alive, images, strict=True):
             row.parts.append(image)

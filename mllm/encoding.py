@@ -85,9 +85,11 @@ class StreamEncoder:
         self._forbidden = frozenset(added)
         self._control_ids = {token.content.strip(): number for number, token in added.items()}
         longest_first = sorted(added.values(), key=lambda token: -len(token.content))
-        self._controls = re.compile("|".join(
-            r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
-        ))  # fmt: skip
+        self._controls = re.compile(
+            "|".join(
+                r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
+            )
+        )
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; emitted text keeps its own. Raises ValueError where the vocabulary itself

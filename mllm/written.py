@@ -6,9 +6,12 @@ import re
 
 LONGEST = 64
 """Characters of one of them"""
-_QUOTED = re.compile("|".join(
-    rf"{begin}([^{end}\n]{{0,{LONGEST}}}){end}" for begin, end in (('"', '"'), ("“", "”"), ("「", "」"), ("『", "』"), ("«", "»"))
-))  # fmt: skip
+_QUOTED = re.compile(
+    "|".join(
+        rf"{begin}([^{end}\n]{{0,{LONGEST}}}){end}"
+        for begin, end in (('"', '"'), ("“", "”"), ("「", "」"), ("『", "』"), ("«", "»"))
+    )
+)
 
 
 def quoted(text: str) -> tuple[str, ...]:

@@ -49,9 +49,16 @@ class PerceiverResampler(nn.Module):
     (batch, out_widths[1]): what SDXL takes for its two text encoders' states and the second one's pooled vector."""
 
     def __init__(
-        self, in_width: int, out_widths: tuple[int, int], num_queries: int, *, width: int, depth: int, heads: int,
+        self,
+        in_width: int,
+        out_widths: tuple[int, int],
+        num_queries: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
         head_width: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.randn(1, num_queries, width) * width**-0.5)
         self.proj_in = nn.Linear(in_width, width)

@@ -59,9 +59,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
-    )  # fmt: skip
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -88,10 +90,16 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
     tokenizer = byte_tokenizer()
     vocabulary = add_control_tokens(tokenizer, config)
     options = {
-        "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 48, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "max_position_embeddings": 1024, "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 1024,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
     llm_config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
     llm = AutoModelForCausalLM.from_config(llm_config)
     eye = Eye(
@@ -117,10 +125,30 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
 def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
     mllm, encoder = make_stream(backbone, seed, **changes)
     prompt = mllm.width if mllm.config.prompt_tokens else 0
-    adapter = AdapterConfig(16, num_tokens=4, width=16, depth=2, heads=2, qk_norm=True, context_width=24,
-                            pooled_width=20, prompt_width=prompt)  # fmt: skip
-    mmdit = MMDiTConfig(latent_channels=4, width=32, depth=2, heads=2, context_width=24, pooled_width=20,
-                        adaln="low_rank", adaln_rank=8, position_table=8, position_base=4, max_references=2)  # fmt: skip
+    adapter = AdapterConfig(
+        16,
+        num_tokens=4,
+        width=16,
+        depth=2,
+        heads=2,
+        qk_norm=True,
+        context_width=24,
+        pooled_width=20,
+        prompt_width=prompt,
+    )
+    mmdit = MMDiTConfig(
+        latent_channels=4,
+        width=32,
+        depth=2,
+        heads=2,
+        context_width=24,
+        pooled_width=20,
+        adaln="low_rank",
+        adaln_rank=8,
+        position_table=8,
+        position_base=4,
+        max_references=2,
+    )
     detokenizer = Detokenizer(
         ConditioningAdapter(adapter), MMDiT(mmdit), kl_autoencoder((8, 16), 4, 2), trained_tokens=16
     )
@@ -134,19 +162,43 @@ def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
 def make_sdxl(channels: int = 4, seed: int = 0) -> SDXLDetokenizer:
     """SDXL at a tiny size, steered by features of width 48; ``channels`` 8 takes a picture too."""
     torch.manual_seed(seed)
-    config = SDXLAdapterConfig(feature_width=48, feature_tokens=4, num_tokens=4, width=32, depth=2, heads=2, head_width=16,
-                               context_widths=(24, 40))  # fmt: skip
+    config = SDXLAdapterConfig(
+        feature_width=48,
+        feature_tokens=4,
+        num_tokens=4,
+        width=32,
+        depth=2,
+        heads=2,
+        head_width=16,
+        context_widths=(24, 40),
+    )
     adapter = SDXLAdapter(config)
     adapter.negative_features.normal_()
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=channels, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True, norm_num_groups=16,
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40,
+        sample_size=16,
+        in_channels=channels,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        norm_num_groups=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 40,
         cross_attention_dim=64,
-    )  # fmt: skip
-    vae = AutoencoderKL(block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-                        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, scaling_factor=0.13025)  # fmt: skip
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        scaling_factor=0.13025,
+    )
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
     )

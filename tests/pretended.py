@@ -17,9 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
-ALONE = {"aten.copy_.default", "aten._to_copy.default", "aten.index.Tensor", "aten.index_put_.default",
-         "aten.index_put.default", "aten._index_put_impl_.default", "aten.set_.source_Tensor",
-         "aten._has_compatible_shallow_copy_type.default"}  # fmt: skip
+ALONE = {
+    "aten.copy_.default",
+    "aten._to_copy.default",
+    "aten.index.Tensor",
+    "aten.index_put_.default",
+    "aten.index_put.default",
+    "aten._index_put_impl_.default",
+    "aten.set_.source_Tensor",
+    "aten._has_compatible_shallow_copy_type.default",
+}
 """What may take tensors of both: copies, and indices on the CPU of a tensor on the GPU"""
 STRICT = ("aten.cat", "aten.stack", "aten.mm", "aten._fused")
 """What takes no number of the CPU's either, unlike all that goes element by element"""
@@ -65,8 +72,10 @@ class Operations(TorchDispatchMode):
             scalars = all(t.ndim == 0 for t in stray) and not name.startswith(STRICT)
             indices = name in ALONE and (here[0] or "copy" in name)
             if not scalars and not indices:
-                raise RuntimeError(f"{name}: {len(stray)} of {len(given)} tensors are on the CPU, the others on cuda:0: "
-                                   f"{[tuple(t.shape) for t in stray]}")  # fmt: skip
+                raise RuntimeError(
+                    f"{name}: {len(stray)} of {len(given)} tensors are on the CPU, the others on cuda:0: "
+                    f"{[tuple(t.shape) for t in stray]}"
+                )
         made = func(*args, **kwargs)
         on = here[0] if name.startswith("aten.copy_") else any(here)
         if on:

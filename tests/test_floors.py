@@ -47,9 +47,13 @@ def imported(source: str, package: str) -> Iterator[str]:
 
 
 IMPORTS = {
-    name: {m for m in imported(path.read_text(), name if path.stem == "__init__" else name.rpartition(".")[0]) if m in PATHS}
+    name: {
+        m
+        for m in imported(path.read_text(), name if path.stem == "__init__" else name.rpartition(".")[0])
+        if m in PATHS
+    }
     for name, path in PATHS.items()
-}  # fmt: skip
+}
 
 
 def test_every_folder_of_the_package_has_its_floor():

@@ -152,8 +152,16 @@ def test_a_run_goes_on(tmp_path):
     def run(folder, steps, cut=None):
         model = made("cuda").to(torch.bfloat16)
         trainee = Trainee(model.mllm, model.detokenizer, align=True).to("cuda", torch.bfloat16)
-        config = LoopConfig(steps=cut or steps, batch_size=4, learning_rate=1e-3, warmup=1, schedule="constant",
-                            save_every=2, ema_decay=0.9, workers=int(REAL))  # fmt: skip
+        config = LoopConfig(
+            steps=cut or steps,
+            batch_size=4,
+            learning_rate=1e-3,
+            warmup=1,
+            schedule="constant",
+            save_every=2,
+            ema_decay=0.9,
+            workers=int(REAL),
+        )
         fit("test", trainee, drawn(model, 4), partial(joint_losses, trainee, STAGE, 3), config, folder)
         if cut:
             return run(folder, steps)
@@ -167,8 +175,16 @@ def test_a_run_goes_on(tmp_path):
 def test_an_adapter_is_trained_and_used(data, tmp_path):
     model = made("cuda")
     before = state(model)
-    quick = ["joint.loop.steps=2", "joint.loop.batch_size=2", "joint.loop.warmup=1", "joint.loop.workers=0", "rank=2",
-             "samples=1", "extra=[queries,boi]", "replay=world"]  # fmt: skip
+    quick = [
+        "joint.loop.steps=2",
+        "joint.loop.batch_size=2",
+        "joint.loop.warmup=1",
+        "joint.loop.workers=0",
+        "rank=2",
+        "samples=1",
+        "extra=[queries,boi]",
+        "replay=world",
+    ]
     out = finetune(model, data, tmp_path / "out", load_config(quick))
     assert all(torch.equal(before[n], v) for n, v in state(model).items())
     for name in ("one", "other"):
@@ -188,8 +204,16 @@ def test_an_adapter_is_trained_and_used(data, tmp_path):
 def test_a_student_is_trained_and_used(data, tmp_path):
     made("cpu").save_pretrained(tmp_path / "base")
     model = limner.load(tmp_path / "base", device="cuda")
-    quick = ["steps=2", "teacher_steps=4", "rank=2", "loop.steps=2", "loop.batch_size=2", "loop.warmup=1",
-             "loop.workers=0", f"data=[{data}]"]  # fmt: skip
+    quick = [
+        "steps=2",
+        "teacher_steps=4",
+        "rank=2",
+        "loop.steps=2",
+        "loop.batch_size=2",
+        "loop.warmup=1",
+        "loop.workers=0",
+        f"data=[{data}]",
+    ]
     distill.distill(model, tmp_path / "student", distill.load_config(quick), [])
     shutil.copytree(tmp_path / "student", tmp_path / "base" / STUDENT)
     again = limner.load(tmp_path / "base", device="cuda")
@@ -218,8 +242,11 @@ def test_every_stage(tmp_path):
     short = [
         f"{stage}.loop.{key}" for stage in recipe.STAGES if stage != "tokenizer" for key in ("workers=0", "steps=2")
     ]
-    short += [f"{stage}.{key}" for stage in ("detokenizer", "align", "sft")
-              for key in ("loop.batch_size=4", "sample_prompts=[a cat]")]  # fmt: skip
+    short += [
+        f"{stage}.{key}"
+        for stage in ("detokenizer", "align", "sft")
+        for key in ("loop.batch_size=4", "sample_prompts=[a cat]")
+    ]
     tiny = recipe.load_recipe("tiny", [*short, f"output={tmp_path / 'run'}", "device=cuda"])
     folder = recipe.run(tiny, tuple(s for s in recipe.STAGES if s != "decoder"))
     more = [*short, f"output={tmp_path / 'more'}", f"warm_start={folder}", "device=cuda"]
@@ -231,8 +258,12 @@ def test_nano_says_and_draws_the_same():
         model = limner.load("nano", device=device, dtype="float32")
         first = model.generate("a photo of a red apple", seed=3)
         shown = [{"type": "image", "image": first.images[0]}, {"type": "text", "text": "make it blue"}]
-        return [first, model.generate([{"role": "user", "content": shown}], seed=3), model.generate("hello"),
-                *model.draw(["draw two green cats", "a red kite, wide"], num_inference_steps=4)]  # fmt: skip
+        return [
+            first,
+            model.generate([{"role": "user", "content": shown}], seed=3),
+            model.generate("hello"),
+            *model.draw(["draw two green cats", "a red kite, wide"], num_inference_steps=4),
+        ]
 
     for there, here in zip(replies("cuda"), replies("cpu"), strict=True):
         assert there.text == here.text and len(there.images) == len(here.images)

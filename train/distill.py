@@ -63,9 +63,17 @@ class DistillConfig:
     seed: int = 0
     dtype: str = "auto"
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=400, batch_size=12, learning_rate=0.0, warmup=20, decay=0.5, ema_decay=0.98,
-                                           save_every=50, sample_every=0)
-    )  # fmt: skip
+        default_factory=lambda: LoopConfig(
+            steps=400,
+            batch_size=12,
+            learning_rate=0.0,
+            warmup=20,
+            decay=0.5,
+            ema_decay=0.98,
+            save_every=50,
+            sample_every=0,
+        )
+    )
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.teacher_steps < 1 or self.teacher_steps % self.steps:
@@ -200,8 +208,14 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": settled(config)}
         same_run(run, settings)
         if prompts and not (output / "samples/teacher.png").exists():
-            draw_samples(model, prompts, config.seed, output / "samples/teacher.png",
-                         num_inference_steps=config.teacher_steps, guidance_scale=scale)  # fmt: skip
+            draw_samples(
+                model,
+                prompts,
+                config.seed,
+                output / "samples/teacher.png",
+                num_inference_steps=config.teacher_steps,
+                guidance_scale=scale,
+            )
     trainee = prepared(model, config)
     if start:
         set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=NAME)
@@ -213,8 +227,14 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     if not first:
         return output
     if prompts:
-        draw_samples(model, prompts, config.seed, output / "samples/student.png",
-                     num_inference_steps=config.steps, guidance_scale=1.0)  # fmt: skip
+        draw_samples(
+            model,
+            prompts,
+            config.seed,
+            output / "samples/student.png",
+            num_inference_steps=config.steps,
+            guidance_scale=1.0,
+        )
     made = {"student_steps": config.steps, "config": asdict(config)}
     write_text(output / "README.md", card(model, config, scale, prompts))
     model.adapters.save(NAME, output, {}, made)

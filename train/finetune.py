@@ -89,10 +89,19 @@ class FinetuneConfig:
     joint: JointStage = field(
         default_factory=lambda: JointStage(
             density_mean=0.3,
-            loop=LoopConfig(steps=375, batch_size=16, learning_rate=0.0, warmup=30, decay=0.5, ema_decay=0.98,
-                            save_every=100, sample_every=0, workers=None),
+            loop=LoopConfig(
+                steps=375,
+                batch_size=16,
+                learning_rate=0.0,
+                warmup=30,
+                decay=0.5,
+                ema_decay=0.98,
+                save_every=100,
+                sample_every=0,
+                workers=None,
+            ),
         )
-    )  # fmt: skip
+    )
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
 
     def __post_init__(self) -> None:
@@ -203,10 +212,12 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
     prompts = sample_prompts(examples, config)
     trainee, start = prepared(model, config)
     trained = {n: p.numel() for n, p in trainee.named_parameters() if p.requires_grad}
-    print(f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
-          f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
-          f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
-          flush=True)  # fmt: skip
+    print(
+        f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
+        f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
+        f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
+        flush=True,
+    )
     planned = config.planned if config.planned is not None else (PLANNED if model.name == "nano" else 0.0)
     new = Finite(examples, config.draw_share, planned, report.fingerprint)
     sources: list[tuple[Told, float]] = [(new, 1.0)]
@@ -229,8 +240,11 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
     with recomputing(trainee, stage.gradient_checkpointing):
         seconds, peak = trial(make_batch, losses, trainee, stage)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
-    print(f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
-          f"{peak / 2**30:.1f} GiB", flush=True)  # fmt: skip
+    print(
+        f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
+        f"{peak / 2**30:.1f} GiB",
+        flush=True,
+    )
     if dry_run:
         return output
     if first and prompts and not (samples / "before.png").exists():

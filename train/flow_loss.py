@@ -96,10 +96,8 @@ def draws(stage: JointStage, batch: JointBatch, seed: int, step: int, kept: Tens
         seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
         chances.append(torch.rand(3, generator=generator))
         times.append(
-            flow.sample_timesteps(
-                stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator
-            )
-        )  # fmt: skip
+            flow.sample_timesteps(stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator)
+        )
     chance = torch.stack(chances)
     limits = torch.tensor([stage.context_dropout, stage.reference_dropout, stage.prompt_dropout])
     bare, blind, wordless = (chance < limits).unbind(1)
@@ -125,9 +123,14 @@ def encoded(trainee: Trainee, batch: JointBatch) -> list[Tensor]:
 
 
 def painted(
-    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, latents: list[Tensor],
+    trainee: Trainee,
+    stage: JointStage,
+    batch: JointBatch,
+    told: Told,
+    chance: Draws,
+    latents: list[Tensor],
     only: Tensor | None = None,
-) -> tuple[list[Painted], Tensor]:  # fmt: skip
+) -> tuple[list[Painted], Tensor]:
     """Velocities of all samples (or ``only`` those of the drawings of a mask (drawings,)); and a zero that stands for the
     runs of other processes. ``latents`` are `encoded`."""
     detokenizer = trainee.detokenizer
@@ -151,9 +154,15 @@ def painted(
         references = mmdit.pack_references(group.references)
         early: list[Tensor] | None = [] if trainee.align is not None else None
         velocity = mmdit(
-            flow.interpolate(x0, noise, t), t, own.context, own.pooled, context_mask=own.context_mask,
-            references=references, early=early, early_block=stage.align_block,
-        )  # fmt: skip
+            flow.interpolate(x0, noise, t),
+            t,
+            own.context,
+            own.pooled,
+            context_mask=own.context_mask,
+            references=references,
+            early=early,
+            early_block=stage.align_block,
+        )
         made.append(Painted(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None))
     for _ in range(idle_runs):
         nothing = nothing + idle(mmdit)

@@ -25,9 +25,14 @@ things an edit takes away hangs by a thread."""
 
 @torch.no_grad()
 def keep(
-    trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int, conversations: Tensor,
+    trainee: Trainee,
+    stage: JointStage,
+    seed: int,
+    batch: JointBatch,
+    step: int,
+    conversations: Tensor,
     weight: float = 1.0,
-) -> Kept:  # fmt: skip
+) -> Kept:
     """What ``trainee``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
     `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
     seen = trainee.frozen.features(batch.views(), batch.view_keys)

@@ -101,9 +101,12 @@ def fit(
     objective = parallel.spread(parallel.Objective(module, losses), config.parallel)
     sharded = any(parallel.is_spread(p) for p in module.parameters())
     optimizer = MasterOptimizer(
-        module.named_parameters(), config.learning_rate, config.weight_decay, ema_decay=config.ema_decay,
+        module.named_parameters(),
+        config.learning_rate,
+        config.weight_decay,
+        ema_decay=config.ema_decay,
         kind=config.optimizer,
-    )  # fmt: skip
+    )
     progress = checkpoints.load(folder / "checkpoints", optimizer)
     if progress.step >= config.steps:
         put(module, optimizer.averaged())
@@ -125,8 +128,15 @@ def fit(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
     )
-    bar = tqdm(range(progress.step, config.steps), desc=name, initial=progress.step, total=config.steps, mininterval=5,
-               dynamic_ncols=True, disable=not first)  # fmt: skip
+    bar = tqdm(
+        range(progress.step, config.steps),
+        desc=name,
+        initial=progress.step,
+        total=config.steps,
+        mininterval=5,
+        dynamic_ncols=True,
+        disable=not first,
+    )
     smooth: dict[str, float] = {}
     begun = time.monotonic()
     try:
@@ -144,8 +154,10 @@ def fit(
             bad = norm != norm or norm == float("inf")
             if bad:
                 progress.bad_batches += 1
-                tqdm.write(f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
-                           f"{names(make_batch, step, config.accumulate)}")  # fmt: skip
+                tqdm.write(
+                    f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
+                    f"{names(make_batch, step, config.accumulate)}"
+                )
                 if progress.bad_batches > config.max_bad_batches:
                     raise FloatingPointError(
                         f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"

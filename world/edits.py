@@ -257,9 +257,12 @@ def _beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scen
 
 
 def seen_edit(
-    rng: random.Random, kind: str | None = None, before: Scene | None = None, pronoun: bool = False,
+    rng: random.Random,
+    kind: str | None = None,
+    before: Scene | None = None,
+    pronoun: bool = False,
     kinds: tuple[str, ...] = KINDS,
-) -> Edit:  # fmt: skip
+) -> Edit:
     """An edit whose both scenes training may see, of one kind or of any of ``kinds``: of a given scene one kind may have
     none, as where two that change places would stand as GenEval asks."""
     fixed = kind

@@ -76,9 +76,17 @@ class Pen:
     """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
 
     def __init__(
-        self, canvas: ImageDraw.ImageDraw, x: float, y: float, half: float, color: str, flat: int | None = None,
-        words: str = "", style: str = "flat", near: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        canvas: ImageDraw.ImageDraw,
+        x: float,
+        y: float,
+        half: float,
+        color: str,
+        flat: int | None = None,
+        words: str = "",
+        style: str = "flat",
+        near: float = 1.0,
+    ) -> None:
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
         self.words, self.style, self.near = words, style, near
         main = COLORS[color]

@@ -112,8 +112,12 @@ class Voice:
 
     @classmethod
     def random(cls, rng: random.Random) -> Voice:
-        return cls(rng.random() < 0.75, rng.random() < 0.3, rng.choice(AFTERWARDS) if rng.random() < 0.15 else None,
-                   rng.choice(("", "", "a ", "a pair of ")))  # fmt: skip
+        return cls(
+            rng.random() < 0.75,
+            rng.random() < 0.3,
+            rng.choice(AFTERWARDS) if rng.random() < 0.15 else None,
+            rng.choice(("", "", "a ", "a pair of ")),
+        )
 
     def one(self, thing: Thing, detail: Detail, alone: bool) -> str:
         size = [thing.size] if tells_size(thing, detail, alone) else []

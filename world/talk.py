@@ -159,8 +159,16 @@ def _after_counting(rng: random.Random, scene: Scene) -> Example:
     count, thing = len(scene.things), scene.things[0]
     fewer = replace(scene, things=scene.things[1:])
     before = noun_phrase(fewer, replace(random_detail(rng, fewer), size=thing.size == "small" and count > 2))
-    words = rng.choice(("draw what comes after {}", "what comes after {}? draw it", "one more than {}", "the number after {}",
-                        "draw one more than {}", "count on from {}")).format(before)  # fmt: skip
+    words = rng.choice(
+        (
+            "draw what comes after {}",
+            "what comes after {}? draw it",
+            "one more than {}",
+            "the number after {}",
+            "draw one more than {}",
+            "count on from {}",
+        )
+    ).format(before)
     plan = f"After {NUMBERS[count - 1]} comes {NUMBERS[count]}: {lowered(caption(scene))}"
     return Example("draw", [user(loose(rng, words)), assistant(announced(plan), image(scene))])
 

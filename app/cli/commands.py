@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
     height, width = options.size or (None, None)
     return {
-        "seed": options.seed, "height": height, "width": width, "num_inference_steps": options.steps,
+        "seed": options.seed,
+        "height": height,
+        "width": width,
+        "num_inference_steps": options.steps,
         "guidance_scale": options.guidance,
-    }  # fmt: skip
+    }
 
 
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:

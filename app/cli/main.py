@@ -42,8 +42,12 @@ def parser() -> argparse.ArgumentParser:
     command("chat", "talk with the model; it draws when asked", commands.run_chat, drawing=True)
     draw = command("draw", "draw one picture", commands.run_draw, drawing=True)
     draw.add_argument("prompt")
-    draw.add_argument("--backend", default="limner", choices=["limner", "sd3"],
-                      help="sd3: --model is a diffusers folder of SD3, drawn from by its own text encoders")  # fmt: skip
+    draw.add_argument(
+        "--backend",
+        default="limner",
+        choices=["limner", "sd3"],
+        help="sd3: --model is a diffusers folder of SD3, drawn from by its own text encoders",
+    )
     draw.add_argument("--out", type=Path, help=OUT)
     edit = command("edit", "change a picture", commands.run_edit, drawing=True)
     edit.add_argument("image")
@@ -102,16 +106,28 @@ def parser() -> argparse.ArgumentParser:
     finetune.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
     finetune.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     finetune.add_argument("--steps", type=int, help="training steps (default: 375)")
-    finetune.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                          help="such as rank=8 joint.loop.batch_size=8; repeatable")  # fmt: skip
+    finetune.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as rank=8 joint.loop.batch_size=8; repeatable",
+    )
     finetune.add_argument("--dry-run", action="store_true", help="check the data, take two steps, write nothing")
     distil = subparsers.add_parser("distill", help="train a student that draws in a few steps; interrupted runs go on")
     distil.set_defaults(run=commands.run_distill)
     distil.add_argument("--model", default="nano", help="embedded name, folder or hub id (default: nano)")
     distil.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     distil.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the adapter")
-    distil.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="such as steps=2 loop.steps=1000; repeatable")  # fmt: skip
+    distil.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as steps=2 loop.steps=1000; repeatable",
+    )
     data = subparsers.add_parser("data", help="look through a data set, or filter it into a new one")
     data.set_defaults(run=commands.run_data)
     data.add_argument("what", choices=["check", "filter"])

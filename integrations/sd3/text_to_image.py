@@ -136,7 +136,12 @@ class StableDiffusion3(nn.Module):
             raise ValueError("the prompt is empty")
         self.painter.check_size(height, width)
         drawn = self.painter.draw(
-            self.condition(prompts, negative_prompt), height, width, seeds=[(seed, i) for i in range(len(prompts))],
-            times=self.times(num_inference_steps), guidance_scale=guidance_scale, callback=callback,
-        )  # fmt: skip
+            self.condition(prompts, negative_prompt),
+            height,
+            width,
+            seeds=[(seed, i) for i in range(len(prompts))],
+            times=self.times(num_inference_steps),
+            guidance_scale=guidance_scale,
+            callback=callback,
+        )
         return [Image.fromarray(pixels.numpy()) for pixels in drawn]

@@ -52,9 +52,14 @@ class SDXLAdapter(nn.Module):
         super().__init__()
         self.config = config
         self.resampler = PerceiverResampler(
-            config.feature_width, config.context_widths, config.num_tokens, width=config.width, depth=config.depth,
-            heads=config.heads, head_width=config.head_width,
-        )  # fmt: skip
+            config.feature_width,
+            config.context_widths,
+            config.num_tokens,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            head_width=config.head_width,
+        )
         self.register_buffer("negative_features", torch.zeros(config.feature_tokens, config.feature_width))
 
     def forward(self, features: Tensor, prompt: Tensor | None = None, prompt_mask: Tensor | None = None) -> Condition:
@@ -221,10 +226,12 @@ class GuidedNoise:
             beside = [torch.zeros_like(self.reference) if name == "nothing" else self.reference for name in names]
             inputs = torch.cat([inputs, torch.cat(beside)], dim=1)
         noise = self.unet(
-            inputs.to(self.dtype), timestep, torch.cat([f.context for f in forms]).to(self.dtype),
+            inputs.to(self.dtype),
+            timestep,
+            torch.cat([f.context for f in forms]).to(self.dtype),
             added_cond_kwargs={
                 "text_embeds": torch.cat([f.pooled for f in forms]).to(self.dtype),
                 "time_ids": self.time_ids.expand(len(inputs), -1),
             },
-        ).sample  # fmt: skip
+        ).sample
         return self.guidance.combine(dict(zip(names, noise.to(x.dtype).chunk(len(names)), strict=True)))

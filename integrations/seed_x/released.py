@@ -59,11 +59,19 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
     theirs |= {name: value for name, value in agent.items() if not name.endswith("rotary_emb.inv_freq")}
     queries = theirs["input_resampler.query"].shape[0] if "input_resampler.query" in theirs else 0
     config = LimnerConfig(
-        num_queries=queries or 64, image_tokens=queries or 64, feature_tokens=queries or 64, feature_pool="sequence",
-        resampler_heads=sizes.heads, image_size=sizes.image_size, image_mean=CLIP_MEAN, image_std=CLIP_STD,
-        tile_grids=((1, 1),) if model == "seed_x_edit" else GRIDS, drawn_images="queries",
-        default_size=sizes.drawing, max_references=int(model == "seed_x_edit"),
-    )  # fmt: skip
+        num_queries=queries or 64,
+        image_tokens=queries or 64,
+        feature_tokens=queries or 64,
+        feature_pool="sequence",
+        resampler_heads=sizes.heads,
+        image_size=sizes.image_size,
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+        tile_grids=((1, 1),) if model == "seed_x_edit" else GRIDS,
+        drawn_images="queries",
+        default_size=sizes.drawing,
+        max_references=int(model == "seed_x_edit"),
+    )
     words = tokenizer(source / TOKENIZER, model)
     vocabulary = vocabulary_of(words, config)
     ours = weights_from_seed_x(theirs, vocabulary.slots[:queries])
@@ -92,8 +100,9 @@ def tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
     try:
         theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{folder} holds no tokenizer that can be read (a tokenizer.model needs sentencepiece): {error}") \
-            from error  # fmt: skip
+        raise ValueError(
+            f"{folder} holds no tokenizer that can be read (a tokenizer.model needs sentencepiece): {error}"
+        ) from error
     words = PreTrainedTokenizerFast(
         tokenizer_object=theirs.backend_tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
@@ -115,11 +124,15 @@ def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
     try:
         kernel, first = weights["conv1.weight"], weights["transformer.resblocks.0.mlp.c_fc.weight"]
         config = QwenVLVisionConfig(
-            image_size=sizes.image_size, patch_size=kernel.shape[-1], width=kernel.shape[0], heads=sizes.vision_heads,
+            image_size=sizes.image_size,
+            patch_size=kernel.shape[-1],
+            width=kernel.shape[0],
+            heads=sizes.vision_heads,
             layers=len({name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}),
-            mlp_ratio=(first.shape[0] + 0.5) / kernel.shape[0], num_queries=weights["attn_pool.query"].shape[0],
+            mlp_ratio=(first.shape[0] + 0.5) / kernel.shape[0],
+            num_queries=weights["attn_pool.query"].shape[0],
             hidden_size=weights["proj"].shape[0],
-        )  # fmt: skip
+        )
     except KeyError as error:
         raise ValueError(f"{found} holds no Qwen-VL tower: {error.args[0]} is missing") from None
     tower = on_meta(lambda: QwenVLVisionModel(config), found)
@@ -145,11 +158,15 @@ def write_painter(source: Path, parts: Path, model: str, config: LimnerConfig, s
         depth = len({name.split(".")[1] for name in resampler if name.startswith("layers.")})
         _, count, width = resampler["latents"].shape
         own = SDXLAdapterConfig(
-            feature_width=resampler["proj_in.weight"].shape[1], feature_tokens=config.feature_tokens, num_tokens=count,
-            width=width, depth=depth, heads=sizes.adapter_heads,
+            feature_width=resampler["proj_in.weight"].shape[1],
+            feature_tokens=config.feature_tokens,
+            num_tokens=count,
+            width=width,
+            depth=depth,
+            heads=sizes.adapter_heads,
             head_width=resampler["layers.0.0.to_q.weight"].shape[0] // sizes.adapter_heads,
             context_widths=(resampler["unet_proj_1.weight"].shape[0], resampler["unet_proj_2.weight"].shape[0]),
-        )  # fmt: skip
+        )
     except KeyError as error:
         raise ValueError(f"{file} holds no de-tokenizer: resampler.{error.args[0]} is missing") from None
     adapter = on_meta(lambda: SDXLAdapter(own), file)

@@ -49,14 +49,22 @@ def test_draw_edit_describe_info(capsys, folder, tmp_path):
     assert status == 0 and total[0] > 0 and total[0] == pytest.approx(2 * total[1], abs=0.11)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("draw", "x", "--model", "giga"), "unknown model"), (("draw", ""), "prompt is empty"),
-    (("draw", "x", "--out", "x.txt"), "no picture format"), (("draw", "x", "--out", "no/where/x.png"), "no folder"),
-    (("draw", "x", "--size", "big"), "not HxW"), (("describe", "none.png"), "no such file"),
-    (("edit", "none.png", "x"), "no such file"), (("train", "giga"), "no recipe"),
-    (("train", "nano", "joint.loop.colour=1"), "unknown key 'colour' in joint.loop"),
-    (("train", "nano", "--stages", "lunch"), "no stage"), (("eval", "world", "--limit", "-1"), "negative"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("draw", "x", "--model", "giga"), "unknown model"),
+        (("draw", ""), "prompt is empty"),
+        (("draw", "x", "--out", "x.txt"), "no picture format"),
+        (("draw", "x", "--out", "no/where/x.png"), "no folder"),
+        (("draw", "x", "--size", "big"), "not HxW"),
+        (("describe", "none.png"), "no such file"),
+        (("edit", "none.png", "x"), "no such file"),
+        (("train", "giga"), "no recipe"),
+        (("train", "nano", "joint.loop.colour=1"), "unknown key 'colour' in joint.loop"),
+        (("train", "nano", "--stages", "lunch"), "no stage"),
+        (("eval", "world", "--limit", "-1"), "negative"),
+    ],
+)
 def test_mistakes_get_one_clear_line(capsys, folder, arguments, words):
     if arguments[0] in ("eval", "draw") and "--model" not in arguments:
         arguments = (*arguments, "--model", folder)
@@ -80,10 +88,27 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
     picture(1).save(tmp_path / "in.png")
     monkeypatch.chdir(tmp_path)
     lines = [
-        b"/help", b"/image in.png", b"hello", b"\xff\xfe not utf-8", b"/nonsense", b"/image gone.png", b"/size 33x33",
-        b"/size 16x32", b"/steps 0", b"/steps 2", b"/seed x", b"/seed 4", b"/retry", b"/undo", b"/save talk.jsonl",
-        b"", b"/clear", b"/undo", b"/quit", b"never reached",
-    ]  # fmt: skip
+        b"/help",
+        b"/image in.png",
+        b"hello",
+        b"\xff\xfe not utf-8",
+        b"/nonsense",
+        b"/image gone.png",
+        b"/size 33x33",
+        b"/size 16x32",
+        b"/steps 0",
+        b"/steps 2",
+        b"/seed x",
+        b"/seed 4",
+        b"/retry",
+        b"/undo",
+        b"/save talk.jsonl",
+        b"",
+        b"/clear",
+        b"/undo",
+        b"/quit",
+        b"never reached",
+    ]
     monkeypatch.setattr(sys, "stdin", Piped(b"\n".join(lines)))
     status, out, err = run(capsys, "chat", "--model", folder)
     assert status == 0 and "/undo" in out and (tmp_path / "talk.jsonl").exists()

@@ -33,10 +33,15 @@ class Terminal:
         }
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "limner.app.cli", *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
-            env=environment, start_new_session=True,
+            [sys.executable, "-m", "limner.app.cli", *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
             preexec_fn=own_terminal,
-        )  # fmt: skip
+        )
         os.close(slave)
         self.text = ""
 

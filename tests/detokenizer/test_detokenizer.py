@@ -22,8 +22,14 @@ def condition(detokenizer, rows=2):
 @torch.inference_mode()
 def test_draw_reports_steps_and_gives_pictures_of_the_asked_size(detokenizer, sampler, size):
     seen = []
-    out = detokenizer.draw(condition(detokenizer), *size, seeds=[(0, 0), (1, 0)], num_inference_steps=3,
-                           sampler=sampler, callback=lambda a, b: seen.append((a, b)))  # fmt: skip
+    out = detokenizer.draw(
+        condition(detokenizer),
+        *size,
+        seeds=[(0, 0), (1, 0)],
+        num_inference_steps=3,
+        sampler=sampler,
+        callback=lambda a, b: seen.append((a, b)),
+    )
     assert out.shape == (2, *size, 3) and out.dtype == torch.uint8
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert not torch.equal(out[0], out[1])
@@ -53,8 +59,9 @@ def test_guided_passes_in_one_batch_equal_passes_one_by_one(detokenizer):
     noise = torch.stack([samplers.noise_like((4, 8, 8), s, 0) for s in (5, 6)])
     times = flow.inference_timesteps(4, detokenizer.shift(32, 32))
     expected = to_bytes(detokenizer.autoencoder.decode(samplers.euler(velocity, noise, times)))
-    out = detokenizer.draw(base, 32, 32, seeds=[(5, 0), (6, 0)], num_inference_steps=4, guidance_scale=3.0,
-                           image_guidance_scale=1.5)  # fmt: skip
+    out = detokenizer.draw(
+        base, 32, 32, seeds=[(5, 0), (6, 0)], num_inference_steps=4, guidance_scale=3.0, image_guidance_scale=1.5
+    )
     assert (out.int() - expected.int()).abs().max() <= 1
 
 

@@ -101,8 +101,10 @@ def test_a_model_that_learns_to_write_draws_the_rest_as_before():
     taught(writes)
     assert drawn(writes, "a cat") == drawn(plain, "a cat"), "nothing quoted: nothing to attend to"
     assert drawn(writes, 'a "cat"') != drawn(plain, 'a "cat"')
-    one, other = (writes.detokenizer.condition(torch.ones(1, 4, 16), torch.ones(1, 6, 32), torch.ones(1, 6).bool(), [[w]])
-                  for w in ("OPEN", "SHUT"))  # fmt: skip
+    one, other = (
+        writes.detokenizer.condition(torch.ones(1, 4, 16), torch.ones(1, 6, 32), torch.ones(1, 6).bool(), [[w]])
+        for w in ("OPEN", "SHUT")
+    )
     assert not torch.equal(one.context, other.context) and torch.equal(one.context[:, :10], other.context[:, :10])
 
 

@@ -9,9 +9,16 @@ from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.integrations.sd3.layouts import config_from_diffusers, weights_from_diffusers
 
 SMALL = {
-    "latent_channels": 4, "width": 64, "depth": 3, "heads": 2, "context_width": 24, "pooled_width": 20,
-    "position_table": 24, "position_base": 8, "max_references": 2,
-}  # fmt: skip
+    "latent_channels": 4,
+    "width": 64,
+    "depth": 3,
+    "heads": 2,
+    "context_width": 24,
+    "pooled_width": 20,
+    "position_table": 24,
+    "position_base": 8,
+    "max_references": 2,
+}
 
 
 def make(**options):
@@ -23,20 +30,34 @@ def make(**options):
 
 def inputs(batch=2, height=8, width=12, tokens=5):
     return (
-        torch.randn(batch, 4, height, width), torch.rand(batch), torch.randn(batch, tokens, 24), torch.randn(batch, 20)
-    )  # fmt: skip
+        torch.randn(batch, 4, height, width),
+        torch.rand(batch),
+        torch.randn(batch, tokens, 24),
+        torch.randn(batch, 20),
+    )
 
 
-@pytest.mark.parametrize(("dual", "norm"), [((), None), ((0, 1), "rms_norm"), ((), "rms_norm")],
-                         ids=["sd3", "sd3.5-medium", "sd3.5-large"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dual", "norm"), [((), None), ((0, 1), "rms_norm"), ((), "rms_norm")], ids=["sd3", "sd3.5-medium", "sd3.5-large"]
+)
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 @torch.inference_mode()
 def test_equals_diffusers_sd3_transformer(dual, norm, size):
     theirs = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=16,
-        num_attention_heads=4, joint_attention_dim=24, caption_projection_dim=64, pooled_projection_dim=20,
-        pos_embed_max_size=24, dual_attention_layers=dual, qk_norm=norm,
-    )  # fmt: skip
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=24,
+        caption_projection_dim=64,
+        pooled_projection_dim=20,
+        pos_embed_max_size=24,
+        dual_attention_layers=dual,
+        qk_norm=norm,
+    )
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     config = config_from_diffusers(theirs.config)
@@ -58,8 +79,11 @@ def test_gelu_is_the_same_function_compiled(monkeypatch):
 
 def test_a_weight_without_a_place_is_named():
     config = MMDiTConfig(**SMALL)
-    weights = {"pos_embed.proj.weight": torch.zeros(64, 4, 2, 2), "pos_embed.proj.bias": torch.zeros(64),
-               "surprise.weight": torch.zeros(1)}  # fmt: skip
+    weights = {
+        "pos_embed.proj.weight": torch.zeros(64, 4, 2, 2),
+        "pos_embed.proj.bias": torch.zeros(64),
+        "surprise.weight": torch.zeros(1),
+    }
     with pytest.raises(ValueError, match=r"surprise\.weight"):
         weights_from_diffusers(weights, config)
 
@@ -77,9 +101,12 @@ def test_what_is_masked_or_padded_has_no_influence(positions, adaln):
     together = model(latents, t, context, pooled, context_mask=mask, references=model.pack_references(rows))
     for i, row in enumerate(rows):
         alone = model(
-            latents[i : i + 1], t[i : i + 1], context[i : i + 1, : int(mask[i].sum())], pooled[i : i + 1],
+            latents[i : i + 1],
+            t[i : i + 1],
+            context[i : i + 1, : int(mask[i].sum())],
+            pooled[i : i + 1],
             references=model.pack_references([row]),
-        )  # fmt: skip
+        )
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
 
 

@@ -51,8 +51,14 @@ def test_geneval_s_prompts_are_compared_by_category(tmp_path):
         (tmp_path / name / "results.json").write_text(json.dumps({"judge": "j", "right": right}))
     rows = {row["name"]: row for row in compare(tmp_path / "before", tmp_path / "after")}
     assert rows["colors"] | {"low": 0, "high": 0} == {
-        "name": "colors", "change": 0.25, "low": 0, "high": 0, "lost": 0, "won": 1, "n": 2,
-    }  # fmt: skip
+        "name": "colors",
+        "change": 0.25,
+        "low": 0,
+        "high": 0,
+        "lost": 0,
+        "won": 1,
+        "n": 2,
+    }
     assert rows["counting"]["change"] == 0.5 and rows["all"]["n"] == 3
 
 

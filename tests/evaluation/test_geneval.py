@@ -19,8 +19,13 @@ def verdict(*things):
 
 
 def by_tag(tag, **wanted):
-    return next(p for p in geneval.prompts() if p.about["tag"] == tag and p.known and all(
-        any(thing.get(k) == v for thing in p.about["include"]) for k, v in wanted.items()))  # fmt: skip
+    return next(
+        p
+        for p in geneval.prompts()
+        if p.about["tag"] == tag
+        and p.known
+        and all(any(thing.get(k) == v for thing in p.about["include"]) for k, v in wanted.items())
+    )
 
 
 def test_all_prompts_are_there_and_a_limit_takes_some_of_each():
@@ -55,8 +60,11 @@ def test_the_rules():
 
 
 def test_the_second_thing_stands_in_the_relation_to_the_first():
-    prompt = next(p for p in geneval.prompts() if p.known and p.about["tag"] == "position"
-                  and p.about["include"][1]["position"][0] == "right of")  # fmt: skip
+    prompt = next(
+        p
+        for p in geneval.prompts()
+        if p.known and p.about["tag"] == "position" and p.about["include"][1]["position"][0] == "right of"
+    )
     first, second = (thing["class"] for thing in prompt.about["include"])
     assert f"{second} right of" in prompt.about["prompt"]
     good = verdict((first, "red", 0.2, 0.5), (second, "red", 0.8, 0.5))

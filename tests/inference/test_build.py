@@ -37,15 +37,24 @@ TOWERS = {
         QwenVLVisionConfig(image_size=32, patch_size=8, width=16, layers=1, heads=2, num_queries=16, hidden_size=128)
     ),
 }
-OPTIONS = BuildOptions(num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2,
-                       shapes=((32, 32), (32, 64)))  # fmt: skip
+OPTIONS = BuildOptions(
+    num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2, shapes=((32, 32), (32, 64))
+)
 
 
 def save_llm(folder, backbone="qwen3"):
     words = byte_tokenizer()
-    options = {"vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
-               "num_key_value_heads": 1, "max_position_embeddings": 512, "pad_token_id": words.pad_token_id,
-               "eos_token_id": words.eos_token_id, "bos_token_id": None}  # fmt: skip
+    options = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+        "bos_token_id": None,
+    }
     config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     words.save_pretrained(folder)
@@ -57,20 +66,36 @@ def save_tower(folder, tower="siglip"):
     if tower == "qwen-vl":  # as `limner convert` writes it
         return folder
     kind = {"siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor", "dinov2": "BitImageProcessor"}[tower]
-    (folder / "preprocessor_config.json").write_text(json.dumps(
-        {"image_processor_type": kind, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}))  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": kind, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]})
+    )
     return folder
 
 
 def save_sd3(folder):
     SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16,
-        num_attention_heads=2, caption_projection_dim=32, joint_attention_dim=24, pooled_projection_dim=20,
-        pos_embed_max_size=16, qk_norm="rms_norm",
-    ).save_pretrained(folder / "transformer")  # fmt: skip
-    AutoencoderKL(latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, scaling_factor=1.5, shift_factor=0.1,
-                  down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                  ).save_pretrained(folder / "vae")  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_projection_dim=32,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+    ).save_pretrained(folder / "transformer")
+    AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(4, 8),
+        norm_num_groups=2,
+        scaling_factor=1.5,
+        shift_factor=0.1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     return folder
 
@@ -110,8 +135,11 @@ def test_the_recipe_of_released_parts_runs_stage_by_stage(data, tmp_path, capsys
     parts = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
     build(*parts, OPTIONS).save_pretrained(tmp_path / "built")
     stages = ("detokenizer", "align", "joint", "sft")
-    small = [f"{stage}.{key}" for stage in stages
-             for key in (f"data=[{data}]", "loop.batch_size=2", "loop.workers=0", "loop.parallel=ddp")]  # fmt: skip
+    small = [
+        f"{stage}.{key}"
+        for stage in stages
+        for key in (f"data=[{data}]", "loop.batch_size=2", "loop.workers=0", "loop.parallel=ddp")
+    ]
     command = ["train", "released", f"warm_start={tmp_path / 'built'}", "dtype=float32", "joint.compile=false", *small]
     assert main([*command, "--dry-run", "--stages", ",".join(stages)]) == 0
     told = capsys.readouterr().out

@@ -14,15 +14,22 @@ NANO = LimnerConfig(shapes=((128, 128), (96, 160), (160, 96)), default_size=(128
 SD3 = LimnerConfig(default_size=(1024, 1024))
 
 
-@pytest.mark.parametrize(("config", "shown", "size", "expected"), [
-    (NANO, (128, 128), (128, 128), (128, 128)), (NANO, (96, 96), (128, 128), (96, 96)),  # as they are
-    (NANO, (480, 640), (128, 128), (96, 160)), (NANO, (640, 480), (128, 128), (160, 96)),
-    (NANO, (256, 256), (128, 128), (128, 128)),
-    (NANO, (480, 640), (192, 256), (192, 256)),  # the size that is asked for counts as a shape
-    (NANO, (256, 256), (256, 256), (256, 256)),
-    (SD3, (768, 1024), (1024, 1024), (768, 1024)), (SD3, (3000, 4000), (1024, 1024), (880, 1168)),
-    (SD3, (100, 4000), (1024, 1024), (64, 3072)), (SD3, (2, 4000), (1024, 1024), (16, 3072)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "shown", "size", "expected"),
+    [
+        (NANO, (128, 128), (128, 128), (128, 128)),
+        (NANO, (96, 96), (128, 128), (96, 96)),  # as they are
+        (NANO, (480, 640), (128, 128), (96, 160)),
+        (NANO, (640, 480), (128, 128), (160, 96)),
+        (NANO, (256, 256), (128, 128), (128, 128)),
+        (NANO, (480, 640), (192, 256), (192, 256)),  # the size that is asked for counts as a shape
+        (NANO, (256, 256), (256, 256), (256, 256)),
+        (SD3, (768, 1024), (1024, 1024), (768, 1024)),
+        (SD3, (3000, 4000), (1024, 1024), (880, 1168)),
+        (SD3, (100, 4000), (1024, 1024), (64, 3072)),
+        (SD3, (2, 4000), (1024, 1024), (16, 3072)),
+    ],
+)
 def test_what_a_drawing_refers_to(config, shown, size, expected):
     image = Image.new("RGB", shown[::-1])
     longest, multiple = (256, 16) if config is NANO else (3072, 16)

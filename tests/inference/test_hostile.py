@@ -75,8 +75,17 @@ def test_a_pickle_in_place_of_the_weights(model, capsys, tmp_path, part):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("part", ["llm/model", "vision/model", "stream", "detokenizer/mmdit/model", "detokenizer/adapter/model",
-                                  "detokenizer/vae/diffusion_pytorch_model"])  # fmt: skip
+@pytest.mark.parametrize(
+    "part",
+    [
+        "llm/model",
+        "vision/model",
+        "stream",
+        "detokenizer/mmdit/model",
+        "detokenizer/adapter/model",
+        "detokenizer/vae/diffusion_pytorch_model",
+    ],
+)
 @pytest.mark.parametrize("kept", [0, 7, 200, -50])
 def test_truncated_weights(model, capsys, part, kept):
     path = model / f"{part}.safetensors"
@@ -96,11 +105,17 @@ def test_a_tensor_of_a_million_million_elements(model, capsys):
         path.write_bytes(kept)
 
 
-@pytest.mark.parametrize(("part", "changes"), [
-    ("llm", {"hidden_size": 10**6, "head_dim": 10**5}), ("llm", {"vocab_size": 10**9}),
-    ("vision", {"hidden_size": 10**6}), ("detokenizer/mmdit", {"width": 10**6}), ("detokenizer/adapter", {"width": 10**6}),
-    ("detokenizer/vae", {"block_out_channels": [10**6, 10**6]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("llm", {"hidden_size": 10**6, "head_dim": 10**5}),
+        ("llm", {"vocab_size": 10**9}),
+        ("vision", {"hidden_size": 10**6}),
+        ("detokenizer/mmdit", {"width": 10**6}),
+        ("detokenizer/adapter", {"width": 10**6}),
+        ("detokenizer/vae", {"block_out_channels": [10**6, 10**6]}),
+    ],
+)
 def test_a_configuration_that_asks_for_a_million_million_weights(model, capsys, part, changes):
     edit(model / part / "config.json", **changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,8 +123,10 @@ def test_a_configuration_that_asks_for_a_million_million_weights(model, capsys, 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KB
 
 
-@pytest.mark.parametrize("part", ["llm/model", "vision/model", "stream", "detokenizer/mmdit/model",
-                                  "detokenizer/vae/diffusion_pytorch_model"])  # fmt: skip
+@pytest.mark.parametrize(
+    "part",
+    ["llm/model", "vision/model", "stream", "detokenizer/mmdit/model", "detokenizer/vae/diffusion_pytorch_model"],
+)
 def test_keys_that_are_paths_and_keys_that_are_missing(model, capsys, part):
     path = model / f"{part}.safetensors"
     weights = load_file(path)
@@ -131,16 +148,37 @@ def test_an_index_that_leaves_the_folder(model, capsys, tmp_path):
     refused(model, capsys, "not a file of this folder")
 
 
-@pytest.mark.parametrize("path", ["config.json", "llm/config.json", "generation_config.json", "detokenizer/mmdit/config.json",
-                                  "detokenizer/scheduler/config.json", "tokenizer.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "config.json",
+        "llm/config.json",
+        "generation_config.json",
+        "detokenizer/mmdit/config.json",
+        "detokenizer/scheduler/config.json",
+        "tokenizer.json",
+    ],
+)
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"colour": 1}'])
 def test_broken_json(model, capsys, path, text):
     (model / path).write_text(text)
     refused(model, capsys)
 
 
-@pytest.mark.parametrize("path", ["config.json", "llm", "vision", "stream.safetensors", "detokenizer/mmdit", "detokenizer/vae",
-                                  "detokenizer/scheduler", "generation_config.json", "tokenizer.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "config.json",
+        "llm",
+        "vision",
+        "stream.safetensors",
+        "detokenizer/mmdit",
+        "detokenizer/vae",
+        "detokenizer/scheduler",
+        "generation_config.json",
+        "tokenizer.json",
+    ],
+)
 def test_a_part_that_is_missing(model, capsys, path):
     gone = model / path
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()

@@ -109,9 +109,7 @@ def test_a_drawing_that_is_left_stops(model):
 def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
     given = []
     original = type(model).stream
-    monkeypatch.setattr(
-        type(model), "stream", lambda self, m, **o: given.append(len(m)) or original(self, m, **o)
-    )  # fmt: skip
+    monkeypatch.setattr(type(model), "stream", lambda self, m, **o: given.append(len(m)) or original(self, m, **o))
     events = []
     chat = model.chat(history=2, images="never", max_new_tokens=2, callback=events.append)
     for _ in range(4):
@@ -220,13 +218,22 @@ def test_loading_what_does_not_fit_is_refused(model, tmp_path):
         limner.load(tmp_path / "m")
 
 
-@pytest.mark.parametrize(("messages", "options", "words"), [
-    ([{"role": "user", "content": " "}], {}, "message 0 is empty"),
-    ("", {}, "prompt is empty"), ("  \n", {}, "prompt is empty"), ([], {}, "no messages"),
-    ("x" * 100_000, {}, "this model holds 1024"), ("x", {"num_inference_steps": -1}, "at least 1"),
-    ("x", {"guidance_scale": -2.0}, "negative"), ("x", {"sampler": "magic"}, "no sampler"), ("x", {"n": 0}, "n is 0"),
-    (["x", {"role": "user", "content": "y"}], {}, "mixture"), ("x", {"images": "perhaps"}, "auto, force or never"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("messages", "options", "words"),
+    [
+        ([{"role": "user", "content": " "}], {}, "message 0 is empty"),
+        ("", {}, "prompt is empty"),
+        ("  \n", {}, "prompt is empty"),
+        ([], {}, "no messages"),
+        ("x" * 100_000, {}, "this model holds 1024"),
+        ("x", {"num_inference_steps": -1}, "at least 1"),
+        ("x", {"guidance_scale": -2.0}, "negative"),
+        ("x", {"sampler": "magic"}, "no sampler"),
+        ("x", {"n": 0}, "n is 0"),
+        (["x", {"role": "user", "content": "y"}], {}, "mixture"),
+        ("x", {"images": "perhaps"}, "auto, force or never"),
+    ],
+)
 def test_requests_that_make_no_sense_are_refused(model, messages, options, words):
     with pytest.raises(ValueError, match=words):
         model.generate(messages, **options)
@@ -254,9 +261,13 @@ def test_bad_pictures_are_refused(tmp_path):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     for name, words in {
-        "none.png": "no such file", "empty.png": "0 bytes", "text.png": "not a picture", "cut.png": "cut short",
-        "huge.png": "more than the limit|more pixels than the limit", ".": "a folder",
-    }.items():  # fmt: skip
+        "none.png": "no such file",
+        "empty.png": "0 bytes",
+        "text.png": "not a picture",
+        "cut.png": "cut short",
+        "huge.png": "more than the limit|more pixels than the limit",
+        ".": "a folder",
+    }.items():
         with pytest.raises(ValueError, match=words):
             load_image(tmp_path / name)
 
@@ -287,8 +298,10 @@ def test_importing_limner_is_quick_and_light():
     import subprocess
     import sys
 
-    code = "import time; t = time.perf_counter(); import limner, sys; d = time.perf_counter() - t; " \
-           "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; print(d)"  # fmt: skip
+    code = (
+        "import time; t = time.perf_counter(); import limner, sys; d = time.perf_counter() - t; "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; print(d)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(out.stdout) < 0.5
 

@@ -26,8 +26,9 @@ def nano():
 
 
 def test_it_draws_when_asked_and_only_then(nano):
-    asked = nano.generate(["draw a red apple", "a photo of two blue cars", "please draw a cat on grass"],
-                          num_inference_steps=2)  # fmt: skip
+    asked = nano.generate(
+        ["draw a red apple", "a photo of two blue cars", "please draw a cat on grass"], num_inference_steps=2
+    )
     assert [len(reply.images) for reply in asked] == [1, 1, 1]
     silent = nano.generate(["hello", "what can you do?", "thanks"])
     assert [len(reply.images) for reply in silent] == [0, 0, 0] and all(reply.text for reply in silent)

@@ -20,8 +20,12 @@ def nano():
 def test_each_half_on_its_own_device():
     model = limner.load("nano", device={"mllm": "cpu", "detokenizer": "meta"})
     assert model.mllm.device.type == "cpu" and next(model.detokenizer.parameters()).device.type == "meta"
-    for device, words in (({"mllm": "cpu"}, "no device for detokenizer"), ({"eye": "cpu"}, "a device for 'eye'"),
-                          ({}, "a device for 'nothing'"), ("cpux", "no such device")):  # fmt: skip
+    for device, words in (
+        ({"mllm": "cpu"}, "no device for detokenizer"),
+        ({"eye": "cpu"}, "a device for 'eye'"),
+        ({}, "a device for 'nothing'"),
+        ("cpux", "no such device"),
+    ):
         with pytest.raises(ValueError, match=words):
             limner.load("nano", device=device)
     assert cli.main(["info", "--device", "cpu,meta"]) == 0

@@ -44,8 +44,13 @@ def test_it_is_timed():
 def test_a_cpu_without_bf16_units_computes_in_fp32():
     """oneDNN held to AVX2 emulates bf16, as a processor without the units does."""
     code = "from limner.inference.precision import choose; print(choose('cpu'))"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, text=True,
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     assert done.stdout.strip() == "torch.float32"
 
 

@@ -109,8 +109,10 @@ def test_a_saved_or_merged_model_has_it_still(folder, tmp_path):
     merged = limner.load(tmp_path / "merged")
     assert steps(merged) == 2
     for made in (model, merged):
-        far = abs(torch.frombuffer(bytearray(both), dtype=torch.uint8).int()
-                  - torch.frombuffer(bytearray(drawn(made)), dtype=torch.uint8).int()).max()  # fmt: skip
+        far = abs(
+            torch.frombuffer(bytearray(both), dtype=torch.uint8).int()
+            - torch.frombuffer(bytearray(drawn(made)), dtype=torch.uint8).int()
+        ).max()
         assert far <= 1, "merged is unmerged to a rounding"
     assert "lora" not in "".join(p.name for p in (tmp_path / "merged").rglob("*") if STUDENT not in str(p))
 
@@ -134,8 +136,18 @@ def test_training_leaves_it_aside_and_puts_it_back(folder, data, tmp_path):
     for part in ("llm", "mmdit"):
         name = f"{part}/adapter_model.safetensors"
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
-    config = distill.load_config(["steps=1", "teacher_steps=2", "rank=2", f"data=[{data}]", "loop.steps=1",
-                                  "loop.batch_size=2", "loop.workers=0", "loop.warmup=0"])  # fmt: skip
+    config = distill.load_config(
+        [
+            "steps=1",
+            "teacher_steps=2",
+            "rank=2",
+            f"data=[{data}]",
+            "loop.steps=1",
+            "loop.batch_size=2",
+            "loop.workers=0",
+            "loop.warmup=0",
+        ]
+    )
     distill.distill(model, tmp_path / "student", config)
     assert drawn(model) == own, "one that is made has the same name while it is made"
 

@@ -20,20 +20,56 @@ from limner.integrations.sd3.files import read, save_diffusers
 from limner.integrations.sd3.layouts import config_from_diffusers, config_to_diffusers, weights_from_diffusers
 
 RELEASED = {
-    "sd3-medium": {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192},
-    "sd3.5-medium": {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
-                     "pos_embed_max_size": 384, "qk_norm": "rms_norm", "dual_attention_layers": tuple(range(13))},
-    "sd3.5-large": {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
-                    "pos_embed_max_size": 192, "qk_norm": "rms_norm"},
-}  # fmt: skip
+    "sd3-medium": {
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 192,
+    },
+    "sd3.5-medium": {
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 384,
+        "qk_norm": "rms_norm",
+        "dual_attention_layers": tuple(range(13)),
+    },
+    "sd3.5-large": {
+        "num_layers": 38,
+        "num_attention_heads": 38,
+        "caption_projection_dim": 2432,
+        "pos_embed_max_size": 192,
+        "qk_norm": "rms_norm",
+    },
+}
 """The public configurations (config.json of stabilityai's repositories)."""
-COMMON = {"sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
-          "joint_attention_dim": 4096, "pooled_projection_dim": 2048}  # fmt: skip
-TINY = {"sample_size": 128, "patch_size": 2, "in_channels": 4, "out_channels": 4, "attention_head_dim": 64,
-        "num_attention_heads": 2, "caption_projection_dim": 128, "num_layers": 3, "joint_attention_dim": 24,
-        "pooled_projection_dim": 20, "pos_embed_max_size": 80}  # fmt: skip
-KINDS = {"sd3": {}, "sd3.5-medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
-         "sd3.5-large": {"qk_norm": "rms_norm"}}  # fmt: skip
+COMMON = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "attention_head_dim": 64,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+}
+TINY = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "attention_head_dim": 64,
+    "num_attention_heads": 2,
+    "caption_projection_dim": 128,
+    "num_layers": 3,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 80,
+}
+KINDS = {
+    "sd3": {},
+    "sd3.5-medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
+    "sd3.5-large": {"qk_norm": "rms_norm"},
+}
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -146,17 +182,29 @@ def test_a_whole_sampling_loop_equals_the_pipeline(tmp_path):
         torch.nn.init.normal_(parameter, std=0.05)
     theirs.save_pretrained(tmp_path / "transformer")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    vae = AutoencoderKL(latent_channels=4, block_out_channels=(4, 8, 8, 8), norm_num_groups=2,
-                        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)  # fmt: skip
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(4, 8, 8, 8),
+        norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     pipeline = StableDiffusion3Pipeline(theirs, scheduler, vae, None, None, None, None, None, None)
     pipeline.set_progress_bar_config(disable=True)
     latents, context, pooled = inputs()
     latents, scale = latents[:1], 4.0
     expected = pipeline(
-        prompt_embeds=context[:1], negative_prompt_embeds=context[1:], pooled_prompt_embeds=pooled[:1],
-        negative_pooled_prompt_embeds=pooled[1:], latents=latents.clone(), num_inference_steps=10, guidance_scale=scale,
-        output_type="latent", height=64, width=96,
-    ).images  # fmt: skip
+        prompt_embeds=context[:1],
+        negative_prompt_embeds=context[1:],
+        pooled_prompt_embeds=pooled[:1],
+        negative_pooled_prompt_embeds=pooled[1:],
+        latents=latents.clone(),
+        num_inference_steps=10,
+        guidance_scale=scale,
+        output_type="latent",
+        height=64,
+        width=96,
+    ).images
     ours = read(tmp_path)
 
     def velocity(x, step, t):
@@ -173,11 +221,19 @@ def test_what_is_wrong_is_named(tmp_path):
     weights = original("sd3")
     key = "model.diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight"
     for name, changed, said in (
-        ("more", weights | {"model.diffusion_model.joint_blocks.0.extra": torch.zeros(1)}, r"no place .*joint_blocks\.0\.extra"),
-        ("shape", weights | {key: torch.zeros(3, 128)}, r"blocks\.1\.image\.mlp\.0\.weight is \(3, 128\), expected \(512, 128\)"),
+        (
+            "more",
+            weights | {"model.diffusion_model.joint_blocks.0.extra": torch.zeros(1)},
+            r"no place .*joint_blocks\.0\.extra",
+        ),
+        (
+            "shape",
+            weights | {key: torch.zeros(3, 128)},
+            r"blocks\.1\.image\.mlp\.0\.weight is \(3, 128\), expected \(512, 128\)",
+        ),
         ("less", {k: v for k, v in weights.items() if k != key}, r"mlp\.0\.weight is missing, expected"),
         ("none", {"x": torch.zeros(1)}, "no SD3 in the original layout"),
-    ):  # fmt: skip
+    ):
         save_file(changed, tmp_path / f"{name}.safetensors")
         with pytest.raises(ValueError, match=said):
             read(tmp_path / f"{name}.safetensors")

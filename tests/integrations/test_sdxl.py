@@ -10,8 +10,15 @@ from limner.integrations.sdxl.detokenizer import SDXLAdapterConfig, SDXLDetokeni
 
 
 def pipeline(kind, made: SDXLDetokenizer):
-    pipe = kind(vae=made.autoencoder.vae, unet=made.unet, scheduler=made.scheduler, text_encoder=None, text_encoder_2=None,
-                tokenizer=None, tokenizer_2=None)  # fmt: skip
+    pipe = kind(
+        vae=made.autoencoder.vae,
+        unet=made.unet,
+        scheduler=made.scheduler,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -19,9 +26,12 @@ def pipeline(kind, made: SDXLDetokenizer):
 def embeddings(condition):
     context, pooled = condition.negative
     return {
-        "prompt_embeds": condition.context, "negative_prompt_embeds": context[None], "output_type": "latent",
-        "pooled_prompt_embeds": condition.pooled, "negative_pooled_prompt_embeds": pooled[None],
-    }  # fmt: skip
+        "prompt_embeds": condition.context,
+        "negative_prompt_embeds": context[None],
+        "output_type": "latent",
+        "pooled_prompt_embeds": condition.pooled,
+        "negative_pooled_prompt_embeds": pooled[None],
+    }
 
 
 @pytest.mark.parametrize("scale", [7.5, 1.0])
@@ -49,9 +59,15 @@ def test_the_loop_with_a_picture_is_that_of_diffusers_pipeline(image_scale):
     with torch.no_grad():
         condition = made.adapter(torch.randn(1, 4, 48))
         theirs = pipeline(StableDiffusionXLInstructPix2PixPipeline, made)(
-            **embeddings(condition), image=picture.permute(2, 0, 1)[None].float() / 255, latents=noise.clone(), height=32,
-            width=32, guidance_scale=7.5, image_guidance_scale=image_scale, num_inference_steps=10,
-        ).images  # fmt: skip
+            **embeddings(condition),
+            image=picture.permute(2, 0, 1)[None].float() / 255,
+            latents=noise.clone(),
+            height=32,
+            width=32,
+            guidance_scale=7.5,
+            image_guidance_scale=image_scale,
+            num_inference_steps=10,
+        ).images
     reference = made.encode_reference(picture, (32, 32))
     condition.references.append([reference])
     ours = made.denoise(noise, condition, Guidance(7.5, image_scale), 10)

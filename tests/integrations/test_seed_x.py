@@ -130,10 +130,16 @@ def test_its_training_step(model):
     step = load_file(DATA / "seed_x_training_step.safetensors")
     ids = step["input_ids"]
     batch = StreamBatch(
-        input_ids=ids, labels=step["labels"], lengths=torch.tensor([ids.shape[1]]), feature_mask=step["ids_cmp_mask"],
-        query_mask=step["ids_gen_mask"], pixel_values=torch.zeros(1, 3, 56, 56), view_positions=step["patch_positions"][:1],
-        drawing_row=torch.tensor([0]), drawing_begin=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
-    )  # fmt: skip
+        input_ids=ids,
+        labels=step["labels"],
+        lengths=torch.tensor([ids.shape[1]]),
+        feature_mask=step["ids_cmp_mask"],
+        query_mask=step["ids_gen_mask"],
+        pixel_values=torch.zeros(1, 3, 56, 56),
+        view_positions=step["patch_positions"][:1],
+        drawing_row=torch.tensor([0]),
+        drawing_begin=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
+    )
     with torch.no_grad():
         output = stream(batch, step["image_embeds"][:1])
         logits = stream.logits(output.hidden)
@@ -166,8 +172,10 @@ def test_it_replies_is_saved_and_replies_the_same(model, tmp_path):
 
 
 TURNS = [
-    {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"},
-]  # fmt: skip
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "more"},
+]
 FORMS = [
     ("seed_x_i", TURNS, {}, "<s>[INST] q [/INST]\na\n[INST] more [/INST]\n"),
     ("seed_x_i", TURNS, {"images": "force"}, "<s>[INST] q [/INST]\na\n[INST] Generate an image: more [/INST]\n"),
@@ -198,10 +206,16 @@ def test_a_sentencepiece_model_is_read_as_it_reads_itself(source, tmp_path):
     folder = tmp_path / "words"
     folder.mkdir()
     spm.SentencePieceTrainer.train(
-        input=str(tmp_path / "text"), model_prefix=str(folder / "tokenizer"), vocab_size=380, model_type="bpe",
-        byte_fallback=True, hard_vocab_limit=False, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        input=str(tmp_path / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=380,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         minloglevel=2,
-    )  # fmt: skip
+    )
     own = spm.SentencePieceProcessor(str(folder / "tokenizer.model"))
     controls = [token for token in tokenizer().get_added_vocab() if token not in ("<unk>", "<s>", "</s>")]
     added = {name: own.get_piece_size() + i for i, name in enumerate(controls)}
@@ -304,17 +318,30 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys):
 def cross_attention(width: int, other: int) -> dict[str, tuple[int, ...]]:
     """The released resamplers' parameters, 8 x 8 queries."""
     return {
-        "pos_embed": (64, width), "query": (64, width), "kv_proj.weight": (width, other),
-        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
-        "ln_q.weight": (width,), "ln_q.bias": (width,), "ln_kv.weight": (width,), "ln_kv.bias": (width,),
-    }  # fmt: skip
+        "pos_embed": (64, width),
+        "query": (64, width),
+        "kv_proj.weight": (width, other),
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "ln_q.weight": (width,),
+        "ln_q.bias": (width,),
+        "ln_kv.weight": (width,),
+        "ln_kv.bias": (width,),
+    }
 
 
 def test_the_full_size_agent_has_a_place_for_every_released_weight():
     """SEED-X-17B: LLaMA-2-13B with a vocabulary of 32,330, resamplers between widths 4096 and 5120."""
-    llama = LlamaConfig(vocab_size=32330, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40,
-                        num_attention_heads=40, num_key_value_heads=40)  # fmt: skip
+    llama = LlamaConfig(
+        vocab_size=32330,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        num_key_value_heads=40,
+    )
     config = LimnerConfig(tile_grids=GRIDS, drawn_images="queries", feature_pool="sequence")
     slots = tuple(range(32004, 32104))
     vocabulary = Vocabulary(32000, 32001, 32002, 32003, slots, (), (2,), 2)
@@ -335,26 +362,47 @@ def test_the_full_size_detokenizer_has_a_place_for_every_released_weight(channel
     """SDXL's UNet from its public configuration (2,567,463,684 parameters), and the resampler in front of it."""
     unet = on_meta(
         lambda: UNet2DConditionModel(
-            sample_size=128, in_channels=channels, block_out_channels=(320, 640, 1280), layers_per_block=2,
+            sample_size=128,
+            in_channels=channels,
+            block_out_channels=(320, 640, 1280),
+            layers_per_block=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=2048,
-            attention_head_dim=(5, 10, 20), transformer_layers_per_block=(1, 2, 10), use_linear_projection=True,
-            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-        ), "SDXL",
-    )  # fmt: skip
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=2048,
+            attention_head_dim=(5, 10, 20),
+            transformer_layers_per_block=(1, 2, 10),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ),
+        "SDXL",
+    )
     assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684 + (channels - 4) * 320 * 9
     adapter = on_meta(lambda: SDXLAdapter(SDXLAdapterConfig()), "SDXL")
     released = {"latents": (1, 64, 1024), "proj_in.weight": (1024, 4096), "proj_in.bias": (1024,)}
     for i in range(4):
         released |= {f"layers.{i}.0.{n}.{p}": (1024,) for n in ("norm1", "norm2") for p in ("weight", "bias")}
-        released |= {f"layers.{i}.0.to_q.weight": (1024, 1024), f"layers.{i}.0.to_kv.weight": (2048, 1024),
-                     f"layers.{i}.0.to_out.weight": (1024, 1024), f"layers.{i}.1.0.weight": (1024,),
-                     f"layers.{i}.1.0.bias": (1024,), f"layers.{i}.1.1.weight": (4096, 1024),
-                     f"layers.{i}.1.3.weight": (1024, 4096)}  # fmt: skip
-    released |= {"norm_out.weight": (1024,), "norm_out.bias": (1024,), "unet_proj_1.weight": (768, 1024),
-                 "unet_proj_1.bias": (768,), "unet_proj_2.weight": (1280, 1024), "unet_proj_2.bias": (1280,),
-                 "unet_attnpool.positional_embedding": (65, 1024), "unet_attnpool.c_proj.weight": (1280, 1024),
-                 "unet_attnpool.c_proj.bias": (1280,)}  # fmt: skip
+        released |= {
+            f"layers.{i}.0.to_q.weight": (1024, 1024),
+            f"layers.{i}.0.to_kv.weight": (2048, 1024),
+            f"layers.{i}.0.to_out.weight": (1024, 1024),
+            f"layers.{i}.1.0.weight": (1024,),
+            f"layers.{i}.1.0.bias": (1024,),
+            f"layers.{i}.1.1.weight": (4096, 1024),
+            f"layers.{i}.1.3.weight": (1024, 4096),
+        }
+    released |= {
+        "norm_out.weight": (1024,),
+        "norm_out.bias": (1024,),
+        "unet_proj_1.weight": (768, 1024),
+        "unet_proj_1.bias": (768,),
+        "unet_proj_2.weight": (1280, 1024),
+        "unet_proj_2.bias": (1280,),
+        "unet_attnpool.positional_embedding": (65, 1024),
+        "unet_attnpool.c_proj.weight": (1280, 1024),
+        "unet_attnpool.c_proj.bias": (1280,),
+    }
     released |= {f"unet_attnpool.{n}_proj.weight": (1024, 1024) for n in "qkv"}
     released |= {f"unet_attnpool.{n}_proj.bias": (1024,) for n in "qkv"}
     theirs = {f"resampler.{name}": torch.empty(shape, device="meta") for name, shape in released.items()}

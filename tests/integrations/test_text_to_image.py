@@ -31,9 +31,16 @@ def words():
 def clip(width: int) -> CLIPTextModelWithProjection:
     tokenizer = words()
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
-        projection_dim=width, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        projection_dim=width,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=0,
+    )
     return CLIPTextModelWithProjection(config).eval()
 
 
@@ -41,15 +48,30 @@ def clip(width: int) -> CLIPTextModelWithProjection:
 def pipeline():
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, attention_head_dim=32, num_attention_heads=2,
-        caption_projection_dim=64, num_layers=2, joint_attention_dim=24, pooled_projection_dim=20, pos_embed_max_size=16,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        caption_projection_dim=64,
+        num_layers=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        pos_embed_max_size=16,
         qk_norm="rms_norm",
-    )  # fmt: skip
+    )
     for parameter in transformer.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=0.1)
-    vae = AutoencoderKL(block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-                        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, shift_factor=0.06)  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        shift_factor=0.06,
+    )
     t5 = T5EncoderModel(
         T5Config(vocab_size=len(words()), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     ).eval()
@@ -99,8 +121,15 @@ def test_the_whole_way_from_words_is_that_of_diffusers_pipeline(pipeline, folder
     torch.testing.assert_close(made, theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("absent", [("text_encoder",), ("text_encoder_2",), ("text_encoder", "text_encoder_2"),
-                                    ("text_encoder", "text_encoder_2", "text_encoder_3")])  # fmt: skip
+@pytest.mark.parametrize(
+    "absent",
+    [
+        ("text_encoder",),
+        ("text_encoder_2",),
+        ("text_encoder", "text_encoder_2"),
+        ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    ],
+)
 def test_any_encoder_may_be_absent(folder, tmp_path, absent):
     folder = shutil.copytree(folder, tmp_path / "sd3")
     whole = StableDiffusion3.from_pretrained(folder).encode(["a cat"])
@@ -122,8 +151,22 @@ def test_any_encoder_may_be_absent(folder, tmp_path, absent):
 
 def test_the_command_line_draws(folder, tmp_path, capsys):
     out = tmp_path / "cat.png"
-    command = ["draw", "a cat", "--backend", "sd3", "--model", str(folder), "--size", "16x24", "--steps", "2",
-               "--guidance", "3", "--device", "cpu"]  # fmt: skip
+    command = [
+        "draw",
+        "a cat",
+        "--backend",
+        "sd3",
+        "--model",
+        str(folder),
+        "--size",
+        "16x24",
+        "--steps",
+        "2",
+        "--guidance",
+        "3",
+        "--device",
+        "cpu",
+    ]
     assert cli.main([*command, "--out", str(out)]) == 0
     assert Image.open(out).size == (24, 16)
     assert cli.main([*command, "--out", str(out), "--seed", "0"]) == 0  # no flag given is seed 0

@@ -12,9 +12,16 @@ from limner.mllm.stream import collate
 CONVERSATIONS = [
     [
         {"role": "user", "content": "draw a cat and say so"},
-        {"role": "assistant", "content": [
-            {"type": "text", "text": "Here: "}, {"type": "image", "image": picture(1)}, {"type": "text", "text": "a cat."},
-            {"type": "image", "image": picture(2)}, {"type": "text", "text": "again"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Here: "},
+                {"type": "image", "image": picture(1)},
+                {"type": "text", "text": "a cat."},
+                {"type": "image", "image": picture(2)},
+                {"type": "text", "text": "again"},
+            ],
+        },
     ],
     [
         {"role": "user", "content": [{"type": "image", "image": picture(3)}, {"type": "text", "text": "again?"}]},
@@ -23,7 +30,7 @@ CONVERSATIONS = [
         {"role": "assistant", "content": [{"type": "text", "text": "ok"}, {"type": "image", "image": picture(5)}]},
     ],
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -117,9 +124,11 @@ def test_rows_that_draw_at_different_moments_equal_rows_alone(backbone):
             return [picture(10 * which[r.row] + r.index) for r in requests]
             yield
 
-        events = decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0] * 3, draw) \
-            if len(which) == 3 else \
-            decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0], draw)  # fmt: skip
+        events = (
+            decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0] * 3, draw)
+            if len(which) == 3
+            else decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0], draw)
+        )
         for _ in events:
             pass
         return seen, {which[row]: values for row, values in hidden.items()}

@@ -35,10 +35,14 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
     replies = pictures_seen = cut = 0
     for batch in range(250):
         options = DecodingOptions(
-            max_new_tokens=rng.randint(1, 12), max_images=rng.randint(1, 3),
-            images=rng.choice(("auto", "auto", "force", "never")), temperature=rng.choice((0.0, 1.0, 5.0)),
-            top_k=rng.choice((0, 5)), top_p=rng.choice((1.0, 0.9)), size=rng.choice((None, (32, 32))),
-        )  # fmt: skip
+            max_new_tokens=rng.randint(1, 12),
+            max_images=rng.randint(1, 3),
+            images=rng.choice(("auto", "auto", "force", "never")),
+            temperature=rng.choice((0.0, 1.0, 5.0)),
+            top_k=rng.choice((0, 5)),
+            top_p=rng.choice((1.0, 0.9)),
+            size=rng.choice((None, (32, 32))),
+        )
         decoder = Decoder(model, encoder, options)
         noise = torch.Generator().manual_seed(batch)
         opener = v.shapes[0] if shapes else v.boi
@@ -121,10 +125,19 @@ def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_stat
     torch.testing.assert_close(reread[kept], decoder_last[kept], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [
-    {"max_new_tokens": 0}, {"max_images": -1}, {"images": "maybe"}, {"temperature": -1.0}, {"top_p": 0.0},
-    {"top_k": -1}, {"stop": ("",)}, {"images": "force", "max_images": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 0},
+        {"max_images": -1},
+        {"images": "maybe"},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"stop": ("",)},
+        {"images": "force", "max_images": 0},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError):
         DecodingOptions(**options)

@@ -78,10 +78,15 @@ def test_a_template_may_ask_whether_a_picture_is_wanted():
 
 def test_labels_cover_the_assistants_decisions_only(encoder):
     v = encoder.vocabulary
-    e = encoder.encode([
-        {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image", "image": picture(1)}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "ab"}, {"type": "image", "image": picture(2, (16, 32))}]},
-    ])  # fmt: skip
+    e = encoder.encode(
+        [
+            {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image", "image": picture(1)}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "text", "text": "ab"}, {"type": "image", "image": picture(2, (16, 32))}],
+            },
+        ]
+    )
     labelled = [t for t in e.labels if t != IGNORED]
     assert labelled == [*encoder.text_ids("ab"), v.shapes[1], v.boi, v.end_of_turn[0]]
     assert all(label in (IGNORED, token) for token, label in zip(e.input_ids, e.labels, strict=True))
@@ -123,10 +128,12 @@ def test_tiles_of_a_users_picture_and_one_view_of_a_drawn_one():
     encoder = make_stream("qwen3", tile_grids=((1, 1), (1, 2)))[1]
     v = encoder.vocabulary
     wide = picture(0, (32, 64))
-    e = encoder.encode([
-        {"role": "user", "content": [{"type": "image", "image": wide}]},
-        {"role": "assistant", "content": [{"type": "image", "image": wide}]},
-    ])  # fmt: skip
+    e = encoder.encode(
+        [
+            {"role": "user", "content": [{"type": "image", "image": wide}]},
+            {"role": "assistant", "content": [{"type": "image", "image": wide}]},
+        ]
+    )
     assert e.input_ids.count(v.patch) == e.input_ids.count(v.end_patch) == 2
     assert e.input_ids.count(v.boi) == 2 and len(e.views) == 4
     assert [view.position for _, view in e.views] == [(0.25, 0.5), (0.75, 0.5), (0.5, 0.5), (0.5, 0.5)]
@@ -139,11 +146,18 @@ def test_nearest_shape():
     assert nearest_shape(shapes, 900, 300) == 2
 
 
-@pytest.mark.parametrize("messages", [
-    [], [{"role": "user"}], [{"role": "robot", "content": "x"}], [{"role": "user", "content": 3}],
-    [{"role": "user", "content": [{"type": "image", "image": 3}]}], [{"role": "user", "content": [{"type": "video"}]}],
-    [{"role": "user", "content": [{"type": "text", "text": "x", "ids": [1]}]}],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "user"}],
+        [{"role": "robot", "content": "x"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [{"type": "image", "image": 3}]}],
+        [{"role": "user", "content": [{"type": "video"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "x", "ids": [1]}]}],
+    ],
+)
 def test_malformed_messages_are_refused(messages):
     with pytest.raises(ValueError):
         checked(messages)

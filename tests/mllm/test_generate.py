@@ -29,10 +29,14 @@ def stepwise(model, encoder, prompts, **options):
     mask = torch.tensor([[0] * (longest - len(e)) + [1] * len(e) for e in encoded])
     processor = ImageTokenLogitsProcessor(model.vocabulary, model.config.num_queries, model.llm.config.vocab_size)
     output = model.llm.generate(
-        ids, attention_mask=mask, return_dict_in_generate=True,
-        logits_processor=LogitsProcessorList([_Likelier((model.vocabulary.shapes or (model.vocabulary.boi,))[0]), processor]),
+        ids,
+        attention_mask=mask,
+        return_dict_in_generate=True,
+        logits_processor=LogitsProcessorList(
+            [_Likelier((model.vocabulary.shapes or (model.vocabulary.boi,))[0]), processor]
+        ),
         **options,
-    )  # fmt: skip
+    )
     return output, longest
 
 
@@ -84,10 +88,15 @@ def stepwise_from(model, ids, new_tokens):
     vocabulary = model.vocabulary
     processor = ImageTokenLogitsProcessor(vocabulary, model.config.num_queries, model.llm.config.vocab_size)
     output = model.llm.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=new_tokens,
-        logits_processor=LogitsProcessorList([processor, _Never(vocabulary.boi)]), do_sample=False,
-        return_dict_in_generate=True, output_hidden_states=True, eos_token_id=list(vocabulary.end_of_turn),
-    )  # fmt: skip
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=new_tokens,
+        logits_processor=LogitsProcessorList([processor, _Never(vocabulary.boi)]),
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_hidden_states=True,
+        eos_token_id=list(vocabulary.end_of_turn),
+    )
     return output
 
 
@@ -110,9 +119,14 @@ def finish(runner):
 
 
 @pytest.mark.parametrize("shapes", [(), ((32, 32), (16, 32))])
-@pytest.mark.parametrize("options", [
-    {"do_sample": True, "temperature": 3.0}, {"num_beams": 3, "do_sample": False}, {"do_sample": True, "num_beams": 2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True, "temperature": 3.0},
+        {"num_beams": 3, "do_sample": False},
+        {"do_sample": True, "num_beams": 2},
+    ],
+)
 @torch.inference_mode()
 def test_plain_generate_keeps_the_grammar(shapes, options):
     model, encoder = make_stream("qwen3", shapes=shapes)

@@ -17,8 +17,14 @@ from limner.integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVL
 from limner.mllm.eye import Eye
 from limner.resamplers import Resampler
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 32,
-         "patch_size": 8}  # fmt: skip
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 32,
+    "patch_size": 8,
+}
 TOWERS = {
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SMALL, vision_use_head=False)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SMALL)),

@@ -8,11 +8,19 @@ from limner.inference import drawing
 from limner.mllm.written import LONGEST, quoted, to_write
 
 
-@pytest.mark.parametrize("text, words", [
-    ('a red sign "OPEN"', ("OPEN",)), ("一块牌子，写着“咖啡”和「茶」", ("咖啡", "茶")), ('"A 1" and «B»', ("A 1", "B")),
-    ("the cat's toy isn't here", ()), ('an inch " alone', ()), ('"" and "  "', ()), (f'"{"x" * (LONGEST + 1)}"', ()),
-    ('"one\ntwo"', ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('a red sign "OPEN"', ("OPEN",)),
+        ("一块牌子，写着“咖啡”和「茶」", ("咖啡", "茶")),
+        ('"A 1" and «B»', ("A 1", "B")),
+        ("the cat's toy isn't here", ()),
+        ('an inch " alone', ()),
+        ('"" and "  "', ()),
+        (f'"{"x" * (LONGEST + 1)}"', ()),
+        ('"one\ntwo"', ()),
+    ],
+)
 def test_what_is_quoted(text, words):
     assert quoted(text) == words
 
@@ -31,8 +39,14 @@ def conversation(image):
         content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in parts]
         return {"role": "assistant", "content": content}
 
-    return [user('a sign "ONE"'), assistant("Here:", image, 'and one more, "TWO":', image, "Done.", image),
-            user("the same in red"), assistant(image), user('now "THREE"'), assistant("Good:", image)]  # fmt: skip
+    return [
+        user('a sign "ONE"'),
+        assistant("Here:", image, 'and one more, "TWO":', image, "Done.", image),
+        user("the same in red"),
+        assistant(image),
+        user('now "THREE"'),
+        assistant("Good:", image),
+    ]
 
 
 def test_pictures_of_a_conversation():
@@ -48,8 +62,9 @@ def test_pictures_of_a_conversation():
 def test_a_reply_hands_them_to_the_drawing(monkeypatch):
     model, seen = make_limner(), []
     real = drawing.condition_of
-    monkeypatch.setattr(drawing, "condition_of", lambda d, group, *more: seen.append([r.words for r in group]) or real(
-        d, group, *more))  # fmt: skip
+    monkeypatch.setattr(
+        drawing, "condition_of", lambda d, group, *more: seen.append([r.words for r in group]) or real(d, group, *more)
+    )
     asked = ['draw a sign "OPEN"', "draw a cat"]
     model.generate(asked, images="force", max_images=1, max_new_tokens=2, num_inference_steps=1)
     assert seen == [[("OPEN",), ()]]

@@ -50,8 +50,19 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     model = make_limner(shapes=SHAPES, prompt_tokens=4)
     trainee = Trainee(model.mllm, model.detokenizer, align=True)
     stage = JointStage(align_weight=0.5, align_block=0, flow_samples=2)
-    config = loop.LoopConfig(steps=steps, learning_rate=3e-4, warmup=1, decay=0.0, workers=0, ema_decay=0.9, log_every=1,
-                             save_every=5, parallel=kind, optimizer=optimizer, keep=3)  # fmt: skip
+    config = loop.LoopConfig(
+        steps=steps,
+        learning_rate=3e-4,
+        warmup=1,
+        decay=0.0,
+        workers=0,
+        ema_decay=0.9,
+        log_every=1,
+        save_every=5,
+        parallel=kind,
+        optimizer=optimizer,
+        keep=3,
+    )
     told, norms = [], []
     real, real_total = MasterOptimizer.step, parallel.total
 
@@ -71,9 +82,15 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     if parallel.rank() == 0:
         kinds = {type(p).__name__ for p in trainee.parameters()}
         (folder / f"losses-{parallel.size()}-{kind}.json").write_text(
-            json.dumps({"losses": told, "norms": norms, "kinds": sorted(kinds), "sum": float(
-                sum(p.detach().double().abs().sum() for p in trainee.parameters()))})
-        )  # fmt: skip
+            json.dumps(
+                {
+                    "losses": told,
+                    "norms": norms,
+                    "kinds": sorted(kinds),
+                    "sum": float(sum(p.detach().double().abs().sum() for p in trainee.parameters())),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -88,8 +88,15 @@ def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
     model = nn.Linear(2, 2)
     values = iter([3.0, 1.0, 2.0])
     config = LoopConfig(steps=6, save_every=1, sample_every=2, workers=0)
-    fit("best", model, lambda step: torch.ones(1, 2), partial(lambda x, step: {"loss": model(x).sum()}), config, tmp_path,
-        lambda step: next(values))  # fmt: skip
+    fit(
+        "best",
+        model,
+        lambda step: torch.ones(1, 2),
+        partial(lambda x, step: {"loss": model(x).sum()}),
+        config,
+        tmp_path,
+        lambda step: next(values),
+    )
     assert [int(p.name) for p in checkpoints.steps_of(tmp_path / "checkpoints")] == [4, 6]
 
 

@@ -92,8 +92,12 @@ def test_captions_come_as_often_as_their_probabilities_say(folder):
 
 
 def test_conversations_and_their_mistakes(folder):
-    good = {"messages": [{"role": "user", "content": [{"type": "image", "image": "0.png"}, {"type": "text", "text": "x"}]},
-                         {"role": "assistant", "content": "a cat"}]}  # fmt: skip
+    good = {
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": "0.png"}, {"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": "a cat"},
+        ]
+    }
     bad = [
         {"messages": [{"role": "robot", "content": "x"}]},
         {"messages": [{"role": "user", "content": "x"}]},
@@ -109,15 +113,27 @@ def test_conversations_and_their_mistakes(folder):
     assert len(examples) == 1 and isinstance(examples[0], Conversation)
     assert [p.split(": ", 1)[0].rpartition(":")[2] for p in problems] == ["2", "3", "4", "5", "6", "7", "8"]
     for said, problem in zip(
-        ("unknown role 'robot'", "no reply of the assistant", "leaves the data set's folder", "leaves the data set's folder",
-         "is a URL", "a part must be", "not JSON"), problems, strict=True,
-    ):  # fmt: skip
+        (
+            "unknown role 'robot'",
+            "no reply of the assistant",
+            "leaves the data set's folder",
+            "leaves the data set's folder",
+            "is a URL",
+            "a part must be",
+            "not JSON",
+        ),
+        problems,
+        strict=True,
+    ):
         assert said in problem
 
 
 def test_llava(folder):
-    row = {"id": 1, "image": "1.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"},
-                                                        {"from": "gpt", "value": "A cat."}]}  # fmt: skip
+    row = {
+        "id": 1,
+        "image": "1.png",
+        "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}],
+    }
     (folder / "llava.json").write_text(json.dumps([row, row | {"image": ["1.png", "2.png"]}]))
     examples, problems = split(read(folder / "llava.json"))
     content = examples[0].messages[0]["content"]
@@ -128,8 +144,10 @@ def test_llava(folder):
 def test_edits_of_one_and_of_several_turns(folder):
     one = {"source": "0.png", "target": "1.png", "instruction": "make it blue"}
     public = {"input_image": "0.png", "edited_image": "1.png", "edit": "make it blue"}
-    several = {"source": "0.png", "turns": [{"instruction": "blue", "target": "1.png"},
-                                            {"instruction": "red", "target": "2.png"}]}  # fmt: skip
+    several = {
+        "source": "0.png",
+        "turns": [{"instruction": "blue", "target": "1.png"}, {"instruction": "red", "target": "2.png"}],
+    }
     examples, problems = split(read(lines(folder / "edits.jsonl", [one, public, several, one | {"instruction": 3}])))
     assert examples[0].messages == examples[1].messages
     assert [m["role"] for m in examples[2].messages] == ["user", "assistant"] * 2
@@ -172,9 +190,9 @@ def test_parquet_with_pictures_inside(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pylist([
-        {"image": {"bytes": png(1), "path": "1.png"}, "text": "a cat"}, {"image": None, "text": "nothing"}
-    ])  # fmt: skip
+    table = pyarrow.Table.from_pylist(
+        [{"image": {"bytes": png(1), "path": "1.png"}, "text": "a cat"}, {"image": None, "text": "nothing"}]
+    )
     parquet.write_table(table, tmp_path / "data.parquet")
     examples, problems = split(read(tmp_path))
     assert opened(examples[0].picture).tobytes() == picture(1).tobytes() and examples[0].captions == ("a cat",)
@@ -296,8 +314,16 @@ def test_padding_stays_below_five_percent_on_the_world():
         rows = []
         for _, place, tokens in batch:
             told = World().tell(3, place)
-            messages = [{**m, "content": [{**p, "image": Image.new("RGB", (128, 128))} if p["type"] == "image" else p
-                                          for p in m["content"]]} for m in told]  # fmt: skip
+            messages = [
+                {
+                    **m,
+                    "content": [
+                        {**p, "image": Image.new("RGB", (128, 128))} if p["type"] == "image" else p
+                        for p in m["content"]
+                    ],
+                }
+                for m in told
+            ]
             encoded = encoder.encode(messages, training=True)
             rows.append((len(encoded.input_ids), sum(p.drawn for p in encoded.pictures)))
             assert measure(encoder, told) == (rows[-1][1], tokens)

@@ -28,8 +28,12 @@ def folder(tmp_path):
 
 def test_rules(folder, tmp_path):
     out = tmp_path / "out"
-    counts = run(folder, out, Rules(min_side=30, max_aspect=3, duplicate_bits=10, min_similarity=0.5),
-                 similarity=lambda image, caption: 0.1 if "d" in caption.split() else 0.9)  # fmt: skip
+    counts = run(
+        folder,
+        out,
+        Rules(min_side=30, max_aspect=3, duplicate_bits=10, min_similarity=0.5),
+        similarity=lambda image, caption: 0.1 if "d" in caption.split() else 0.9,
+    )
     assert counts == {"kept": 1, "dropped": 5}
     dropped = {
         d["where"].split("/")[-1]: d["why"] for d in map(json.loads, (out / "dropped.jsonl").read_text().splitlines())
@@ -43,8 +47,12 @@ def test_rules(folder, tmp_path):
 
 def test_conversations_stay_conversations(tmp_path):
     picture(1).save(tmp_path / "1.png")
-    talk = {"messages": [{"role": "user", "content": [{"type": "image", "image": "1.png"}, {"type": "text", "text": "?"}]},
-                         {"role": "assistant", "content": [{"type": "text", "text": "noise"}]}]}  # fmt: skip
+    talk = {
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": "1.png"}, {"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "noise"}]},
+        ]
+    }
     (tmp_path / "talk.jsonl").write_text(json.dumps(talk) + "\n")
     run(tmp_path / "talk.jsonl", tmp_path / "out", Rules())
     (example,) = read(tmp_path / "out")

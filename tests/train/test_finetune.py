@@ -16,8 +16,15 @@ from limner.train import finetune as module
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.loop import Interrupted
 
-QUICK = ["joint.loop.steps=4", "joint.loop.batch_size=2", "joint.loop.workers=0", "joint.loop.warmup=1", "rank=2",
-         "samples=1", "joint.loop.save_every=1"]  # fmt: skip
+QUICK = [
+    "joint.loop.steps=4",
+    "joint.loop.batch_size=2",
+    "joint.loop.workers=0",
+    "joint.loop.warmup=1",
+    "rank=2",
+    "samples=1",
+    "joint.loop.save_every=1",
+]
 
 
 def state(model):
@@ -36,8 +43,14 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "examples  3" in said and "parameters: LoRA of rank 2" in said and "4 steps" in said
     assert {p.name for p in out.iterdir()} == {
-        "README.md", "limner_adapter.json", "llm", "mmdit", "extra.safetensors", "samples", "run"
-    }  # fmt: skip
+        "README.md",
+        "limner_adapter.json",
+        "llm",
+        "mmdit",
+        "extra.safetensors",
+        "samples",
+        "run",
+    }
     card = json.loads((out / "limner_adapter.json").read_text())
     assert card["made"]["examples"] == 3 and card["extra"] == ["mllm.boi_delta", "mllm.queries.weight"]
     model.load_adapter(out)

@@ -62,17 +62,37 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     finally:
         Judge.from_pretrained = original
     assert {s["name"].split("/")[0] for s in results["scores"]} == {
-        "draw", "edit", "describe", "answer", "decide", "story", "compose", "control", "fill", "sign", "size",
-        "shape asked for", "no words asked for", "by hand",
-    }  # fmt: skip
+        "draw",
+        "edit",
+        "describe",
+        "answer",
+        "decide",
+        "story",
+        "compose",
+        "control",
+        "fill",
+        "sign",
+        "size",
+        "shape asked for",
+        "no words asked for",
+        "by hand",
+    }
     assert all(0 <= s["low"] <= s["rate"] <= s["high"] <= 1 for s in results["scores"])
     assert (tmp_path / "eval/sheet.png").exists() and (tmp_path / "eval/table.txt").exists()
 
 
 @pytest.mark.slow
 def test_train_from_the_command_line_stops_and_goes_on(tmp_path):
-    command = [sys.executable, "-m", "limner.app.cli", "train", "tiny", f"output={tmp_path}",
-               "autoencoder.loop.steps=400", "autoencoder.loop.save_every=1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "limner.app.cli",
+        "train",
+        "tiny",
+        f"output={tmp_path}",
+        "autoencoder.loop.steps=400",
+        "autoencoder.loop.save_every=1",
+    ]
     run = subprocess.Popen([*command, "--stages", "tokenizer,autoencoder"], stderr=subprocess.PIPE, text=True)
     import time
 

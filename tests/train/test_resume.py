@@ -17,8 +17,16 @@ from limner.train.finetune import finetune, load_config
 from limner.train.loop import Interrupted, LoopConfig
 from limner.train.resume import flat, same_run, settled
 
-QUICK = ["joint.loop.steps=3", "joint.loop.batch_size=1", "joint.loop.workers=0", "joint.loop.warmup=1", "rank=2",
-         "samples=0", "joint.loop.save_every=1", "parts=[mmdit]"]  # fmt: skip
+QUICK = [
+    "joint.loop.steps=3",
+    "joint.loop.batch_size=1",
+    "joint.loop.workers=0",
+    "joint.loop.warmup=1",
+    "rank=2",
+    "samples=0",
+    "joint.loop.save_every=1",
+    "parts=[mmdit]",
+]
 
 
 def interrupted(monkeypatch, data, output, overrides=QUICK):

@@ -77,8 +77,14 @@ def test_too_many_broken_examples_stop_a_run(tmp_path):
 
     module = nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"12 of 16 examples are broken, more than 1%"):
-        fit("s", module, lambda step: Batch(), lambda batch, step: {"loss": module.weight.sum()},
-            LoopConfig(steps=20, batch_size=4, workers=0), tmp_path)  # fmt: skip
+        fit(
+            "s",
+            module,
+            lambda step: Batch(),
+            lambda batch, step: {"loss": module.weight.sum()},
+            LoopConfig(steps=20, batch_size=4, workers=0),
+            tmp_path,
+        )
 
 
 def test_what_is_no_stream(tmp_path):

@@ -412,11 +412,17 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
 
     def said(question, answer, drawn=()):
         shown = [{"type": "image", "image": picture(seed)} for seed in drawn]
-        return [{"role": "user", "content": [{"type": "text", "text": question}]},
-                {"role": "assistant", "content": [{"type": "text", "text": answer}, *shown]}]  # fmt: skip
+        return [
+            {"role": "user", "content": [{"type": "text", "text": question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}, *shown]},
+        ]
 
-    talks = [said("Is it day?", "Yes."), said("Tell me.", "The sun is round and far away, over sea and hills."),
-             said("draw", "Here", (1, 2)), said("draw one", "It is here", (3,))]  # fmt: skip
+    talks = [
+        said("Is it day?", "Yes."),
+        said("Tell me.", "The sun is round and far away, over sea and hills."),
+        said("draw", "Here", (1, 2)),
+        said("draw one", "It is here", (3,)),
+    ]
 
     def gradients(batches):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}

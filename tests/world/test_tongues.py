@@ -133,8 +133,10 @@ def test_what_tells_a_scene_is_what_english_facts_say(tongue):
 def test_where_one_change_would_be_held_out_another_is_made():
     rng = random.Random(4)
     scenes = (sampling.pair(rng) for _ in range(20_000))
-    mirrored = ((s, replace(s, things=tuple(replace(t, x=o.x, y=o.y) for t, o in zip(s.things, s.things[::-1], strict=True))))
-                for s in scenes)  # fmt: skip
+    mirrored = (
+        (s, replace(s, things=tuple(replace(t, x=o.x, y=o.y) for t, o in zip(s.things, s.things[::-1], strict=True))))
+        for s in scenes
+    )
     scene = next(s for s, swapped in mirrored if not is_held_out(s) and is_held_out(swapped))
     for seed in range(20):
         assert seen_edit(random.Random(seed), before=scene, kinds=("swap", "recolour")).kind == "recolour"

@@ -81,8 +81,12 @@ def test_render_at_any_size_and_label_map():
 
 
 def test_unknown_words_are_refused():
-    for make in (lambda: one("dragon"), lambda: one(color="mauve"), lambda: one(size="huge"),
-                 lambda: Scene((), "mars")):  # fmt: skip
+    for make in (
+        lambda: one("dragon"),
+        lambda: one(color="mauve"),
+        lambda: one(size="huge"),
+        lambda: Scene((), "mars"),
+    ):
         with pytest.raises(ValueError, match="there are"):
             make()
 

@@ -124,8 +124,12 @@ def with_opened(messages: list[Message], fit: Any) -> list[Message]:
     """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
     return checked(
         [
-            {**m, "content": [{**p, "image": fit(opened(p["image"]))} if p["type"] == "image" else p
-                              for p in m["content"]]}
+            {
+                **m,
+                "content": [
+                    {**p, "image": fit(opened(p["image"]))} if p["type"] == "image" else p for p in m["content"]
+                ],
+            }
             for m in messages
         ]
-    )  # fmt: skip
+    )

@@ -79,8 +79,15 @@ def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, fo
         both = [*batch, *to_bytes(decoded)]
         sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
 
-    fit(name, autoencoder, partial(make_batch, stage, seed), partial(losses, autoencoder, stage), stage.loop, folder,
-        sample)  # fmt: skip
+    fit(
+        name,
+        autoencoder,
+        partial(make_batch, stage, seed),
+        partial(losses, autoencoder, stage),
+        stage.loop,
+        folder,
+        sample,
+    )
 
 
 def run_decoder(

@@ -176,9 +176,14 @@ def run_language(
 
 
 def run_joint(
-    stage: JointStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype,
+    stage: JointStage,
+    model: Limner,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
     name: str = "joint",
-) -> None:  # fmt: skip
+) -> None:
     """Trains the stream and the de-tokenizer of ``model`` in place, with a sheet of drawings at every sample."""
     torch.manual_seed(seed)
     batches = mixture(model, stage, seed + 3)

@@ -53,10 +53,21 @@ class JointStage:
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     sample_prompts: tuple[str, ...] = (
-        "a photo of a red apple", "draw a blue cat on grass", "draw three yellow cars", "a photo of a green clock",
-        "draw a dog left of a chair", "a photo of a pink bus and a black kite", "draw a white sheep at night",
-        "a photo of two purple cups", "draw an orange boat on sand", "a photo of a bicycle", "draw four elephants",
-        "a photo of a brown teddy bear above a tv", "draw a umbrella", "a photo of a red banana and a blue cake",
-        "draw a small black bird in the sky", "draw a yellow train, wide",
-    )  # fmt: skip
+        "a photo of a red apple",
+        "draw a blue cat on grass",
+        "draw three yellow cars",
+        "a photo of a green clock",
+        "draw a dog left of a chair",
+        "a photo of a pink bus and a black kite",
+        "draw a white sheep at night",
+        "a photo of two purple cups",
+        "draw an orange boat on sand",
+        "a photo of a bicycle",
+        "draw four elephants",
+        "a photo of a brown teddy bear above a tv",
+        "draw a umbrella",
+        "a photo of a red banana and a blue cake",
+        "draw a small black bird in the sky",
+        "draw a yellow train, wide",
+    )
     loop: LoopConfig = field(default_factory=LoopConfig)

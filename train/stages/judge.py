@@ -141,7 +141,13 @@ def run(
     )
     judge.to(device, dtype, memory_format=torch.channels_last)
     autoencoder.to(device, dtype)
-    fit("judge", judge, partial(make_batch, stage, seed + 7), partial(losses, judge, autoencoder, stage, seed), stage.loop,
-        folder)  # fmt: skip
+    fit(
+        "judge",
+        judge,
+        partial(make_batch, stage, seed + 7),
+        partial(losses, judge, autoencoder, stage, seed),
+        stage.loop,
+        folder,
+    )
     judge.float().cpu().save_pretrained(done)
     return judge.eval()

@@ -92,7 +92,13 @@ def run(
     torch.manual_seed(seed + 9)
     reader = Reader(ReaderConfig(stage.width, stage.depth)).to(device, dtype)
     autoencoder.to(device, dtype)
-    fit("reader", reader, partial(make_batch, stage, seed + 9), partial(losses, reader, autoencoder, stage, seed),
-        stage.loop, folder)  # fmt: skip
+    fit(
+        "reader",
+        reader,
+        partial(make_batch, stage, seed + 9),
+        partial(losses, reader, autoencoder, stage, seed),
+        stage.loop,
+        folder,
+    )
     reader.float().cpu().save_pretrained(done)
     return reader.eval()

@@ -92,9 +92,14 @@ def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
 
 
 def run(
-    stage: VisionStage, config: LimnerConfig, seed: int, folder: Path, device: torch.device, dtype: torch.dtype,
+    stage: VisionStage,
+    config: LimnerConfig,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
     start: Eye | None = None,
-) -> Eye:  # fmt: skip
+) -> Eye:
     """A fresh eye, or ``start`` trained on."""
     done = folder / "model"
     if (done / "config.json").exists():
