@@ -56,7 +56,7 @@ def main() -> None:
     for name, choice in CHOICES.items():
         model, stage = fresh(), replace(recipe, data=("world/draw",), loop=loop, **choice)
         run_joint(
-            stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), precision.choose("cpu")
+            stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), precision.choose_dtype("cpu")
         )
         fixed = Mixture([(World(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
         # measured as it would be used: with every source it has learned to hear

@@ -23,8 +23,8 @@ from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
-from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
+from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
 from limner.train.datasets.example import Captioned, Stored
 from limner.train.datasets.mixture import Finite, Mixture
@@ -64,7 +64,7 @@ def build(size: int) -> Limner:
         bos_token_id=None,
     )
     llm = AutoModelForCausalLM.from_config(backbone, attn_implementation="eager")
-    eye = Eye(SiglipVisionModel(SiglipVisionConfig(vision_use_head=False)))
+    vision_tower = VisionTower(SiglipVisionModel(SiglipVisionConfig(vision_use_head=False)))
     widths = (128, 256, 512, 512)
     vae = AutoencoderKL(
         block_out_channels=widths,
@@ -75,7 +75,9 @@ def build(size: int) -> Limner:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    adapter = AdapterConfig(eye.width, num_tokens=64, width=512, depth=2, heads=8, context_width=512, pooled_width=512)
+    adapter = AdapterConfig(
+        vision_tower.width, num_tokens=64, width=512, depth=2, heads=8, context_width=512, pooled_width=512
+    )
     mmdit = MMDiTConfig(
         latent_channels=16,
         width=512,
@@ -89,10 +91,10 @@ def build(size: int) -> Limner:
         max_references=1,
     )
     return Limner(
-        StreamModel(llm, eye, config, vocabulary),
+        StreamModel(llm, vision_tower, config, vocabulary),
         Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
         words,
-    ).to(precision.choose("cpu"))
+    ).to(precision.choose_dtype("cpu"))
 
 
 def pictures(count: int, size: int) -> list[Captioned]:

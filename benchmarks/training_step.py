@@ -41,7 +41,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
     torch._dynamo.reset()
     model = limner.load("nano", device="cpu", dtype="float32" if plain else "auto")
     model.mllm.llm.set_attn_implementation("sdpa" if plain else "eager")
-    attention.SHORT = 0 if plain else 512
+    attention.PLAIN_ATTENTION_MAX_QUERIES = 0 if plain else 512
     trainee = Trainee(model.mllm, model.detokenizer, align=True).to(model.mllm.dtype)
     if not plain:
         compile_blocks(trainee)
@@ -60,7 +60,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
                 spent = (forward - begun, backward - forward, time.perf_counter() - backward)
                 for part, seconds in zip(times, spent, strict=True):
                     times[part].append(seconds)
-    attention.SHORT = 512
+    attention.PLAIN_ATTENTION_MAX_QUERIES = 512
     return {part: statistics.mean(seconds) for part, seconds in times.items()}
 
 

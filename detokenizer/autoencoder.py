@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
-from .files import check_config, stored_dtype, whole
+from .files import load_strict, read_part_config, stored_dtype
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
         self.vae, self.unshuffle = vae, unshuffle
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per latent, a side."""
         config = self.vae.config
         if isinstance(self.vae, AutoencoderDC):
@@ -58,8 +58,10 @@ class Autoencoder(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (batch, 3, height, width) to latents (batch, channels, height / factor, width / factor), unit scale."""
         height, width = pixels.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"a picture of {height} x {width} pixels; both must be multiples of {self.factor}")
+        if height % self.downsample_factor or width % self.downsample_factor:
+            raise ValueError(
+                f"a picture of {height} x {width} pixels; both must be multiples of {self.downsample_factor}"
+            )
         return (self.moments(pixels)[0] - self.shift) * self.scale
 
     def decode_raw(self, latents: Tensor) -> Tensor:
@@ -79,12 +81,12 @@ class Autoencoder(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Autoencoder:
         """Reads a diffusers folder; ``limner.json`` beside its config holds ``unshuffle`` when it is not 1."""
-        name = check_config(Path(folder)).get("_class_name")
+        name = read_part_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         own = Path(folder) / "limner.json"
         options = json.loads(own.read_text()) if own.exists() else {}
-        return cls(whole(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
+        return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:
@@ -112,6 +114,6 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
+def to_uint8(pixels: Tensor) -> Tensor:
     """The way back, rounded and clamped, on the CPU."""
     return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()

@@ -168,16 +168,16 @@ class MMDiT(nn.Module):
         self.proj_out = nn.Linear(width, patch * patch * config.latent_channels)
         # zero at first, so that a model without references learns to tell them apart only when it sees some
         self.reference_embed = nn.Parameter(torch.zeros(config.max_references, width))
-        self.reset()
+        self.initialize_weights()
 
-    def see_more(self, references: int) -> None:
+    def resize_references(self, references: int) -> None:
         """Up to so many reference pictures; those that it saw before are told apart as before."""
         assert references >= self.config.max_references
         fresh = self.reference_embed.new_zeros(references - self.config.max_references, self.config.width)
         self.reference_embed = nn.Parameter(torch.cat([self.reference_embed.detach(), fresh]))
         self.config.max_references = references
 
-    def reset(self) -> None:
+    def initialize_weights(self) -> None:
         """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""
         for block in self.blocks:
             nn.init.zeros_(block.image.modulation.weight)
@@ -245,7 +245,7 @@ class MMDiT(nn.Module):
             self.modulation_out(vector),
         )
 
-    def place(
+    def add_positions(
         self, x: Tensor, height: int, width: int, reference_positions: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Adds the sine-cosine positions, or leaves x alone and returns rotary angles for all image tokens."""
@@ -296,16 +296,16 @@ class MMDiT(nn.Module):
             parts.append(context.new_ones(context.shape[:2], dtype=torch.bool) if mask is None else mask)
             mask = torch.cat(parts, dim=1)
         x = self.patch_embed(tokens)
-        x, rotary = self.place(x, height // p, width // p, places)
+        x, rotary = self.add_positions(x, height // p, width // p, places)
         if references is not None:
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
         context = self.context_embed(context.to(x.dtype))
         for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, mods.blocks, strict=True)):
-            given = (x, context, image_mods, context_mods, rotary, mask)
+            block_inputs = (x, context, image_mods, context_mods, rotary, mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, context = checkpoint(block, *given, use_reentrant=False)
+                x, context = checkpoint(block, *block_inputs, use_reentrant=False)
             else:
-                x, context = block(*given)
+                x, context = block(*block_inputs)
             if early is not None and index == early_block:
                 early.append(x[:, :own])
         scale, shift = mods.out.chunk(2, dim=-1)

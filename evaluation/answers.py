@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..inference.asked import Messages
+from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.output import write_text
 from ..inference.reply import Reply

@@ -1,4 +1,4 @@
-"""The judge: a small detector (not nano's eye) that says what stands where in a picture of the world."""
+"""The judge: a small detector (not nano's vision tower) that says what stands where in a picture of the world."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..detokenizer.autoencoder import to_bytes, to_pixels
-from ..inference.asked import Messages
+from ..detokenizer.autoencoder import to_pixels, to_uint8
+from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import composing as compose
@@ -173,7 +173,7 @@ def through_autoencoder(model: Limner, pixels: np.ndarray) -> np.ndarray:
     vae = model.detokenizer.autoencoder
     with torch.inference_mode():
         given = to_pixels(torch.from_numpy(pixels)[None]).to(next(vae.parameters()))
-        return to_bytes(vae.decode(vae.encode(given)))[0].cpu().numpy()
+        return to_uint8(vae.decode(vae.encode(given)))[0].cpu().numpy()
 
 
 def shown(image: Image.Image, words: str) -> Messages:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..inference.asked import Messages
+from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import sampling, talk

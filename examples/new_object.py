@@ -22,7 +22,7 @@ from limner.evaluation.judge import Judge
 from limner.evaluation.sheet import sheet
 from limner.evaluation.world import JUDGE
 from limner.inference import precision
-from limner.inference.adapters import with_weight
+from limner.inference.adapters import split_weight
 from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
 from limner.world import sampling
@@ -118,7 +118,7 @@ def train_judge(folder: Path, new: str, steps: int) -> None:
     stage = load_recipe("nano").judge
     stage.warm_start, stage.featured, stage.loop.steps = str(JUDGE), new, steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
-    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), precision.choose("cpu"))
+    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), precision.choose_dtype("cpu"))
     rng = random.Random(0)
     scenes_with, scenes_without, right, halves, wrong = [], [], 0, 0, 0
     for scene in made_scenes(rng, 400, new):
@@ -150,7 +150,7 @@ def draw(
 ) -> None:
     loaded = limner.load(model)
     for given in adapter:
-        folder, weight = with_weight(given)
+        folder, weight = split_weight(given)
         loaded.load_adapter(folder, weight=weight)
     cases, drawn = asked(new), []
     for start in range(0, len(cases), 10):

@@ -105,7 +105,7 @@ def read_lora(folder: Path, part: str) -> dict[str, Tensor]:
     return {key.removeprefix("base_model."): value for key, value in weights.items()}
 
 
-def read_config(path: Path) -> Any:
+def read_lora_config(path: Path) -> Any:
     """peft's `LoraConfig`. Raises ValueError for a file that is missing or that this peft does not understand."""
     import peft
 

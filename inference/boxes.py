@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 LOCATIONS = 224
 """Steps that a picture's width and height are cut into."""
-_FOUR = re.compile(r"<loc[-_](\d+)>" * 4)
-_MARKED = re.compile(rf"\s*(?:<box_start>)?{_FOUR.pattern}(?:<box_end>)?")
+_BOX = re.compile(r"<loc[-_](\d+)>" * 4)
+_MARKED_BOX = re.compile(rf"\s*(?:<box_start>)?{_BOX.pattern}(?:<box_end>)?")
 COLORS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 
 
@@ -34,9 +34,9 @@ class Box:
         )
 
 
-def boxes_of(text: str) -> list[Box]:
+def parse_boxes(text: str) -> list[Box]:
     """The boxes of a reply, in order. What is not four locations in a row is no box and stays text."""
-    return [_box(*(int(number) / LOCATIONS for number in found.groups())) for found in _FOUR.finditer(text)]
+    return [_box(*(int(number) / LOCATIONS for number in found.groups())) for found in _BOX.finditer(text)]
 
 
 def _box(x: float, y: float, width: float, height: float) -> Box:
@@ -44,9 +44,9 @@ def _box(x: float, y: float, width: float, height: float) -> Box:
     return Box(*(min(max(edge, 0.0), 1.0) for edge in edges))
 
 
-def without_boxes(text: str) -> str:
+def strip_boxes(text: str) -> str:
     """The same words without the boxes' marks."""
-    return _MARKED.sub("", text)
+    return _MARKED_BOX.sub("", text)
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:

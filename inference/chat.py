@@ -12,14 +12,14 @@ from PIL import Image
 
 from ..mllm.events import Event
 from ..mllm.messages import Message
-from .asked import Messages, TooLong
 from .generation_defaults import GenerationDefaults
 from .images import load_image
-from .output import free_path, save_picture, write_text
+from .inputs import ContextLengthError, Messages
+from .output import free_path, save_image, write_text
 from .reply import Reply
 
 
-class Answering(Protocol):
+class StreamingModel(Protocol):
     """What a chat needs of a model (`Limner`)."""
 
     defaults: GenerationDefaults
@@ -36,7 +36,7 @@ class Chat:
     has all of them. Raises ValueError for a negative history.
     """
 
-    def __init__(self, model: Answering, history: int | None = None, **options: Any) -> None:
+    def __init__(self, model: StreamingModel, history: int | None = None, **options: Any) -> None:
         self.model, self.options = model, options
         self.history = model.defaults.history if history is None else history
         if self.history < 0:
@@ -70,15 +70,15 @@ class Chat:
         question = self._question(text, images)
         options = {**self.options, **options}
         options.pop("callback", None)  # `say` calls it with these events
-        rules = [message for message in self.messages[:1] if message["role"] == "system"]
-        said = self.messages[len(rules) :]
-        count, dropped = len(said) // 2, self.dropped
+        system = [message for message in self.messages[:1] if message["role"] == "system"]
+        turns = self.messages[len(system) :]
+        count, dropped = len(turns) // 2, self.dropped
         while True:
             first = max(dropped, count - self.history if self.history else 0)
             try:
-                replies = yield from self.model.stream([*rules, *said[2 * first :], question], **options)
+                replies = yield from self.model.stream([*system, *turns[2 * first :], question], **options)
                 break
-            except TooLong:  # before anything happened
+            except ContextLengthError:  # before anything happened
                 if first >= count:
                     raise
                 dropped = first + 1
@@ -100,20 +100,20 @@ class Chat:
 
     def retry(self, **options: Any) -> Reply:
         """Answer the last message again; pass another ``seed`` for another picture. A retry that fails keeps the turn."""
-        with self.taken_back() as (text, images):
+        with self.popped_turn() as (text, images):
             return self.say(text, images, **options)
 
     @contextlib.contextmanager
-    def taken_back(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
+    def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
         """Without the last turn, what was said and shown in it; the turn comes back if the body fails."""
         before = list(self.messages)
         try:
-            yield self.take_back()
+            yield self.pop_turn()
         except BaseException:  # Ctrl-C too
             self.messages = before
             raise
 
-    def take_back(self) -> tuple[str, list[Image.Image]]:
+    def pop_turn(self) -> tuple[str, list[Image.Image]]:
         """Undo the last turn and return what was said and shown in it."""
         if len(self.messages) < 2:
             raise ValueError("nothing to retry: the conversation is empty")
@@ -155,7 +155,7 @@ class Chat:
         if file is None or not file.exists():
             escaped = str(path.with_suffix("")).replace("{", "{{").replace("}", "}}")
             file = free_path(f"{escaped}-{{:02d}}.png")
-            save_picture(image, file)
+            save_image(image, file)
             self._written[key] = (image, file)
         return file
 

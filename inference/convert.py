@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..integrations.seed_x import released
-from ..integrations.seed_x.released import DETOKENIZERS, Sizes
+from ..integrations.seed_x import conversion
+from ..integrations.seed_x.conversion import DETOKENIZERS, Sizes
 from .generation_defaults import GenerationDefaults
-from .output import check_folder, replacing_folder
+from .output import atomic_folder, check_folder
 
 
 def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_i", sizes: Sizes | None = None) -> Path:
@@ -22,12 +22,12 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
     if model not in DETOKENIZERS:
         raise ValueError(f"no SEED-X model {model!r}; there are {', '.join(DETOKENIZERS)}")
     check_folder(output)
-    with replacing_folder(output) as parts:
-        tower = released.write_vision(source, parts, sizes)
-        config = released.write_stream(source, parts, model, tower, sizes)
+    with atomic_folder(output) as parts:
+        tower = conversion.write_vision(source, parts, sizes)
+        config = conversion.write_stream(source, parts, model, tower, sizes)
         defaults = GenerationDefaults(
             max_new_tokens=512, num_inference_steps=50, guidance_scale=7.5, image_guidance_scale=1.5
         )
         (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n")
-        released.write_painter(source, parts, model, config, sizes)
+        conversion.write_detokenizer(source, parts, model, config, sizes)
     return output

@@ -12,8 +12,8 @@ from torch import nn
 from ..detokenizer.files import from_hub
 from . import precision
 from .model import STUDENT, Limner
-from .model_folders import place
-from .resting import Resting
+from .model_folders import find_model
+from .offload import ModelOffload
 
 
 def load(
@@ -35,21 +35,21 @@ def load(
     """
     if offload and bits is not None:
         raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
-    folder = place(model) or from_hub(str(model))
+    folder = find_model(model) or from_hub(str(model))
     loaded = Limner.from_pretrained(folder)
     if bits is None and (folder / STUDENT).exists():
-        loaded.adapters.load(folder / STUDENT, shipped=True)
-    settle(loaded, device, dtype)
+        loaded.adapters.load(folder / STUDENT, bundled=True)
+    place_model(loaded, device, dtype)
     if bits is not None:
         from .quantize import quantize
 
         quantize(loaded, bits)
     if offload:
-        loaded.resting = Resting(loaded.mllm, loaded.detokenizer)
+        loaded.offload = ModelOffload(loaded.mllm, loaded.detokenizer)
     return loaded
 
 
-def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
+def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
     """The model in its place and precision, as `load` chooses them. Raises ValueError for what is no place or precision."""
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     places = {"": device} if isinstance(device, str) else dict(device)
@@ -59,17 +59,17 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         raise ValueError(f"a device for {unknown[0] if unknown else 'nothing'!r}; name {' and '.join(halves)}")
     if "" not in places and len(places) < len(halves):
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
-    places = {name: best if own == "auto" else own for name, own in places.items()}
+    places = {name: best if target == "auto" else target for name, target in places.items()}
     try:
-        kinds = {torch.device(own).type for own in places.values()}
+        kinds = {torch.device(target).type for target in places.values()}
     except RuntimeError as error:
         raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
     kind = "cuda" if "cuda" in kinds else min(kinds)
     if dtype == "auto" and kind != "cuda" and getattr(model, "stored_dtype", None) == torch.float32:
         dtype = torch.float32
-    dtype = precision.choose(kind, dtype)
-    for name, own in places.items():
-        model.get_submodule(name).to(own, dtype)
+    dtype = precision.choose_dtype(kind, dtype)
+    for name, target in places.items():
+        model.get_submodule(name).to(target, dtype)
     for part in model.modules():
         # SDXL's autoencoder overflows in half precision, and says so
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):

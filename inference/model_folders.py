@@ -15,7 +15,7 @@ def embedded(name: str) -> Path:
     return folder
 
 
-def place(model: str | Path) -> Path | None:
+def find_model(model: str | Path) -> Path | None:
     """The folder of a model, None for a hub id. Raises ValueError for what can be neither."""
     path, name = Path(model), str(model)
     if path.is_dir():

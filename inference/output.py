@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Endings of the picture files that are written: plain raster formats that hold any RGB picture."""
 
 
@@ -37,10 +37,10 @@ def check_folder(folder: str | Path, own: str | None = None) -> Path:
 
 def check_picture_path(path: Path) -> None:
     """Raises ValueError for a path that no picture can be written to; before long work, so that none is lost."""
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
             f"cannot write {path}: {path.suffix or 'no ending'} is no picture format that is written; "
-            f"there are {', '.join(FORMATS)}"
+            f"there are {', '.join(IMAGE_SUFFIXES)}"
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
@@ -53,22 +53,22 @@ def free_path(pattern: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := Path(pattern.format(n))).exists())
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
     """Raises OSError when it cannot be written; what was there then stays."""
-    with replacing(path) as fresh:
+    with atomic_file(path) as fresh:
         image.save(fresh)
 
 
-def beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A hidden name in the same folder, of the same ending."""
     return path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """A file to write beside ``path``, which takes its place when it is whole; what was there stays when writing fails."""
     path = Path(path)
-    fresh = beside(path)
+    fresh = temporary_path(path)
     try:
         yield fresh
         os.replace(fresh, path)
@@ -78,12 +78,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """UTF-8, whole or not at all. A lone surrogate, which UTF-8 has no bytes for, is written as ``\\udXXX``, as JSON would."""
-    with replacing(path) as fresh:
+    with atomic_file(path) as fresh:
         fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
-def replacing_folder(
+def atomic_folder(
     folder: str | Path, stale: Sequence[str] = (), owned: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Path]:
     """A folder to write beside ``folder``, whose entries take their places when all are whole.

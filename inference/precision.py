@@ -14,14 +14,14 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("float32", "bfloat16", "float16")
-FASTER = 0.8
+DTYPES = ("float32", "bfloat16", "float16")
+FASTER_BELOW = 0.8
 """Share of fp32's time that a product may take to count as faster: below it, rounding more buys nothing."""
-SLOW = 2.0
+SLOW_ABOVE = 2.0
 """Times as long as fp32's product from which a precision that was asked for is said to be slow."""
 
 
-def choose(device: torch.device | str, wanted: str | torch.dtype = "auto") -> torch.dtype:
+def choose_dtype(device: torch.device | str, wanted: str | torch.dtype = "auto") -> torch.dtype:
     """The precision to compute in on ``device``: the ``wanted`` one (a slow one is said to be slow), or for "auto" bfloat16
     where it is faster than float32 there.
 
@@ -29,12 +29,12 @@ def choose(device: torch.device | str, wanted: str | torch.dtype = "auto") -> to
     """
     device = torch.device(device)
     if wanted == "auto":
-        return torch.bfloat16 if relative_time(device.type, torch.bfloat16) < FASTER else torch.float32
+        return torch.bfloat16 if relative_time(device.type, torch.bfloat16) < FASTER_BELOW else torch.float32
     name = str(wanted).removeprefix("torch.")
-    if name not in NAMES:
-        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     dtype = getattr(torch, name)
-    if (ratio := relative_time(device.type, dtype)) > SLOW:
+    if (ratio := relative_time(device.type, dtype)) > SLOW_ABOVE:
         logger.warning(
             "%s is slow on this %s: a matrix product takes %.0f times as long as in float32", name, device.type, ratio
         )

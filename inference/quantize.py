@@ -30,7 +30,7 @@ def quantize(model: Limner, bits: int) -> Limner:
     except ImportError as error:
         raise ValueError(f"weights of {bits} bits need bitsandbytes: install limner[quantized] ({error})") from None
 
-    def smaller(layer: nn.Linear) -> nn.Module:
+    def quantized(layer: nn.Linear) -> nn.Module:
         shape = (layer.in_features, layer.out_features, layer.bias is not None)
         weight = layer.weight.data
         if bits == 8:
@@ -43,7 +43,7 @@ def quantize(model: Limner, bits: int) -> Limner:
         return made.to(weight.device)  # this is where bitsandbytes packs the weight
 
     for parent, name, layer in list(linear_layers(model)):
-        setattr(parent, name, smaller(layer))
+        setattr(parent, name, quantized(layer))
         del layer
     model.bits = bits
     return model
@@ -53,8 +53,8 @@ def linear_layers(model: Limner) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Those of the backbone's layers and the painter's blocks, with their parents: not the head, not what reads times
     and pooled vectors."""
     head = model.mllm.llm.get_output_embeddings()
-    painter = model.detokenizer.painter
-    for root in (model.mllm.llm, getattr(painter, "blocks", painter)):
+    transformer = model.detokenizer.transformer
+    for root in (model.mllm.llm, getattr(transformer, "blocks", transformer)):
         for parent in root.modules():
             for name, layer in parent.named_children():
                 if type(layer) is nn.Linear and layer is not head:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..mllm.messages import Message
-from .boxes import Box, boxes_of, without_boxes
+from .boxes import Box, parse_boxes, strip_boxes
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Reply:
     @property
     def text(self) -> str:
         """What was written, without the marks of boxes."""
-        texts = (without_boxes(part).strip() for part in self.parts if isinstance(part, str))
+        texts = (strip_boxes(part).strip() for part in self.parts if isinstance(part, str))
         return " ".join(filter(None, texts))
 
     @property
     def boxes(self) -> list[Box]:
         """The boxes that were written (by SEED-X: ``<loc-…>``), in order."""
-        return [box for part in self.parts if isinstance(part, str) for box in boxes_of(part)]
+        return [box for part in self.parts if isinstance(part, str) for box in parse_boxes(part)]
 
     @property
     def images(self) -> list[Image.Image]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .masks import cached, masks_of
+from .masks import attention_masks, decode_mask
 from .stream import StreamModel
 
 
@@ -39,8 +39,8 @@ class StreamCache:
         positions = (self.next_position[:, None] + valid.cumsum(1) - 1).clamp(min=0)
         self.positions = torch.cat([self.positions, positions], 1)
         self.valid = torch.cat([self.valid, valid], 1)
-        allowed, distance = cached(positions, self.positions, self.valid)
-        masks = masks_of(allowed, distance, self.model.llm.config, embeds.dtype)
+        allowed, distance = decode_mask(positions, self.positions, self.valid)
+        masks = attention_masks(allowed, distance, self.model.llm.config, embeds.dtype)
         hidden = self.model.backbone(embeds, masks, positions, self.past)
         if self.keep_hidden:
             self.hidden = torch.cat([self.hidden, hidden], 1)
@@ -61,14 +61,14 @@ class StreamCache:
 
     def compact(self) -> None:
         """Gather every row's valid columns to the right: left padding, no holes."""
-        longest = int(self.valid.sum(1).max())
+        max_length = int(self.valid.sum(1).max())
         padded = (
             self.valid[:, 1:] >= self.valid[:, :-1]
         ).all()  # a longest row without holes says nothing of the others
-        if longest == self.valid.shape[1] and padded:
+        if max_length == self.valid.shape[1] and padded:
             return
         # a stable sort puts the holes first and keeps the order of the rest
-        order = self.valid.int().argsort(dim=1, stable=True)[:, -longest:]
+        order = self.valid.int().argsort(dim=1, stable=True)[:, -max_length:]
 
         def gather(x: Tensor) -> Tensor:
             if x.ndim == 4:  # (rows, heads, columns, head width)

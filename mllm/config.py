@@ -17,21 +17,21 @@ class LimnerConfig:
     local_image_tokens: bool = False
     """Whether each of them begins by looking at its own place of the picture (see `Resampler`)."""
     feature_tokens: int = 64
-    """Image features (K) that the output resampler gives, and that the eye's features are pooled to."""
+    """Image features (K) that the output resampler gives, and that the vision tower's features are pooled to."""
     feature_pool: str = "grid"
-    """How the eye's features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
+    """How the vision tower's features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
     resampler_heads: int = 32
     """Heads of the input and output resamplers."""
     resampler_qk_norm: bool = False
     """Whether their queries and keys are normalised: for those trained here (see `CrossAttention`), not for SEED-X's."""
     image_size: int = 448
-    """Side in pixels of one (square) view as the eye sees it."""
+    """Side in pixels of one (square) view as the vision tower sees it."""
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tile_grids: tuple[tuple[int, int], ...] = ()
     """Rows and columns of the grids that a user's picture may be cut into; empty: one view, the whole picture."""
     drawn_images: str = "seen"
-    """"seen": a drawn picture is in the context as the eye's features; "queries": as its queries until the reply ends."""
+    """"seen": a drawn picture is in the context as vision features; "queries": as its queries until the reply ends."""
     shapes: tuple[tuple[int, int], ...] = ()
     """Heights and widths in pixels that the model picks from by a shape token; empty: no shape token before BOI."""
     default_size: tuple[int, int] = (1024, 1024)

@@ -22,7 +22,7 @@ class EmittedText(str):
         return self
 
 
-def checked(messages: str | Sequence[Message]) -> list[Message]:
+def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A prompt or messages as a list of ``{"role", "content": [parts]}``.
 
     A part is ``{"type": "text", "text": str}`` or ``{"type": "image", "image": PIL.Image}``. Raises

@@ -1,4 +1,4 @@
-"""A picture as the eye sees it: one view, or the tiles of the best grid and the whole picture last (SEED-X)."""
+"""A picture as the vision tower sees it: one view, or the tiles of the best grid and the whole picture last (SEED-X)."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
     return (pixels - mean) / std
 
 
-def views_of(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
+def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
     """Views of an RGB picture, the whole one last. ``tiles`` False: the whole one only (drawn pictures)."""
-    whole = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
+    whole_view = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
     if not tiles or not config.tile_grids:
-        return [whole]
+        return [whole_view]
     tile = config.image_size
     width, height = best_grid(*image.size, config.tile_grids, tile)
     stretched = image.resize((width, height), Image.Resampling.BICUBIC)
     columns, rows = width // tile, height // tile
-    cut = []
+    tile_views = []
     for row in range(rows):
         for column in range(columns):
             part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
             centre = ((column + 0.5) / columns, (row + 0.5) / rows)
-            cut.append(View(normalise(part, config), centre))
-    return [*cut, whole]
+            tile_views.append(View(normalise(part, config), centre))
+    return [*tile_views, whole_view]

@@ -43,10 +43,10 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, config: LimnerConfig)
     """Adds what is missing (call `resize_token_embeddings` when the tokenizer grew) and returns the ids."""
     tokens = [AddedToken(t, special=True, normalized=False) for t in control_tokens(config)]
     tokenizer.add_tokens(tokens, special_tokens=True)
-    return vocabulary_of(tokenizer, config)
+    return vocabulary_from_tokenizer(tokenizer, config)
 
 
-def vocabulary_of(
+def vocabulary_from_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, end_of_turn: tuple[int, ...] = ()
 ) -> Vocabulary:
     """Raises ValueError when the tokenizer lacks a control token or an end of turn."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORT = 512
+PLAIN_ATTENTION_MAX_QUERIES = 512
 """Queries up to which plain products beat SDPA on a CPU (several times in the backward pass, measured)."""
 
 
@@ -14,7 +14,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias:
     """(batch, heads, tokens, head_width) each; ``mask`` (batch, key tokens), True where a key counts; ``bias`` (heads,
     query tokens, key tokens), added to the scores."""
     mask = None if mask is None else mask[:, None, None, :]
-    if q.device.type == "cpu" and q.shape[2] <= SHORT:
+    if q.device.type == "cpu" and q.shape[2] <= PLAIN_ATTENTION_MAX_QUERIES:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias

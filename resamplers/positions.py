@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def grid_for(tokens: int) -> tuple[int, int]:
+def default_grid(tokens: int) -> tuple[int, int]:
     """Rows and columns of a token set that came without a grid: square where it can be, else one row."""
     side = math.isqrt(tokens)
     return (side, side) if side * side == tokens else (1, tokens)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .positions import grid_for, sincos_2d
+from .positions import default_grid, sincos_2d
 
-LOCALITY = 4.0
+INITIAL_LOCALITY = 4.0
 """Of a local resampler's heads at the start: a neighbour cell's nearest token counts an eighth of one's own."""
 
 
@@ -96,28 +96,30 @@ class Resampler(nn.Module):
         self.kv_proj = nn.Linear(in_width, width, bias=False) if in_width != width else nn.Identity()
         self.ln_q, self.ln_kv = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = CrossAttention(width, heads, qk_norm)
-        self.locality = nn.Parameter(torch.full((heads,), LOCALITY)) if local else None
+        self.locality = nn.Parameter(torch.full((heads,), INITIAL_LOCALITY)) if local else None
         self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth - 1))
         self.out_proj = nn.Linear(width, out_width) if width != out_width else nn.Identity()
         self.pooled_proj = nn.Linear(width, pooled_width) if pooled_width else None
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         """Keys on another grid than the queries' lie between the queries' positions, as in Qwen-VL's interpolation."""
-        return sincos_2d(self.query.shape[1], *self.places(grid)).to(like)
+        return sincos_2d(self.query.shape[1], *self.cell_coordinates(grid)).to(like)
 
-    def places(self, grid: tuple[int, int]) -> list[Tensor]:
+    def cell_coordinates(self, grid: tuple[int, int]) -> list[Tensor]:
         """Rows and columns of a grid, in cells of the queries' own."""
-        own = grid_for(self.query.shape[0])
+        query_grid = default_grid(self.query.shape[0])
         return [
-            torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, own, strict=True)
+            torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5
+            for n, m in zip(grid, query_grid, strict=True)
         ]
 
-    def distances(self, grid: tuple[int, int]) -> Tensor:
+    def squared_distances(self, grid: tuple[int, int]) -> Tensor:
         """Squared, in cells, between each query and each token of a grid: (queries, tokens)."""
-        here, there = (
-            torch.cartesian_prod(*(p.float() for p in self.places(g))) for g in (grid_for(self.query.shape[0]), grid)
+        query_cells, token_cells = (
+            torch.cartesian_prod(*(p.float() for p in self.cell_coordinates(g)))
+            for g in (default_grid(self.query.shape[0]), grid)
         )
-        return (here[:, None] - there).square().sum(-1)
+        return (query_cells[:, None] - token_cells).square().sum(-1)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
@@ -126,20 +128,20 @@ class Resampler(nn.Module):
 
         Raises ValueError when the grid does not hold the tokens.
         """
-        grid = grid or grid_for(x.shape[1])
+        grid = grid or default_grid(x.shape[1])
         if grid[0] * grid[1] != x.shape[1]:
             raise ValueError(f"{x.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}")
-        own = self.positions(grid_for(self.query.shape[0]), x)
+        query_positions = self.positions(default_grid(self.query.shape[0]), x)
         value = self.ln_kv(self.kv_proj(x))
         key = value + self.positions(grid, x)
         query = self.ln_q(self.query).expand(x.shape[0], -1, -1)
         if self.locality is None:
-            hidden = self.attn(query + own, key, value, mask)
+            hidden = self.attn(query + query_positions, key, value, mask)
         else:
-            bias = -self.locality[:, None, None] * self.distances(grid).to(x)
-            hidden = self.query + self.attn(query + own, key, value, mask, bias)
+            bias = -self.locality[:, None, None] * self.squared_distances(grid).to(x)
+            hidden = self.query + self.attn(query + query_positions, key, value, mask, bias)
         for block in self.blocks:
-            hidden = block(hidden, own, key, value, mask)
+            hidden = block(hidden, query_positions, key, value, mask)
         if self.pooled_proj is None:
             return self.out_proj(hidden)
         return self.out_proj(hidden), self.pooled_proj(hidden.mean(1))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..mllm.encoding import IGNORED, StreamEncoder
+from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
@@ -29,10 +29,10 @@ class JointBatch:
     unseen_views: Tensor
     """(views, 3, image_size, image_size) of pictures to be drawn that the stream does not show itself ("queries" mode)"""
     target_views: list[int]
-    """Of each drawing: which of `views` is the eye's of it"""
+    """Of each drawing: which of `views` is the vision tower's of it"""
     numbers: list[int]
     """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
-    words: list[tuple[str, ...]] = field(default_factory=list)
+    glyph_text: list[tuple[str, ...]] = field(default_factory=list)
     """That each drawing is to carry"""
     view_keys: list[str] = field(default_factory=list)
     """`key` of each of `views` and of each picture; empty where nobody asks"""
@@ -46,7 +46,7 @@ class JointBatch:
 
     def counts(self) -> tuple[int, int]:
         """What losses are averaged over: decisions of the assistant (labels) and drawings."""
-        return int((self.stream.labels[:, 1:] != IGNORED).sum()), len(self.target)
+        return int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target)
 
     def views(self) -> Tensor:
         """(views, 3, image_size, image_size): the stream's, then those it does not show."""
@@ -77,7 +77,7 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, unseen, target_views, numbers, words = [], [], [], [], [], []
+    target, references, unseen, target_views, numbers, glyph_text = [], [], [], [], [], []
     stream = collate(encoded, encoder.vocabulary, config)
     before = 0  # views of the conversations before
     for e, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
@@ -91,12 +91,12 @@ def joint_batch(
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
-                view = shown.get(picture.begin + 1)
+                view = shown.get(picture.boi_index + 1)
                 if view is None:
                     view = len(stream.pixel_values) + len(unseen)
                     unseen.append(normalise(picture.image, config))
                 target_views.append(view)
-                words.append(picture.words)
+                glyph_text.append(picture.glyph_text)
                 numbers.append(number * PICTURES_MOST + len(earlier))
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
@@ -109,7 +109,7 @@ def joint_batch(
         unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
         target_views=target_views,
         numbers=numbers,
-        words=words,
+        glyph_text=glyph_text,
     )
     if keys:
         made.view_keys = [key(v) for v in made.views()]

@@ -120,7 +120,7 @@ class Student:
     mmdit: MMDiT
 
     def switch(self, on: bool) -> None:
-        adapters.scale(self.mmdit, NAME, float(on))
+        adapters.set_lora_scale(self.mmdit, NAME, float(on))
 
 
 def student_losses(
@@ -134,14 +134,14 @@ def student_losses(
     with torch.no_grad():
         told = tell(trainee, batch)
         latents = [trainee.frozen.latents(p, ()) for p in batch.pictures]
-        condition = detokenizer.condition(told.features, *prompt_of(detokenizer, told), batch.words)
+        condition = detokenizer.condition(told.features, *prompt_of(detokenizer, told), batch.glyph_text)
     total = torch.zeros((), device=condition.context.device)
     for group in grouped(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
         own = condition.rows(group.drawings)
         own = Condition(own.context, own.context_mask, own.pooled, group.references, own.negative)
         noise = chance.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
-        height, width = (n * detokenizer.autoencoder.factor for n in group.latents.shape[-2:])
-        total = total + path_loss(student, own, noise, detokenizer.shift(height, width), config, scale).sum()
+        height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
+        total = total + path_loss(student, own, noise, detokenizer.timestep_shift(height, width), config, scale).sum()
     return {"loss": total / told.counted}
 
 
@@ -184,11 +184,11 @@ def distill(
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
     check_folder(output, f"{RUN}/{SETTINGS}")
-    if model.adapters.given:
+    if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
-    if not isinstance(model.detokenizer.painter, MMDiT):
+    if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with model.adapters.aside(), as_it_was(model, NAME):
+    with model.adapters.without_bundled(), as_it_was(model, NAME):
         device = parallel.start()
         model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
         return _train(model, output, config, prompts)
@@ -201,7 +201,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
     start = earlier(Path(config.warm_start), model, config) if config.warm_start else {}
     run, first = output / RUN, parallel.rank() == 0
-    given = sources_of(config.data, model.encoder, model.mllm.longest, 1.0)
+    given = sources_of(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
     sources = [(Drawings(source), weight) for source, weight in given]
     make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
     if first:

@@ -23,7 +23,7 @@ from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA, Adapter, Adapters
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
-from ..inference.progress import Progress
+from ..inference.progress import ProgressBar
 from ..world.talk import PLANNED
 from . import parallel
 from .data import JointBatch
@@ -177,13 +177,13 @@ def finetune(
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
     check_folder(output, f"{RUN}/{SETTINGS}")
-    if model.adapters.given:
+    if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     print(f"checking {data}", flush=True)
-    report = check.check(readers.read(data), model.encoder, model.mllm.longest)
+    report = check.check(readers.read(data), model.encoder, model.mllm.max_position_embeddings)
     print(report.table(), flush=True)
     report.require()
-    with model.adapters.aside(), as_it_was(model, NAME):
+    with model.adapters.without_bundled(), as_it_was(model, NAME):
         device = parallel.start()
         model.to(device, training_precision(model, device or model.mllm.device, config.dtype))
         return _train(model, report, str(data), output, config, dry_run)
@@ -280,7 +280,7 @@ def adapted_losses(
     if weight is not None:
         batch = batch.to(model.mllm.device)
         replayed = torch.tensor(batch.sources, device=model.mllm.device) > 0
-        with model.adapters.resting(NAME):
+        with model.adapters.disabled(NAME):
             kept = keep(trainee, stage, seed, batch, step, replayed, weight)
     return joint_losses(trainee, stage, seed, batch, step, kept)
 
@@ -322,7 +322,7 @@ def training_precision(model: Limner, device: torch.device, wanted: str = "auto"
 
     Raises ValueError for a name that is no precision.
     """
-    dtype = precision.choose(device, wanted)
+    dtype = precision.choose_dtype(device, wanted)
     if wanted == "auto" and not all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.parameters()):
         dtype = torch.float32
     return parallel.agreed(dtype)
@@ -367,7 +367,7 @@ def work(batch: JointBatch, trainee: Trainee, stage: JointStage) -> float:
         shown = [batch.target[drawing], *batch.references[drawing]]
         pixels = sum(batch.pictures[shape][0, ..., 0].numel() for shape, _ in shown)
         # either stream has half of the parameters
-        own = (context + pixels // detokenizer.multiple**2) * size(detokenizer.mmdit.blocks) / 2
+        own = (context + pixels // detokenizer.size_multiple**2) * size(detokenizer.mmdit.blocks) / 2
         total += count * own * (3 if kept[drawing] else 2)
     return total
 
@@ -398,7 +398,7 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
 
 
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
-    with Progress() as progress:
+    with ProgressBar() as progress:
         replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, callback=progress, **options)
     sheet([reply.images[0] for reply in replies], len(replies), path)
 

@@ -139,7 +139,7 @@ def painted(
     prompt, prompt_mask = prompt_of(detokenizer, told)
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
-    condition = detokenizer.condition(told.features, prompt, prompt_mask, batch.words)
+    condition = detokenizer.condition(told.features, prompt, prompt_mask, batch.glyph_text)
     condition = condition.without_context(chance.bare.to(device))
     chosen = None if only is None else set(only.nonzero().flatten().tolist())
     samples = [sample for sample in chance.samples if chosen is None or sample[0] in chosen]
@@ -183,7 +183,7 @@ def flow_losses(
         target = group.target if kept is None else kept.target(group)
         weights = chance.weights[drawings].to(target.device)
         if group.early is not None:
-            seen = eye_on_grid(told.eye_features[drawings], target.shape[-2:], mmdit.config.patch_size)
+            seen = resize_features(told.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size)
             align_sum = align_sum + (weights * align_loss(trainee.align, group.early, seen)).sum()
         if kept is not None:
             weights = weights * kept.weights[drawings]
@@ -220,8 +220,8 @@ def idle_losses(trainee: Trainee) -> dict[str, Tensor]:
     return losses | ({"align": torch.zeros(())} if trainee.align is not None else {})
 
 
-def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
-    """Eye features (drawings, patches, width) on the MM-DiT's token grid."""
+def resize_features(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
+    """Vision features (drawings, patches, width) on the MM-DiT's token grid."""
     side = round(features.shape[1] ** 0.5)
     size = (latent_size[0] // patch, latent_size[1] // patch)
     if size == (side, side):

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from ..detokenizer.autoencoder import Autoencoder, to_pixels
 from ..inference.adapters import digest
-from ..inference.fitting import fitted
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
-from ..mllm.eye import Eye
+from ..inference.resizing import resize_to_shape
+from ..mllm.vision_tower import VisionTower
 from .data import JointBatch, joint_batch
 from .datasets.example import Example, with_opened
 
@@ -60,9 +60,9 @@ class Store:
 
 @dataclass
 class Frozen:
-    """The eye and the autoencoder of a trainee, in front of them what was precomputed."""
+    """The vision tower and the autoencoder of a trainee, in front of them what was precomputed."""
 
-    eye: Eye
+    vision_tower: VisionTower
     autoencoder: Autoencoder | None
     store: Store | None = None
     missed: int = field(default=0)
@@ -71,8 +71,8 @@ class Frozen:
     """What was computed last, up to `RECENT` bytes: a small data set comes round again and again"""
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
-        """(views, 3, size, size) to (views, patches, eye width)."""
-        return self._remembered(self.eye, pixel_values, names)
+        """(views, 3, size, size) to (views, patches, vision width)."""
+        return self._remembered(self.vision_tower, pixel_values, names)
 
     def latents(self, pictures: Tensor, names: Sequence[str]) -> Tensor:
         """8-bit pixels (count, height, width, 3) to latents (count, channels, h, w)."""
@@ -86,7 +86,7 @@ class Frozen:
         """``encode(inputs)``, where its inputs have ``names`` only of those that are neither stored nor recent."""
         if not names:
             return encode(inputs)
-        dtype = next(self.eye.parameters()).dtype
+        dtype = next(self.vision_tower.parameters()).dtype
         made: dict[str, Tensor] = {}
         for name in names:
             if name in self.recent:
@@ -107,7 +107,7 @@ class Frozen:
 
 def encoders(model: Limner) -> str:
     """A fingerprint of the frozen encoders."""
-    return digest(model.mllm.eye, model.detokenizer.autoencoder)
+    return digest(model.mllm.vision_tower, model.detokenizer.autoencoder)
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    frozen = Frozen(model.mllm.vision_tower, model.detokenizer.autoencoder)
     places: dict[str, str] = {}
     waiting: dict[str, Tensor] = {}
 
@@ -149,7 +149,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
 
 def tellings(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
     """The examples drawn, and described: a captioned picture may come up either way."""
-    fit = partial(fitted, config=model.config)
+    fit = partial(resize_to_shape, config=model.config)
     for draw_share in (1.0, 0.0):
         told = [with_opened(example.tell(Random(0), draw_share), fit) for example in examples]
         yield joint_batch(told, model.encoder, keys=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..mllm.encoding import IGNORED
+from ..mllm.encoding import IGNORE_INDEX
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from . import parallel
 from .targets import Kept
@@ -16,7 +16,7 @@ def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tup
     """What the assistant decides, text, shape token, BOI, end of turn: logits (decisions, vocabulary), the slots' -inf;
     what it is to decide (decisions,); and in which conversation (decisions,)."""
     targets = batch.labels[:, 1:]
-    counted = targets != IGNORED
+    counted = targets != IGNORE_INDEX
     logits = model.logits(output.hidden[:, :-1][counted]).float()
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
@@ -48,14 +48,14 @@ def divergence(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared error of each drawing (drawings,), from (drawings, tokens, width) and the eye's detached features (SEED-X)."""
+    """Squared error of each drawing (drawings,), from (drawings, tokens, width) and detached vision features (SEED-X)."""
     return squared_error(predicted, target.detach())
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
-    """Of each row, 1 - cosine of early MM-DiT tokens, through ``head``, with the eye's features of the clean picture (REPA).
+    """Of each row, 1 - cosine of early MM-DiT tokens, through ``head``, with the vision features of the clean picture (REPA).
 
-    tokens (batch, n, width), target (batch, n, eye width). Yu et al. 2024, arXiv:2410.06940.
+    tokens (batch, n, width), target (batch, n, vision width). Yu et al. 2024, arXiv:2410.06940.
     """
     return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
 

@@ -52,7 +52,7 @@ class MasterOptimizer:
             groups = [g for g in groups if g["params"]]
             self.optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8, fused=True))
         if inner:
-            dtype = agreed(precision.choose(inner[0].device))
+            dtype = agreed(precision.choose_dtype(inner[0].device))
             self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
         self.ema = [m.detach().clone() for m in self.masters] if ema_decay else []

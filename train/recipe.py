@@ -27,8 +27,8 @@ from ..inference.generation_defaults import GenerationDefaults
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.config import LimnerConfig
-from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
+from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .deepen import deepened
@@ -62,8 +62,8 @@ class Recipe:
     seed: int = 1
     output: str = "runs/nano"
     warm_start: str = ""
-    """A model folder to go on from; the stages before ``language`` are then its parts, of which the eye can be trained on
-    (``--stages vision,language,joint``)."""
+    """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
+    on (``--stages vision,language,joint``)."""
     stages: tuple[str, ...] = ()
     """That run where ``--stages`` names none; without any, those that make a model like nano"""
     device: str = "auto"
@@ -130,8 +130,8 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     return into(Recipe, OmegaConf.to_container(values, resolve=True))
 
 
-def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoencoder) -> Limner:
-    """A fresh model around a trained eye and autoencoder; widths that follow from the parts are filled in."""
+def build(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: VisionTower, vae: Autoencoder) -> Limner:
+    """A fresh model around a trained vision tower and autoencoder; widths that follow from the parts are filled in."""
     torch.manual_seed(recipe.seed)
     vocabulary = add_control_tokens(words, recipe.stream)
     options = asdict(recipe.backbone)
@@ -145,11 +145,11 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
         bos_token_id=None,
     )
     llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    mllm = StreamModel(llm, eye, recipe.stream, vocabulary)
-    adapter = replace(recipe.adapter, feature_width=eye.width)
+    mllm = StreamModel(llm, vision_tower, recipe.stream, vocabulary)
+    adapter = replace(recipe.adapter, feature_width=vision_tower.width)
     if recipe.stream.prompt_tokens:
         adapter = replace(adapter, prompt_width=config.hidden_size)
-    glyphs = GlyphEncoder.fresh(recipe.glyphs) if recipe.glyphs.width else None
+    glyphs = GlyphEncoder.from_config(recipe.glyphs) if recipe.glyphs.width else None
     adapter = replace(adapter, glyph_width=recipe.glyphs.width)
     mmdit = replace(
         recipe.mmdit,
@@ -159,7 +159,7 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
         max_references=recipe.stream.max_references,
     )
     height, width = recipe.stream.default_size
-    tokens = height * width // (vae.factor * mmdit.patch_size) ** 2
+    tokens = height * width // (vae.downsample_factor * mmdit.patch_size) ** 2
     detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs)
     return Limner(mllm, detokenizer, words, recipe.generation)
 
@@ -170,9 +170,9 @@ def grow(model: Limner, recipe: Recipe) -> None:
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
         model.mllm.llm = deepened(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
-        model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
+        model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(recipe.glyphs))
     if recipe.stream.max_references > model.config.max_references:
-        model.detokenizer.mmdit.see_more(recipe.stream.max_references)
+        model.detokenizer.mmdit.resize_references(recipe.stream.max_references)
         model.config.max_references = recipe.stream.max_references
     longest = {
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
@@ -199,7 +199,7 @@ def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
         raise ValueError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if not recipe.warm_start:
         return stages or FROM_NOTHING
-    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, *BESIDE))  # the eye only by name
+    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, *BESIDE))  # the vision tower only by name
     useless = [s for s in stages if s in FIRST and s != "vision"]
     if useless:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
@@ -221,7 +221,7 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     device = parallel.start() or torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
     )
-    dtype = parallel.agreed(precision.choose(device, recipe.dtype))
+    dtype = parallel.agreed(precision.choose_dtype(device, recipe.dtype))
     print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
     seed = recipe.seed
     if recipe.warm_start:
@@ -233,9 +233,9 @@ def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         if set(stages) <= set(BESIDE):
             return folder
         if "vision" in stages:
-            begin(recipe, "vision", folder, model.mllm.eye)
-            model.mllm.eye = vision.run(
-                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.eye
+            begin(recipe, "vision", folder, model.mllm.vision_tower)
+            model.mllm.vision_tower = vision.run(
+                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
         missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
@@ -295,7 +295,7 @@ def beside(
 
 def first_parts(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
-) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
+) -> tuple[PreTrainedTokenizerBase, VisionTower, Autoencoder] | None:
     """Tokenizer, eye and autoencoder (and the judge, no part of the model); None where the stages end before them."""
     seed = recipe.seed
     begin(recipe, "tokenizer", folder)
@@ -308,15 +308,15 @@ def first_parts(
     if "vision" not in stages:
         return None
     begin(recipe, "vision", folder)
-    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
-    return words, eye, vae
+    vision_tower = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
+    return words, vision_tower, vae
 
 
 def summary(model: Limner) -> str:
     """Parameters of each part, in millions."""
     parts: dict[str, Any] = {
         "backbone": model.mllm.llm,
-        "eye": model.mllm.eye,
+        "vision tower": model.mllm.vision_tower,
         "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
         "adapter": model.detokenizer.adapter,
         "mmdit": model.detokenizer.mmdit,

@@ -34,7 +34,7 @@ class Kept:
     logits: Tensor
     """(decisions of these conversations, vocabulary)"""
     features: Tensor | None
-    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn or kept"""
+    """(drawings, feature_tokens, vision width) predicted; None where nothing is drawn or kept"""
     velocities: dict[Sample, Tensor]
     """Of each sample of a drawing that counts (channels, h, w)"""
     weight: float
@@ -42,7 +42,7 @@ class Kept:
     weights: Tensor
     """(drawings,) the same for each drawing, 1 where it is learned"""
     seen: Tensor
-    """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
+    """(views, patches, vision width): what the frozen vision tower made of the batch's views, and"""
     latents: list[Tensor]
     """the autoencoder of its pictures, so that neither is asked twice"""
 

@@ -16,7 +16,7 @@ from .frozen import Frozen
 
 
 class Trainee(nn.Module):
-    """What a stage trains, under one roof; the eye and the autoencoder are frozen."""
+    """What a stage trains, under one roof; the vision tower and the autoencoder are frozen."""
 
     def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class Trainee(nn.Module):
             raise ValueError(
                 "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
             )
-        stream.eye.requires_grad_(False)
+        stream.vision_tower.requires_grad_(False)
         if detokenizer is not None:
             detokenizer.autoencoder.requires_grad_(False)
         width = detokenizer.mmdit.config.width if detokenizer is not None else 0
         self.align = (
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.eye.width))
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
             if align
             else None
         )
-        self.frozen = Frozen(stream.eye, None if detokenizer is None else detokenizer.autoencoder)
+        self.frozen = Frozen(stream.vision_tower, None if detokenizer is None else detokenizer.autoencoder)
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Told:
     losses: dict[str, Tensor]
     output: StreamOutput | None
     features: Tensor | None = None
-    """(drawings, feature_tokens, eye width)"""
-    eye_features: Tensor | None = None
-    """(drawings, patches, eye width)"""
+    """(drawings, feature_tokens, vision width)"""
+    vision_features: Tensor | None = None
+    """(drawings, patches, vision width)"""
     drawings: int = 0
     """In this batch, in all processes"""
     counted: int = 1

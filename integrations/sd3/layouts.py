@@ -122,14 +122,15 @@ _ORIGINAL_DUAL = {
     "attn2.ln_k": "dual.norm_k",
 }
 _ORIGINAL_PREFIX = "model.diffusion_model."
-HEAD = 64
+HEAD_WIDTH = 64
 """Width of a head in every released SD3; the original files do not say it where there is no QK norm."""
-BASE = 64
+POSITION_BASE = 64
 """Side in patches that positions are measured against: 1024 pixels, in every released SD3."""
 
 
 def config_from_original(theirs: Mapping[str, Tensor]) -> MMDiTConfig:
-    """Of the weights of a single file in the original layout, whose shapes say it all but two numbers (`HEAD`, `BASE`)."""
+    """Of the weights of a single file in the original layout, whose shapes say it all but two numbers
+    (`HEAD_WIDTH`, `POSITION_BASE`)."""
     weights = {k.removeprefix(_ORIGINAL_PREFIX): v for k, v in theirs.items() if k.startswith(_ORIGINAL_PREFIX)}
     missing = [
         name for name in ("x_embedder.proj.weight", "pos_embed", "context_embedder.weight") if name not in weights
@@ -145,13 +146,13 @@ def config_from_original(theirs: Mapping[str, Tensor]) -> MMDiTConfig:
         patch_size=patch,
         width=width,
         depth=len(blocks),
-        heads=width // (HEAD if norm is None else norm.shape[0]),
+        heads=width // (HEAD_WIDTH if norm is None else norm.shape[0]),
         context_width=weights["context_embedder.weight"].shape[1],
         pooled_width=weights["y_embedder.mlp.0.weight"].shape[1],
         qk_norm=norm is not None,
         dual_attention_blocks=tuple(dual),
         position_table=round(weights["pos_embed"].shape[1] ** 0.5),
-        position_base=BASE,
+        position_base=POSITION_BASE,
     )
 
 

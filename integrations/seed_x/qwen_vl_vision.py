@@ -21,12 +21,12 @@ from ...resamplers.attention import attention
 EPS = 1e-6
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of its pictures' red, green and blue"""
-TABLE = 256
+NUM_POSITIONS = 256
 """Rows of the learned position table, a grid of 16 x 16 whatever the picture's size."""
 
 
 class QwenVLVisionConfig(PretrainedConfig):
-    """Defaults are Qwen-VL-Chat's. ``hidden_size`` is the width of what comes out, as `Eye` reads it."""
+    """Defaults are Qwen-VL-Chat's. ``hidden_size`` is the width of what comes out, as `VisionTower` reads it."""
 
     model_type = "qwen_vl_vision"
 
@@ -53,7 +53,7 @@ class QwenVLVisionConfig(PretrainedConfig):
         super().__init__(**options)
 
 
-def resized(table: Tensor, side: int) -> Tensor:
+def resize_positions(table: Tensor, side: int) -> Tensor:
     """Positions (rows, width) of a square grid for one of another side, bicubic as Qwen-VL does it."""
     own = math.isqrt(table.shape[0])
     if own == side:
@@ -95,7 +95,7 @@ class Pool(Resampler):
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         side = math.isqrt(self.query.shape[0])
-        return resized(super().positions((side, side), like), grid[0])
+        return resize_positions(super().positions((side, side), like), grid[0])
 
 
 class QwenVLVisionModel(PreTrainedModel):
@@ -107,7 +107,7 @@ class QwenVLVisionModel(PreTrainedModel):
         super().__init__(config)
         width, out = config.width, config.hidden_size
         self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
-        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(TABLE, width))
+        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(NUM_POSITIONS, width))
         self.ln_pre = nn.LayerNorm(width, eps=EPS)
         self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(Block(config) for _ in range(config.layers))})
         self.attn_pool = Pool(width, out, config.num_queries, heads=out // 128)
@@ -119,7 +119,7 @@ class QwenVLVisionModel(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         """(batch, 3, image_size, image_size) to ``last_hidden_state`` (batch, num_queries, hidden_size)."""
         patches = self.conv1(pixel_values)
-        x = patches.flatten(2).transpose(1, 2) + resized(self.positional_embedding, patches.shape[-1])
+        x = patches.flatten(2).transpose(1, 2) + resize_positions(self.positional_embedding, patches.shape[-1])
         x = self.ln_pre(x)
         for block in self.transformer["resblocks"]:
             x = block(x)

@@ -21,7 +21,7 @@ from transformers import (
 import limner
 from helpers import BACKBONES, byte_tokenizer, picture
 from limner.app.cli.main import main
-from limner.inference.build import BuildOptions, build, heads
+from limner.inference.build import BuildOptions, build, num_heads
 from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
 from limner.train.stages.joint import joint_losses
@@ -111,7 +111,7 @@ def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
         model.config.image_mean == ((0.4, 0.5, 0.6) if tower != "qwen-vl" else CLIP_MEAN)
         and model.detokenizer.base_shift == 3.0
     )
-    assert model.detokenizer.shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
+    assert model.detokenizer.timestep_shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
 
     trainee = Trainee(model.mllm, model.detokenizer)
     freeze(trainee, ("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter"))
@@ -171,9 +171,9 @@ def test_what_cannot_be_joined_is_refused(tmp_path):
     (llm / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(ValueError, match="no chat template"):
         build(llm, vision, sd3, OPTIONS)
-    assert heads(4096, 1152) == 32 and heads(32) == 1
+    assert num_heads(4096, 1152) == 32 and num_heads(32) == 1
     with pytest.raises(ValueError, match="no number of heads divides the widths 33"):
-        heads(33)
+        num_heads(33)
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

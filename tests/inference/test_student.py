@@ -61,7 +61,7 @@ def test_it_draws_unless_the_teacher_is_asked_for(folder, tmp_path):
 def test_it_is_no_adapter_that_anyone_loaded(folder, tmp_path):
     model = limner.load(folder)
     own = drawn(model)
-    assert model.get_active_adapters() == {} and model.adapters.given == []
+    assert model.get_active_adapters() == {} and model.adapters.user == []
     other = adapter(limner.load(tmp_path / "base"), tmp_path / "other", 2)
     model.load_adapter(other)
     both = drawn(model, num_inference_steps=2)

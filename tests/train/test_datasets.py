@@ -12,7 +12,7 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
-from limner.inference.fitting import fitted
+from limner.inference.resizing import resize_to_shape
 from limner.train.datasets.check import check
 from limner.train.datasets.example import Captioned, Conversation, Problem, opened
 from limner.train.datasets.mixture import Finite, Mixture, World, measure, sources_of
@@ -336,5 +336,5 @@ def test_padding_stays_below_five_percent_on_the_world():
 
 def test_pictures_are_cut_to_the_nearest_shape():
     config = make_limner(shapes=((32, 32), (32, 64))).config
-    assert fitted(picture(0, (100, 90)), config).size == (32, 32)
-    assert fitted(picture(0, (100, 190)), config).size == (64, 32)
+    assert resize_to_shape(picture(0, (100, 90)), config).size == (32, 32)
+    assert resize_to_shape(picture(0, (100, 190)), config).size == (64, 32)

@@ -39,8 +39,8 @@ def test_training_reads_what_was_precomputed(data, tmp_path, changes):
             trainee = Trainee(model.mllm, model.detokenizer)
             trainee.frozen.store = ahead
             if ahead:
-                trainee.frozen.eye = trainee.frozen.autoencoder.encode = None  # must not be run
-                trainee.frozen.eye = NotRun(model.mllm.eye)
+                trainee.frozen.vision_tower = trainee.frozen.autoencoder.encode = None  # must not be run
+                trainee.frozen.vision_tower = NotRun(model.mllm.vision_tower)
             values = joint_losses(trainee, JointStage(), 0, mixture(step), 0)
             losses.append({k: float(v.detach()) for k, v in values.items()})
             if ahead:
@@ -63,13 +63,13 @@ def test_what_is_not_there_is_computed_and_counted(data, tmp_path):
     model = make_limner()
     examples = check(read(data), model.encoder, 1024).examples
     precompute(model, examples[:2], tmp_path / "store")
-    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder, Store(tmp_path / "store", encoders(model)))
+    frozen = Frozen(model.mllm.vision_tower, model.detokenizer.autoencoder, Store(tmp_path / "store", encoders(model)))
     mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 5, 0, pool=1)
     mixture.keys = True
     batch = mixture(0)
     with torch.no_grad():
         out = frozen.features(batch.views(), batch.view_keys)
-        assert torch.equal(out, model.mllm.eye(batch.views())) and frozen.missed > 0
+        assert torch.equal(out, model.mllm.vision_tower(batch.views())) and frozen.missed > 0
 
 
 def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
@@ -97,11 +97,13 @@ def test_a_picture_that_comes_again_is_not_encoded_again(data, monkeypatch):
     examples = check(read(data), model.encoder, 1024).examples
     mixture = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, 3, 0, pool=1)
     mixture.keys = True
-    made = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    made = Frozen(model.mllm.vision_tower, model.detokenizer.autoencoder)
     seen = []
     with torch.no_grad(), monkeypatch.context() as patched:
-        patched.setattr(made, "eye", lambda pixels: seen.append(len(pixels)) or model.mllm.eye(pixels))
-        made.eye.parameters = model.mllm.eye.parameters
+        patched.setattr(
+            made, "vision_tower", lambda pixels: seen.append(len(pixels)) or model.mllm.vision_tower(pixels)
+        )
+        made.vision_tower.parameters = model.mllm.vision_tower.parameters
         for room, expected in ((2**28, [3, 2]), (0, [3, 3, 3])):  # five pictures, three a batch
             patched.setattr(frozen_module, "RECENT", room)
             seen.clear()
@@ -109,5 +111,5 @@ def test_a_picture_that_comes_again_is_not_encoded_again(data, monkeypatch):
             for step in range(3):
                 batch = mixture(step)
                 out = made.features(batch.views(), batch.view_keys)
-                assert torch.allclose(out, model.mllm.eye(batch.views()), atol=1e-6)
+                assert torch.allclose(out, model.mllm.vision_tower(batch.views()), atol=1e-6)
             assert seen == expected and (not made.recent or room)

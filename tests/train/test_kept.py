@@ -71,14 +71,14 @@ def test_a_resting_adapter_is_the_base_and_comes_back(model):
         disturb(model)
         now = joint_losses(trainee, STAGE, 0, batch, 0)
         before, learns = state(model), [p.requires_grad for p in model.parameters()]
-        with model.adapters.resting(NAME):
+        with model.adapters.disabled(NAME):
             assert [p.requires_grad for p in model.parameters()] == learns
             resting = joint_losses(trainee, STAGE, 0, batch, 0)
         again = joint_losses(trainee, STAGE, 0, batch, 0)
     assert all(torch.equal(resting[k], base[k]) for k in base) and now["loss"] != base["loss"]
     assert all(torch.equal(again[k], now[k]) for k in now)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    with pytest.raises(RuntimeError, match="stop"), model.adapters.resting(NAME):
+    with pytest.raises(RuntimeError, match="stop"), model.adapters.disabled(NAME):
         raise RuntimeError("stop")
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
@@ -118,7 +118,7 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     half = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
     base = adapted_losses(model, trainee, STAGE, 0, None, batch, 0)
     assert all(torch.equal(base[k], plain[k]) for k in plain)
-    with model.adapters.resting(NAME):
+    with model.adapters.disabled(NAME):
         target = keep(trainee, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
     own = keep(trainee, STAGE, 0, batch, 0, ~none).velocities
     assert own.keys() == target.velocities.keys(), "one time and noise each, and two of a conversation"

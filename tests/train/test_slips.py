@@ -1,7 +1,7 @@
 import torch
 
 from helpers import make_limner
-from limner.mllm.encoding import IGNORED
+from limner.mllm.encoding import IGNORE_INDEX
 from limner.train.datasets.mixture import Mixture, World
 from limner.train.stages.joint import slipped
 
@@ -13,10 +13,10 @@ def test_only_what_is_said_about_a_picture_shown_slips():
     made = slipped(batch, words, 0.5, 0)
     changed = made.input_ids != batch.input_ids
     control = torch.isin(batch.input_ids, torch.tensor(sorted(words.control.union(words.end_of_turn))))
-    assert changed.any() and not changed[batch.labels == IGNORED].any() and not changed[control].any()
+    assert changed.any() and not changed[batch.labels == IGNORE_INDEX].any() and not changed[control].any()
     assert not changed[batch.drawing_row].any(), "a plan is what its drawing is made from"
     assert torch.equal(made.labels, batch.labels)
-    spoken = (batch.labels != IGNORED) & ~control
+    spoken = (batch.labels != IGNORE_INDEX) & ~control
     spoken[batch.drawing_row] = False
     assert 0.3 < changed.sum() / spoken.sum() < 0.6
     assert torch.equal(slipped(batch, words, 0.5, 0).input_ids, made.input_ids)

@@ -199,7 +199,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     assert [which(p) for p in made.target] == [2, 3, 2]
     assert [[which(p) for p in row] for row in made.references] == [[1], [2, 1], []]
     assert len(made.target) == len(made.target_views) == len(made.stream.drawing_row)
-    assert len(made.unseen_views) == 0  # the eye looks once at a picture, read and to be drawn
+    assert len(made.unseen_views) == 0  # the vision tower looks once at a picture, read and to be drawn
     model.encoder.config.drawn_images = "queries"
     as_queries = joint_batch([talk, talk[1:2]], model.encoder)
     assert len(as_queries.stream.pixel_values) == 1 and len(as_queries.unseen_views) == 3
@@ -239,7 +239,7 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     for name in ("mllm.queries.weight", "mllm.output_resampler.query", "mllm.llm.model.layers.0.mlp.up_proj.weight"):
         gradient = dict(model.named_parameters())[name].grad
         assert gradient is not None and gradient.abs().sum() > 0, name
-    assert all(p.grad is None for p in model.mllm.eye.parameters())
+    assert all(p.grad is None for p in model.mllm.vision_tower.parameters())
     assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
     again = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
@@ -316,7 +316,7 @@ def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
     told = freeze(trainee, ("mllm.queries", "detokenizer.adapter"))
     learns, rests = told.splitlines()
     assert "mllm.queries" in learns and "detokenizer.adapter" in learns and "llm" not in learns.replace("mllm", "")
-    assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.eye" in rests
+    assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.vision_tower" in rests
     joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
     got = {n for n, p in model.named_parameters() if p.grad is not None}
     assert got and all(n.startswith(("mllm.queries.", "detokenizer.adapter.")) for n in got)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from limner.mllm.written import quoted, to_write
+from limner.mllm.glyph_text import find_glyph_text, quoted_strings
 from limner.world.objects import OBJECTS, SIGNS
 from limner.world.scene import Scene, Thing, render
 from limner.world.signs import COMMON, MOST, is_kept, sign, signed, word
@@ -20,13 +20,15 @@ def test_what_is_asked_for_is_what_is_drawn():
         shown = [p["image"] for p in asked["content"] if p["type"] == "image"]
         plan = told["content"][0]["text"]
         assert plan.endswith(":") and not plan.endswith("::")
-        assert bool(quoted(plan)) != bool(quoted(said)) or not (quoted(plan) or quoted(said)), "one of them spells it"
+        assert bool(quoted_strings(plan)) != bool(quoted_strings(said)) or not (
+            quoted_strings(plan) or quoted_strings(said)
+        ), "one of them spells it"
         words = drawn.things[0].words
-        found = to_write(plan, said)
+        found = find_glyph_text(plan, said)
         if found:
             assert tuple(w.upper() for w in found) == (words,)
             written += 1
-            found_by_model += bool(quoted(plan))
+            found_by_model += bool(quoted_strings(plan))
         else:
             assert shown[0].things[0].words == words, "nothing quoted: what the picture shown says stays"
             kept_from_before += 1

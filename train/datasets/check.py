@@ -14,7 +14,7 @@ from statistics import median
 
 from tqdm import tqdm
 
-from ...inference.fitting import fitted
+from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
 from ..loop import TOLERATED
 from .example import Captioned, Example, Problem, opened, with_opened
@@ -109,7 +109,7 @@ def look(
                 )
             sizes.append((image.height, image.width))
             digest.update(image.tobytes())
-        messages = with_opened(example.tell(random.Random(0), 1.0), partial(fitted, config=encoder.config))
+        messages = with_opened(example.tell(random.Random(0), 1.0), partial(resize_to_shape, config=encoder.config))
         tokens = len(encoder.encode(messages, training=True).input_ids)
         if tokens > longest:
             pictures = sum(p["type"] == "image" for m in messages for p in m["content"])

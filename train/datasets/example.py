@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ...inference.images import decode_image, load_image
-from ...mllm.messages import Message, checked
+from ...mllm.messages import Message, normalize_messages
 
 DRAW = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
 """How a caption is asked for; the caption alone comes first and often (see `Captioned.tell`)."""
@@ -122,7 +122,7 @@ class Problem:
 
 def with_opened(messages: list[Message], fit: Any) -> list[Message]:
     """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
-    return checked(
+    return normalize_messages(
         [
             {
                 **m,

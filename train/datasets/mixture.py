@@ -14,8 +14,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from ...inference.adapters import with_weight
-from ...inference.fitting import fitted
+from ...inference.adapters import split_weight
+from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
 from ...mllm.messages import Message
 from ...world import talk
@@ -175,7 +175,7 @@ class Mixture:
     def __call__(self, step: int) -> JointBatch:
         """Conversations whose pictures cannot be read are left out and named in the batch. Raises ValueError when none is
         left."""
-        fit = partial(fitted, config=self.encoder.config)
+        fit = partial(resize_to_shape, config=self.encoder.config)
         opened, places, sources, left_out = [], [], [], []
         for messages, place, source in zip(*self.told(step), strict=True):
             try:
@@ -228,7 +228,7 @@ def sources_of(
 
     sources: list[tuple[Told, float]] = []
     for given in data:
-        name, weight = with_weight(given)
+        name, weight = split_weight(given)
         if name == "world" or name.startswith("world/"):
             sources.append((World(talk.kinds(name.removeprefix("world").lstrip("/"))), weight))
             continue

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
+from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
 from ...evaluation.sheet import sheet
 from .. import pictures
 from ..loop import LoopConfig, fit
@@ -76,7 +76,7 @@ def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, fo
         batch, _ = pictures.full(seed + 1, 0, 8)
         with torch.no_grad():
             decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(parameter))[0])
-        both = [*batch, *to_bytes(decoded)]
+        both = [*batch, *to_uint8(decoded)]
         sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
 
     fit(

@@ -1,7 +1,7 @@
 """Language and drawing together: ``lm + λ_features · features + λ_flow · flow + λ_align · align``.
 
 `LanguageStage` leaves the MM-DiT out: the backbone learns the world's talk while its queries regress the
-eye's features of the picture to be drawn. `JointStage` adds the flow, whose gradient reaches the queries.
+vision tower's features of the picture to be drawn. `JointStage` adds the flow, whose gradient reaches the queries.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from ...evaluation.sheet import sheet
 from ...inference.adapters import digest
 from ...inference.model import Limner
-from ...mllm.encoding import IGNORED
-from ...mllm.eye import pool_features
+from ...mllm.encoding import IGNORE_INDEX
 from ...mllm.stream import StreamBatch
+from ...mllm.vision_tower import pool_features
 from ...mllm.vocabulary import Vocabulary
 from .. import parallel
 from ..data import JointBatch
@@ -37,7 +37,7 @@ from .joint_options import JointStage, LanguageStage
 
 
 def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None, seen: Tensor | None = None) -> Told:
-    """``seen`` (views, patches, eye width) saves running the eye."""
+    """``seen`` (views, patches, vision width) saves running the vision tower."""
     stream, frozen = trainee.stream, trainee.frozen
     features = seen if kept is None else kept.seen
     if features is None:
@@ -47,9 +47,9 @@ def tell(trainee: Trainee, batch: JointBatch, kept: Kept | None = None, seen: Te
     decisions, drawings = batch.counts() if batch.totals is None else batch.totals
     told = Told({"language": language_loss(stream, output, batch.stream, decisions, kept)}, output)
     if len(batch.target):
-        told.eye_features = features[batch.target_views]
+        told.vision_features = features[batch.target_views]
         told.features = stream.output_resampler(output.query_states)
-        target = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
+        target = pool_features(told.vision_features, stream.config.feature_tokens, stream.config.feature_pool)
         if kept is not None and kept.features is not None:
             target = torch.where(kept.drawings[:, None, None], kept.features, target)
         errors = feature_loss(told.features, target)
@@ -71,7 +71,7 @@ def slipped(batch: StreamBatch, vocabulary: Vocabulary, share: float, step: int)
     """With some of what the assistant says, where nothing is drawn, replaced by other words of its; labels stay."""
     ids = batch.input_ids.clone()
     control = vocabulary.control.union(vocabulary.end_of_turn)
-    spoken = (batch.labels != IGNORED) & ~torch.isin(ids, torch.tensor(sorted(control)))
+    spoken = (batch.labels != IGNORE_INDEX) & ~torch.isin(ids, torch.tensor(sorted(control)))
     said = ids[spoken]
     drawn = set(batch.drawing_row.tolist())
     for row in range(len(ids)):
@@ -87,7 +87,7 @@ def slipped(batch: StreamBatch, vocabulary: Vocabulary, share: float, step: int)
 def detokenizer_losses(
     trainee: Trainee, stage: JointStage, seed: int, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """Features to pixels, without the stream: SEED-X's first stage. The features are the eye's of the picture itself."""
+    """Features to pixels, without the stream: SEED-X's first stage. The features are the vision tower's of the picture itself."""
     stream = trainee.stream
     batch = batch.to(stream.device)
     _, counted = batch.counts() if batch.totals is None else batch.totals
@@ -97,8 +97,8 @@ def detokenizer_losses(
     if len(batch.target):
         with torch.no_grad():
             names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
-            told.eye_features = trainee.frozen.features(batch.views()[batch.target_views], names)
-        told.features = pool_features(told.eye_features, stream.config.feature_tokens, stream.config.feature_pool)
+            told.vision_features = trainee.frozen.features(batch.views()[batch.target_views], names)
+        told.features = pool_features(told.vision_features, stream.config.feature_tokens, stream.config.feature_pool)
         losses = flow_losses(trainee, stage, batch, told, draws(stage, batch, seed, step))
     elif told.drawings:
         losses = idle_losses(trainee)
@@ -129,7 +129,7 @@ def joint_losses(
 
 
 def mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
-    sources = sources_of(stage.data, model.encoder, model.mllm.longest, stage.draw_share)
+    sources = sources_of(stage.data, model.encoder, model.mllm.max_position_embeddings, stage.draw_share)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
 
 
@@ -147,7 +147,7 @@ def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: i
     """
     sources = list(zip(batches.sources, batches.weights, strict=True))
     if stage.validation:
-        sources = sources_of(stage.validation, model.encoder, model.mllm.longest, stage.draw_share)
+        sources = sources_of(stage.validation, model.encoder, model.mllm.max_position_embeddings, stage.draw_share)
     size = max(2 * stage.loop.batch_size, 4 * len(sources))
     whole = sum(weight for _, weight in sources)
     lifted = [(source, max(weight / whole, 4 / size)) for source, weight in sources if weight]

@@ -30,13 +30,13 @@ class JointStage:
     """Data sets whose losses are measured at every sample; without any they are those of ``data``, told and drawn another
     time"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
-    """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
+    """What learns: beginnings of parameter names; the vision tower and the autoencoder never do."""
     language_weight: float = 1.0
     feature_weight: float = 0.5
     flow_weight: float = 1.0
     align_weight: float = 0.0
     align_block: int = 2
-    """MM-DiT block after which the image tokens are aligned with the eye's features."""
+    """MM-DiT block after which the image tokens are aligned with the vision tower's features."""
     flow_samples: int = 2
     """Times and noises drawn for every picture of a batch: they share the backbone's forward."""
     density: str = "logit_normal"
@@ -48,7 +48,7 @@ class JointStage:
     """Share of the drawings that learn from the queries' features alone: where the prompt's hidden states are a second
     source, the MM-DiT may else never learn to use the first."""
     precomputed: str = ""
-    """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
+    """A folder of `limner precompute`: what the vision tower and the autoencoder make of the data's pictures"""
     compile: bool = False
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""

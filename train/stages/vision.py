@@ -1,4 +1,4 @@
-"""The eye learns the renderer's free labels, the object and the colour (or background) of each patch, then freezes."""
+"""The vision tower learns the renderer's free labels, the object and the colour (or background) of each patch, then freezes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from ...mllm.config import LimnerConfig
-from ...mllm.eye import Eye
 from ...mllm.views import normalise
+from ...mllm.vision_tower import VisionTower
 from ...world import sampling
 from ...world.sampling import rng_for
 from ...world.scene import Scene, label_map, render
@@ -55,9 +55,9 @@ def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, 
 
 
 class Labelled(nn.Module):
-    """The eye and the two linear heads that train it; only the eye is kept."""
+    """The vision tower and the two linear heads that train it; only the vision tower is kept."""
 
-    def __init__(self, eye: Eye) -> None:
+    def __init__(self, eye: VisionTower) -> None:
         super().__init__()
         self.eye = eye
         self.objects = nn.Linear(self.eye.width, OBJECT_CLASSES)
@@ -75,8 +75,8 @@ def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, T
     return {"loss": loss, "accuracy": right[covered].float().mean()}
 
 
-def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
-    return Eye(
+def fresh(config: LimnerConfig, stage: VisionStage) -> VisionTower:
+    return VisionTower(
         SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=stage.width,
@@ -98,12 +98,12 @@ def run(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    start: Eye | None = None,
-) -> Eye:
-    """A fresh eye, or ``start`` trained on."""
+    start: VisionTower | None = None,
+) -> VisionTower:
+    """A fresh vision tower, or ``start`` trained on."""
     done = folder / "model"
     if (done / "config.json").exists():
-        return Eye(SiglipVisionModel.from_pretrained(done))
+        return VisionTower(SiglipVisionModel.from_pretrained(done))
     torch.manual_seed(seed)
     module = Labelled(fresh(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
     patch = module.eye.model.config.patch_size

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from ..mllm.stream import StreamModel
 
 
-class Resting:
+class ModelOffload:
     """From now on what paints rests, but `while_drawing`, when what writes does."""
 
     def __init__(self, mllm: StreamModel, detokenizer: Detokenizer | SDXLDetokenizer) -> None:
         self.mllm, self.detokenizer = mllm, detokenizer
-        self.writing_on = mllm.device
-        self.painting_on: torch.device = next(detokenizer.parameters()).device
+        self.mllm_device = mllm.device
+        self.detokenizer_device: torch.device = next(detokenizer.parameters()).device
         detokenizer.to("cpu")
 
     @contextmanager
     def while_drawing(self) -> Iterator[None]:
         """The conversation's cache stays where it is: it is what the reply goes on from."""
         self.mllm.to("cpu")
-        self.detokenizer.to(self.painting_on)
+        self.detokenizer.to(self.detokenizer_device)
         try:
             yield
         finally:
             self.detokenizer.to("cpu")
-            self.mllm.to(self.writing_on)
+            self.mllm.to(self.mllm_device)

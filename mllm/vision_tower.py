@@ -1,4 +1,4 @@
-"""The eye: any transformers vision model that gives patch features."""
+"""The vision tower: any transformers vision model that gives patch features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Eye(nn.Module):
+class VisionTower(nn.Module):
     """(views, 3, size, size) to patch features (views, patches, width), class tokens and the like left out."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -17,26 +17,26 @@ class Eye(nn.Module):
         config = getattr(model.config, "vision_config", model.config)
         self.width: int = config.hidden_size
         # a tower that pools its patches by queries gives as many features
-        self.patches: int = getattr(config, "num_queries", None) or (config.image_size // config.patch_size) ** 2
+        self.num_patches: int = getattr(config, "num_queries", None) or (config.image_size // config.patch_size) ** 2
         self.image_size: int = config.image_size
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         if not len(pixel_values):  # a batch without pictures: transformers cannot reshape nothing
-            return pixel_values.new_zeros(0, self.patches, self.width)
+            return pixel_values.new_zeros(0, self.num_patches, self.width)
         hidden = self.model(pixel_values=pixel_values.to(self.model.dtype)).last_hidden_state
         # class and register tokens come first (CLIP, DINOv2)
-        assert hidden.shape[1] >= self.patches, f"{hidden.shape[1]} features for {self.patches} patches"
-        return hidden[:, -self.patches :]
+        assert hidden.shape[1] >= self.num_patches, f"{hidden.shape[1]} features for {self.num_patches} patches"
+        return hidden[:, -self.num_patches :]
 
 
-def pool_features(features: Tensor, tokens: int, over: str = "grid") -> Tensor:
+def pool_features(features: Tensor, tokens: int, pool: str = "grid") -> Tensor:
     """Average patch features (views, patches, width) to (views, tokens, width), over a square grid or, as SEED-X does,
     over the "sequence", neighbours in reading order.
 
     Raises ValueError when the counts do not fit that.
     """
     patches = features.shape[1]
-    if over == "sequence":
+    if pool == "sequence":
         if patches % tokens:
             raise ValueError(f"{patches} features do not pool to {tokens}: not a multiple")
         return features.unflatten(1, (tokens, -1)).mean(2)

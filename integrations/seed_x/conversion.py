@@ -13,14 +13,14 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ...detokenizer.files import check_config, fits, on_meta, whole
+from ...detokenizer.files import build_on_meta, check_state_dict, load_strict, read_part_config
 from ...mllm.config import LimnerConfig
-from ...mllm.eye import Eye, pool_features
 from ...mllm.stream import StreamModel
-from ...mllm.vocabulary import vocabulary_of
+from ...mllm.vision_tower import VisionTower, pool_features
+from ...mllm.vocabulary import vocabulary_from_tokenizer
 from ..sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from .agent import TEMPLATES, weights_from_seed_x
-from .files import read
+from .files import read_weights
 from .qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
 
 GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))
@@ -48,14 +48,16 @@ class Sizes:
 
 
 def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel, sizes: Sizes) -> LimnerConfig:
-    """Tokenizer, backbone, queries and resamplers; ``tower`` is the eye's on the meta device."""
+    """Tokenizer, backbone, queries and resamplers; ``tower`` is the vision tower's on the meta device."""
     folder = source / model / "llm"
-    options = check_config(folder)
+    options = read_part_config(folder)
     if options.get("model_type") != "llama":
         raise ValueError(f"{folder} holds a {options.get('model_type')!r}, not SEED-X's LLaMA")
     # the agent's file holds what was trained on top, which may be the backbone too
-    theirs = {f"llm.{name}": value for name, value in read(folder).items() if not name.endswith("rotary_emb.inv_freq")}
-    agent = read(source / model / "agent/pytorch_model.bin")
+    theirs = {
+        f"llm.{name}": value for name, value in read_weights(folder).items() if not name.endswith("rotary_emb.inv_freq")
+    }
+    agent = read_weights(source / model / "agent/pytorch_model.bin")
     theirs |= {name: value for name, value in agent.items() if not name.endswith("rotary_emb.inv_freq")}
     queries = theirs["input_resampler.query"].shape[0] if "input_resampler.query" in theirs else 0
     config = LimnerConfig(
@@ -72,28 +74,28 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
         default_size=sizes.drawing,
         max_references=int(model == "seed_x_edit"),
     )
-    words = tokenizer(source / TOKENIZER, model)
-    vocabulary = vocabulary_of(words, config)
+    tokenizer = load_tokenizer(source / TOKENIZER, model)
+    vocabulary = vocabulary_from_tokenizer(tokenizer, config)
     ours = weights_from_seed_x(theirs, vocabulary.slots[:queries])
     llama = LlamaConfig.from_dict(options)
-    stream = on_meta(lambda: StreamModel(LlamaForCausalLM(llama), Eye(tower), config, vocabulary), folder)
-    stream.eye = None
-    fits(ours, stream, source / model)
+    stream = build_on_meta(lambda: StreamModel(LlamaForCausalLM(llama), VisionTower(tower), config, vocabulary), folder)
+    stream.vision_tower = None
+    check_state_dict(ours, stream, source / model)
     llm = {name.removeprefix("llm."): value for name, value in ours.items() if name.startswith("llm.")}
     rest = {name: value for name, value in ours.items() if not name.startswith("llm.")}
     (parts / "llm").mkdir()
     llama.architectures = ["LlamaForCausalLM"]
     llama.save_pretrained(parts / "llm")
-    ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id}
-    (parts / "llm/generation_config.json").write_text(json.dumps(ends) + "\n")
+    special_ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    (parts / "llm/generation_config.json").write_text(json.dumps(special_ids) + "\n")
     save_torch_state_dict(llm, parts / "llm")
     save_file({name: value.contiguous() for name, value in rest.items()}, parts / "stream.safetensors")
-    words.save_pretrained(parts)
+    tokenizer.save_pretrained(parts)
     config.save(parts)
     return config
 
 
-def tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
     """SEED-X's own, with the prompt form of ``model`` as its chat template."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
@@ -103,11 +105,11 @@ def tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
         raise ValueError(
             f"{folder} holds no tokenizer that can be read (a tokenizer.model needs sentencepiece): {error}"
         ) from error
-    words = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=theirs.backend_tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    words.chat_template = TEMPLATES[model]
-    return words
+    tokenizer.chat_template = TEMPLATES[model]
+    return tokenizer
 
 
 def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
@@ -118,7 +120,7 @@ def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
     found = next((source / name for name in VISION if (source / name).exists()), None)
     if found is None:
         raise ValueError(f"no visual tower: neither {' nor '.join(str(source / name) for name in VISION)}")
-    theirs = read(found)
+    theirs = read_weights(found)
     inner = {name.removeprefix(VISION_PREFIX): v for name, v in theirs.items() if name.startswith(VISION_PREFIX)}
     weights = weights_from_released(inner or theirs)
     try:
@@ -135,18 +137,18 @@ def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
         )
     except KeyError as error:
         raise ValueError(f"{found} holds no Qwen-VL tower: {error.args[0]} is missing") from None
-    tower = on_meta(lambda: QwenVLVisionModel(config), found)
-    fits(weights, tower, found)
+    tower = build_on_meta(lambda: QwenVLVisionModel(config), found)
+    check_state_dict(weights, tower, found)
     config.save_pretrained(parts / "vision")
     save_torch_state_dict(weights, parts / "vision")
     return tower
 
 
-def write_painter(source: Path, parts: Path, model: str, config: LimnerConfig, sizes: Sizes) -> None:
+def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfig, sizes: Sizes) -> None:
     """The de-tokenizer: its resampler, SDXL's UNet as SEED-X trained it on, SDXL's autoencoder and scheduler."""
     folder = parts / "detokenizer"
     file = source / DETOKENIZERS[model] / "pytorch_model.bin"
-    theirs = read(file)
+    theirs = read_weights(file)
     resampler = {name.removeprefix("resampler."): v for name, v in theirs.items() if name.startswith("resampler.")}
     trained = {name.removeprefix("unet."): v for name, v in theirs.items() if name.startswith("unet.")}
     stray = sorted(name for name in theirs if name.split(".")[0] not in ("resampler", "unet"))
@@ -169,35 +171,35 @@ def write_painter(source: Path, parts: Path, model: str, config: LimnerConfig, s
         )
     except KeyError as error:
         raise ValueError(f"{file} holds no de-tokenizer: resampler.{error.args[0]} is missing") from None
-    adapter = on_meta(lambda: SDXLAdapter(own), file)
+    adapter = build_on_meta(lambda: SDXLAdapter(own), file)
     weights = {f"resampler.{name}": value for name, value in resampler.items()}
-    eye = whole(QwenVLVisionModel, parts / "vision", dtype="auto").eval()
-    blank = torch.zeros(1, 3, sizes.image_size, sizes.image_size, dtype=eye.dtype)
+    vision_tower = load_strict(QwenVLVisionModel, parts / "vision", dtype="auto").eval()
+    blank = torch.zeros(1, 3, sizes.image_size, sizes.image_size, dtype=vision_tower.dtype)
     with torch.no_grad():
-        features = pool_features(eye(blank).last_hidden_state, config.feature_tokens, config.feature_pool)
-    del eye
+        features = pool_features(vision_tower(blank).last_hidden_state, config.feature_tokens, config.feature_pool)
+    del vision_tower
     weights["negative_features"] = features[0].to(resampler["latents"].dtype)
-    fits(weights, adapter, file)
+    check_state_dict(weights, adapter, file)
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter/config.json").write_text(json.dumps(asdict(own), indent=1) + "\n")
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "adapter/model.safetensors")
 
     sdxl = source / SDXL
-    options = check_config(sdxl / "unet")
-    unet = read(sdxl / "unet") | trained
+    options = read_part_config(sdxl / "unet")
+    unet = read_weights(sdxl / "unet") | trained
     options["in_channels"] = unet["conv_in.weight"].shape[1] if "conv_in.weight" in unet else options["in_channels"]
-    painter = on_meta(lambda: UNet2DConditionModel.from_config(options), sdxl / "unet")
-    fits(unet, painter, file)
-    painter.save_config(folder / "unet")
+    unet_module = build_on_meta(lambda: UNet2DConditionModel.from_config(options), sdxl / "unet")
+    check_state_dict(unet, unet_module, file)
+    unet_module.save_config(folder / "unet")
     save_torch_state_dict(unet, folder / "unet", filename_pattern="diffusion_pytorch_model{suffix}.safetensors")
     for part in ("vae", "scheduler"):
         if not (sdxl / part).is_dir():
             raise ValueError(f"no such folder: {sdxl / part}")
     (folder / "vae").mkdir()
-    check_config(sdxl / "vae")
+    read_part_config(sdxl / "vae")
     shutil.copyfile(sdxl / "vae/config.json", folder / "vae/config.json")
     save_torch_state_dict(
-        read(sdxl / "vae"), folder / "vae", filename_pattern="diffusion_pytorch_model{suffix}.safetensors"
+        read_weights(sdxl / "vae"), folder / "vae", filename_pattern="diffusion_pytorch_model{suffix}.safetensors"
     )
     (folder / "scheduler").mkdir()
     shutil.copyfile(sdxl / "scheduler/scheduler_config.json", folder / "scheduler/scheduler_config.json")

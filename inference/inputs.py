@@ -13,7 +13,7 @@ from .images import load_image
 Messages = str | Sequence[Message]
 
 
-class TooLong(ValueError):
+class ContextLengthError(ValueError):
     """A conversation that leaves no room for the reply; nothing has been answered yet."""
 
 
@@ -31,7 +31,7 @@ def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], b
     return messages, False
 
 
-def one_each(seed: int | Sequence[int], count: int) -> list[int]:
+def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
     """Seeds of a batch: one for all, or a list with one for each."""
     if isinstance(seed, int):
         return [seed] * count
@@ -40,7 +40,7 @@ def one_each(seed: int | Sequence[int], count: int) -> list[int]:
     return list(seed)
 
 
-def with_pictures(messages: Messages) -> Messages:
+def load_message_images(messages: Messages) -> Messages:
     """Messages whose image parts may be paths, with the pictures loaded."""
     if isinstance(messages, str):
         if not messages.strip():

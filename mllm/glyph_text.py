@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 64
+MAX_CHARACTERS = 64
 """Characters of one of them"""
 _QUOTED = re.compile(
     "|".join(
-        rf"{begin}([^{end}\n]{{0,{LONGEST}}}){end}"
+        rf"{begin}([^{end}\n]{{0,{MAX_CHARACTERS}}}){end}"
         for begin, end in (('"', '"'), ("“", "”"), ("「", "」"), ("『", "』"), ("«", "»"))
     )
 )
 
 
-def quoted(text: str) -> tuple[str, ...]:
-    """Of 'a red sign "OPEN"' ("OPEN",), in order, whatever quotation marks; what is longer than `LONGEST` is no sign."""
+def quoted_strings(text: str) -> tuple[str, ...]:
+    """Of 'a red sign "OPEN"' ("OPEN",), in order, whatever quotation marks; what is longer than `MAX_CHARACTERS` is no sign."""
     found = ("".join(groups).strip() for groups in _QUOTED.findall(text))
-    return tuple(words for words in found if words)
+    return tuple(string for string in found if string)
 
 
-def to_write(told: str, asked: str) -> tuple[str, ...]:
+def find_glyph_text(reply: str, request: str) -> tuple[str, ...]:
     """For a drawing: what is quoted in what the assistant said before it or, where that is nothing, in the request."""
-    return quoted(told) or quoted(asked)
+    return quoted_strings(reply) or quoted_strings(request)

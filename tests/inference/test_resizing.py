@@ -7,7 +7,7 @@ from PIL import Image
 import limner
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
-from limner.inference.fitting import cut, reference_size
+from limner.inference.resizing import reference_size, resize_and_crop
 from limner.mllm.config import LimnerConfig
 
 NANO = LimnerConfig(shapes=((128, 128), (96, 160), (160, 96)), default_size=(128, 128))
@@ -32,9 +32,9 @@ SD3 = LimnerConfig(default_size=(1024, 1024))
 )
 def test_what_a_drawing_refers_to(config, shown, size, expected):
     image = Image.new("RGB", shown[::-1])
-    longest, multiple = (256, 16) if config is NANO else (3072, 16)
-    assert reference_size(image, config, size, multiple, longest) == expected
-    assert cut(image, expected).size == expected[::-1]
+    max_side, size_multiple = (256, 16) if config is NANO else (3072, 16)
+    assert reference_size(image, config, size, size_multiple, max_side) == expected
+    assert resize_and_crop(image, expected).size == expected[::-1]
 
 
 def test_nothing_is_stretched():
@@ -43,7 +43,7 @@ def test_nothing_is_stretched():
     disc = (np.hypot(side - 200, (side - 200)[:, None]) < 100).astype(np.uint8) * 255
     wide = Image.fromarray(np.pad(disc, ((0, 0), (200, 200)))).convert("RGB")
     for size in ((96, 160), (128, 128), (160, 96)):
-        seen = np.asarray(cut(wide, size).convert("L")) > 127
+        seen = np.asarray(resize_and_crop(wide, size).convert("L")) > 127
         assert abs(seen.any(0).sum() - seen.any(1).sum()) <= 1
 
 
@@ -63,6 +63,6 @@ def test_a_photo_is_edited(tmp_path, monkeypatch, capsys):
 
 def test_a_picture_of_the_model_s_own_is_taken_as_it_is():
     model = make_limner(shapes=((32, 32), (16, 32)))
-    assert model.fitting(picture(0, (16, 32))) is None and model.fitting(picture(0, (8, 8))) is None
-    assert "answer is 32 x 32" in model.fitting(picture(0, (64, 60)))
-    assert "answer is 64 x 48" in model.fitting(picture(0, (600, 600)), (48, 64))
+    assert model.resize_note(picture(0, (16, 32))) is None and model.resize_note(picture(0, (8, 8))) is None
+    assert "answer is 32 x 32" in model.resize_note(picture(0, (64, 60)))
+    assert "answer is 64 x 48" in model.resize_note(picture(0, (600, 600)), (48, 64))

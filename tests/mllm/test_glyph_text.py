@@ -5,7 +5,7 @@ from PIL import Image
 
 from helpers import make_limner
 from limner.inference import drawing
-from limner.mllm.written import LONGEST, quoted, to_write
+from limner.mllm.glyph_text import MAX_CHARACTERS, find_glyph_text, quoted_strings
 
 
 @pytest.mark.parametrize(
@@ -17,18 +17,18 @@ from limner.mllm.written import LONGEST, quoted, to_write
         ("the cat's toy isn't here", ()),
         ('an inch " alone', ()),
         ('"" and "  "', ()),
-        (f'"{"x" * (LONGEST + 1)}"', ()),
+        (f'"{"x" * (MAX_CHARACTERS + 1)}"', ()),
         ('"one\ntwo"', ()),
     ],
 )
 def test_what_is_quoted(text, words):
-    assert quoted(text) == words
+    assert quoted_strings(text) == words
 
 
 def test_the_plan_goes_before_the_request():
-    assert to_write('A sign "OPEN":', 'a sign that says "open"') == ("OPEN",)
-    assert to_write("A red sign:", 'a sign that says "open"') == ("open",)
-    assert to_write("", "a sign") == ()
+    assert find_glyph_text('A sign "OPEN":', 'a sign that says "open"') == ("OPEN",)
+    assert find_glyph_text("A red sign:", 'a sign that says "open"') == ("open",)
+    assert find_glyph_text("", "a sign") == ()
 
 
 def conversation(image):
@@ -52,18 +52,20 @@ def conversation(image):
 def test_pictures_of_a_conversation():
     model, image = make_limner(), Image.new("RGB", (32, 32))
     encoded = model.encoder.encode(conversation(image), training=True)
-    assert [p.words for p in encoded.pictures] == [("ONE",), ("TWO",), ("ONE",), (), ("THREE",)]
+    assert [p.glyph_text for p in encoded.pictures] == [("ONE",), ("TWO",), ("ONE",), (), ("THREE",)]
     shown = {"type": "image", "image": image}
     asked = [{"role": "user", "content": [shown, {"type": "text", "text": 'put "HI" on it'}]}]
     encoded = model.encoder.encode(asked, add_generation_prompt=True)
-    assert encoded.pictures[0].words == () and quoted(encoded.asked) == ("HI",)
+    assert encoded.pictures[0].glyph_text == () and quoted_strings(encoded.last_request) == ("HI",)
 
 
 def test_a_reply_hands_them_to_the_drawing(monkeypatch):
     model, seen = make_limner(), []
-    real = drawing.condition_of
+    real = drawing.build_condition
     monkeypatch.setattr(
-        drawing, "condition_of", lambda d, group, *more: seen.append([r.words for r in group]) or real(d, group, *more)
+        drawing,
+        "build_condition",
+        lambda d, group, *more: seen.append([r.glyph_text for r in group]) or real(d, group, *more),
     )
     asked = ['draw a sign "OPEN"', "draw a cat"]
     model.generate(asked, images="force", max_images=1, max_new_tokens=2, num_inference_steps=1)
