@@ -1,7 +1,7 @@
 """Pixels to latents and back: a diffusers autoencoder, optionally on pixel-unshuffled input.
 
-Full-size convolutions are what an autoencoder costs on a CPU; with ``unshuffle`` 4 the first one already
-works at a quarter of the height and width (the idea of DC-AE's space-to-channel shortcut, arXiv:2410.10733).
+On a CPU most of an autoencoder's time goes into convolutions at full size. With ``unshuffle`` 4 the first one works at a
+quarter of the height and width (the idea of DC-AE's space-to-channel shortcut, arXiv:2410.10733).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
 
     @property
     def downsample_factor(self) -> int:
-        """Pixels per latent, a side."""
+        """Pixels per latent along each side."""
         config = self.vae.config
         if isinstance(self.vae, AutoencoderDC):
             return self.unshuffle * 2 ** (len(config.encoder_block_out_channels) - 1)
@@ -42,21 +42,27 @@ class Autoencoder(nn.Module):
 
     @property
     def shift(self) -> float:
+        """Subtracted from the ``vae``'s latents before `scale`, 0 where its config has none."""
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     @property
     def scale(self) -> float:
+        """Factor that brings the ``vae``'s latents to unit variance."""
         return self.vae.config.scaling_factor
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw latents' mean and log-variance (None for a deterministic one)."""
+        """Mean and log-variance of the latents before shift and scale; the log-variance is None for a deterministic ``vae``.
+
+        Pixels (batch, 3, height, width) in [-1, 1]; both are (batch, channels, height / factor, width / factor).
+        """
         encoded = self.vae.encode(F.pixel_unshuffle(pixels, self.unshuffle))
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mean, encoded.latent_dist.logvar
         return encoded.latent, None
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (batch, 3, height, width) to latents (batch, channels, height / factor, width / factor), unit scale."""
+        """Pixels (batch, 3, height, width) in [-1, 1] to latents (batch, channels, height / factor, width / factor) of unit
+        scale, ``factor`` being `downsample_factor`. Raises ValueError for sides that it does not divide."""
         height, width = pixels.shape[-2:]
         if height % self.downsample_factor or width % self.downsample_factor:
             raise ValueError(
@@ -65,6 +71,7 @@ class Autoencoder(nn.Module):
         return (self.moments(pixels)[0] - self.shift) * self.scale
 
     def decode_raw(self, latents: Tensor) -> Tensor:
+        """As `decode`, for latents before shift and scale (`moments`)."""
         return F.pixel_shuffle(self.vae.decode(latents).sample, self.unshuffle)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -72,15 +79,19 @@ class Autoencoder(nn.Module):
         return self.decode_raw(latents / self.scale + self.shift)
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads."""
         self.vae.save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text())
-        config.pop("_name_or_path", None)  # where it was read from is nobody else's business
+        config.pop("_name_or_path", None)  # a path of this machine does not belong into a published file
         (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Autoencoder:
-        """Reads a diffusers folder; ``limner.json`` beside its config holds ``unshuffle`` when it is not 1."""
+        """Reads a diffusers folder; ``limner.json`` in it may hold ``unshuffle``.
+
+        Raises ValueError for a class that Limner does not know, and as `load_strict` does.
+        """
         name = read_part_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
@@ -90,7 +101,7 @@ class Autoencoder(nn.Module):
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:
-    """A new `AutoencoderKL` of these widths, one a resolution, without attention."""
+    """A new `AutoencoderKL` without attention; ``widths`` has one number for each resolution."""
     blocks = len(widths)
     channels = 3 * unshuffle**2
     vae = AutoencoderKL(
@@ -115,5 +126,5 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """The way back, rounded and clamped, on the CPU."""
+    """Pixels (batch, 3, height, width) in [-1, 1] to 8 bits (batch, height, width, 3) on the CPU, rounded and clamped."""
     return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()

@@ -1,4 +1,4 @@
-"""Condition in, pixels out."""
+"""The de-tokenizer: a condition to pixels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from .mmdit import MMDiT
 from .mmdit_config import MMDiTConfig
 
 StepCallback = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after each step."""
+"""Called with the number of steps done and of all steps after each step."""
 
 
 class Detokenizer(nn.Module):
-    """Adapter, MM-DiT and autoencoder, and an encoder of words to be written where there is one.
+    """Conditioning adapter, MM-DiT and autoencoder, optionally a glyph encoder.
 
-    ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
-    SD3).
+    ``trained_tokens`` is the number of image tokens at which the timestep shift is ``base_shift`` (3 for SD3).
     """
 
     def __init__(
@@ -41,9 +40,9 @@ class Detokenizer(nn.Module):
         base_shift: float = 1.0,
         glyphs: GlyphEncoder | None = None,
     ) -> None:
-        """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
+        """Raises ValueError for a glyph encoder of another width than the adapter takes (0 for none)."""
         super().__init__()
-        # a painter that is steered by words alone has no adapter of ours
+        # SD3 with its own text encoders has no conditioning adapter
         expected_width = adapter.config.glyph_width if isinstance(adapter, ConditioningAdapter) else 0
         width = glyphs.width if glyphs else 0
         if width != expected_width:
@@ -54,6 +53,7 @@ class Detokenizer(nn.Module):
 
     @property
     def transformer(self) -> nn.Module:
+        """The network that predicts velocities, here the MM-DiT."""
         return self.mmdit
 
     @property
@@ -63,7 +63,7 @@ class Detokenizer(nn.Module):
 
     @property
     def max_side(self) -> int | None:
-        """The longest side in pixels that has a place in the position table; None where positions have no end."""
+        """The longest side in pixels that the position table covers; None where positions are not limited."""
         config = self.mmdit.config
         return config.position_table * self.size_multiple if config.positions == "sincos" else None
 
@@ -80,11 +80,12 @@ class Detokenizer(nn.Module):
     def condition(
         self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """Of the stream's features and states (`ConditioningAdapter`) and the words each picture is to carry."""
+        """The condition for image features, prompt states (both as in `ConditioningAdapter.forward`) and the strings to be
+        written in each image; the latter have no effect without a glyph encoder."""
         return self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
 
     def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
-        """A new source of context; what is drawn without words stays what it was."""
+        """Adds glyph features as a context source. Images without text to be written stay what they were."""
         assert self.glyphs is None
         old = self.adapter
         self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
@@ -94,16 +95,14 @@ class Detokenizer(nn.Module):
         self.glyphs = glyphs.to(old.source_embed)
 
     def timestep_shift(self, height: int, width: int) -> float:
-        """The resolution shift α = base_shift · sqrt(m / n)."""
+        """The timestep shift α = base_shift · sqrt(m / n) for m image tokens, n being ``trained_tokens``."""
         tokens = (height // self.size_multiple) * (width // self.size_multiple)
         return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
 
     @torch.no_grad()
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches.
-
-        It keeps its own size, whatever ``size`` the drawing has.
-        """
+        """8-bit pixels (height, width, 3) to latents (channels, h, w). The image is resized to multiples of `size_multiple`,
+        whatever ``size`` the drawing has."""
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
         size = [max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]]
@@ -129,10 +128,10 @@ class Detokenizer(nn.Module):
         times: Tensor | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
-        """8-bit pictures (batch, height, width, 3); ``seeds`` holds a row's (seed, index of the picture in its reply).
+        """8-bit images (batch, height, width, 3). ``seeds`` has for each row the seed and the index of the image in its reply.
 
-        ``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give. Guidance
-        passes run as one batch. Raises ValueError for sizes, steps or scales that make no sense.
+        ``times``, falling from 1 to 0, replace those that ``num_inference_steps`` and the size give. Guidance passes run as
+        one batch. Raises ValueError for sizes, steps or scales that make no sense.
         """
         self.check_size(height, width)
         if len(seeds) != condition.batch:
@@ -153,7 +152,8 @@ class Detokenizer(nn.Module):
         return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
 
     def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
-        """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
+        """With ``source``, a folder or hub id of an SD3, the folder names it instead of holding the weights of MM-DiT and
+        autoencoder."""
         folder = Path(folder)
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
@@ -174,7 +174,7 @@ class Detokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None) -> Detokenizer:
-        """``components`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
+        """``components`` are the MM-DiT and autoencoder where the folder only names their source (`save_pretrained`).
 
         Raises ValueError for unknown config keys and for weights that do not fit.
         """
@@ -188,7 +188,7 @@ class Detokenizer(nn.Module):
 
 
 class GuidedVelocity:
-    """Velocity of all guidance passes in one batch; conditions and modulations are prepared once for all steps."""
+    """The guided velocity. All guidance passes are one batch; conditions and modulations are computed once for all steps."""
 
     def __init__(
         self, mmdit: MMDiT, condition: Condition, guidance: Guidance, times: Tensor, dtype: torch.dtype
@@ -202,7 +202,7 @@ class GuidedVelocity:
             conditions[name] = without_context if name == "no_context" else without_context.without_references()
         self.conditions = conditions
         batch = condition.batch
-        # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
+        # (steps, passes · batch): modulations depend on the pooled vector, which differs between passes
         pooled = torch.cat([form.pooled for form in conditions.values()]).to(dtype)
         self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
         self.batch = batch

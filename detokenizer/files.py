@@ -1,4 +1,4 @@
-"""Weights from a folder or the hub, whole or not at all."""
+"""Strict reading of weights and configurations from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def load_strict(model_class: Any, folder: Path, **options: Any) -> Any:
-    """``from_pretrained`` of a transformers or diffusers class that drops nothing and invents nothing.
+    """``from_pretrained`` of a transformers or diffusers class that neither ignores weights nor initialises missing ones.
 
     Raises ValueError for keys that are missing, without a place or of another shape, naming them, for files that cannot be
     read, for weights that are not safetensors and for configurations that name code to run.
@@ -47,6 +47,7 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, memory-mapped. Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
         raise ValueError(f"no such file: {path} (only safetensors are read)")
     try:
@@ -57,7 +58,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError when there is none, or it has a key that is not among ``keys``."""
+    """A JSON file with an object. Raises ValueError for a file that holds none, and for a key that is not among ``keys``."""
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
@@ -73,7 +74,7 @@ def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
 
 
 def read_part_config(folder: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """``config.json`` of a part. Raises ValueError as `read_json` does, and when it names code to run."""
+    """``config.json`` of a model's part. Raises ValueError as `read_json` does, and when it names code to run."""
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise ValueError(
@@ -95,7 +96,7 @@ def shard_files(index: Path) -> list[Path]:
 
 
 def build_on_meta(make: Callable[[], Any], where: object) -> Any:
-    """What ``make`` builds, without memory for its weights. Raises ValueError for sizes that make no sense."""
+    """The result of ``make`` on the meta device, without memory for its weights. Raises ValueError for impossible sizes."""
     try:
         with torch.device("meta"):
             return make()
@@ -104,7 +105,7 @@ def build_on_meta(make: Callable[[], Any], where: object) -> Any:
 
 
 def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
-    """Raises ValueError unless ``weights`` are what ``module`` (on the meta device, say) is made of, naming what is not."""
+    """Raises ValueError, naming the first difference, unless ``weights`` have the names and shapes of ``module``'s state."""
     expected = module.state_dict()
     wrong = sorted(
         name
@@ -120,14 +121,14 @@ def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, whe
 
 
 def load_module(part: type[nn.Module], config_class: type, folder: Path) -> Any:
-    """A module of ours from its folder, ``part(config_class(**config))``.
+    """The module ``part(config_class(**config))`` with the weights of its folder.
 
     Raises ValueError as `load_strict` does, and for unknown keys of the configuration.
     """
     options = read_part_config(folder, config_class.__dataclass_fields__)
     try:
         config = config_class(**options)
-        # copies: a mapped file must not be written over, and a model may be saved where it came from
+        # copied: a mapped file must not be overwritten, and a model may be saved into the folder it came from
         weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
     except (RuntimeError, SafetensorError, OSError, TypeError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
@@ -138,7 +139,7 @@ def load_module(part: type[nn.Module], config_class: type, folder: Path) -> Any:
 
 
 def write_source(folder: Path, source: str, **options: Any) -> None:
-    """Name where a part's weights are instead of copying them."""
+    """Writes a ``source.json`` that names where a part's weights are, in place of a copy."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n")
 
@@ -151,7 +152,7 @@ def resolve_folder(folder: Path) -> Path:
 
 
 def resolve_source(source: str | Path) -> Path:
-    """A folder, or what the hub gives for an id. Raises ValueError for neither."""
+    """A folder, or the downloaded snapshot of a hub id. Raises ValueError for what is neither."""
     path = Path(source)
     if path.is_dir():
         return path
@@ -161,6 +162,7 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def from_hub(name: str) -> Path:
+    """The local snapshot of a hub id. Raises ValueError when it cannot be downloaded."""
     from huggingface_hub import snapshot_download
 
     try:

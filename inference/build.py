@@ -1,4 +1,4 @@
-"""``limner build``: a backbone, a vision tower and an SD3 become one model folder, ready for the ``align`` stage."""
+"""``limner build``: makes a model of a backbone, a vision tower and an SD3, to be trained from the ``align`` stage on."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 
 @dataclass
 class BuildOptions:
+    """Sizes of the new parts between the given ones."""
+
     num_queries: int = 64
     image_tokens: int = 64
     feature_tokens: int = 64
@@ -35,10 +37,10 @@ class BuildOptions:
     adapter_depth: int = 4
     max_references: int = 1
     prompt_tokens: int = 0
-    """The prompt's hidden states as a second source of context; 0 for none."""
+    """Hidden states of the prompt as a second context source; 0 for none."""
     shapes: tuple[tuple[int, int], ...] = SHAPES
     seed: int = 0
-    """Of the new parts' weights"""
+    """Seed of the new weights"""
 
 
 def build(
@@ -48,9 +50,9 @@ def build(
     options: BuildOptions | None = None,
     glyphs: str | Path | None = None,
 ) -> Limner:
-    """Folders or hub ids: a causal language model with a chat template, a vision model with patch features, a diffusers
-    SD3 or SD3.5 (its transformer, VAE and scheduler are used), and, to write words in pictures, a ByT5 for ``glyphs``. What
-    joins them is new and knows nothing yet.
+    """A model of four folders or hub ids: a causal language model with a chat template, a vision model with patch features, a
+    diffusers SD3 or SD3.5 (its transformer, VAE and scheduler) and optionally a ByT5 for ``glyphs``, text in images. The
+    parts that connect them are initialised and not yet trained.
 
     Raises ValueError for a part that cannot be read or does not fit.
     """
@@ -89,7 +91,7 @@ def build(
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:
-    """What `Limner.save_pretrained` may name instead of copying: all but a backbone whose embeddings had to grow."""
+    """The ``sources`` for `Limner.save_pretrained`: all of them, except a backbone whose embeddings were resized."""
     named = {"vision": vision, "sd3": mmdit}
     if read_part_config(resolve_source(llm)).get("vocab_size") == model.mllm.llm.config.vocab_size:
         named["llm"] = llm
@@ -99,6 +101,7 @@ def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Pat
 
 
 def load_language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Raises ValueError for a folder without a causal language model, a tokenizer or a chat template."""
     try:
         model = load_strict(AutoModelForCausalLM, folder, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -110,7 +113,7 @@ def load_language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBas
 
 
 def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, ...], tuple[float, ...]]:
-    """The tower and its pictures' mean and standard deviation."""
+    """The tower, and mean and standard deviation of its images. Raises ValueError for a folder that holds none."""
     try:
         model = load_vision_model(folder)
         if (
@@ -124,6 +127,7 @@ def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, ...], tup
 
 
 def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, options: BuildOptions) -> Detokenizer:
+    """MM-DiT and autoencoder of an SD3 with a new adapter; ``width`` is the backbone's. Raises ValueError as `load_pipeline`."""
     mmdit, autoencoder, shift = load_pipeline(folder, options.max_references)
     adapter = AdapterConfig(
         feature_width=vision_tower.width,
@@ -141,7 +145,10 @@ def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, optio
 
 
 def num_heads(*widths: int) -> int:
-    """The most heads up to 32, of width 32 or more, that divide all widths (and leave their head's width even)."""
+    """The largest number of heads up to 32 that divides all widths into even head widths of 32 or more.
+
+    Raises ValueError where there is none.
+    """
     divisors = [n for n in range(1, 33) if all(w % (2 * n) == 0 and (w // n >= 32 or n == 1) for w in widths)]
     if not divisors:
         raise ValueError(f"no number of heads divides the widths {' and '.join(map(str, widths))}")

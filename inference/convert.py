@@ -1,4 +1,4 @@
-"""``limner convert seed-x``: SEED-X's released files to a model folder, part by part."""
+"""``limner convert seed-x``: SEED-X's released files to a model folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .output import atomic_folder, check_folder
 
 
 def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_i", sizes: Sizes | None = None) -> Path:
-    """``source`` holds what SEED-X's README asks for (its ``pretrained`` folder); see docs/checkpoints.md for the files.
+    """``source`` is the ``pretrained`` folder of SEED-X's README; docs/checkpoints.md lists its files. Returns ``output``.
 
-    Raises ValueError for a model that is none, files that are missing or cannot be read, and weights that are missing,
-    without a place or of another shape; then nothing is left at ``output``.
+    Raises ValueError for an unknown model, files that are missing or cannot be read, and weights that are missing, unknown or
+    of another shape; then nothing is left at ``output``.
     """
     source, output, sizes = Path(source), Path(output), sizes or Sizes()
     if model not in DETOKENIZERS:

@@ -1,15 +1,15 @@
-"""``limner info``: what a model is made of."""
+"""``limner info``: parts, sizes and memory of a model."""
 
 from __future__ import annotations
 
 from .model import Limner
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
-"""A parameter's, without the scales that quantised weights carry"""
+"""Bytes of a parameter, without the scales of quantised weights"""
 
 
 def count_parameters(model: Limner) -> dict[str, int]:
-    """Of each part."""
+    """Parameters of each part."""
     mllm, detokenizer = model.mllm, model.detokenizer
     parts = {
         f"backbone ({mllm.llm.config.model_type})": [mllm.llm],
@@ -24,7 +24,7 @@ def count_parameters(model: Limner) -> dict[str, int]:
 
 
 def describe_memory(model: Limner) -> str:
-    """What the weights of each part take in each precision, by calculation; activations and caches come on top."""
+    """Computed memory of each part's weights in each precision; activations and caches are not included."""
     counts = count_parameters(model)
     lines = [f"  {'MB of weights':30} " + " ".join(f"{name:>9}" for name in BYTES)]
     for name, count in [*counts.items(), ("in all", sum(counts.values()))]:
@@ -33,7 +33,7 @@ def describe_memory(model: Limner) -> str:
 
 
 def describe_model(model: Limner) -> str:
-    """Parts, parameters, sizes and defaults, one a line."""
+    """Parts, parameters, sizes and defaults, one on each line."""
     mllm, detokenizer = model.mllm, model.detokenizer
     counts = count_parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())

@@ -1,4 +1,4 @@
-"""What `generate` is asked: one conversation or several, a seed for each, pictures by path."""
+"""The inputs of `generate`: one conversation or a batch, seeds, images by path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ Messages = str | Sequence[Message]
 
 
 class ContextLengthError(ValueError):
-    """A conversation that leaves no room for the reply; nothing has been answered yet."""
+    """A conversation with its reply is longer than the context. It is raised before anything is generated."""
 
 
 def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
-    """One conversation or several? A list of dicts is one; a list of strings or lists is several."""
+    """A list of conversations, and whether only one was given. A list of dicts is one; of strings or lists, several.
+
+    Raises ValueError for an empty list or a mixture.
+    """
     if isinstance(messages, str):
         return [messages], True
     messages = list(messages)
@@ -32,7 +35,7 @@ def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], b
 
 
 def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
-    """Seeds of a batch: one for all, or a list with one for each."""
+    """Seeds of a batch: ``seed`` for all, or a list of one for each. Raises ValueError for another number of them."""
     if isinstance(seed, int):
         return [seed] * count
     if len(seed) != count:
@@ -41,7 +44,7 @@ def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
 
 
 def load_message_images(messages: Messages) -> Messages:
-    """Messages whose image parts may be paths, with the pictures loaded."""
+    """Messages with images loaded from paths. Raises ValueError as `load_image` does, and for an empty prompt."""
     if isinstance(messages, str):
         if not messages.strip():
             raise ValueError("the prompt is empty")

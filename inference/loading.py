@@ -1,4 +1,4 @@
-"""`load`: a model by name, folder or hub id, in its place and precision."""
+"""`load`: a model by name, folder or hub id, on its device and in its precision."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def load(
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
     weights that are stored in it. ``bits`` 8 or 4 quantises the linear layers
-    (`limner[quantized]`); they take no LoRA, so a few-step student that comes with the model stays out. ``offload`` keeps the
-    half that rests in host memory: what writes while a picture is painted, what paints otherwise. Raises ValueError for a
-    model that cannot be found or read, and options that make no sense.
+    (`limner[quantized]`); they take no LoRA, so the few-step student of a model is not loaded. ``offload`` keeps the idle half
+    in host memory: the stream model while an image is drawn, the de-tokenizer otherwise (`ModelOffload`). Raises ValueError
+    for a model that cannot be found or read, and options that make no sense.
     """
     if offload and bits is not None:
-        raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
+        raise ValueError(
+            "offload moves parts between devices, which quantised weights do not support: choose one of the two"
+        )
     folder = find_model(model) or from_hub(str(model))
     loaded = Limner.from_pretrained(folder)
     if bits is None and (folder / STUDENT).exists():
@@ -50,7 +52,7 @@ def load(
 
 
 def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
-    """The model in its place and precision, as `load` chooses them. Raises ValueError for what is no place or precision."""
+    """Moves the model to the device and precision that `load` would choose. Raises ValueError for unknown ones."""
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     places = {"": device} if isinstance(device, str) else dict(device)
     halves = [name for name, _ in model.named_children()]
@@ -71,7 +73,7 @@ def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtyp
     for name, target in places.items():
         model.get_submodule(name).to(target, dtype)
     for part in model.modules():
-        # SDXL's autoencoder overflows in half precision, and says so
+        # SDXL's autoencoder overflows in half precision; its config says so
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):
             part.float()
     return model

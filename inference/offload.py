@@ -1,4 +1,4 @@
-"""The half of a model that rests waits in host memory, so that the device holds one half at a time."""
+"""Offload: the idle half of a model is in host memory, so that the device holds one half at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelOffload:
-    """From now on what paints rests, but `while_drawing`, when what writes does."""
+    """Moves the de-tokenizer to host memory; `while_drawing` puts it on its device and the stream model into host memory."""
 
     def __init__(self, mllm: StreamModel, detokenizer: Detokenizer | SDXLDetokenizer) -> None:
         self.mllm, self.detokenizer = mllm, detokenizer
@@ -25,7 +25,7 @@ class ModelOffload:
 
     @contextmanager
     def while_drawing(self) -> Iterator[None]:
-        """The conversation's cache stays where it is: it is what the reply goes on from."""
+        """The key-value cache stays on the device: the reply continues from it."""
         self.mllm.to("cpu")
         self.detokenizer.to(self.detokenizer_device)
         try:

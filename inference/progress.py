@@ -1,4 +1,4 @@
-"""A progress bar on standard error while a picture is drawn."""
+"""A progress bar on standard error while an image is drawn."""
 
 from __future__ import annotations
 

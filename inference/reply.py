@@ -1,4 +1,4 @@
-"""What the model answers."""
+"""The reply of a model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from .boxes import Box, parse_boxes, strip_boxes
 
 @dataclass(frozen=True)
 class Reply:
+    """One reply to a conversation."""
+
     parts: list[str | Image.Image]
-    """Texts and pictures in the order they came."""
+    """Texts and images, in order."""
     finish_reason: str
     """"stop", or "length" when a limit cut the reply."""
 
     @property
     def text(self) -> str:
-        """What was written, without the marks of boxes."""
+        """The text of the reply, without boxes."""
         texts = (strip_boxes(part).strip() for part in self.parts if isinstance(part, str))
         return " ".join(filter(None, texts))
 
     @property
     def boxes(self) -> list[Box]:
-        """The boxes that were written (by SEED-X: ``<loc-…>``), in order."""
+        """The boxes in the text (SEED-X's ``<loc-…>``), in order."""
         return [box for part in self.parts if isinstance(part, str) for box in parse_boxes(part)]
 
     @property
@@ -33,7 +35,7 @@ class Reply:
         return [part for part in self.parts if isinstance(part, Image.Image)]
 
     def message(self) -> Message:
-        """The reply as a turn of the conversation, to go on from."""
+        """The reply as a message, to continue the conversation."""
         content = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
             for part in self.parts

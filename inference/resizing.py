@@ -1,4 +1,4 @@
-"""Pictures of any size to sizes that a model draws and refers to, scaled and cut about their centre, never stretched."""
+"""Pictures resized to what a model draws or takes as a reference: scaled and cropped about the centre, never stretched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..mllm.encoding import nearest_shape
 
 
 def resize_to_shape(image: Image.Image, config: LimnerConfig) -> Image.Image:
-    """To the model's shape that is nearest in aspect ratio."""
+    """The image at the model's shape that is nearest in aspect ratio (`nearest_size`)."""
     return resize_and_crop(image, nearest_size(image, config))
 
 
@@ -22,11 +22,12 @@ def nearest_size(image: Image.Image, config: LimnerConfig) -> tuple[int, int]:
 def reference_size(
     image: Image.Image, config: LimnerConfig, size: tuple[int, int], size_multiple: int, max_side: int | None
 ) -> tuple[int, int]:
-    """Height and width at which a picture is referred to by a drawing of ``size``: its own where the model holds that.
+    """Height and width in pixels of a reference image for a drawing of ``size``: its own where the model can take that.
 
-    A larger one than the model draws goes to the nearest in aspect ratio of the model's shapes and ``size``, so that what
-    is edited lies where it is drawn, as in training; where the model has no shapes, to its own ratio in the room of a
-    drawing, whole multiples of ``size_multiple`` pixels. ``max_side`` is the longest side that the model can place.
+    An image larger than what the model draws is resized to the nearest in aspect ratio of the model's shapes and ``size``, so
+    that the parts of an edited image keep their places, as in training. Where the model has no shapes it keeps its aspect
+    ratio, with the area of a drawing and sides that are multiples of ``size_multiple``. ``max_side`` is the longest side for
+    which the model has positions (None: any).
     """
     area = image.height * image.width
     shapes = (*config.shapes, size)
@@ -43,7 +44,7 @@ def reference_size(
 
 
 def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scaled and cut about its centre to (height, width)."""
+    """The image scaled and cropped about its centre to ``size``, (height, width)."""
     if (image.height, image.width) == tuple(size):
         return image
     return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Interleaved decoding: text a token at a time, a picture's queries in one forward, all as events."""
+"""Interleaved decoding: text token by token, the queries of an image in one forward pass. Yields events."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Part = str | Image.Image
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Raises ValueError for values that make no sense."""
+    """Options of a reply's text. Raises ValueError for values that make no sense."""
 
     max_new_tokens: int = 256
-    """Text tokens of a reply; pictures have a limit of their own."""
+    """Limit of text tokens in a reply; images are limited by ``max_images``."""
     max_images: int = 4
     images: str = "auto"
     """"auto": the model decides; "force": the reply begins with a picture; "never": it has none."""
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """0 takes the most likely token."""
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
-    """Height and width in pixels that the user asked for; None leaves the shape to the model."""
+    """Height and width in pixels of the images; None leaves the shape to the model."""
 
     def __post_init__(self) -> None:
         if self.images not in ("auto", "force", "never"):
@@ -56,50 +56,50 @@ class DecodingOptions:
 
 @dataclass
 class DrawRequest:
-    """What a drawing is made of."""
+    """One image to be drawn, with what conditions it."""
 
     row: int
     index: int
     features: Tensor
     """(feature_tokens, vision width), from the output resampler"""
     prompt: Tensor | None
-    """(prompt_tokens, width)"""
+    """(prompt_tokens, width): the backbone's last hidden states up to BOI"""
     prompt_mask: Tensor | None
     size: tuple[int, int]
     previous_images: list[Image.Image]
-    """The pictures before its BOI, newest first."""
+    """The images before its BOI, newest first."""
     glyph_text: tuple[str, ...] = ()
-    """That it is to carry"""
+    """Strings to be written in the image"""
 
 
 Draw = Callable[[list[DrawRequest]], Generator[Event, None, list[Image.Image]]]
-"""Draws all requests; yields its own events and returns the pictures."""
+"""Draws all requests, yielding events as it goes, and returns the images in the order of the requests."""
 
 
 @dataclass
 class Row:
-    """One conversation while it is decoded."""
+    """The state of one conversation while it is decoded."""
 
     index: int
     generator: torch.Generator
     pictures: list[Image.Image]
-    """All pictures of the conversation so far, oldest first."""
+    """All images of the conversation so far, oldest first."""
     last_request: str
-    """The text of the request"""
+    """The user's text that is answered"""
     parts: list[Part] = field(default_factory=list)
     pending_ids: list[int] = field(default_factory=list)
-    """Ids of the text run being written."""
+    """Text ids since the last image."""
     num_emitted: int = 0
-    """Characters of the run already given out."""
+    """Characters of them that were already yielded."""
     num_text_tokens: int = 0
     num_images: int = 0
     size: tuple[int, int] | None = None
-    """Set while the row waits to draw."""
+    """Height and width of the image to be drawn, set while the row waits for the others."""
     shape_id: int | None = None
     finish_reason: str | None = None
 
     def glyph_text(self) -> tuple[str, ...]:
-        """That the next picture is to carry."""
+        """Strings to be written in the next image: those quoted since the last one, else those of the request."""
         reply_text = ""
         for part in self.parts:
             reply_text = reply_text + part if isinstance(part, str) else ""
@@ -107,6 +107,9 @@ class Row:
 
 
 class Decoder:
+    """Decodes a batch of conversations. A row that reached BOI waits until every other row has reached one too or has ended;
+    then all waiting rows draw together."""
+
     def __init__(self, model: StreamModel, encoder: StreamEncoder, options: DecodingOptions) -> None:
         self.model, self.encoder, self.options = model, encoder, options
         self.config, self.vocabulary = model.config, model.vocabulary
@@ -121,7 +124,7 @@ class Decoder:
         suppressed_ids = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
         self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
         if self.vocabulary.shapes:
-            suppressed_ids.append(self.vocabulary.boi)  # it follows its shape token and is never sampled
+            suppressed_ids.append(self.vocabulary.boi)  # BOI follows its shape token and is not sampled
             if options.size is not None:
                 chosen = nearest_shape(self.config.shapes, *options.size)
                 self.begin_image_ids = [self.vocabulary.shapes[chosen]]
@@ -159,7 +162,7 @@ class Decoder:
         return rows
 
     def _prefill(self, cache: StreamCache, encoded: Sequence[Encoded]) -> Tensor:
-        """All conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
+        """Feeds all conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
         model, device = self.model, self.model.device
         max_length = max(len(e.input_ids) for e in encoded)
         ids = torch.full((len(encoded), max_length), self.vocabulary.pad)
@@ -177,12 +180,13 @@ class Decoder:
         return model.logits(cache.extend(embeds, valid.to(device))[:, -1])
 
     def _image_features(self, views: Sequence) -> Tensor:
+        """Views to image tokens (views, image_tokens, width)."""
         pixels = torch.stack([view.pixel_values for view in views]).to(self.model.device)
         positions = torch.tensor([view.position or (0.5, 0.5) for view in views], device=self.model.device)
         return self.model.get_image_features(self.model.vision_tower(pixels), positions)
 
     def _sample_next(self, active: list[Row], logits: Tensor) -> Generator[Event, None, None]:
-        """The next token of every row that writes: text, the end, or the beginning of a picture."""
+        """Samples the next token of every row that does not wait: text, an end of turn, or the beginning of an image."""
         options, vocabulary = self.options, self.vocabulary
         scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
         for i, row in enumerate(active):
@@ -215,7 +219,7 @@ class Decoder:
             return int(scores.argmax())
         for warper in self.warpers:
             scores = warper(None, scores)
-        # on the CPU with the row's own generator: the same draw alone and in any batch
+        # on the CPU, with a generator for each row: the sample is the same alone and in any batch
         return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=row.generator))
 
     def _size_of(self, token: int) -> tuple[int, int]:
@@ -226,7 +230,7 @@ class Decoder:
         return self.config.default_size
 
     def _emit_text(self, row: Row) -> Generator[Event, None, None]:
-        """Give out what is certain: whole characters, and nothing that may become a stop string."""
+        """Yields the text that is certain: complete characters that cannot be the beginning of a stop string."""
         text = self.encoder.tokenizer.decode(row.pending_ids)
         for stop in self.options.stop:
             stop_index = text.find(stop)
@@ -255,10 +259,11 @@ class Decoder:
         row.pending_ids, row.num_emitted = [], 0
 
     def _draw(self, cache: StreamCache, active: list[Row], draw: Draw) -> Generator[Event, None, Tensor]:
-        """Every row waits: one forward for all queries, the pictures, then their features. Returns the next logits.
+        """Draws for all rows, which wait: one forward for the queries, the images, then their features and EOI. Returns the
+        next token's logits.
 
-        ``lead`` is the shape token (where the model has them) and BOI. In the "seen" mode the queries are
-        cropped away and the features take their positions; in the "queries" mode they stay.
+        ``lead`` is the shape token (where the model has them) and BOI. In the "seen" mode the queries are cropped from the
+        cache and the image's features take their positions; in the "queries" mode the queries stay.
         """
         model, vocabulary, config = self.model, self.vocabulary, self.config
         n, count = config.num_queries, len(active)
@@ -273,7 +278,9 @@ class Decoder:
         if config.prompt_tokens:
             p = config.prompt_tokens
             prompt, prompt_mask = cache.hidden[:, :-n][:, -p:], cache.valid[:, :-n][:, -p:]
-            missing = p - prompt.shape[1]  # a batch pads alike whatever its rows are, so pictures do not depend on it
+            missing = (
+                p - prompt.shape[1]
+            )  # padded to the same length in every batch, so that an image does not depend on its batch
             prompt = torch.nn.functional.pad(prompt, (0, 0, missing, 0))
             prompt_mask = torch.nn.functional.pad(prompt_mask, (missing, 0))
         requests = [

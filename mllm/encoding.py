@@ -1,4 +1,4 @@
-"""Messages to ids. No text becomes a control token: contents are tokenized with every added token off."""
+"""Messages to ids. No user text becomes a control token: contents are tokenized without any added tokens."""
 
 from __future__ import annotations
 
@@ -21,37 +21,41 @@ from .views import View, image_views
 from .vocabulary import Vocabulary
 
 IGNORE_INDEX = -100
-"""The label that no loss counts, as in transformers."""
+"""The label that the loss ignores, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Picture:
+    """An image of a conversation and where it stands."""
+
     image: Image.Image
     boi_index: int
     """Index of its BOI in the ids."""
     drawn: bool
-    """Whether the assistant drew it."""
+    """Whether the assistant drew it; else it is a user's."""
     shape: tuple[int, int]
     """Height and width in pixels."""
     glyph_text: tuple[str, ...] = ()
-    """That it is to carry, where it was drawn"""
+    """Strings to be written in it, where it is drawn"""
 
 
 @dataclass
 class Encoded:
-    """One conversation. ``labels`` cover what the assistant decides: its text, shape tokens, BOI and ends of turn."""
+    """A tokenized conversation. ``labels`` cover what the model decides: the assistant's text, shape tokens, BOI and ends of
+    turn."""
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     views: list[tuple[int, View]] = field(default_factory=list)
-    """Index of the first slot and the view whose features go there."""
+    """The index of a view's first slot, and the view."""
     queries: list[int] = field(default_factory=list)
-    """Index of the first slot of each block of queries in the main stream ("queries" mode, training)."""
+    """The index of the first slot of each block of queries in the main stream (training in the "queries" mode)."""
     pictures: list[Picture] = field(default_factory=list)
     last_request: str = ""
-    """The text of the last request"""
+    """The user's text since the last reply"""
 
     def add(self, ids: Sequence[int], labelled: bool = False) -> None:
+        """Appends ids, with themselves as labels or, not ``labelled``, ignored."""
         self.input_ids.extend(ids)
         self.labels.extend(ids if labelled else [IGNORE_INDEX] * len(ids))
 
@@ -69,7 +73,10 @@ def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) ->
 
 
 class StreamEncoder:
-    """Raises ValueError for a tokenizer that is not a fast one or has no chat template."""
+    """Renders messages with the chat template and tokenizes them.
+
+    Raises ValueError for a tokenizer that is not a fast one or has no chat template.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, vocabulary: Vocabulary) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -92,11 +99,13 @@ class StreamEncoder:
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a content's text; emitted text keeps its own. Raises ValueError where the vocabulary itself
-        turns plain text into a control token."""
+        """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.
+
+        Raises ValueError where the vocabulary itself turns plain text into a control token.
+        """
         if isinstance(text, EmittedText):
             return list(text.ids)
-        # a lone surrogate cannot be UTF-8; the tokenizer would refuse it with an error of its own
+        # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
         ids = self._plain_tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
         if not self._added_ids.isdisjoint(ids):
             found = self.tokenizer.convert_ids_to_tokens(sorted(self._added_ids.intersection(ids)))
@@ -112,12 +121,16 @@ class StreamEncoder:
         images: str = "auto",
         boxes: bool = False,
     ) -> Encoded:
-        """One conversation. ``training`` puts the queries into the main stream in the "queries" mode; the template may read
-        ``images`` ("auto", "force", "never") and ``boxes``, as those of SEED-X do."""
+        """Encodes one conversation (`normalize_messages`).
+
+        ``training`` puts the queries of the "queries" mode into the main stream. ``images`` ("auto", "force", "never") and
+        ``boxes`` are variables of the chat template, which SEED-X's templates read. Raises ValueError for messages or texts
+        that cannot be encoded.
+        """
         out = Encoded()
-        plain = ""  # what no one answers for, tokenized in one go between control tokens, as transformers does
+        plain = ""  # text without labels, tokenized in one piece between control tokens, as transformers does
         after_assistant = False
-        reply_text = ""  # by the assistant, since its last picture
+        reply_text = ""  # of the assistant, since its last image
 
         def flush(labelled: bool = False) -> None:
             nonlocal plain
@@ -128,7 +141,7 @@ class StreamEncoder:
         for piece in self._render_template(normalize_messages(messages), add_generation_prompt, images, boxes):
             if isinstance(piece, str):
                 spans = self._split_control_tokens(piece)
-                # the reply's end of turn is the assistant's own decision
+                # the end of turn after a reply is labelled: the model decides it
                 ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
                 for text, token in spans:
                     plain += text
@@ -160,7 +173,7 @@ class StreamEncoder:
         return out
 
     def _split_control_tokens(self, piece: str) -> list[tuple[str, int | None]]:
-        """A piece of the template as (text, the control token after it)."""
+        """A piece of the template as pairs of text and the control token after it (None at the end)."""
         spans, begin = [], 0
         for found in self._control_pattern.finditer(piece):
             spans.append((piece[begin : found.start()], self._control_ids[found.group().strip()]))
@@ -191,7 +204,10 @@ class StreamEncoder:
     def _render_template(
         self, messages: list[Message], add_generation_prompt: bool, images: str, boxes: bool
     ) -> list[str | tuple[str, dict[str, Any]]]:
-        """Template pieces (strings) and contents (role, part), in order."""
+        """The rendered template as its pieces (strings) and the contents between them (role, part), in order.
+
+        It is rendered with random marks in place of contents and split there, so that no content is parsed as template.
+        """
         marks: dict[str, tuple[str, dict[str, Any]]] = {}
         masked = []
         for message in messages:

@@ -1,4 +1,4 @@
-"""The stream model: a backbone, a vision tower, learned queries and the two resamplers between them."""
+"""The stream model: backbone, vision tower, learned queries, input and output resampler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .vocabulary import Vocabulary
 
 @dataclass
 class StreamBatch:
-    """Conversations side by side, padded on the right."""
+    """A batch of conversations, padded on the right."""
 
     input_ids: Tensor
     """(batch, tokens)"""
     labels: Tensor
-    """(batch, tokens), -100 where no loss counts"""
+    """(batch, tokens), -100 where the loss ignores them"""
     lengths: Tensor
     """(batch,) tokens that are not padding"""
     feature_mask: Tensor
@@ -35,9 +35,9 @@ class StreamBatch:
     pixel_values: Tensor
     """(views, 3, image_size, image_size), in the order of their slots"""
     view_positions: Tensor
-    """(views, 2) centres within their pictures; used only by models with tiles"""
+    """(views, 2): centres (x, y) in [0, 1] within their images; used only by models with tiles"""
     drawing_row: Tensor
-    """(drawings,) row of each picture to be drawn, rising"""
+    """(drawings,) row of each image to be drawn, ascending"""
     drawing_boi: Tensor
     """(drawings,) index of its BOI"""
 
@@ -47,17 +47,19 @@ class StreamBatch:
 
 @dataclass
 class StreamOutput:
+    """What `StreamModel.forward` returns."""
+
     hidden: Tensor
-    """(batch, tokens, width) of the main stream"""
+    """(batch, tokens, width): last hidden states of the main stream"""
     query_states: Tensor
-    """(drawings, num_queries, width)"""
+    """(drawings, num_queries, width): last hidden states of the queries"""
     prompt: Tensor | None
     """(drawings, prompt_tokens, width), the last states up to and including BOI"""
     prompt_mask: Tensor | None
 
 
 def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerConfig) -> StreamBatch:
-    """Conversations as `StreamEncoder.encode` gives them, into one batch."""
+    """Pads conversations (`StreamEncoder.encode`) to one batch."""
     batch, length = len(encoded), max(len(e.input_ids) for e in encoded)
     ids = torch.full((batch, length), vocabulary.pad)
     labels = torch.full((batch, length), IGNORE_INDEX)
@@ -91,7 +93,10 @@ def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerCo
 
 
 class StreamModel(nn.Module):
-    """Raises ValueError for a backbone with layers that branches cannot use."""
+    """Reads and writes: text, and the query states that condition a drawing.
+
+    Raises ValueError for a backbone with layers that cannot be masked or cropped (`check_backbone`).
+    """
 
     def __init__(
         self, llm: PreTrainedModel, vision_tower: VisionTower, config: LimnerConfig, vocabulary: Vocabulary
@@ -109,10 +114,10 @@ class StreamModel(nn.Module):
         self.output_resampler = Resampler(width, vision_tower.width, config.feature_tokens, **attention)
         self.queries = nn.Embedding(config.num_queries, width)
         nn.init.normal_(self.queries.weight, std=0.02)
-        # SEED-X: the tile's centre (x, y, 1 - x, 1 - y) / 2 through four learned vectors
+        # as in SEED-X: a tile's centre, (x, y, 1 - x, 1 - y) / 2, weighs four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
-        # an adapter's change of BOI: its embedding and, where the head is not tied to it, its row of the head
+        # an adapter's change of BOI: of its embedding and, where the head is not tied to it, of its row of the head
         self.boi_delta: nn.Parameter | None = None
 
     @property
@@ -125,11 +130,14 @@ class StreamModel(nn.Module):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Tokens that the backbone takes; where its config tells no number, more than any conversation has."""
+        """Tokens that the backbone takes; where its config has no such number, more than any conversation has."""
         return getattr(self.llm.config, "max_position_embeddings", None) or 10**9
 
     def get_image_features(self, vision_features: Tensor, view_positions: Tensor | None) -> Tensor:
-        """The vision tower's features (views, patches, vision width) to the stream's (views, image_tokens, width)."""
+        """Features of `VisionTower` (views, patches, vision width) to image tokens (views, image_tokens, width).
+
+        ``view_positions`` (views, 2) are needed only by models with tiles.
+        """
         tokens = self.input_resampler(vision_features.to(self.dtype))
         if self.tile_embed is not None:
             places = torch.cat([view_positions, 1 - view_positions], dim=-1).to(tokens) / 2
@@ -137,7 +145,7 @@ class StreamModel(nn.Module):
         return tokens
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
-        """Ids of any shape to embeddings (..., width), with an adapter's change of BOI."""
+        """Ids of any shape to embeddings (..., width), an adapter's change of BOI included."""
         embeds = self.llm.get_input_embeddings()(ids)
         if self.boi_delta is not None:
             embeds = embeds + (ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
@@ -146,14 +154,15 @@ class StreamModel(nn.Module):
     def build_inputs_embeds(
         self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Ids (batch, tokens) to embeddings, with seen features and queries in their slots.
+        """Ids (batch, tokens) to embeddings (batch, tokens, width), with image features and queries in their slots.
 
-        Raises ValueError when the slots do not hold the features.
+        ``feature_mask`` and ``query_mask`` (batch, tokens) mark the slots of ``features`` (views, image_tokens, width) and of
+        queries. Raises ValueError when there are more or fewer slots than features.
         """
         slots, num_features = int(feature_mask.sum()), features.shape[0] * features.shape[1]
         if slots != num_features:
             raise ValueError(f"{slots} slots for {num_features} image features")
-        # the slots' own rows are never read: frozen means frozen, tied embeddings need no hook
+        # the embedding rows of slots are never read, so that frozen and tied embeddings need no special case
         plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
         embeds = self.embed_tokens(plain)
         if num_features:
@@ -177,6 +186,7 @@ class StreamModel(nn.Module):
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) to logits (..., vocabulary), with an adapter's change of BOI and Gemma's soft cap."""
         logits = self.llm.get_output_embeddings()(hidden)
         if self.boi_delta is not None:
             boi = logits[..., self.vocabulary.boi] + hidden @ self.boi_delta[-1]
@@ -185,9 +195,9 @@ class StreamModel(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def forward(self, batch: StreamBatch, vision_features: Tensor | None = None) -> StreamOutput:
-        """One forward for whole conversations: the main stream and, in the "seen" mode, a branch a drawing.
+        """One forward pass over whole conversations: the main stream and, in the "seen" mode, a branch for each drawing.
 
-        ``vision_features`` (views, patches, vision width) saves running the vision tower.
+        With ``vision_features`` (views, patches, vision width) the vision tower is not run.
         """
         config, n = self.config, self.config.num_queries
         if vision_features is None:

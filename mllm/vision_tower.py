@@ -1,4 +1,4 @@
-"""The vision tower: any transformers vision model that gives patch features."""
+"""The vision tower: any vision model of transformers that gives patch features."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 
 class VisionTower(nn.Module):
-    """(views, 3, size, size) to patch features (views, patches, width), class tokens and the like left out."""
+    """Pixel values (views, 3, size, size) to patch features (views, patches, width), without class and register tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         config = getattr(model.config, "vision_config", model.config)
         self.width: int = config.hidden_size
-        # a tower that pools its patches by queries gives as many features
+        # a tower with learned queries (Qwen-VL) gives as many features as it has queries
         self.num_patches: int = getattr(config, "num_queries", None) or (config.image_size // config.patch_size) ** 2
         self.image_size: int = config.image_size
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        if not len(pixel_values):  # a batch without pictures: transformers cannot reshape nothing
+        if not len(pixel_values):  # no images: transformers cannot reshape an empty batch
             return pixel_values.new_zeros(0, self.num_patches, self.width)
         hidden = self.model(pixel_values=pixel_values.to(self.model.dtype)).last_hidden_state
         # class and register tokens come first (CLIP, DINOv2)
@@ -30,10 +30,10 @@ class VisionTower(nn.Module):
 
 
 def pool_features(features: Tensor, tokens: int, pool: str = "grid") -> Tensor:
-    """Average patch features (views, patches, width) to (views, tokens, width), over a square grid or, as SEED-X does,
-    over the "sequence", neighbours in reading order.
+    """Averages patch features (views, patches, width) to (views, tokens, width).
 
-    Raises ValueError when the counts do not fit that.
+    ``pool`` is "grid", over a square grid of patches, or "sequence", over neighbours in reading order, as in SEED-X.
+    Raises ValueError for a number of patches or tokens with which that is impossible.
     """
     patches = features.shape[1]
     if pool == "sequence":

@@ -1,4 +1,4 @@
-"""Token sets in, token sets of another length and width out."""
+"""Resamplers turn a token set into one of another length and width."""
 
 from .perceiver import PerceiverResampler
 from .positions import default_grid, sincos_2d

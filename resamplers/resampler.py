@@ -1,4 +1,4 @@
-"""The one resampler: learned queries read a token set by cross-attention."""
+"""The resampler used throughout: learned queries attend to a token set by cross-attention."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from .attention import attention
 from .positions import default_grid, sincos_2d
 
 INITIAL_LOCALITY = 4.0
-"""Of a local resampler's heads at the start: a neighbour cell's nearest token counts an eighth of one's own."""
+"""Start value of each head's locality (`Resampler`). With two tokens along each side of a cell, the nearest token of a
+neighbouring cell has an eighth of the weight of one in the query's cell, exp(-4 · (0.75² - 0.25²))."""
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention with the parameter layout of `nn.MultiheadAttention` (as released checkpoints have it).
 
-    ``qk_norm`` keeps the scores from growing while training (arXiv:2302.05442). Muon needs it: without, they reach
-    hundreds, every query reads one token, and no gradient passes to change which.
+    ``qk_norm`` keeps the scores from growing in training (arXiv:2302.05442). The Muon optimizer needs it: without it the
+    scores reach hundreds, each query attends to a single token, and the gradient that could change this vanishes.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
@@ -42,7 +43,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A further layer: the queries read the tokens and each other, then a feed-forward (Perceiver, arXiv:2103.03206)."""
+    """A further layer: the queries attend to the tokens and each other; a feed-forward follows (Perceiver, arXiv:2103.03206)."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -63,16 +64,18 @@ class Resampler(nn.Module):
     """(batch, any number of tokens, in_width) to (batch, num_queries, out_width).
 
     With ``depth`` 1 and ``width == out_width`` this is the resampler of Qwen-VL and SEED-X (one
-    cross-attention, 2-D sine-cosine positions on queries and keys, no residual: the queries do not depend
-    on the input, so there is nothing to add to). More depth adds `Block` layers and, where the widths
-    differ, an output projection.
+    cross-attention with 2-D sine-cosine positions on queries and keys; there is no residual, because the
+    queries do not depend on the input). More depth adds `Block` layers. Where the widths differ, an output
+    projection follows.
 
     ``pooled_width`` adds a second output, (batch, pooled_width), read from the mean of the queries.
 
-    ``local``: every query begins at its own place of the grid. Each head subtracts a learned multiple of the squared
-    distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query itself is added to
-    what it reads. Most wavelengths of the positions are far longer than a grid, so neighbours look alike, and without
-    this a projector finds out slowly, or never, where things are (Honeybee, arXiv:2312.06742).
+    ``local``: at the start every query attends to its own place of the grid. Each head subtracts a learned multiple of the
+    squared distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query is added to the
+    result. Most wavelengths of the positions are far longer than a grid, so neighbouring positions are nearly equal, and
+    a projector without locality learns slowly, or never, where things are (Honeybee, arXiv:2312.06742).
+
+    Raises ValueError for a depth or number of queries below 1, and for heads that do not divide the width.
     """
 
     def __init__(
@@ -102,11 +105,12 @@ class Resampler(nn.Module):
         self.pooled_proj = nn.Linear(width, pooled_width) if pooled_width else None
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """Keys on another grid than the queries' lie between the queries' positions, as in Qwen-VL's interpolation."""
+        """Sine-cosine positions (rows · columns, width) of a grid. One of another size than the queries' lies between their
+        positions, as in Qwen-VL's interpolation."""
         return sincos_2d(self.query.shape[1], *self.cell_coordinates(grid)).to(like)
 
     def cell_coordinates(self, grid: tuple[int, int]) -> list[Tensor]:
-        """Rows and columns of a grid, in cells of the queries' own."""
+        """Rows and columns of ``grid``, measured in cells of the queries' grid."""
         query_grid = default_grid(self.query.shape[0])
         return [
             torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5
@@ -114,7 +118,7 @@ class Resampler(nn.Module):
         ]
 
     def squared_distances(self, grid: tuple[int, int]) -> Tensor:
-        """Squared, in cells, between each query and each token of a grid: (queries, tokens)."""
+        """(queries, tokens): squared distances, in cells, between each query and each token of ``grid``."""
         query_cells, token_cells = (
             torch.cartesian_prod(*(p.float() for p in self.cell_coordinates(g)))
             for g in (default_grid(self.query.shape[0]), grid)

@@ -1,4 +1,4 @@
-"""SD3 and SD3.5 from disk, in diffusers' folders or the original single file, and back into diffusers' folder."""
+"""Reads SD3 and SD3.5 from a diffusers folder or the original single file, and writes a diffusers folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 
 def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
-    """A diffusers folder (the transformer's own or the pipeline's) or a single file in the original layout.
+    """The MM-DiT of a diffusers folder (of a transformer or a pipeline) or a single file in the original layout.
 
-    ``max_references`` adds room for reference pictures, told apart by an embedding that starts at zero. Tensors are
-    memory-mapped until they are used. Raises ValueError for anything else, and for weights without a place, missing ones
-    and wrong shapes, naming them.
+    ``max_references`` adds embeddings for so many reference images, zero at first. Tensors are memory-mapped until they are
+    used. Raises ValueError for anything else, and for unknown or missing weights and wrong shapes, naming them.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
@@ -62,7 +61,7 @@ def load_pipeline(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoenc
 
 
 def load_named_source(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
-    """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names in place of copies; None where it names none."""
+    """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names as its source; None where it names none."""
     if not (folder / "mmdit/source.json").exists():
         return None
     options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
@@ -81,7 +80,7 @@ def load_shards(folder: Path) -> dict[str, Tensor]:
 
 
 def mmdit_from_weights(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:
-    """An MM-DiT that takes the tensors as they are, without a copy of its own. Raises ValueError where they do not fit."""
+    """An MM-DiT of these tensors, without copying them. Raises ValueError where they do not fit (`check_state_dict`)."""
     model = build_on_meta(lambda: MMDiT(config), where)
     check_state_dict(weights, model, where)
     model.load_state_dict(weights, assign=True)
@@ -89,10 +88,10 @@ def mmdit_from_weights(config: MMDiTConfig, weights: dict[str, Tensor], where: P
 
 
 def save_diffusers(mmdit: MMDiT, folder: str | Path, drop_references: bool = False) -> None:
-    """Write ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load.
+    """Writes ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load.
 
-    Raises ValueError for an MM-DiT that diffusers' class cannot express; ``drop_references`` leaves out the embedding that
-    tells reference pictures apart, which is all that one trained with references has more.
+    ``drop_references`` leaves out the embedding of references, which diffusers' class does not have. Raises ValueError for
+    an MM-DiT that this class cannot express.
     """
     from diffusers import SD3Transformer2DModel
 

@@ -1,7 +1,7 @@
 """``limner draw --backend sd3``: SD3 with its own text encoders, a plain text-to-image baseline.
 
-Esser et al. 2024, arXiv:2403.03206: CLIP-L's and CLIP-G's states side by side, T5's after them. Each encoder may be absent;
-zeros then take its place, as they did in a part of the training.
+Esser et al. 2024, arXiv:2403.03206: the states of CLIP-L and CLIP-G are concatenated along the width, T5's follow as further
+tokens. Each encoder may be absent; its output is then zeros, as in a part of SD3's training.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ T5_TOKENS = 256
 
 
 class TextEncoder(nn.Module):
-    """One of the three, with its tokenizer."""
+    """A text encoder with its tokenizer."""
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
 
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """States (batch, tokens, width); CLIP's are those before the last layer, with its projected vector."""
+        """States (batch, tokens, width) and, for CLIP, the projected vector (batch, width). CLIP's states are those before the
+        last layer."""
         inputs = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         )
@@ -44,7 +45,7 @@ class TextEncoder(nn.Module):
 
 
 class StableDiffusion3(nn.Module):
-    """Made by `from_pretrained`. ``encoders`` are CLIP-L, CLIP-G and T5; None for one that is absent."""
+    """Text to image (`generate`). ``encoders`` are CLIP-L, CLIP-G and T5, None for one that is absent."""
 
     def __init__(
         self,
@@ -87,7 +88,8 @@ class StableDiffusion3(nn.Module):
         return cls(detokenizer, encoders, scheduler).eval()
 
     def sigmas(self, steps: int) -> Tensor:
-        """As the checkpoint's scheduler spaces them (not as `flow.inference_timesteps`). ValueError: fewer than one."""
+        """The checkpoint's own times (steps + 1,), which differ from `flow.inference_timesteps`. Raises ValueError for fewer
+        than one step."""
         if steps < 1:
             raise ValueError(f"num_inference_steps is {steps}; it must be at least 1")
         self.scheduler.set_timesteps(steps)
@@ -106,7 +108,7 @@ class StableDiffusion3(nn.Module):
         known = sum(pooled.shape[-1] for _, pooled in filter(None, clip_outputs))
         if clip_outputs.count(None) == 2:
             clip_outputs = [(zeros(CLIP_TOKENS, config.pooled_width), zeros(config.pooled_width))]
-        else:  # an absent one has the width that the other leaves
+        else:  # the widths of the two add up to pooled_width
             left = config.pooled_width - known
             clip_outputs = [(zeros(CLIP_TOKENS, left), zeros(left)) if own is None else own for own in clip_outputs]
         states = torch.cat([own.to(parameter) for own, _ in clip_outputs], dim=-1)
@@ -116,6 +118,7 @@ class StableDiffusion3(nn.Module):
         return torch.cat([states, long], dim=1), pooled
 
     def condition(self, prompts: Sequence[str], negative_prompt: str = "") -> Condition:
+        """The condition of the prompts, with that of ``negative_prompt`` as the negative one."""
         context, pooled = self.encode([*prompts, negative_prompt])
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         return Condition(context[:-1], mask[:-1], pooled[:-1], negative=(context[-1], pooled[-1]))
@@ -132,7 +135,7 @@ class StableDiffusion3(nn.Module):
         seed: int = 0,
         callback: StepCallback | None = None,
     ) -> list[Image.Image]:
-        """A picture a prompt. Raises ValueError for an empty prompt and for sizes or options that make no sense."""
+        """One image for each prompt. Raises ValueError for an empty prompt and for sizes or options that make no sense."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("the prompt is empty")

@@ -1,4 +1,4 @@
-"""SEED-X's de-tokenizers: SDXL's UNet steered by image features, with or without a picture to start from.
+"""SEED-X's de-tokenizers: SDXL's UNet conditioned on image features, with or without a reference image.
 
 Ge et al. 2024 (SEED-X), arXiv:2404.14396; Podell et al. 2023 (SDXL), arXiv:2307.01952. UNet, autoencoder and scheduler are
 diffusers'. A UNet of twice the latents' channels takes the newest reference beside the noise, as InstructPix2Pix does.
@@ -27,6 +27,8 @@ from ...resamplers import PerceiverResampler
 
 @dataclass
 class SDXLAdapterConfig:
+    """Sizes of an `SDXLAdapter`. Raises ValueError for a prompt width."""
+
     feature_width: int = 4096
     feature_tokens: int = 64
     num_tokens: int = 64
@@ -35,9 +37,9 @@ class SDXLAdapterConfig:
     heads: int = 16
     head_width: int = 64
     context_widths: tuple[int, int] = (768, 1280)
-    """Of SDXL's two text encoders; the second one's is the pooled vector's too."""
+    """Widths of SDXL's two text encoders; the second is also that of the pooled vector."""
     prompt_width: int = 0
-    """No second source of context: always 0"""
+    """Always 0: there is no second context source."""
 
     def __post_init__(self) -> None:
         self.context_widths = tuple(self.context_widths)
@@ -46,7 +48,7 @@ class SDXLAdapterConfig:
 
 
 class SDXLAdapter(nn.Module):
-    """Image features to a `Condition`; guidance pushes away from what a black picture's features would draw."""
+    """Image features to a `Condition`, whose negative is that of a black image's features."""
 
     def __init__(self, config: SDXLAdapterConfig) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class SDXLAdapter(nn.Module):
 
 
 class SDXLDetokenizer(nn.Module):
-    """What `Detokenizer` is with an MM-DiT: the same `draw`, references and folder, another painter."""
+    """`Detokenizer` with SDXL's UNet in place of the MM-DiT."""
 
     def __init__(
         self,
@@ -91,11 +93,12 @@ class SDXLDetokenizer(nn.Module):
     def condition(
         self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """As `Detokenizer.condition`; what words are to be written goes by the features alone."""
+        """As `Detokenizer.condition`. ``glyph_text`` has no effect: the image features alone say what is to be written."""
         return self.adapter(features, prompt, prompt_mask)
 
     @property
     def transformer(self) -> nn.Module:
+        """The network that predicts the noise, here a UNet."""
         return self.unet
 
     @property
@@ -113,7 +116,7 @@ class SDXLDetokenizer(nn.Module):
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """8-bit pixels (height, width, 3), stretched to the drawing's ``size``, to latents (channels, h, w).
 
-        They are not brought to unit scale: the released UNet was trained on the autoencoder's own.
+        They are not scaled to unit variance: the released UNet was trained with unscaled reference latents.
         """
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device)
@@ -136,7 +139,7 @@ class SDXLDetokenizer(nn.Module):
         sampler: str = "euler",
         callback: StepCallback | None = None,
     ) -> Tensor:
-        """8-bit pictures (batch, height, width, 3), as `Detokenizer.draw`; ``sampler`` is the checkpoint's, Euler.
+        """8-bit images (batch, height, width, 3), as `Detokenizer.draw`; ``sampler`` must be "euler", the checkpoint's scheduler.
 
         Raises ValueError for sizes, steps, scales or samplers that make no sense here.
         """
@@ -160,7 +163,9 @@ class SDXLDetokenizer(nn.Module):
     ) -> Tensor:
         """Noise (batch, channels, h, w) to latents of the same shape."""
         parameter = next(self.unet.parameters())
-        scheduler = EulerDiscreteScheduler.from_config(self.scheduler.config)  # it counts its steps: one a drawing
+        scheduler = EulerDiscreteScheduler.from_config(
+            self.scheduler.config
+        )  # a scheduler counts its steps, so each drawing has its own
         scheduler.set_timesteps(steps, device=parameter.device)
         x = noise.to(parameter.device) * scheduler.init_noise_sigma
         predict = GuidedNoise(self, condition, guidance, tuple(noise.shape[1:]))
@@ -172,6 +177,7 @@ class SDXLDetokenizer(nn.Module):
         return x
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads."""
         folder = Path(folder)
         (folder / "adapter").mkdir(parents=True, exist_ok=True)
         (folder / "adapter/config.json").write_text(json.dumps(asdict(self.adapter.config), indent=1) + "\n")
@@ -191,6 +197,7 @@ class SDXLDetokenizer(nn.Module):
 
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
+    """Raises ValueError for a folder with a scheduler of another class."""
     name = read_json(folder / "scheduler_config.json").get("_class_name")
     if name != "EulerDiscreteScheduler":
         raise ValueError(f"{folder}: a scheduler of class {name!r}; an SDXL de-tokenizer takes EulerDiscreteScheduler")
@@ -198,7 +205,7 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
 
 
 class GuidedNoise:
-    """The noise that all guidance passes, run as one batch, agree on."""
+    """The guided noise prediction; all guidance passes run as one batch."""
 
     def __init__(
         self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, int, int]
@@ -210,7 +217,7 @@ class GuidedNoise:
         without_context = condition.without_context()
         self.conditions = {"full": condition, "no_context": without_context, "nothing": without_context}
         size = (shape[1] * downsample_factor, shape[2] * downsample_factor)
-        # original size, crop and target size: a whole picture of this size
+        # original size, crop and target size: an image of this size that is not cropped
         self.time_ids = torch.tensor([[*size, 0, 0, *size]], device=parameter.device, dtype=self.dtype)
         self.reference = torch.zeros(0)
         if detokenizer.takes_reference:

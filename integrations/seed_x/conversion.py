@@ -33,12 +33,12 @@ DETOKENIZERS = {
     "seed_x_i": "seed_detokenizer/first_stage",
     "seed_x_edit": "seed_detokenizer/second_stage",
 }
-"""The model and its de-tokenizer: the second stage's takes the picture that is edited."""
+"""The folder of each model's de-tokenizer; that of the second stage takes a reference image."""
 
 
 @dataclass
 class Sizes:
-    """What the weights do not tell; the defaults are the released models'."""
+    """Sizes that cannot be read from the weights; the defaults are those of the released models."""
 
     image_size: int = 448
     vision_heads: int = 16
@@ -48,12 +48,15 @@ class Sizes:
 
 
 def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel, sizes: Sizes) -> LimnerConfig:
-    """Tokenizer, backbone, queries and resamplers; ``tower`` is the vision tower's on the meta device."""
+    """Writes tokenizer, backbone, queries and resamplers to ``parts``; ``tower`` is on the meta device. Returns the config.
+
+    Raises ValueError for files that are missing or do not fit.
+    """
     folder = source / model / "llm"
     options = read_part_config(folder)
     if options.get("model_type") != "llama":
         raise ValueError(f"{folder} holds a {options.get('model_type')!r}, not SEED-X's LLaMA")
-    # the agent's file holds what was trained on top, which may be the backbone too
+    # the agent's file holds what was trained further, which may include the backbone
     theirs = {
         f"llm.{name}": value for name, value in read_weights(folder).items() if not name.endswith("rotary_emb.inv_freq")
     }
@@ -96,7 +99,7 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
 
 
 def load_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
-    """SEED-X's own, with the prompt form of ``model`` as its chat template."""
+    """SEED-X's tokenizer, with the prompt format of ``model`` as its chat template. Raises ValueError if it cannot be read."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     try:
@@ -113,9 +116,9 @@ def load_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerFast:
 
 
 def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
-    """Qwen-VL-Chat's visual tower: the file that SEED-X's script makes of it, or the chat model's own folder.
+    """Writes Qwen-VL-Chat's vision tower, from the file that SEED-X's script extracts or from the folder of the chat model.
 
-    Returns the tower on the meta device.
+    Returns the tower on the meta device. Raises ValueError for files that are missing or do not fit.
     """
     found = next((source / name for name in VISION if (source / name).exists()), None)
     if found is None:
@@ -145,7 +148,10 @@ def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
 
 
 def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfig, sizes: Sizes) -> None:
-    """The de-tokenizer: its resampler, SDXL's UNet as SEED-X trained it on, SDXL's autoencoder and scheduler."""
+    """Writes the de-tokenizer: its resampler, SDXL's UNet as SEED-X trained it further, SDXL's autoencoder and scheduler.
+
+    Raises ValueError for files that are missing or do not fit.
+    """
     folder = parts / "detokenizer"
     file = source / DETOKENIZERS[model] / "pytorch_model.bin"
     theirs = read_weights(file)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...detokenizer.files import load_tensors, shard_files
 
 WEIGHT_NAMES = ("model", "diffusion_pytorch_model", "pytorch_model")
-"""How transformers and diffusers call a folder's weights"""
+"""File names, without endings, that transformers and diffusers give to weights"""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
