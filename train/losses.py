@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ..mllm.encoding import IGNORED
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from . import parallel
-from .targets import Kept
+from .targets import SelfDistillationTargets
 
 
-def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
+def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
     """What the assistant decides, text, shape token, BOI, end of turn: logits (decisions, vocabulary), the slots' -inf;
     what it is to decide (decisions,); and in which conversation (decisions,)."""
     targets = batch.labels[:, 1:]
@@ -22,29 +22,33 @@ def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tup
 
 
 def language_loss(
-    model: StreamModel, output: StreamOutput, batch: StreamBatch, decisions: int, kept: Kept | None = None
+    model: StreamModel,
+    output: StreamOutput,
+    batch: StreamBatch,
+    decisions: int,
+    self_targets: SelfDistillationTargets | None = None,
 ) -> Tensor:
-    """Cross entropy of what the assistant decides; where something is ``kept``, the divergence from it.
+    """Cross entropy of what the assistant decides; where something is ``self_targets``, the divergence from it.
 
     The batch's sum over the number of ``decisions``, this process's in all the batches of a step, with several processes
     over those of all of them.
     """
-    logits, targets, rows = decided(model, output, batch)
-    count = parallel.total(decisions)
-    if kept is None:
+    logits, targets, rows = assistant_logits(model, output, batch)
+    count = parallel.sum_over_processes(decisions)
+    if self_targets is None:
         return F.cross_entropy(logits, targets, reduction="sum") / count
-    keeps = kept.conversations[rows]
-    learned = F.cross_entropy(logits[~keeps], targets[~keeps], reduction="sum")
-    return (learned + kept.weight * divergence(logits[keeps], kept.logits).sum()) / count
+    distilled = self_targets.conversations[rows]
+    learned = F.cross_entropy(logits[~distilled], targets[~distilled], reduction="sum")
+    return (learned + self_targets.weight * kl_divergence(logits[distilled], self_targets.logits).sum()) / count
 
 
-def divergence(logits: Tensor, target: Tensor) -> Tensor:
+def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
     """Kullback-Leibler, from the distributions of ``target`` to those of ``logits``, both (decisions, vocabulary): (decisions,).
 
     Ids at -inf in both count nothing.
     """
-    told, true = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
-    return (true.exp() * (true - told)).sum(-1)
+    log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
+    return (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ def squared_error(velocity: Tensor, target: Tensor) -> Tensor:
     return (velocity.float() - target.float()).square().flatten(1).mean(1)
 
 
-def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+def add_weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
     """Adds ``"loss"``, the weighted sum of the named ones."""
     total = sum((weights.get(name, 0.0) * value for name, value in losses.items()), torch.zeros(()))
     return {"loss": total, **losses}

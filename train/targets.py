@@ -12,7 +12,7 @@ Sample = tuple[int, int]
 
 
 @dataclass
-class Painted:
+class PredictedVelocities:
     """What the MM-DiT makes of drawings of one shape."""
 
     samples: list[Sample]
@@ -24,7 +24,7 @@ class Painted:
 
 
 @dataclass
-class Kept:
+class SelfDistillationTargets:
     """The base's answers to some conversations of a batch."""
 
     conversations: Tensor
@@ -41,11 +41,11 @@ class Kept:
     """What leaving them counts, beside 1 for what is learned"""
     weights: Tensor
     """(drawings,) the same for each drawing, 1 where it is learned"""
-    seen: Tensor
+    eye_features: Tensor
     """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
     latents: list[Tensor]
     """the autoencoder of its pictures, so that neither is asked twice"""
 
-    def target(self, group: Painted) -> Tensor:
+    def replace_targets(self, group: PredictedVelocities) -> Tensor:
         """The group's (samples, channels, h, w), with what is kept in its place."""
         return torch.stack([self.velocities.get(s, true) for s, true in zip(group.samples, group.target, strict=True)])

@@ -59,13 +59,13 @@ def held_out() -> HeldOut:
 
 
 @functools.cache
-def by_hand() -> frozenset[str]:
-    """The hand-written requests, as `bare` words."""
+def handwritten_requests() -> frozenset[str]:
+    """The hand-written requests, as `normalized` words."""
     lines = (Path(__file__).parent / "requests.jsonl").read_text().splitlines()
-    return frozenset(bare(json.loads(line)["say"]) for line in lines)
+    return frozenset(normalized(json.loads(line)["say"]) for line in lines)
 
 
-def bare(words: str) -> str:
+def normalized(words: str) -> str:
     """Without case and punctuation."""
     return " ".join(re.findall(r"\w+", words.lower()))
 

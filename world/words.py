@@ -61,7 +61,7 @@ class Detail:
     background: bool = True
 
 
-def tells_size(thing: Thing, detail: Detail, alone: bool) -> bool:
+def mentions_size(thing: Thing, detail: Detail, alone: bool) -> bool:
     return detail.size and (alone or thing.size != "medium")
 
 
@@ -71,14 +71,14 @@ def noun_phrase(scene: Scene, detail: Detail) -> str:
 
     def one(index: int) -> str:
         thing = things[index]
-        words = [thing.size] if tells_size(thing, detail, len(things) == 1) else []
+        words = [thing.size] if mentions_size(thing, detail, len(things) == 1) else []
         return with_article(" ".join([*words, *([thing.color] if detail.color else []), thing.name]))
 
     if len({(t.name, t.color) for t in things}) == 1:
         if len(things) == 1:
             phrase = one(0)
         else:
-            size = f"{things[0].size} " if tells_size(things[0], detail, False) else ""
+            size = f"{things[0].size} " if mentions_size(things[0], detail, False) else ""
             color = f"{things[0].color} " if detail.color else ""
             phrase = f"{NUMBERS[len(things)]} {size}{color}{plural(things[0].name)}"
     elif len(things) == 2:
@@ -94,16 +94,16 @@ def sentence(phrase: str) -> str:
     return phrase[0].upper() + phrase[1:].rstrip(".") + "."
 
 
-def lowered(words: str) -> str:
+def lower_first(words: str) -> str:
     return words[0].lower() + words[1:]
 
 
-def announced(text: str) -> str:
+def with_colon(text: str) -> str:
     """A sentence that a picture follows: "A red cat." becomes "A red cat:" """
     return text.rstrip(".") + ":"
 
 
-def in_order(scene: Scene) -> Scene:
+def canonical_order(scene: Scene) -> Scene:
     """Two things told from the left or from the top: one picture, one way to say it."""
     if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
         return replace(scene, things=scene.things[::-1])
@@ -112,7 +112,7 @@ def in_order(scene: Scene) -> Scene:
 
 def caption(scene: Scene) -> str:
     """The full description that nano is taught to give, of a picture it sees and of one it is about to draw."""
-    return sentence(noun_phrase(in_order(scene), Detail(size=True)))
+    return sentence(noun_phrase(canonical_order(scene), Detail(size=True)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Facts:
     background: str | None
 
 
-def claimed(a: str, where: str, b: str) -> tuple[str, str, str]:
+def canonical_relation(a: str, where: str, b: str) -> tuple[str, str, str]:
     """ "a right of b" and "b left of a" are one claim."""
     return (b, MIRROR[where], a) if where in ("right of", "below") else (a, where, b)
 
@@ -132,7 +132,7 @@ def claimed(a: str, where: str, b: str) -> tuple[str, str, str]:
 def facts(scene: Scene) -> Facts:
     counts = Counter((t.name, t.color) for t in scene.things)
     where = relation(*scene.things) if len(scene.things) == 2 and len(counts) == 2 else None
-    claim = claimed(scene.things[0].name, where, scene.things[1].name) if where else None
+    claim = canonical_relation(scene.things[0].name, where, scene.things[1].name) if where else None
     return Facts(tuple(sorted(counts.items())), claim, scene.background)
 
 
@@ -155,5 +155,5 @@ def read_caption(text: str) -> Facts:
         counts[_SINGULAR[name], color] += numbers[number]
         order.append(_SINGULAR[name])
     where = _RELATION.search(text)
-    claim = claimed(order[0], where.group(1), order[1]) if where and len(order) == 2 else None
+    claim = canonical_relation(order[0], where.group(1), order[1]) if where and len(order) == 2 else None
     return Facts(tuple(sorted(counts.items())), claim, background)

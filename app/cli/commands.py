@@ -174,8 +174,10 @@ def run_eval(options: argparse.Namespace) -> int:
         raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
     given = {"limit": options.limit, "steps": options.steps, "part": (int(index) - 1, int(parts))}
     if options.suite == "geneval":
-        if options.seeds not in (None, geneval.SAMPLES):
-            raise ValueError(f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES} pictures of every prompt")
+        if options.seeds not in (None, geneval.SAMPLES_PER_PROMPT):
+            raise ValueError(
+                f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt"
+            )
         if options.only:
             raise ValueError("--only is for world; GenEval's prompts are asked together")
         geneval.evaluate(loaded(options, options.dtype), options.output, **given)
@@ -209,7 +211,7 @@ def run_train(options: argparse.Namespace) -> int:
         print("two steps of every stage went through")
         return 0
     try:
-        print(recipe.run(loaded, stages))
+        print(recipe.run_recipe(loaded, stages))
     except Interrupted as stopped:
         print(f"limner: {stopped}", file=sys.stderr)
         return 130
@@ -262,13 +264,13 @@ def run_data(options: argparse.Namespace) -> int:
         model = loaded(options)
         report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
         print(report.table())
-        report.require()
+        report.raise_if_unusable()
         return 0
     if options.output is None:
         raise ValueError("data filter needs -o DIR, the folder of the filtered data set")
     names = ("min_side", "max_aspect", "min_similarity", "similarity_model", "duplicate_bits")
     rules = filter.Rules(**{name: getattr(options, name) for name in names})
-    counts = filter.run(options.data, options.output, rules)
+    counts = filter.filter_dataset(options.data, options.output, rules)
     print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
     return 0
 
@@ -300,13 +302,13 @@ def run_convert(options: argparse.Namespace) -> int:
 def run_precompute(options: argparse.Namespace) -> int:
     from ...inference.output import check_folder
     from ...train.datasets import check, readers
-    from ...train.frozen import precompute
+    from ...train.frozen_encoders import precompute
 
     check_folder(options.output)
     model = loaded(options)
     report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
     print(report.table())
-    report.require()
+    report.raise_if_unusable()
     count = precompute(model, report.examples, options.output)
     print(f"{options.output}: {count} tensors; train with STAGE.precomputed={options.output}")
     return 0

@@ -10,10 +10,10 @@ from transformers import ByT5Tokenizer, T5Config, T5EncoderModel, T5ForCondition
 import limner
 from helpers import make_limner
 from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, places, spelled
-from limner.train.datasets.mixture import Mixture, World
+from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee
+from limner.train.trainable import TrainableModel
 
 CONFIG = GlyphConfig(width=16, layers=2, heads=2, mlp_width=32)
 ASKED = {"images": "force", "max_images": 1, "max_new_tokens": 2, "num_inference_steps": 2}
@@ -123,14 +123,14 @@ def test_the_flow_teaches_the_glyphs_and_only_where_something_is_written():
     made.detokenizer.mmdit.config.position_table = 32
     made.detokenizer.learn_to_write(GlyphEncoder.fresh(CONFIG))
     taught(made)
-    trainee, stage = Trainee(made.mllm, made.detokenizer), JointStage(flow_samples=1, context_dropout=0.0)
-    batch = Mixture([(World(("draw",)), 1.0)], made.encoder, 4, 0, pool=1)(0)
+    trainable, stage = TrainableModel(made.mllm, made.detokenizer), JointStage(flow_samples=1, context_dropout=0.0)
+    batch = Mixture([(WorldSource(("draw",)), 1.0)], made.encoder, 4, 0, pool=1)(0)
     assert batch.words == [()] * len(batch.target)
     first = made.detokenizer.glyphs.encoder.shared.weight
 
     def learned(words):
         made.zero_grad()
-        joint_losses(trainee, stage, 0, dataclasses.replace(batch, words=words), 0)["flow"].backward()
+        joint_losses(trainable, stage, 0, dataclasses.replace(batch, words=words), 0)["flow"].backward()
         return 0.0 if first.grad is None else float(first.grad.abs().sum())
 
     assert learned(batch.words) == 0 and learned([("OPEN",)] * len(batch.target)) > 0

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from limner.app.cli.main import main
-from limner.evaluation import answers
+from limner.evaluation import saved_replies
 from limner.evaluation.compare import compare
 
 
@@ -15,7 +15,7 @@ def measured(folder, name, right, seeds=1, judge="j", asked=None):
     score = {"judge": judge, "right": right, "extra": {}, "seeds": seeds}
     (folder / name / "score.json").write_text(json.dumps(score))
     lines = [json.dumps({"asked": [asked or f"q{i % (len(right) // seeds)}"], "parts": []}) for i in range(len(right))]
-    (folder / name / answers.LINES).write_text("\n".join(lines) + "\n")
+    (folder / name / saved_replies.REPLIES_FILE).write_text("\n".join(lines) + "\n")
 
 
 def test_what_was_lost_and_won(tmp_path, capsys):

@@ -12,20 +12,20 @@ from helpers import make_limner, picture
 from limner.inference import adapter_files, adapters, folding
 from limner.inference.adapters import EXTRA, Adapter, with_weight
 from limner.mllm.decoding import Decoder, DecodingOptions
-from limner.train.finetune import NAME, FinetuneConfig, prepared
+from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
 
 
 def trained(model, folder, seed, extra=("queries", "boi"), std=0.1):
     """An adapter with random weights, saved; the model is the base again."""
     generator = torch.Generator().manual_seed(seed)
-    trainee, start = prepared(model, FinetuneConfig(rank=2, extra=extra))
+    trainable, start = prepare_adapter(model, FinetuneConfig(rank=2, extra=extra))
     with torch.no_grad():
-        for parameter in trainee.parameters():
+        for parameter in trainable.parameters():
             if parameter.requires_grad:
                 parameter.add_(std * torch.randn(parameter.shape, generator=generator))
     now = dict(model.named_parameters())
-    model.adapters.save(NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
-    model.delete_adapter(NAME)
+    model.adapters.save(ADAPTER_NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
+    model.delete_adapter(ADAPTER_NAME)
     model.requires_grad_(False)
     return folder
 
@@ -61,28 +61,28 @@ def model():
 
 def test_a_fresh_adapter_changes_nothing(model, tmp_path):
     before = outputs(model)
-    prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
+    prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
     assert gap(before, outputs(model)) == 0
 
 
 def test_one_that_rests_while_it_trains_is_not_computed(model):
     """The base again bit for bit, at the base's cost, and what learns still does."""
     before = outputs(model)
-    trainee, _ = prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
-    learns = {n for n, p in trainee.named_parameters() if p.requires_grad}
+    trainable, _ = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
+    learns = {n for n, p in trainable.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        for name, parameter in trainee.named_parameters():
-            if f".lora_B.{NAME}." in name:
+        for name, parameter in trainable.named_parameters():
+            if f".lora_B.{ADAPTER_NAME}." in name:
                 parameter.add_(0.1)
     now = outputs(model)
     assert gap(before, now) > 0.01
     computed = []
-    loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{NAME}")]
+    loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{ADAPTER_NAME}")]
     hooks = [m.register_forward_hook(lambda *_: computed.append(1)) for m in loras]
-    with model.adapters.resting(NAME):
+    with model.adapters.resting(ADAPTER_NAME):
         assert gap(before, outputs(model)) == 0 and not computed
     assert gap(now, outputs(model)) == 0 and len(computed) == len(loras) > 10
-    assert {n for n, p in trainee.named_parameters() if p.requires_grad} == learns
+    assert {n for n, p in trainable.named_parameters() if p.requires_grad} == learns
     for hook in hooks:
         hook.remove()
 

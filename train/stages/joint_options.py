@@ -10,7 +10,7 @@ from ..loop import LoopConfig
 @dataclass
 class LanguageStage:
     feature_weight: float = 1.0
-    slips: float = 0.0
+    word_dropout: float = 0.0
     """Share of the assistant's words about a picture that are others when read back, so that the next word comes from the
     picture and not from the words before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
     data: tuple[str, ...] = ("world",)

@@ -45,7 +45,10 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
     rng = rng_for(seed, step, "vision")
-    scenes = [sampling.styled(rng, sampling.any_scene(rng, sampling.READ)) for _ in range(stage.loop.batch_size)]
+    scenes = [
+        sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
+        for _ in range(stage.loop.batch_size)
+    ]
     labels = [patch_labels(scene, config.image_size // patch) for scene in scenes]
     return {
         "pixel_values": torch.stack([normalise(render(scene), config) for scene in scenes]),
@@ -54,7 +57,7 @@ def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, 
     }
 
 
-class Labelled(nn.Module):
+class PatchClassifier(nn.Module):
     """The eye and the two linear heads that train it; only the eye is kept."""
 
     def __init__(self, eye: Eye) -> None:
@@ -64,7 +67,7 @@ class Labelled(nn.Module):
         self.colors = nn.Linear(self.eye.width, COLOR_CLASSES)
 
 
-def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+def losses(module: PatchClassifier, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
     device = module.objects.weight.device
     batch = {k: v.to(device) for k, v in batch.items()}
     features = module.eye(batch["pixel_values"])
@@ -75,7 +78,7 @@ def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, T
     return {"loss": loss, "accuracy": right[covered].float().mean()}
 
 
-def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
+def new_eye(config: LimnerConfig, stage: VisionStage) -> Eye:
     return Eye(
         SiglipVisionModel(
             SiglipVisionConfig(
@@ -91,7 +94,7 @@ def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
     )
 
 
-def run(
+def run_vision(
     stage: VisionStage,
     config: LimnerConfig,
     seed: int,
@@ -105,7 +108,7 @@ def run(
     if (done / "config.json").exists():
         return Eye(SiglipVisionModel.from_pretrained(done))
     torch.manual_seed(seed)
-    module = Labelled(fresh(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
+    module = PatchClassifier(new_eye(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
     patch = module.eye.model.config.patch_size
     fit("vision", module, partial(make_batch, config, stage, patch, seed), partial(losses, module), stage.loop, folder)
     module.eye.model.float().cpu().save_pretrained(done)

@@ -23,15 +23,15 @@ from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.eye import Eye
 from .data import JointBatch, joint_batch
-from .datasets.example import Example, with_opened
+from .datasets.example import Example, open_pictures
 
-SHARD = 512
+TENSORS_PER_FILE = 512
 """Tensors a file of a store"""
-RECENT = 2**28
+MEMORY_BYTES = 2**28
 """Bytes of encoded pictures that are kept at hand"""
 
 
-class Store:
+class EncoderCache:
     """A folder of what frozen encoders gave, by the `data.key` of what they were given.
 
     Raises ValueError for a folder that is none, or that other encoders wrote.
@@ -59,53 +59,53 @@ class Store:
 
 
 @dataclass
-class Frozen:
+class FrozenEncoders:
     """The eye and the autoencoder of a trainee, in front of them what was precomputed."""
 
     eye: Eye
     autoencoder: Autoencoder | None
-    store: Store | None = None
-    missed: int = field(default=0)
+    cache: EncoderCache | None = None
+    misses: int = field(default=0)
     """Inputs that were not in the store, so far"""
-    recent: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
-    """What was computed last, up to `RECENT` bytes: a small data set comes round again and again"""
+    memory: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    """What was computed last, up to `MEMORY_BYTES` bytes: a small data set comes round again and again"""
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
         """(views, 3, size, size) to (views, patches, eye width)."""
-        return self._remembered(self.eye, pixel_values, names)
+        return self._cached(self.eye, pixel_values, names)
 
     def latents(self, pictures: Tensor, names: Sequence[str]) -> Tensor:
         """8-bit pixels (count, height, width, 3) to latents (count, channels, h, w)."""
-        return self._remembered(self._encode, pictures, names)
+        return self._cached(self._encode, pictures, names)
 
     def _encode(self, pictures: Tensor) -> Tensor:
         dtype = next(self.autoencoder.parameters()).dtype
         return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
 
-    def _remembered(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
+    def _cached(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
         """``encode(inputs)``, where its inputs have ``names`` only of those that are neither stored nor recent."""
         if not names:
             return encode(inputs)
         dtype = next(self.eye.parameters()).dtype
-        made: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for name in names:
-            if name in self.recent:
-                self.recent.move_to_end(name)
-                made[name] = self.recent[name]
-            elif self.store is not None and name in self.store:
-                made[name] = self.store[name].to(inputs.device, dtype)
-        new = {name: i for i, name in enumerate(names) if name not in made}
-        if self.store is not None:
-            self.missed += len(new)
-        if new:
-            made |= zip(new, encode(inputs[list(new.values())]), strict=True)
-        self.recent.update(made)
-        while sum(value.nbytes for value in self.recent.values()) > RECENT:
-            self.recent.popitem(last=False)
-        return torch.stack([made[name] for name in names])
+            if name in self.memory:
+                self.memory.move_to_end(name)
+                found[name] = self.memory[name]
+            elif self.cache is not None and name in self.cache:
+                found[name] = self.cache[name].to(inputs.device, dtype)
+        missing = {name: i for i, name in enumerate(names) if name not in found}
+        if self.cache is not None:
+            self.misses += len(missing)
+        if missing:
+            found |= zip(missing, encode(inputs[list(missing.values())]), strict=True)
+        self.memory.update(found)
+        while sum(value.nbytes for value in self.memory.values()) > MEMORY_BYTES:
+            self.memory.popitem(last=False)
+        return torch.stack([found[name] for name in names])
 
 
-def encoders(model: Limner) -> str:
+def encoders_fingerprint(model: Limner) -> str:
     """A fingerprint of the frozen encoders."""
     return digest(model.mllm.eye, model.detokenizer.autoencoder)
 
@@ -118,7 +118,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    frozen = FrozenEncoders(model.mllm.eye, model.detokenizer.autoencoder)
     places: dict[str, str] = {}
     waiting: dict[str, Tensor] = {}
 
@@ -129,7 +129,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
         waiting.clear()
 
     for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
-        for batch in tellings(model, examples[start : start + batch_size]):
+        for batch in encoder_batches(model, examples[start : start + batch_size]):
             inputs = batch.to(model.mllm.device)
             given = [(frozen.features, inputs.views(), batch.view_keys)]
             given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
@@ -139,17 +139,17 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
                     made = encode(tensors[fresh], ())
                     made = made.to("cpu", model.stored_dtype)  # computed in what the machine is fast in
                     waiting |= {names[i]: value.contiguous() for i, value in zip(fresh, made, strict=True)}
-            if len(waiting) >= SHARD:
+            if len(waiting) >= TENSORS_PER_FILE:
                 write()
     if waiting:
         write()
-    write_text(folder / "index.json", json.dumps({"encoders": encoders(model), "places": places}) + "\n")
+    write_text(folder / "index.json", json.dumps({"encoders": encoders_fingerprint(model), "places": places}) + "\n")
     return len(places)
 
 
-def tellings(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
+def encoder_batches(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
     """The examples drawn, and described: a captioned picture may come up either way."""
     fit = partial(fitted, config=model.config)
     for draw_share in (1.0, 0.0):
-        told = [with_opened(example.tell(Random(0), draw_share), fit) for example in examples]
-        yield joint_batch(told, model.encoder, keys=True)
+        conversations = [open_pictures(example.sample(Random(0), draw_share), fit) for example in examples]
+        yield joint_batch(conversations, model.encoder, keys=True)

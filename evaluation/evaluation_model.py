@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 
-class Examiner(nn.Module):
+class EvaluationModel(nn.Module):
     """A network that looks at what a model drew; no part of any model."""
 
-    called: ClassVar[str]
+    stage: ClassVar[str]
     """By the stage that trains it"""
-    Config: ClassVar[type]
+    config_class: ClassVar[type]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Examiner(nn.Module):
     def from_pretrained(cls, folder: Path) -> Self:
         """In fp32. Raises ValueError for a folder that holds none."""
         if not (folder / "config.json").exists():
-            raise ValueError(f"no {cls.called} in {folder}; train one with `limner train nano --stages {cls.called}`")
-        made = cls(cls.Config(**json.loads((folder / "config.json").read_text())))
+            raise ValueError(f"no {cls.stage} in {folder}; train one with `limner train nano --stages {cls.stage}`")
+        made = cls(cls.config_class(**json.loads((folder / "config.json").read_text())))
         made.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
         return made.eval()

@@ -5,14 +5,14 @@ import torch
 
 from helpers import make_limner, picture
 from limner.app.cli.main import main
-from limner.train import frozen as frozen_module
+from limner.train import frozen_encoders as frozen_module
 from limner.train.datasets.check import check
-from limner.train.datasets.mixture import Finite, Mixture
+from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.datasets.readers import read
-from limner.train.frozen import Frozen, Store, encoders, precompute
+from limner.train.frozen_encoders import EncoderCache, FrozenEncoders, encoders_fingerprint, precompute
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee
+from limner.train.trainable import TrainableModel
 
 
 @pytest.fixture
@@ -30,22 +30,22 @@ def test_training_reads_what_was_precomputed(data, tmp_path, changes):
     model = make_limner(shapes=((32, 32), (16, 32)), **changes)
     examples = check(read(data), model.encoder, 1024).examples
     assert precompute(model, examples, tmp_path / "store", batch_size=2) >= 10
-    store = Store(tmp_path / "store", encoders(model))
-    mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 4, 0, pool=2)
+    store = EncoderCache(tmp_path / "store", encoders_fingerprint(model))
+    mixture = Mixture([(ExampleSource(examples, 0.5), 1.0)], model.encoder, 4, 0, pool=2)
     mixture.keys = True
     for step in range(2):
         losses = []
         for ahead in (None, store):
-            trainee = Trainee(model.mllm, model.detokenizer)
-            trainee.frozen.store = ahead
+            trainable = TrainableModel(model.mllm, model.detokenizer)
+            trainable.frozen_encoders.cache = ahead
             if ahead:
-                trainee.frozen.eye = trainee.frozen.autoencoder.encode = None  # must not be run
-                trainee.frozen.eye = NotRun(model.mllm.eye)
-            values = joint_losses(trainee, JointStage(), 0, mixture(step), 0)
+                trainable.frozen_encoders.eye = trainable.frozen_encoders.autoencoder.encode = None  # must not be run
+                trainable.frozen_encoders.eye = NotRun(model.mllm.eye)
+            values = joint_losses(trainable, JointStage(), 0, mixture(step), 0)
             losses.append({k: float(v.detach()) for k, v in values.items()})
             if ahead:
-                del trainee.frozen.autoencoder.encode
-                assert trainee.frozen.missed == 0
+                del trainable.frozen_encoders.autoencoder.encode
+                assert trainable.frozen_encoders.misses == 0
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -63,13 +63,15 @@ def test_what_is_not_there_is_computed_and_counted(data, tmp_path):
     model = make_limner()
     examples = check(read(data), model.encoder, 1024).examples
     precompute(model, examples[:2], tmp_path / "store")
-    frozen = Frozen(model.mllm.eye, model.detokenizer.autoencoder, Store(tmp_path / "store", encoders(model)))
-    mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 5, 0, pool=1)
+    frozen = FrozenEncoders(
+        model.mllm.eye, model.detokenizer.autoencoder, EncoderCache(tmp_path / "store", encoders_fingerprint(model))
+    )
+    mixture = Mixture([(ExampleSource(examples, 0.5), 1.0)], model.encoder, 5, 0, pool=1)
     mixture.keys = True
     batch = mixture(0)
     with torch.no_grad():
         out = frozen.features(batch.views(), batch.view_keys)
-        assert torch.equal(out, model.mllm.eye(batch.views())) and frozen.missed > 0
+        assert torch.equal(out, model.mllm.eye(batch.views())) and frozen.misses > 0
 
 
 def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
@@ -77,9 +79,9 @@ def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
     examples = check(read(data), model.encoder, 1024).examples
     precompute(model, examples, tmp_path / "store")
     with pytest.raises(ValueError, match="another eye or autoencoder"):
-        Store(tmp_path / "store", encoders(make_limner(seed=3)))
+        EncoderCache(tmp_path / "store", encoders_fingerprint(make_limner(seed=3)))
     with pytest.raises(ValueError, match="nothing precomputed"):
-        Store(tmp_path, encoders(model))
+        EncoderCache(tmp_path, encoders_fingerprint(model))
     with pytest.raises(ValueError, match="not empty"):
         precompute(model, examples, tmp_path / "store")
 
@@ -95,19 +97,19 @@ def test_a_picture_that_comes_again_is_not_encoded_again(data, monkeypatch):
     """As long as there is room for what was made of it."""
     model = make_limner()
     examples = check(read(data), model.encoder, 1024).examples
-    mixture = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, 3, 0, pool=1)
+    mixture = Mixture([(ExampleSource(examples, 1.0), 1.0)], model.encoder, 3, 0, pool=1)
     mixture.keys = True
-    made = Frozen(model.mllm.eye, model.detokenizer.autoencoder)
+    made = FrozenEncoders(model.mllm.eye, model.detokenizer.autoencoder)
     seen = []
     with torch.no_grad(), monkeypatch.context() as patched:
         patched.setattr(made, "eye", lambda pixels: seen.append(len(pixels)) or model.mllm.eye(pixels))
         made.eye.parameters = model.mllm.eye.parameters
         for room, expected in ((2**28, [3, 2]), (0, [3, 3, 3])):  # five pictures, three a batch
-            patched.setattr(frozen_module, "RECENT", room)
+            patched.setattr(frozen_module, "MEMORY_BYTES", room)
             seen.clear()
-            made.recent.clear()
+            made.memory.clear()
             for step in range(3):
                 batch = mixture(step)
                 out = made.features(batch.views(), batch.view_keys)
                 assert torch.allclose(out, model.mllm.eye(batch.views()), atol=1e-6)
-            assert seen == expected and (not made.recent or room)
+            assert seen == expected and (not made.memory or room)

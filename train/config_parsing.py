@@ -7,10 +7,12 @@ from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
+from .renamed_keys import current_keys, current_override
+
 _SCALARS = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 
 
-def into(cls: type, values: Any, where: str = "") -> Any:
+def parse_config(cls: type, values: Any, where: str = "") -> Any:
     """An instance of dataclass ``cls``, nested ones too. Raises ValueError naming the key that is wrong."""
     if not isinstance(values, dict):
         raise ValueError(f"{where or cls.__name__} must be a mapping, not {values!r}")
@@ -26,7 +28,7 @@ def into(cls: type, values: Any, where: str = "") -> Any:
         if isinstance(kind, UnionType) and value is not None:  # "float | None"
             (kind,) = (k for k in get_args(kind) if k is not NoneType)
         if is_dataclass(kind):
-            value = into(kind, value, path)
+            value = parse_config(kind, value, path)
         elif kind in _SCALARS:
             if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{path} must be of type {kind.__name__}, not {value!r}")
@@ -37,13 +39,14 @@ def into(cls: type, values: Any, where: str = "") -> Any:
     return cls(**made)
 
 
-def overridden(cls: type, overrides: Sequence[str]) -> Any:
+def parse_overrides(cls: type, overrides: Sequence[str]) -> Any:
     """Dataclass ``cls`` with its defaults and ``KEY=VALUE`` overrides. Raises ValueError naming the key that is wrong."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        values = OmegaConf.merge(asdict(cls()), OmegaConf.from_dotlist(list(overrides)))
+        given = OmegaConf.from_dotlist([current_override(override) for override in overrides])
+        values = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
-    return into(cls, OmegaConf.to_container(values, resolve=True))
+    return parse_config(cls, OmegaConf.to_container(values, resolve=True))

@@ -23,14 +23,14 @@ CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Expected:
     """Things a picture must hold, and no others; a colour None is free."""
 
     things: tuple[tuple[str, str | None], ...]
     relation: str | None = None
     """Of the first to the second."""
 
-    def met_by(self, verdict: Verdict) -> bool:
+    def matches(self, verdict: Verdict) -> bool:
         found = verdict.detections
         if Counter(name for name, _ in self.things) != Counter(d.name for d in found):
             return False
@@ -48,21 +48,21 @@ class Case:
     category: str
     held_out: bool
     prompt: str
-    wanted: Wanted
+    expected: Expected
     scene: Scene
     """A true rendering, to measure the judge itself."""
 
 
-def cases(category: str, unseen: bool, count: int) -> list[Case]:
+def make_cases(category: str, unseen: bool, count: int) -> list[Case]:
     """``count`` cases of a category, the same ones at every call; fewer only where a category has no held-out side."""
     rng = random.Random(f"{category}/{unseen}")
     return list(itertools.islice(_endless(category, unseen, rng), count))
 
 
-def mixed(count: int) -> list[Case]:
+def mixed_cases(count: int) -> list[Case]:
     """``count`` in all, as many of each category, of combinations that training may show."""
     shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
-    return [case for category, share in shares for case in cases(category, False, share)]
+    return [case for category, share in shares for case in make_cases(category, False, share)]
 
 
 def has_held_out(category: str) -> bool:
@@ -83,14 +83,14 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
     }
     while True:
         if category in ("single_object", "colors", "counting"):
-            scene = (sampling.counted if category == "counting" else sampling.single)(rng)
+            scene = (sampling.several if category == "counting" else sampling.single)(rng)
             if unseen:
                 name, color = rng.choice(pools["colors"])
                 scene = replace(scene, things=tuple(replace(t, name=name, color=color) for t in scene.things))
         else:
             scene = sampling.pair(rng)
             if unseen:
-                scene = _put(scene, rng.choice(pools[category]), category)
+                scene = _with_combination(scene, rng.choice(pools[category]), category)
         scene = replace(scene, height=128, width=128)
         if not unseen and category in ("colors", "color_attr"):  # any colour as often as any other
             scene = replace(scene, things=tuple(replace(t, color=rng.choice(tuple(COLORS))) for t in scene.things))
@@ -101,7 +101,7 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
         yield _case(category, unseen, scene)
 
 
-def _put(scene: Scene, pick: tuple, category: str) -> Scene:
+def _with_combination(scene: Scene, pick: tuple, category: str) -> Scene:
     a, b = scene.things
     if category == "two_object":
         a, b = replace(a, name=pick[0]), replace(b, name=pick[1])
@@ -126,20 +126,20 @@ def _case(category: str, unseen: bool, scene: Scene) -> Case:
         return with_article(f"{thing.color} {thing.name}" if color else thing.name)
 
     if category == "single_object":
-        words, wanted = phrase(things[0]), Wanted(free)
+        words, wanted = phrase(things[0]), Expected(free)
     elif category == "colors":
-        words, wanted = phrase(things[0], color=True), Wanted(colored)
+        words, wanted = phrase(things[0], color=True), Expected(colored)
     elif category == "counting":
         # held out by colour, so the colour is asked for there
         color = f"{things[0].color} " if unseen else ""
         words = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
-        wanted = Wanted(colored if unseen else free)
+        wanted = Expected(colored if unseen else free)
     elif category == "two_object":
-        words, wanted = f"{phrase(things[0])} and {phrase(things[1])}", Wanted(free)
+        words, wanted = f"{phrase(things[0])} and {phrase(things[1])}", Expected(free)
     elif category == "position":
-        words, wanted = f"{phrase(things[0])} {where} {phrase(things[1])}", Wanted(free, where)
+        words, wanted = f"{phrase(things[0])} {where} {phrase(things[1])}", Expected(free, where)
     elif category == "color_attr":
-        words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Wanted(colored)
+        words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Expected(colored)
     else:
         raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
     return Case(category, unseen, f"a photo of {words}", wanted, scene)
@@ -150,7 +150,7 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
     scene, things = case.scene, case.scene.things
     misses = []
     target = rng.choice(things)
-    if any(color is not None for _, color in case.wanted.things):
+    if any(color is not None for _, color in case.expected.things):
         other = rng.choice([c for c in COLORS if c != target.color])
         misses.append(
             ("colour", replace(scene, things=tuple(replace(t, color=other) if t is target else t for t in things)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...detokenizer.autoencoder import Autoencoder
 
 
-def bend(pixels: Tensor, amount: float) -> Tensor:
+def elastic_warp(pixels: Tensor, amount: float) -> Tensor:
     """Pictures (batch, 3, height, width) with lines that wobble by ``amount`` pixels, and whole objects out of shape by
     twice as much."""
     batch, _, height, width = pixels.shape
@@ -22,8 +22,8 @@ def bend(pixels: Tensor, amount: float) -> Tensor:
 
 
 @torch.no_grad()
-def decoded(autoencoder: Autoencoder, pixels: Tensor, most: float) -> Tensor:
-    """Through the autoencoder, each picture with noise of a standard deviation up to ``most`` on its latents."""
+def noisy_reconstruction(autoencoder: Autoencoder, pixels: Tensor, max_std: float) -> Tensor:
+    """Through the autoencoder, each picture with noise of a standard deviation up to ``max_std`` on its latents."""
     latents = autoencoder.encode(pixels)
-    noise = torch.rand(len(latents), 1, 1, 1).to(latents) * most
+    noise = torch.rand(len(latents), 1, 1, 1).to(latents) * max_std
     return autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)

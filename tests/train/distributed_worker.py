@@ -11,12 +11,12 @@ import torch
 from helpers import make_limner, picture
 from limner.train import loop, parallel
 from limner.train.data import joint_batch
-from limner.train.datasets.mixture import measure
-from limner.train.kept import keep
+from limner.train.datasets.mixture import conversation_size
 from limner.train.optimizer import MasterOptimizer
+from limner.train.self_distillation import self_distillation_targets
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee
+from limner.train.trainable import TrainableModel
 
 SHAPES = ((32, 32), (16, 32))
 
@@ -35,9 +35,9 @@ def conversation(seed: int):
 
 
 def batch(encoder, step: int):
-    told = [conversation(step * 5 + k) for k in range(5)]
-    mine = parallel.share([float(measure(encoder, messages)[1]) for messages in told])
-    made = joint_batch([told[i] for i in mine], encoder, mine)
+    logged = [conversation(step * 5 + k) for k in range(5)]
+    mine = parallel.balanced_indices([float(conversation_size(encoder, messages)[1]) for messages in logged])
+    made = joint_batch([logged[i] for i in mine], encoder, mine)
     made.sources = [i % 2 for i in mine]
     return made
 
@@ -46,25 +46,25 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     torch.set_num_threads(1)
     at_the_end = folder / f"joined-{parallel.rank()}"
     atexit.register(lambda: at_the_end.write_text(str(torch.distributed.is_initialized())))
-    parallel.start()
+    parallel.init_process_group()
     model = make_limner(shapes=SHAPES, prompt_tokens=4)
-    trainee = Trainee(model.mllm, model.detokenizer, align=True)
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
     stage = JointStage(align_weight=0.5, align_block=0, flow_samples=2)
     config = loop.LoopConfig(
         steps=steps,
         learning_rate=3e-4,
-        warmup=1,
-        decay=0.0,
-        workers=0,
+        warmup_steps=1,
+        decay_ratio=0.0,
+        num_workers=0,
         ema_decay=0.9,
         log_every=1,
         save_every=5,
         parallel=kind,
         optimizer=optimizer,
-        keep=3,
+        save_total_limit=3,
     )
-    told, norms = [], []
-    real, real_total = MasterOptimizer.step, parallel.total
+    logged, norms = [], []
+    real, real_total = MasterOptimizer.step, parallel.sum_over_processes
 
     def step(self, *given):
         norms.append(real(self, *given))
@@ -73,21 +73,25 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     MasterOptimizer.step = step
 
     def noted(given, number):
-        kept = keep(trainee, stage, 3, given, number, torch.tensor(given.sources) > 0) if keeps else None
-        values = joint_losses(trainee, stage, 3, given, number, kept)
-        told.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
+        kept = (
+            self_distillation_targets(trainable, stage, 3, given, number, torch.tensor(given.sources) > 0)
+            if keeps
+            else None
+        )
+        values = joint_losses(trainable, stage, 3, given, number, kept)
+        logged.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
         return values
 
-    loop.fit("test", trainee, partial(batch, model.encoder), noted, config, folder)
+    loop.fit("test", trainable, partial(batch, model.encoder), noted, config, folder)
     if parallel.rank() == 0:
-        kinds = {type(p).__name__ for p in trainee.parameters()}
-        (folder / f"losses-{parallel.size()}-{kind}.json").write_text(
+        kinds = {type(p).__name__ for p in trainable.parameters()}
+        (folder / f"losses-{parallel.world_size()}-{kind}.json").write_text(
             json.dumps(
                 {
-                    "losses": told,
+                    "losses": logged,
                     "norms": norms,
                     "kinds": sorted(kinds),
-                    "sum": float(sum(p.detach().double().abs().sum() for p in trainee.parameters())),
+                    "sum": float(sum(p.detach().double().abs().sum() for p in trainable.parameters())),
                 }
             )
         )

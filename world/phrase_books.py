@@ -6,18 +6,18 @@ import random
 import re
 from dataclasses import dataclass
 
-from .phrasing import arranged
+from .languages import CHINESE, KOREAN, Language
+from .phrasing import pair_templates
 from .scene import Scene, Thing
-from .tongues import CHINESE, KOREAN, Tongue
-from .words import Detail, tells_size
+from .words import Detail, mentions_size
 
 
 @dataclass(frozen=True)
-class Speech:
-    asks: tuple[str, ...]
+class PhraseBook:
+    requests: tuple[str, ...]
     """Requests to draw {x}"""
-    before: tuple[str, ...]
-    behind: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    suffixes: tuple[str, ...]
     """Small words around a wish"""
     names: dict[str, tuple[str, ...]]
     """Other words for things"""
@@ -41,9 +41,9 @@ def _words(text: str) -> dict[str, tuple[str, ...]]:
     return {name.strip(): tuple(word.strip() for word in words.split(",")) for name, words in pairs}
 
 
-SPEECH: dict[str, Speech] = {
-    CHINESE.name: Speech(
-        asks=(
+PHRASE_BOOKS: dict[str, PhraseBook] = {
+    CHINESE.name: PhraseBook(
+        requests=(
             "画{x}", "画{x}", "请画{x}", "帮我画{x}", "给我画{x}", "能画{x}吗", "可以画{x}吗", "能不能画{x}",
             "可不可以画{x}", "你会画{x}吗", "我想要{x}", "我要{x}", "我想看{x}", "我想要一张{x}的图", "想看看{x}", "来{x}",
             "来一张{x}", "来张{x}的图", "生成{x}", "生成一张{x}的图片", "制作一张{x}的图", "画一张{x}", "画一幅{x}",
@@ -55,11 +55,11 @@ SPEECH: dict[str, Speech] = {
             "弄{x}", "做{x}的图", "我喜欢{x}，画一下", "把{x}画出来", "画个图，要有{x}", "简单画{x}", "我想请你画{x}",
             "你能帮我画{x}吗", "可以帮忙画{x}吗", "我想得到{x}", "画点东西：{x}", "整{x}", "搞一张{x}",
         ),
-        before=(
+        prefixes=(
             "请", "你好，", "嗨，", "那么，", "好，", "好的，", "嗯，", "现在", "接下来", "谢谢，", "那个，", "喂，",
             "Limner，", "可以的话，", "然后", "哈喽，", "不好意思，", "对了，", "我说，", "行，",
         ),
-        behind=(
+        suffixes=(
             "吧", "好吗", "好吗？", "可以吗", "可以吗？", "行吗", "谢谢", "，谢谢", "！", "。", "？", "呢", "啊", "哦", "～",
             "，麻烦了", "，拜托", "，谢谢你", "，快点", "，好不好", "，行不行", "呀", "，就这样", "！！", "，谢了", "…",
         ),
@@ -168,8 +168,8 @@ SPEECH: dict[str, Speech] = {
         ),
         grounded=("{g}的{x}", "{x}，在{g}", "在{g}的{x}", "{x}，背景是{g}", "{g}有{x}"),
     ),
-    KOREAN.name: Speech(
-        asks=(
+    KOREAN.name: PhraseBook(
+        requests=(
             "{x} 그려 줘", "{x} 그려줘", "{x}을/를 그려 줘", "{x} 그려 주세요", "{x} 그려주세요", "{x}을/를 그려주세요",
             "{x} 그려 줄래?", "{x} 그려 줄 수 있어?", "{x} 그려 주실 수 있나요?", "{x} 그릴 수 있어?", "{x} 그릴 줄 알아?",
             "{x} 좀 그려 줘", "{x} 좀 그려줄래", "{x} 보여 줘", "{x} 보여줘", "{x} 보여주세요", "{x}을/를 보고 싶어",
@@ -183,11 +183,11 @@ SPEECH: dict[str, Speech] = {
             "{x}이/가 필요해", "{x}을/를 그려 줄래요?", "{x} 좀 보여 줄래?", "{x} 그림 좀", "간단하게 {x} 그려 줘",
             "예쁜 {x} 그려 줘", "{x} 그림을 보여 줘", "{x}을/를 만들어 줄 수 있어?",
         ),
-        before=(
+        prefixes=(
             "저기, ", "안녕, ", "자, ", "음, ", "그럼 ", "이제 ", "좋아, ", "고마워, 이제 ", "혹시 ", "제발 ", "다음으로 ",
             "이번에는 ", "부탁인데 ", "Limner, ", "안녕하세요, ", "오케이, ", "그리고 ", "지금 ", "빨리 ", "미안한데 ",
         ),
-        behind=(
+        suffixes=(
             " 부탁해", "!", "!!", ".", "?", " 고마워", ", 고마워요", " 부탁드려요", " 지금", " 빨리", "~", " ㅎㅎ", " ㅋㅋ",
             " 알겠지?", "...", ", 부탁할게", " 제발", " 감사합니다", ", 응?", " 바로",
         ),
@@ -294,48 +294,52 @@ SPEECH: dict[str, Speech] = {
 """By the tongue's name"""
 
 
-def called(rng: random.Random, tongue: Tongue, name: str) -> str:
+def random_name(rng: random.Random, language: Language, name: str) -> str:
     """A thing by its name or, now and then, by another."""
-    others = SPEECH[tongue.name].names.get(name)
-    return rng.choice(others) if others and rng.random() < 0.25 else tongue.things[name]
+    others = PHRASE_BOOKS[language.name].names.get(name)
+    return rng.choice(others) if others and rng.random() < 0.25 else language.things[name]
 
 
-def one(rng: random.Random, tongue: Tongue, thing: Thing, detail: Detail, alone: bool, count: int = 1) -> str:
+def thing_phrase(
+    rng: random.Random, language: Language, thing: Thing, detail: Detail, alone: bool, count: int = 1
+) -> str:
     """A thing, or ``count`` of it, with what ``detail`` says of it."""
-    speech = SPEECH[tongue.name]
-    forms = speech.ones if count == 1 else speech.severals
+    book = PHRASE_BOOKS[language.name]
+    forms = book.ones if count == 1 else book.severals
     forms = [form for form in forms if detail.color or "{c}" not in form]
     form = forms[0] if rng.random() < 0.4 else rng.choice(forms)
     words = form.format(
-        size=rng.choice(speech.sizes[thing.size]) if tells_size(thing, detail, alone) else "",
-        color=rng.choice(speech.colors[thing.color]) if detail.color else "",
-        c=tongue.color_names[thing.color],
-        name=called(rng, tongue, thing.name),
-        counter=tongue.counters.get(thing.name, tongue.counter),
-        number="" if count == 1 else rng.choice(speech.numbers[count]),
+        size=rng.choice(book.sizes[thing.size]) if mentions_size(thing, detail, alone) else "",
+        color=rng.choice(book.colors[thing.color]) if detail.color else "",
+        c=language.color_names[thing.color],
+        name=random_name(rng, language, thing.name),
+        counter=language.counters.get(thing.name, language.counter),
+        number="" if count == 1 else rng.choice(book.numbers[count]),
     )
     return re.sub(" +", " ", words).strip()
 
 
-def phrase(rng: random.Random, tongue: Tongue, scene: Scene, detail: Detail) -> str:
-    """What `Tongue.phrase` says, as someone might say it."""
-    speech, things = SPEECH[tongue.name], scene.things
+def phrase(rng: random.Random, language: Language, scene: Scene, detail: Detail) -> str:
+    """What `Language.phrase` says, as someone might say it."""
+    book, things = PHRASE_BOOKS[language.name], scene.things
     if len({(t.name, t.color) for t in things}) == 1:
-        words = one(rng, tongue, things[0], detail, len(things) == 1, len(things))
+        words = thing_phrase(rng, language, things[0], detail, len(things) == 1, len(things))
     elif len(things) == 2:
-        forms, a, b = arranged(things, detail, speech.placed, speech.together)
-        words = rng.choice(forms).format(a=one(rng, tongue, a, detail, False), b=one(rng, tongue, b, detail, False))
+        forms, a, b = pair_templates(things, detail, book.placed, book.together)
+        words = rng.choice(forms).format(
+            a=thing_phrase(rng, language, a, detail, False), b=thing_phrase(rng, language, b, detail, False)
+        )
     else:
-        return tongue.phrase(scene, detail)
+        return language.phrase(scene, detail)
     if detail.background:
-        words = rng.choice(speech.grounded).format(x=words, g=rng.choice(tongue.asked_grounds[scene.background]))
+        words = rng.choice(book.grounded).format(x=words, g=rng.choice(language.request_grounds[scene.background]))
     return words
 
 
 _PLAIN = str.maketrans("，。？！：、", ",.?!:,")
 
 
-def loose(rng: random.Random, words: str) -> str:
+def casual_typing(rng: random.Random, words: str) -> str:
     """Punctuation and spaces as people type them."""
     manner = rng.random()
     if manner < 0.25:

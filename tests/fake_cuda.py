@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
-ALONE = {
+MIXED_OPERATIONS = {
     "aten.copy_.default",
     "aten._to_copy.default",
     "aten.index.Tensor",
@@ -28,7 +28,7 @@ ALONE = {
     "aten._has_compatible_shallow_copy_type.default",
 }
 """What may take tensors of both: copies, and indices on the CPU of a tensor on the GPU"""
-STRICT = ("aten.cat", "aten.stack", "aten.mm", "aten._fused")
+NO_CPU_SCALARS = ("aten.cat", "aten.stack", "aten.mm", "aten._fused")
 """What takes no number of the CPU's either, unlike all that goes element by element"""
 
 
@@ -54,7 +54,7 @@ def tensors(*values) -> list[torch.Tensor]:
     return [v for v in tree_flatten(values)[0] if isinstance(v, torch.Tensor)]
 
 
-class Operations(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
     """Inputs on the GPU make outputs on it; both together are an error."""
 
     def __init__(self, marks: Marks) -> None:
@@ -69,8 +69,8 @@ class Operations(TorchDispatchMode):
         backward = torch._C._current_graph_task_id() != -1  # its zeros are made where the options of a tensor say
         if any(here) and not all(here) and not backward:
             stray = [t for t, on in zip(given, here, strict=True) if not on]
-            scalars = all(t.ndim == 0 for t in stray) and not name.startswith(STRICT)
-            indices = name in ALONE and (here[0] or "copy" in name)
+            scalars = all(t.ndim == 0 for t in stray) and not name.startswith(NO_CPU_SCALARS)
+            indices = name in MIXED_OPERATIONS and (here[0] or "copy" in name)
             if not scalars and not indices:
                 raise RuntimeError(
                     f"{name}: {len(stray)} of {len(given)} tensors are on the CPU, the others on cuda:0: "
@@ -84,7 +84,7 @@ class Operations(TorchDispatchMode):
         return made
 
 
-class Calls(TorchFunctionMode):
+class FunctionMode(TorchFunctionMode):
     """Devices named in Python's calls are marks; the CPU's is the only one that torch is told."""
 
     def __init__(self, marks: Marks) -> None:
@@ -149,20 +149,20 @@ def devices(values):
 
 
 @contextmanager
-def gpu():
+def fake_gpu():
     """While it lasts, "cuda" is a device: also in threads begun meanwhile, and in what a backward pass computes again, which
     both come without the modes of who asked for them."""
     marks, hooks = Marks(), torch.autograd.graph.saved_tensors_hooks
     run, hooked = threading.Thread.run, hooks.__init__
 
     def within(thread):
-        with Calls(marks), Operations(marks):
+        with FunctionMode(marks), DispatchMode(marks):
             run(thread)
 
     def again(self, *both):
         def with_marks(call):
             def called(value):
-                with Calls(marks):
+                with FunctionMode(marks):
                     return call(value)
 
             return called
@@ -171,7 +171,7 @@ def gpu():
 
     threading.Thread.run, hooks.__init__ = within, again
     try:
-        with Calls(marks), Operations(marks):
+        with FunctionMode(marks), DispatchMode(marks):
             yield marks
     finally:
         threading.Thread.run, hooks.__init__ = run, hooked

@@ -4,22 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from limner.world import abroad, sampling, speech, talk
+from limner.world import language_talk, phrase_books, sampling, talk
 from limner.world.edits import seen_edit
 from limner.world.held_out import is_held_out
+from limner.world.languages import CHINESE, KOREAN, LANGUAGES, korean_particles
 from limner.world.objects import OBJECTS
 from limner.world.scene import BACKGROUNDS, SIZES, Scene, Thing
-from limner.world.tongues import CHINESE, KOREAN, TONGUES, settled
 from limner.world.words import Detail, caption, facts
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_has_a_word_of_its_own_for_everything(tongue):
-    for words, named in ((tongue.things, OBJECTS), (tongue.grounds, BACKGROUNDS), (tongue.sizes, SIZES)):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_has_a_word_of_its_own_for_everything(language):
+    for words, named in ((language.things, OBJECTS), (language.grounds, BACKGROUNDS), (language.sizes, SIZES)):
         assert words.keys() == named.keys() and len(set(words.values())) == len(words)
-    assert tongue.asked_grounds.keys() == tongue.ground_names.keys() == BACKGROUNDS.keys()
-    assert set(tongue.counters) <= set(OBJECTS)
-    assert not set(tongue.unknown) & set(tongue.things.values())
+    assert language.request_grounds.keys() == language.ground_names.keys() == BACKGROUNDS.keys()
+    assert set(language.counters) <= set(OBJECTS)
+    assert not set(language.unknown) & set(language.things.values())
     assert CHINESE.forms.keys() == KOREAN.forms.keys()
 
 
@@ -37,14 +37,14 @@ def test_words_are_those_of_the_classes():
         assert (CHINESE.things[name], KOREAN.things[name]) == (chinese, korean)
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_a_caption_tells_two_scenes_apart_as_english_does(tongue):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_a_caption_tells_two_scenes_apart_as_english_does(language):
     rng = random.Random(0)
     scenes = [sampling.any_scene(rng) for _ in range(1500)]
     by_words, by_english = {}, {}
     for scene in scenes:
-        by_words.setdefault(tongue.caption(scene), set()).add(caption(scene))
-        by_english.setdefault(caption(scene), set()).add(tongue.caption(scene))
+        by_words.setdefault(language.caption(scene), set()).add(caption(scene))
+        by_english.setdefault(caption(scene), set()).add(language.caption(scene))
     assert all(len(said) == 1 for said in by_words.values()) and all(len(said) == 1 for said in by_english.values())
 
 
@@ -58,15 +58,17 @@ def test_captions_as_a_speaker_would_write_them():
     assert KOREAN.caption(cat) == "큰 빨간 고양이, 잔디 위에."
     assert KOREAN.caption(dogs) == "하얀 개 두 마리, 밤에."
     assert KOREAN.caption(pair) == "왼쪽에 빨간 고양이, 오른쪽에 작은 파란 자동차, 방 안에."
-    assert settled("고양이을/를 책으로/로 연필으로/로 집으로/로 개과/와") == "고양이를 책으로 연필로 집으로 개와"
+    assert (
+        korean_particles("고양이을/를 책으로/로 연필으로/로 집으로/로 개과/와") == "고양이를 책으로 연필로 집으로 개와"
+    )
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-@pytest.mark.parametrize("kind", abroad.TELLS)
-def test_conversations_are_whole(kind, tongue):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+@pytest.mark.parametrize("kind", language_talk.CONVERSATIONS)
+def test_conversations_are_whole(kind, language):
     rng = random.Random(kind)
     for _ in range(200):
-        example = abroad.TELLS[kind](rng, tongue)
+        example = language_talk.CONVERSATIONS[kind](rng, language)
         assert example.kind == kind and [m["role"] for m in example.messages] == [
             ("user", "assistant")[i % 2] for i in range(len(example.messages))
         ]
@@ -79,8 +81,8 @@ def test_conversations_are_whole(kind, tongue):
 def test_an_edit_says_what_differs():
     rng = random.Random(4)
     for _ in range(200):
-        change = abroad.seen_edit(rng, rng.choice(abroad.SAID))
-        said = abroad.said_of(change, CHINESE)
+        change = language_talk.seen_edit(rng, rng.choice(language_talk.EDIT_KINDS))
+        said = language_talk.edit_slots(change, CHINESE)
         gone = [t.name for t in change.before.things if t not in change.after.things]
         come = [t.name for t in change.after.things if t not in change.before.things]
         if change.kind == "remove":
@@ -106,28 +108,31 @@ def test_a_description_is_right_without_sizes_and_with_another_word_of_counting(
     scene = Scene((Thing("dog", "brown", "large", 0.5, 0.5),), "room")
     assert CHINESE.caption(scene) == "一只棕色的大狗，在房间里。"
     for told in ("一只棕色的大狗，在房间里。", "一个棕色的中等的狗，在房间里。", "一只棕色的小狗，在房间里。"):
-        assert CHINESE.tells(told, scene), told
+        assert CHINESE.describes(told, scene), told
     for told in (
         "一只棕色的大狗，在草地上。",
         "一只黑色的大狗，在房间里。",
         "两只棕色的狗，在房间里。",
         "一只棕色的大象，在房间里。",
     ):
-        assert not CHINESE.tells(told, scene), told
+        assert not CHINESE.describes(told, scene), told
     dogs = Scene(tuple(Thing("dog", "blue", "medium", x, 0.5) for x in (0.27, 0.73)), "sand")
     assert KOREAN.caption(dogs) == "파란 개 두 마리, 모래 위에."
-    assert KOREAN.tells("작은 파란 개 두 개, 모래 위에.", dogs) and not KOREAN.tells(
+    assert KOREAN.describes("작은 파란 개 두 개, 모래 위에.", dogs) and not KOREAN.describes(
         "파란 개 세 마리, 모래 위에.", dogs
     )
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_what_tells_a_scene_is_what_english_facts_say(tongue):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_what_tells_a_scene_is_what_english_facts_say(language):
     rng = random.Random(2)
     scenes = [sampling.any_scene(rng) for _ in range(60)]
     for a, b in itertools.product(scenes, scenes):
         if a.background == b.background or a is b:
-            assert tongue.tells(tongue.caption(a), b) == (facts(a) == facts(b)), (tongue.caption(a), tongue.caption(b))
+            assert language.describes(language.caption(a), b) == (facts(a) == facts(b)), (
+                language.caption(a),
+                language.caption(b),
+            )
 
 
 def test_where_one_change_would_be_held_out_another_is_made():
@@ -142,22 +147,22 @@ def test_where_one_change_would_be_held_out_another_is_made():
         assert seen_edit(random.Random(seed), before=scene, kinds=("swap", "recolour")).kind == "recolour"
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_other_names_are_nobody_elses(tongue):
-    own, others = set(tongue.things.values()), speech.SPEECH[tongue.name].names
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_other_names_are_nobody_elses(language):
+    own, others = set(language.things.values()), phrase_books.PHRASE_BOOKS[language.name].names
     said = [word for words in others.values() for word in words]
     assert set(others) <= set(OBJECTS) and len(set(said)) == len(said) and not own & set(said)
-    assert not set(said) & set(tongue.unknown)
+    assert not set(said) & set(language.unknown)
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_a_free_phrase_still_says_who_stands_where(tongue):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_a_free_phrase_still_says_who_stands_where(language):
     """In whatever order the two are listed, and never as where they have changed places."""
     bare = Detail(color=False, relation=True, background=False)
 
     def phrases(*things: Thing) -> set[str]:
         rng = random.Random(0)
-        return {speech.phrase(rng, tongue, Scene(things), bare) for _ in range(4000)}
+        return {phrase_books.phrase(rng, language, Scene(things), bare) for _ in range(4000)}
 
     def at(name: str, x: float, y: float) -> Thing:
         return Thing(name, "red", "medium", x, y)
@@ -169,23 +174,23 @@ def test_a_free_phrase_still_says_who_stands_where(tongue):
         assert not said & phrases(at("zebra", bx, by), at("banana", ax, ay))
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_free_phrases_name_every_colour_count_and_thing(tongue):
-    rng, spoken = random.Random(5), speech.SPEECH[tongue.name]
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_free_phrases_name_every_colour_count_and_thing(language):
+    rng, spoken = random.Random(5), phrase_books.PHRASE_BOOKS[language.name]
     for _ in range(1500):
         scene = sampling.any_scene(rng)
-        words = tongue.settle(speech.phrase(rng, tongue, scene, Detail()))
+        words = language.fix_particles(phrase_books.phrase(rng, language, scene, Detail()))
         for thing in scene.things:
-            assert any(name in words for name in (tongue.things[thing.name], *spoken.names.get(thing.name, ())))
-            colors = (*spoken.colors[thing.color], tongue.color_names[thing.color])
+            assert any(name in words for name in (language.things[thing.name], *spoken.names.get(thing.name, ())))
+            colors = (*spoken.colors[thing.color], language.color_names[thing.color])
             assert any(color in words for color in colors)
         if len({t.name for t in scene.things}) < len(scene.things):
             assert any(number in words for number in spoken.numbers[len(scene.things)])
 
 
-@pytest.mark.parametrize("tongue", TONGUES, ids=lambda t: t.name)
-def test_hardly_two_requests_are_alike(tongue):
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda t: t.name)
+def test_hardly_two_requests_are_alike(language):
     rng = random.Random(6)
     red = Scene((Thing("cat", "red", "large", 0.5, 0.5),))
-    said = [abroad.requested(rng, tongue, red, Detail(background=False)) for _ in range(400)]
+    said = [language_talk.draw_request(rng, language, red, Detail(background=False)) for _ in range(400)]
     assert len(set(said)) > 250 and not any({"{", "}", "/"} & set(words) for words in said)

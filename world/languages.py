@@ -11,7 +11,7 @@ from .held_out import relation
 from .objects import OBJECTS
 from .pen import COLORS
 from .scene import SIZES, Scene, Thing
-from .words import Detail, in_order, tells_size
+from .words import Detail, canonical_order, mentions_size
 
 _NAMES = sorted(OBJECTS)
 _ANIMALS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "teddy bear", "zebra")
@@ -19,7 +19,7 @@ _VEHICLES = ("bicycle", "bus", "car", "motorcycle", "train", "truck")
 _HANDLED = ("chair", "fork", "knife", "scissors", "spoon", "toothbrush", "umbrella")
 
 
-def settled(words: str) -> str:
+def korean_particles(words: str) -> str:
     """Korean particles by the sound before them: 고양이을/를 is 고양이를."""
 
     def particle(found: re.Match[str]) -> str:
@@ -33,7 +33,7 @@ def settled(words: str) -> str:
 
 
 @dataclass(frozen=True)
-class Tongue:
+class Language:
     name: str
     things: dict[str, str]
     colors: dict[str, str]
@@ -42,7 +42,7 @@ class Tongue:
     sizes: dict[str, str]
     grounds: dict[str, str]
     """Where a scene lies; fits into ``behind`` and ``before``"""
-    asked_grounds: dict[str, tuple[str, ...]]
+    request_grounds: dict[str, tuple[str, ...]]
     """Words for it in requests"""
     ground_names: dict[str, str]
     """What a background is called as an answer"""
@@ -60,20 +60,20 @@ class Tongue:
     """How {a} and {b} stand, by relation"""
     together: tuple[str, ...]
     """Two of which nobody says where they stand"""
-    behind: str
-    before: str
+    ground_after: str
+    ground_before: str
     stop: str
     colon: str
-    gap: str
+    space: str
     """After it, within a line"""
     forms: dict[str, tuple[str, ...]]
     """Requests, instructions, questions and answers, by what they are for"""
     talk: tuple[tuple[tuple[str, ...], str], ...]
     unknown: tuple[str, ...]
-    settle: Callable[[str], str] = str
+    fix_particles: Callable[[str], str] = str
 
     def thing(self, thing: Thing, detail: Detail, alone: bool) -> str:
-        size = self.sizes[thing.size] if tells_size(thing, detail, alone) else ""
+        size = self.sizes[thing.size] if mentions_size(thing, detail, alone) else ""
         color = self.colors[thing.color] if detail.color else ""
         return self.spaced(self.one, thing.name, size, color)
 
@@ -89,7 +89,7 @@ class Tongue:
         things = scene.things
         if len({(t.name, t.color) for t in things}) == 1 and len(things) > 1:
             first = things[0]
-            size = self.sizes[first.size] if tells_size(first, detail, False) else ""
+            size = self.sizes[first.size] if mentions_size(first, detail, False) else ""
             color = self.colors[first.color] if detail.color else ""
             words = self.spaced(self.several, first.name, size, color, self.numbers[len(things)])
         elif len(things) == 2:
@@ -99,25 +99,25 @@ class Tongue:
         else:
             words = self.thing(things[0], detail, True)
         if detail.background:
-            form = self.behind if ground is None else self.before
+            form = self.ground_after if ground is None else self.ground_before
             words = form.format(x=words, g=ground or self.grounds[scene.background])
-        return self.settle(words)
+        return self.fix_particles(words)
 
     def caption(self, scene: Scene) -> str:
         """The full description, the only one of its scene."""
-        return self.phrase(in_order(scene), Detail(size=True)) + self.stop
+        return self.phrase(canonical_order(scene), Detail(size=True)) + self.stop
 
-    def tells(self, words: str, scene: Scene) -> bool:
+    def describes(self, words: str, scene: Scene) -> bool:
         """Whether a description is right but for sizes and words of counting, as `words.facts` sees an English one."""
         kinds = sorted({(t.name, t.color) for t in scene.things})
         captions = set()
         for sizes in itertools.product(SIZES, repeat=len(kinds)):
             size = dict(zip(kinds, sizes, strict=True))
             things = tuple(replace(t, size=size[t.name, t.color]) for t in scene.things)
-            captions.add(self.uncounted(self.caption(replace(scene, things=things))))
-        return self.uncounted(words.strip()) in captions
+            captions.add(self.without_counters(self.caption(replace(scene, things=things))))
+        return self.without_counters(words.strip()) in captions
 
-    def uncounted(self, words: str) -> str:
+    def without_counters(self, words: str) -> str:
         counters = "|".join(sorted({self.counter, *self.counters.values()}))
         return re.sub(rf"({'|'.join(self.numbers.values())}) ?({counters})", r"\1", words)
 
@@ -130,7 +130,7 @@ def _counters(**groups: tuple[str, ...]) -> dict[str, str]:
     return {name: counter for counter, names in groups.items() for name in names}
 
 
-CHINESE = Tongue(
+CHINESE = Language(
     name="chinese",
     things=_by_name(
         """飞机 苹果 背包 香蕉 棒球棒 棒球手套 熊 床 长椅 自行车 鸟 船 书 瓶子 碗 西兰花 公共汽车 蛋糕 汽车 胡萝卜 猫 手机 椅子 时钟
@@ -143,7 +143,7 @@ CHINESE = Tongue(
     color_names=_by_name("红色 橙色 黄色 绿色 蓝色 紫色 粉色 棕色 黑色 白色", list(COLORS)),
     sizes={"small": "小", "medium": "中等的", "large": "大"},
     grounds={"plain": "纯色背景上", "sky": "天空中", "grass": "草地上", "sand": "沙滩上", "night": "夜晚", "room": "房间里"},
-    asked_grounds={
+    request_grounds={
         "plain": ("纯色背景上",), "sky": ("天空中", "天上"), "grass": ("草地上", "草上"), "sand": ("沙滩上", "沙子上"),
         "night": ("夜晚", "夜里"), "room": ("房间里", "屋里"),
     },
@@ -163,11 +163,11 @@ CHINESE = Tongue(
         "above": "上面是{a}，下面是{b}", "below": "下面是{a}，上面是{b}",
     },
     together=("{a}和{b}", "{a}，还有{b}", "{a}跟{b}"),
-    behind="{x}，在{g}",
-    before="{g}的{x}",
+    ground_after="{x}，在{g}",
+    ground_before="{g}的{x}",
     stop="。",
     colon="：",
-    gap="",
+    space="",
     forms={
         "draw": (
             "画{x}", "请画{x}。", "画{x}吧", "帮我画{x}", "{x}", "一张{x}的图片", "我想要{x}", "能画{x}吗？", "给我画{x}",
@@ -272,7 +272,7 @@ CHINESE = Tongue(
     蝴蝶 蜘蛛 雪人 月亮 太阳 星星 云 帽子 鞋子 窗户 门 灯 相机 钥匙 锤子""".split()),
 )  # fmt: skip
 
-KOREAN = Tongue(
+KOREAN = Language(
     name="korean",
     things=_by_name(
         """비행기 사과 배낭 바나나 야구방망이 야구장갑 곰 침대 벤치 자전거 새 배 책 병 그릇 브로콜리 버스 케이크 자동차 당근 고양이 휴대폰
@@ -285,7 +285,7 @@ KOREAN = Tongue(
     color_names=_by_name("빨간색 주황색 노란색 초록색 파란색 보라색 분홍색 갈색 검은색 하얀색", list(COLORS)),
     sizes={"small": "작은", "medium": "중간", "large": "큰"},
     grounds={"plain": "단색 배경", "sky": "하늘", "grass": "잔디 위", "sand": "모래 위", "night": "밤", "room": "방 안"},
-    asked_grounds={
+    request_grounds={
         "plain": ("단색 배경",), "sky": ("하늘", "하늘 높이"), "grass": ("잔디 위", "풀밭", "잔디밭"),
         "sand": ("모래 위", "해변", "모래밭"), "night": ("밤", "어두운 밤"), "room": ("방 안", "집 안"),
     },
@@ -302,11 +302,11 @@ KOREAN = Tongue(
         "above": "위에 {a}, 아래에 {b}", "below": "아래에 {a}, 위에 {b}",
     },
     together=("{a}과/와 {b}", "{a}, {b}", "{a} 그리고 {b}", "{a} 옆에 {b}"),
-    behind="{x}, {g}에",
-    before="{g}에 있는 {x}",
+    ground_after="{x}, {g}에",
+    ground_before="{g}에 있는 {x}",
     stop=".",
     colon=":",
-    gap=" ",
+    space=" ",
     forms={
         "draw": (
             "{x} 그려 줘", "{x} 그려 주세요.", "{x}을/를 그려 줘", "{x} 그림", "{x}", "{x} 사진", "{x} 보여 줘",
@@ -417,6 +417,6 @@ KOREAN = Tongue(
     ),
     unknown=tuple("""용 성 산 로봇 나무 꽃 집 물고기 뱀 로켓 피아노 기타 상어 사다리 촛불 버섯 연필 왕관 다리 토끼 호랑이 사자 개구리 펭귄
     고래 나비 거미 눈사람 달 해 별 구름 모자 신발 창문 문 램프 카메라 열쇠 망치""".split()),
-    settle=settled,
+    fix_particles=korean_particles,
 )  # fmt: skip
-TONGUES = (CHINESE, KOREAN)
+LANGUAGES = (CHINESE, KOREAN)

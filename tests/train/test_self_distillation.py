@@ -9,13 +9,13 @@ import torch
 
 from helpers import make_limner
 from limner.train import finetune
-from limner.train import kept as kept_module
-from limner.train.datasets.mixture import Mixture, World
-from limner.train.finetune import NAME, FinetuneConfig, adapted_losses, prepared
-from limner.train.flow_loss import KEPT_DRAWINGS as kept_drawings
-from limner.train.flow_loss import draws
-from limner.train.kept import keep
-from limner.train.losses import divergence
+from limner.train import self_distillation as kept_module
+from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, adapter_losses, prepare_adapter
+from limner.train.flow_loss import MAX_DISTILLED_DRAWINGS as kept_drawings
+from limner.train.flow_loss import random_choices
+from limner.train.losses import kl_divergence
+from limner.train.self_distillation import self_distillation_targets
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
 
@@ -33,7 +33,7 @@ def model():
     return model
 
 
-HALVES = ((World(("describe",)), 0.5), (World(("draw", "edit")), 0.5))
+HALVES = ((WorldSource(("describe",)), 0.5), (WorldSource(("draw", "edit")), 0.5))
 
 
 def mixed(model, shares=HALVES, size=8):
@@ -66,36 +66,36 @@ def test_a_batch_knows_where_its_conversations_are_from(model):
 def test_a_resting_adapter_is_the_base_and_comes_back(model):
     batch = mixed(model)
     with torch.no_grad():
-        base = joint_losses(prepared(model, config())[0], STAGE, 0, batch, 0)
-        trainee = prepared_again(model)
+        base = joint_losses(prepare_adapter(model, config())[0], STAGE, 0, batch, 0)
+        trainable = prepared_again(model)
         disturb(model)
-        now = joint_losses(trainee, STAGE, 0, batch, 0)
+        now = joint_losses(trainable, STAGE, 0, batch, 0)
         before, learns = state(model), [p.requires_grad for p in model.parameters()]
-        with model.adapters.resting(NAME):
+        with model.adapters.resting(ADAPTER_NAME):
             assert [p.requires_grad for p in model.parameters()] == learns
-            resting = joint_losses(trainee, STAGE, 0, batch, 0)
-        again = joint_losses(trainee, STAGE, 0, batch, 0)
+            resting = joint_losses(trainable, STAGE, 0, batch, 0)
+        again = joint_losses(trainable, STAGE, 0, batch, 0)
     assert all(torch.equal(resting[k], base[k]) for k in base) and now["loss"] != base["loss"]
     assert all(torch.equal(again[k], now[k]) for k in now)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    with pytest.raises(RuntimeError, match="stop"), model.adapters.resting(NAME):
+    with pytest.raises(RuntimeError, match="stop"), model.adapters.resting(ADAPTER_NAME):
         raise RuntimeError("stop")
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def prepared_again(model):
-    model.delete_adapter(NAME)
-    return prepared(model, config())[0]
+    model.delete_adapter(ADAPTER_NAME)
+    return prepare_adapter(model, config())[0]
 
 
 def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
-    trainee, _ = prepared(model, config())
+    trainable, _ = prepare_adapter(model, config())
     batch = mixed(model)
     batch.sources = [1] * 8
-    losses = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
+    losses = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
     assert all(abs(losses[k].item()) < 1e-6 for k in ("language", "features", "flow"))
     disturb(model)
-    losses = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
+    losses = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
     assert all(losses[k].item() > 1e-4 for k in ("language", "features", "flow"))
     losses["loss"].backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -105,22 +105,22 @@ def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
 
 
 def test_what_is_not_replayed_learns_from_the_truth(model):
-    trainee, _ = prepared(model, config())
+    trainable, _ = prepare_adapter(model, config())
     disturb(model)
     batch = mixed(model)
-    plain = joint_losses(trainee, STAGE, 0, batch, 0)
+    plain = joint_losses(trainable, STAGE, 0, batch, 0)
     none = torch.zeros(8, dtype=torch.bool)
-    kept = keep(trainee, STAGE, 0, batch, 0, none)
+    kept = self_distillation_targets(trainable, STAGE, 0, batch, 0, none)
     assert not kept.velocities and not len(kept.logits)
-    same = joint_losses(trainee, STAGE, 0, batch, 0, kept)
+    same = joint_losses(trainable, STAGE, 0, batch, 0, kept)
     assert all(torch.allclose(same[k], plain[k]) for k in plain)
     # half of it: the words of the first source are told as before, what the second draws is all kept
-    half = adapted_losses(model, trainee, STAGE, 0, 1.0, batch, 0)
-    base = adapted_losses(model, trainee, STAGE, 0, None, batch, 0)
+    half = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
+    base = adapter_losses(model, trainable, STAGE, 0, None, batch, 0)
     assert all(torch.equal(base[k], plain[k]) for k in plain)
-    with model.adapters.resting(NAME):
-        target = keep(trainee, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
-    own = keep(trainee, STAGE, 0, batch, 0, ~none).velocities
+    with model.adapters.resting(ADAPTER_NAME):
+        target = self_distillation_targets(trainable, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
+    own = self_distillation_targets(trainable, STAGE, 0, batch, 0, ~none).velocities
     assert own.keys() == target.velocities.keys(), "one time and noise each, and two of a conversation"
     rows = batch.stream.drawing_row.tolist()
     drawn = [drawing for drawing, number in own if number == 0]
@@ -131,15 +131,15 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
 
 
 def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
-    trainee, _ = prepared(model, config())
+    trainable, _ = prepare_adapter(model, config())
     disturb(model)
-    shares = [(World(("describe",)), 0.5), (World(("draw",)), 0.25), (World(("edit",)), 0.25)]
+    shares = [(WorldSource(("describe",)), 0.5), (WorldSource(("draw",)), 0.25), (WorldSource(("edit",)), 0.25)]
     batch = mixed(model, shares)
     assert {bool(row) for row in batch.references} == {True, False}
 
     def losses(weight, changed):
-        monkeypatch.setattr(kept_module, "CHANGED", changed)
-        return adapted_losses(model, trainee, STAGE, 0, weight, batch, 0)
+        monkeypatch.setattr(kept_module, "REFERENCE_WEIGHT", changed)
+        return adapter_losses(model, trainable, STAGE, 0, weight, batch, 0)
 
     once, ten, none, more = losses(1.0, 1.0), losses(10.0, 1.0), losses(0.0, 1.0), losses(1.0, 5.0)
     for name in ("language", "features", "flow"):
@@ -155,16 +155,19 @@ def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
 
 def test_what_is_new_is_never_learned_without_words(model):
     """Guidance enlarges the difference from what is drawn without words: that stays the base's."""
-    trainee, _ = prepared(model, config())
+    trainable, _ = prepare_adapter(model, config())
     disturb(model)
     batch = mixed(model)
     bare, worded = (replace(STAGE, context_dropout=share) for share in (1.0, 0.0))
     conversations = torch.tensor(batch.sources) > 0
-    new, known = keep(trainee, bare, 0, batch, 0, ~conversations), keep(trainee, bare, 0, batch, 0, conversations)
-    plain = joint_losses(trainee, worded, 0, batch, 0)["flow"]
-    assert torch.allclose(joint_losses(trainee, bare, 0, batch, 0, new)["flow"], plain)
-    assert not torch.allclose(joint_losses(trainee, bare, 0, batch, 0)["flow"], plain)
-    assert joint_losses(trainee, bare, 0, batch, 0, known)["flow"] < 1e-9, "its own, drawn without words as well"
+    new, known = (
+        self_distillation_targets(trainable, bare, 0, batch, 0, ~conversations),
+        self_distillation_targets(trainable, bare, 0, batch, 0, conversations),
+    )
+    plain = joint_losses(trainable, worded, 0, batch, 0)["flow"]
+    assert torch.allclose(joint_losses(trainable, bare, 0, batch, 0, new)["flow"], plain)
+    assert not torch.allclose(joint_losses(trainable, bare, 0, batch, 0)["flow"], plain)
+    assert joint_losses(trainable, bare, 0, batch, 0, known)["flow"] < 1e-9, "its own, drawn without words as well"
 
 
 def test_divergence_against_torch_s_own():
@@ -173,24 +176,26 @@ def test_divergence_against_torch_s_own():
     expected = torch.distributions.kl_divergence(
         torch.distributions.Categorical(logits=target), torch.distributions.Categorical(logits=logits)
     )
-    assert torch.allclose(divergence(logits, target), expected, atol=1e-6)
+    assert torch.allclose(kl_divergence(logits, target), expected, atol=1e-6)
     logits.requires_grad_()
     slots = torch.tensor([2, 3])
-    found = divergence(*(v.index_fill(-1, slots, float("-inf")) for v in (logits, target)))
+    found = kl_divergence(*(v.index_fill(-1, slots, float("-inf")) for v in (logits, target)))
     others = [i for i in range(7) if i not in (2, 3)]
-    assert torch.allclose(found, divergence(logits[:, others], target[:, others]), atol=1e-6)
+    assert torch.allclose(found, kl_divergence(logits[:, others], target[:, others]), atol=1e-6)
     found.sum().backward()
     assert logits.grad.isfinite().all() and not logits.grad[:, slots].any()
 
 
 def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
     seen = []
-    real = finetune.keep
-    monkeypatch.setattr(finetune, "keep", lambda *given: seen.append(given[-2].tolist()) or real(*given))
+    real = finetune.self_distillation_targets
+    monkeypatch.setattr(
+        finetune, "self_distillation_targets", lambda *given: seen.append(given[-2].tolist()) or real(*given)
+    )
     quick = [
         "joint.loop.steps=2",
         "joint.loop.batch_size=4",
-        "joint.loop.workers=0",
+        "joint.loop.num_workers=0",
         "rank=2",
         "samples=0",
         "parts=[llm]",
@@ -203,15 +208,15 @@ def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
 
 def test_of_a_long_conversation_two_drawings_stand_for_all(model):
     """One time and noise each, weighted so that the conversation counts as much as with all of them."""
-    batch = Mixture([(World(("story",)), 1.0)], model.encoder, 3, 0, pool=1)(0)
+    batch = Mixture([(WorldSource(("story",)), 1.0)], model.encoder, 3, 0, pool=1)(0)
     rows = batch.stream.drawing_row.tolist()
     assert min(Counter(rows).values()) >= 3
     kept = torch.tensor([row != 2 for row in rows])
-    chance = draws(STAGE, batch, 0, 0, kept)
+    chance = random_choices(STAGE, batch, 0, 0, kept)
     for row in range(3):
         counts = [count for count, of in zip(chance.counts, rows, strict=True) if of == row]
         assert sorted(counts, reverse=True) == ([1] * 2 + [0] * (len(counts) - 2) if row < 2 else [2] * len(counts))
     assert sum(chance.weights[drawing] for drawing, _ in chance.samples) == pytest.approx(len(rows))
-    chosen = {draws(STAGE, batch, seed, 0, kept).samples[0][0] for seed in range(20)}
+    chosen = {random_choices(STAGE, batch, seed, 0, kept).samples[0][0] for seed in range(20)}
     assert len(chosen) > 1, "others at another step"
-    assert draws(STAGE, batch, 0, 0).samples == [(d, n) for d in range(len(rows)) for n in range(2)]
+    assert random_choices(STAGE, batch, 0, 0).samples == [(d, n) for d in range(len(rows)) for n in range(2)]

@@ -22,20 +22,22 @@ def train(folder: Path, steps: int = STEPS) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 4096), nn.SiLU(), nn.Linear(4096, 64)).to(torch.bfloat16)
-    config = LoopConfig(steps=steps, batch_size=8, learning_rate=1e-2, save_every=2, workers=0, ema_decay=0.9, keep=2)
+    config = LoopConfig(
+        steps=steps, batch_size=8, learning_rate=1e-2, save_every=2, num_workers=0, ema_decay=0.9, save_total_limit=2
+    )
 
     def batch(step):
         return torch.randn(8, 64, generator=torch.Generator().manual_seed(step)).to(torch.bfloat16)
 
-    def losses(told, x, step):
+    def losses(log, x, step):
         loss = (model(x).float() - x.float().flip(1)).square().mean()
-        told.write(f"{step} {float(loss.detach()).hex()}\n")
-        told.flush()
+        log.write(f"{step} {float(loss.detach()).hex()}\n")
+        log.flush()
         return {"loss": loss}
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "losses.txt").open("a") as told:
-        fit("killed", model, batch, partial(losses, told), config, folder)
+    with (folder / "losses.txt").open("a") as log:
+        fit("killed", model, batch, partial(losses, log), config, folder)
     (folder / "weights.txt").write_text(json.dumps([p.double().sum().item().hex() for p in model.parameters()]))
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..mllm.stream import StreamModel, StreamOutput
-from .frozen import Frozen
+from .frozen_encoders import FrozenEncoders
 
 
-class Trainee(nn.Module):
+class TrainableModel(nn.Module):
     """What a stage trains, under one roof; the eye and the autoencoder are frozen."""
 
     def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
@@ -34,11 +34,11 @@ class Trainee(nn.Module):
             if align
             else None
         )
-        self.frozen = Frozen(stream.eye, None if detokenizer is None else detokenizer.autoencoder)
+        self.frozen_encoders = FrozenEncoders(stream.eye, None if detokenizer is None else detokenizer.autoencoder)
 
 
 @dataclass
-class Told:
+class StreamLosses:
     """What one forward of the stream gives: its losses and, where something is drawn, features true and predicted."""
 
     losses: dict[str, Tensor]
@@ -49,45 +49,47 @@ class Told:
     """(drawings, patches, eye width)"""
     drawings: int = 0
     """In this batch, in all processes"""
-    counted: int = 1
+    loss_denominator: int = 1
     """Drawings that the losses are averaged over: those of all the batches of a step"""
 
 
-def freeze(trainee: Trainee, train: tuple[str, ...]) -> str:
+def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:
     """Only parameters whose names begin with one of ``train`` keep a gradient; a table of what learns and what rests.
 
     Names are `Limner`'s (``mllm.queries``). Raises ValueError for a beginning that no parameter has.
     """
-    named = [(in_model(name), p) for name, p in trainee.named_parameters() if not name.startswith("align.")]
+    named = [
+        (limner_parameter_name(name), p) for name, p in trainable.named_parameters() if not name.startswith("align.")
+    ]
     learns, rests = Counter(), Counter()
     for prefix in train:
-        if not any(begins(name, prefix) for name, _ in named):
+        if not any(has_prefix(name, prefix) for name, _ in named):
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in named})
             raise ValueError(f"train: no parameter's name begins with {prefix!r}; parts are {', '.join(parts)}")
     for name, parameter in named:
-        parameter.requires_grad_(parameter.requires_grad and any(begins(name, prefix) for prefix in train))
+        parameter.requires_grad_(parameter.requires_grad and any(has_prefix(name, prefix) for prefix in train))
         (learns if parameter.requires_grad else rests)[".".join(name.split(".")[:2])] += parameter.numel()
 
-    def told(counts: Counter) -> str:
+    def format_counts(counts: Counter) -> str:
         return ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items()) or "nothing"
 
-    return f"learns  {told(learns)}\nfrozen  {told(rests)}"
+    return f"learns  {format_counts(learns)}\nfrozen  {format_counts(rests)}"
 
 
-def begins(name: str, prefix: str) -> bool:
+def has_prefix(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 
-def in_model(name: str) -> str:
+def limner_parameter_name(name: str) -> str:
     """A trainee's parameter name as `Limner` has it."""
     return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
 
 
 @contextmanager
-def recomputing(trainee: Trainee, again: bool = True) -> Iterator[None]:
-    """The MM-DiT's blocks and the backbone's layers are computed ``again`` in the backward pass."""
-    mmdit, llm = trainee.detokenizer.mmdit, trainee.stream.llm
-    if not again:
+def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> Iterator[None]:
+    """The MM-DiT's blocks and the backbone's layers are computed ``enabled`` in the backward pass."""
+    mmdit, llm = trainable.detokenizer.mmdit, trainable.stream.llm
+    if not enabled:
         yield
         return
     mmdit.gradient_checkpointing = True
@@ -101,10 +103,10 @@ def recomputing(trainee: Trainee, again: bool = True) -> Iterator[None]:
         llm.eval()
 
 
-def compile_blocks(trainee: Trainee) -> None:
+def compile_blocks(trainable: TrainableModel) -> None:
     """The MM-DiT's blocks and the backbone's layers, each for itself."""
     # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
     # beyond the usual limit of 8 variants the rest would run uncompiled
     torch._dynamo.config.recompile_limit = 64
-    for block in [*trainee.detokenizer.mmdit.blocks, *trainee.stream.llm.get_decoder().layers]:
+    for block in [*trainable.detokenizer.mmdit.blocks, *trainable.stream.llm.get_decoder().layers]:
         block.compile(dynamic=True)

@@ -4,8 +4,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from helpers import make_limner
 from limner.inference.model import Limner
-from limner.train.deepen import deepened
-from limner.train.recipe import grow, load_recipe
+from limner.train.block_expansion import expand_blocks
+from limner.train.recipe import extend_model, load_recipe
 
 
 def test_a_warm_start_grows_and_draws_as_before(tmp_path):
@@ -18,14 +18,14 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
     model.detokenizer.mmdit.reference_embed.data = model.detokenizer.mmdit.reference_embed.data[:1].clone()
     before = drawn(model)
     recipe = load_recipe("nano", ["glyphs.width=16"])
-    grow(model, recipe)
+    extend_model(model, recipe)
     assert drawn(model) == before and model.detokenizer.glyphs.width == 16
     assert len(model.mllm.llm.get_decoder().layers) == 4 == model.mllm.llm.config.num_hidden_layers
     assert model.config.max_references == 2 == len(model.detokenizer.mmdit.reference_embed)
     model.save_pretrained(tmp_path / "m")
     again = Limner.from_pretrained(tmp_path / "m")
     assert (again.defaults.max_images, again.defaults.max_new_tokens) == (6, 192), "the longer of both"
-    grow(again, recipe)
+    extend_model(again, recipe)
     assert drawn(again) == before
 
 
@@ -33,7 +33,7 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
 def test_a_deeper_backbone_says_the_same_and_can_learn(backbone):
     llm = make_limner(backbone=backbone).mllm.llm
     ids = torch.arange(12)[None]
-    deeper = deepened(llm, 5)
+    deeper = expand_blocks(llm, 5)
     assert torch.equal(deeper(ids).logits, llm(ids).logits) and not deeper.training
     deeper(ids, labels=ids).loss.backward()
     new = deeper.get_decoder().layers[-1]
@@ -47,4 +47,4 @@ def test_layers_of_another_kind_are_not_copied():
         GPTNeoXConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
     with pytest.raises(ValueError, match="gpt_neox layers do not write through"):
-        deepened(llm, 2)
+        expand_blocks(llm, 2)

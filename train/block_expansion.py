@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-WRITES = ("o_proj", "down_proj")
+OUTPUT_PROJECTIONS = ("o_proj", "down_proj")
 """What of a layer adds to the residual stream; zero in the new ones."""
 
 
 @torch.no_grad()
-def deepened(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
+def expand_blocks(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
     """``llm`` with ``layers`` layers: copies of its last one that write nothing yet follow its own.
 
-    Raises ValueError for layers that do not write through `WRITES`.
+    Raises ValueError for layers that do not write through `OUTPUT_PROJECTIONS`.
     """
     config = copy.deepcopy(llm.config)
     had = config.num_hidden_layers
@@ -32,10 +32,10 @@ def deepened(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
     assert not unexpected and len(missing) == sum(len(layer.state_dict()) for layer in new)
     for layer in new:
         layer.load_state_dict(own[-1].state_dict())
-        written = [part for name, part in layer.named_modules() if name.rsplit(".", 1)[-1] in WRITES]
-        if len(written) != len(WRITES) or not all(isinstance(part, nn.Linear) for part in written):
+        written = [part for name, part in layer.named_modules() if name.rsplit(".", 1)[-1] in OUTPUT_PROJECTIONS]
+        if len(written) != len(OUTPUT_PROJECTIONS) or not all(isinstance(part, nn.Linear) for part in written):
             raise ValueError(
-                f"{config.model_type} layers do not write through {', '.join(WRITES)}: nothing to make it deeper"
+                f"{config.model_type} layers do not write through {', '.join(OUTPUT_PROJECTIONS)}: nothing to make it deeper"
             )
         for part in written:
             for values in part.parameters():

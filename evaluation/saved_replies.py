@@ -17,39 +17,39 @@ from ..inference.asked import Messages
 from ..inference.model import Limner
 from ..inference.output import write_text
 from ..inference.reply import Reply
-from .measures import BATCH, Measure
+from .tasks import BATCH_SIZE, Task
 
-LINES = "replies.jsonl"
+REPLIES_FILE = "replies.jsonl"
 
 
-def ask(model: Limner, measure: Measure, folder: Path) -> list[dict[str, Any]]:
+def generate_replies(model: Limner, measure: Task, folder: Path) -> list[dict[str, Any]]:
     """Every question that has no answer in ``folder`` yet; all lines, as they stand there."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = stored(folder)
-    lines = lines[: len(lines) // BATCH * BATCH] if len(lines) < len(measure.asked) else lines
+    lines = load_replies(folder)
+    lines = lines[: len(lines) // BATCH_SIZE * BATCH_SIZE] if len(lines) < len(measure.prompts) else lines
     # half a batch is asked again: what is drawn together depends on each other's rounding
-    write_text(folder / LINES, "".join(json.dumps(told) + "\n" for told in lines))
-    starts = range(len(lines), len(measure.asked), BATCH)
+    write_text(folder / REPLIES_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    starts = range(len(lines), len(measure.prompts), BATCH_SIZE)
     for start in tqdm(starts, desc=measure.name, leave=False, disable=None):
-        begun = time.monotonic()
-        replies = measure.replies(model, start)
-        seconds = round((time.monotonic() - begun) / len(replies), 3)
-        with (folder / LINES).open("a") as file:
+        start_time = time.monotonic()
+        replies = measure.generate_batch(model, start)
+        seconds = round((time.monotonic() - start_time) / len(replies), 3)
+        with (folder / REPLIES_FILE).open("a") as file:
             for number, reply in enumerate(replies, start):
-                told = {
-                    "asked": written(measure.asked[number], folder, f"{number:04d}-shown"),
-                    "parts": saved(reply.parts, folder, f"{number:04d}"),
+                line = {
+                    "asked": save_prompt(measure.prompts[number], folder, f"{number:04d}-shown"),
+                    "parts": save_parts(reply.parts, folder, f"{number:04d}"),
                     "finish_reason": reply.finish_reason,
                     "seconds": seconds,
                 }
-                file.write(json.dumps(told) + "\n")
-                lines.append(told)
+                file.write(json.dumps(line) + "\n")
+                lines.append(line)
     return lines
 
 
-def stored(folder: Path) -> list[dict[str, Any]]:
+def load_replies(folder: Path) -> list[dict[str, Any]]:
     """Raises ValueError for a line that is not JSON, unless it is the last, which a cut run may have left half."""
-    path = folder / LINES
+    path = folder / REPLIES_FILE
     lines: list[dict[str, Any]] = []
     texts = path.read_text().splitlines() if path.exists() else []
     for number, text in enumerate(texts, 1):
@@ -61,15 +61,15 @@ def stored(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def written(messages: Messages, folder: Path, stem: str) -> list[Any]:
-    """What was asked, as `saved` keeps a reply."""
+def save_prompt(messages: Messages, folder: Path, stem: str) -> list[Any]:
+    """What was asked, as `save_parts` keeps a reply."""
     if isinstance(messages, str):
         return [messages]
     content = [part for message in messages for part in message["content"]]
-    return saved([part[part["type"]] for part in content], folder, stem)
+    return save_parts([part[part["type"]] for part in content], folder, stem)
 
 
-def saved(parts: list[str | Image.Image], folder: Path, stem: str) -> list[Any]:
+def save_parts(parts: list[str | Image.Image], folder: Path, stem: str) -> list[Any]:
     """Words, and {"image": file name} for a picture, which is written to ``folder``."""
     made: list[Any] = []
     for part in parts:
@@ -81,6 +81,6 @@ def saved(parts: list[str | Image.Image], folder: Path, stem: str) -> list[Any]:
     return made
 
 
-def reply_of(told: dict[str, Any], folder: Path) -> Reply:
-    parts = [part if isinstance(part, str) else Image.open(folder / part["image"]) for part in told["parts"]]
-    return Reply(parts, told["finish_reason"])
+def to_reply(line: dict[str, Any], folder: Path) -> Reply:
+    parts = [part if isinstance(part, str) else Image.open(folder / part["image"]) for part in line["parts"]]
+    return Reply(parts, line["finish_reason"])

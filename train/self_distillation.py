@@ -1,0 +1,75 @@
+"""What an adapter is to leave alone: where it learns nothing new, the base's own answers are its targets.
+
+Li and Hoiem 2016, arXiv:1606.09282 (learning without forgetting). The truth would pull at the base as well: its noise is no
+reason to change, and what the base makes of a request is what its users know.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import parallel
+from .data import JointBatch
+from .flow_loss import dummy_losses, encode_pictures, predict_velocities, random_choices
+from .losses import assistant_logits
+from .stages.joint import forward_losses
+from .stages.joint_options import JointStage
+from .targets import Sample, SelfDistillationTargets
+from .trainable import TrainableModel
+
+REFERENCE_WEIGHT = 5.0
+"""How much more a drawing counts that is made of earlier pictures: captioned pictures say nothing of those, and which of two
+things an edit takes away hangs by a thread."""
+
+
+@torch.no_grad()
+def self_distillation_targets(
+    trainable: TrainableModel,
+    stage: JointStage,
+    seed: int,
+    batch: JointBatch,
+    step: int,
+    conversations: Tensor,
+    weight: float = 1.0,
+) -> SelfDistillationTargets:
+    """What ``trainable``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
+    `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
+    eye_features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
+    latents = encode_pictures(trainable, batch) if len(batch.target) else []
+    drawings = conversations[batch.stream.drawing_row]
+    if not parallel.sum_over_processes(int(conversations.sum())):  # the backbone's forward would be for nothing
+        nothing = eye_features.new_zeros(0, trainable.stream.llm.config.vocab_size)
+        return SelfDistillationTargets(
+            conversations,
+            drawings,
+            nothing,
+            None,
+            {},
+            weight,
+            eye_features.new_ones(len(drawings)),
+            eye_features,
+            latents,
+        )
+    stream_losses = forward_losses(trainable, batch, eye_features=eye_features)
+    logits, _, rows = assistant_logits(trainable.stream, stream_losses.output, batch.stream)
+    velocities: dict[Sample, Tensor] = {}
+    if stream_losses.features is not None:
+        choices = random_choices(stage, batch, seed, step, drawings)
+        for group in predict_velocities(trainable, stage, batch, stream_losses, choices, latents, only=drawings)[0]:
+            velocities |= dict(zip(group.samples, group.velocity, strict=True))
+    elif stream_losses.drawings:  # other processes have some
+        dummy_losses(trainable)
+    has_references = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
+    weights = torch.where(drawings, weight * torch.where(has_references, REFERENCE_WEIGHT, 1.0), 1.0)
+    return SelfDistillationTargets(
+        conversations,
+        drawings,
+        logits[conversations[rows]],
+        stream_losses.features,
+        velocities,
+        weight,
+        weights,
+        eye_features,
+        latents,
+    )
