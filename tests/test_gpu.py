@@ -240,7 +240,7 @@ def test_what_was_precomputed_is_read_back(data, tmp_path):
 def test_every_stage(tmp_path):
     """From nothing to a model, its judge and its reader, at a tiny size."""
     short = [
-        f"{stage}.loop.{key}" for stage in recipe.STAGES if stage != "tokenizer" for key in ("workers=0", "steps=2")
+        f"{stage}.loop.{key}" for stage in recipe.STAGES if stage != "tokenizer" for key in ("num_workers=0", "steps=2")
     ]
     short += [
         f"{stage}.{key}"
