@@ -1,7 +1,7 @@
-"""``limner compare BEFORE AFTER``: two models' answers to the same questions, question by question.
+"""``limner compare BEFORE AFTER``: two models' replies to the same prompts, compared prompt by prompt.
 
-What an adapter, fewer steps or more training cost shows in a few questions of a measure; two rates beside each other, each
-with its own interval, hide it.
+The paired comparison shows small changes by an adapter, fewer steps or more training that two rates, each with its own
+interval, hide.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from . import saved_replies
 
 
 def compare(before: Path, after: Path) -> list[dict[str, Any]]:
-    """A row a measure that both folders of `limner eval` hold, and one of all questions; prints them as a table.
+    """A row a task that both folders of `limner eval` hold, and one of all questions; prints them as a table.
 
-    Raises ValueError for folders without a measure in common, other questions, or another judge.
+    Raises ValueError for folders without a task in common, other questions, or another judge.
     """
     first, second = load_answers(before), load_answers(after)
     common = [name for name in first if name in second]
     if not common:
         raise ValueError(
-            f"{before} and {after} have no measure in common; both must be folders of limner eval, of one suite"
+            f"{before} and {after} have no task in common; both must be folders of limner eval, of one suite"
         )
     rows, differences = [], []
     for name in common:
@@ -51,7 +51,7 @@ def compare(before: Path, after: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class TaskAnswers:
-    """The answers to a measure's questions, all of them with the first seed, then with the second, …"""
+    """The answers to a task's questions, all of them with the first seed, then with the second, …"""
 
     prompts: list[Any]
     correct: list[bool]
@@ -59,13 +59,13 @@ class TaskAnswers:
     judge: str
 
     def shares(self) -> list[float]:
-        """Of each question's answers, how many are right."""
+        """The share of right replies of each prompt."""
         count = len(self.correct) // self.seeds
         return [sum(self.correct[question::count]) / self.seeds for question in range(count)]
 
 
 def load_answers(folder: Path) -> dict[str, TaskAnswers]:
-    """What a folder of `limner eval world` or `limner eval geneval` holds, by measure."""
+    """What a folder of `limner eval world` or `limner eval geneval` holds, by task."""
     found = {}
     for path in sorted(folder.glob("*/score.json")):
         score = json.loads(path.read_text())

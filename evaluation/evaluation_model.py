@@ -1,4 +1,4 @@
-"""What the evaluation's own small networks share: their folders."""
+"""Base class of the evaluation's own networks, judge and reader: loading and saving."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import nn
 
 
 class EvaluationModel(nn.Module):
-    """A network that looks at what a model drew; no part of any model."""
+    """A network that scores drawings; no part of a Limner model."""
 
     stage: ClassVar[str]
-    """By the stage that trains it"""
+    """Name of the training stage"""
     config_class: ClassVar[type]
 
     def __init__(self, config: Any) -> None:
@@ -31,7 +31,7 @@ class EvaluationModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """In fp32. Raises ValueError for a folder that holds none."""
+        """The network in fp32, in evaluation mode. Raises ValueError for a folder that holds none."""
         if not (folder / "config.json").exists():
             raise ValueError(f"no {cls.stage} in {folder}; train one with `limner train nano --stages {cls.stage}`")
         made = cls(cls.config_class(**json.loads((folder / "config.json").read_text())))

@@ -42,7 +42,7 @@ class Prompt:
 
     @property
     def in_world(self) -> bool:
-        """Whether the world, and so its judge, has drawings of everything that is asked for."""
+        """Whether the world, and so its judge, knows all objects of the prompt."""
         return all(thing["class"] in sampling.NAMES for thing in self.metadata["include"])
 
     def matches(self, verdict: Verdict) -> bool:
@@ -64,7 +64,7 @@ class Prompt:
         )
 
     def scene(self, rng: random.Random) -> Scene:
-        """A true picture of what is asked for."""
+        """A scene that fulfils the prompt."""
         things, include = [], self.metadata["include"]
         if len(include) == 1:
             count = include[0]["count"]
@@ -220,7 +220,7 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
 
 
 def page_html(chosen: Sequence[Prompt], correct: dict[int, list[bool]], results: dict[str, Any]) -> str:
-    """To look through: every prompt with its four pictures, framed by what the judge said."""
+    """An HTML page: every prompt with its four pictures, in frames by the judge's verdict."""
     rows = []
     for prompt in chosen:
         shots = "".join(

@@ -1,4 +1,4 @@
-"""What is asked and what counts as right: GenEval's six categories on the world, seen and held-out."""
+"""Prompts and expected objects of GenEval's six categories, with seen and with held-out combinations of the world."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..world.words import NUMBERS, plural, with_article
 from .judge import Verdict
 
 SIDES = ("left", "right", "top", "bottom")
-"""Of a thing, where half of it can be missing"""
+"""Sides of an object where its half can be missing."""
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Things a picture must hold, and no others; a colour None is free."""
+    """The objects that a picture must show, and no others; a colour of None is free."""
 
     things: tuple[tuple[str, str | None], ...]
     relation: str | None = None
-    """Of the first to the second."""
+    """Position of the first relative to the second."""
 
     def matches(self, verdict: Verdict) -> bool:
         found = verdict.detections
@@ -60,7 +60,7 @@ def make_cases(category: str, unseen: bool, count: int) -> list[Case]:
 
 
 def mixed_cases(count: int) -> list[Case]:
-    """``count`` in all, as many of each category, of combinations that training may show."""
+    """``count`` cases in all, evenly of the categories, of combinations that training may show."""
     shares = [(category, (count + index) // len(CATEGORIES)) for index, category in enumerate(CATEGORIES)]
     return [case for category, share in shares for case in make_cases(category, False, share)]
 
@@ -130,7 +130,7 @@ def _case(category: str, unseen: bool, scene: Scene) -> Case:
     elif category == "colors":
         words, wanted = phrase(things[0], color=True), Expected(colored)
     elif category == "counting":
-        # held out by colour, so the colour is asked for there
+        # held out by colour, so the prompt names it
         color = f"{things[0].color} " if unseen else ""
         words = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
         wanted = Expected(colored if unseen else free)
@@ -164,7 +164,7 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
 
 
 def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
-    """The scene with half of one thing painted over by what is behind it."""
+    """A picture of the scene in which half of one object is missing."""
     image = render(scene)
     rest = Scene(
         tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width, scene.style

@@ -1,4 +1,4 @@
-"""What `limner eval world` asks in Chinese and Korean: the first cases of the English categories, and descriptions."""
+"""Tasks of `limner eval world` in Chinese and Korean: drawing cases of the English categories, and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation to look through: every question with its answer, framed by whether it was right."""
+"""An HTML page of an evaluation: every prompt with its reply, and whether it is right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ body:has(#wrong:checked) .right{display:none}"""
 
 @dataclass(frozen=True)
 class Section:
-    """One measure: its line of the table, the folder of its pictures, its questions and answers, and which are right."""
+    """One task: its line of the table, the folder of its pictures, its questions and answers, and which are right."""
 
     row: dict[str, Any]
     folder: str

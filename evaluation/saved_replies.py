@@ -1,6 +1,6 @@
-"""Replies on disk, so that an evaluation goes on where it was cut and judges again without asking again.
+"""Replies on disk, so that a stopped evaluation is resumed, and graded again without generating again.
 
-A measure's folder holds ``replies.jsonl``, a line a question in order, and the pictures shown and drawn.
+A task's folder holds ``replies.jsonl``, one line for each prompt in order, and the pictures of prompts and replies.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .tasks import BATCH_SIZE, Task
 REPLIES_FILE = "replies.jsonl"
 
 
-def generate_replies(model: Limner, measure: Task, folder: Path) -> list[dict[str, Any]]:
-    """Every question that has no answer in ``folder`` yet; all lines, as they stand there."""
+def generate_replies(model: Limner, task: Task, folder: Path) -> list[dict[str, Any]]:
+    """Generate the replies that ``folder`` lacks; returns all lines of its ``replies.jsonl``."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = load_replies(folder)
-    lines = lines[: len(lines) // BATCH_SIZE * BATCH_SIZE] if len(lines) < len(measure.prompts) else lines
-    # half a batch is asked again: what is drawn together depends on each other's rounding
+    lines = lines[: len(lines) // BATCH_SIZE * BATCH_SIZE] if len(lines) < len(task.prompts) else lines
+    # half a batch is generated again: rounding depends on what is in a batch
     write_text(folder / REPLIES_FILE, "".join(json.dumps(line) + "\n" for line in lines))
-    starts = range(len(lines), len(measure.prompts), BATCH_SIZE)
-    for start in tqdm(starts, desc=measure.name, leave=False, disable=None):
+    starts = range(len(lines), len(task.prompts), BATCH_SIZE)
+    for start in tqdm(starts, desc=task.name, leave=False, disable=None):
         start_time = time.monotonic()
-        replies = measure.generate_batch(model, start)
+        replies = task.generate_batch(model, start)
         seconds = round((time.monotonic() - start_time) / len(replies), 3)
         with (folder / REPLIES_FILE).open("a") as file:
             for number, reply in enumerate(replies, start):
                 line = {
-                    "asked": save_prompt(measure.prompts[number], folder, f"{number:04d}-shown"),
+                    "asked": save_prompt(task.prompts[number], folder, f"{number:04d}-shown"),
                     "parts": save_parts(reply.parts, folder, f"{number:04d}"),
                     "finish_reason": reply.finish_reason,
                     "seconds": seconds,
@@ -48,7 +48,7 @@ def generate_replies(model: Limner, measure: Task, folder: Path) -> list[dict[st
 
 
 def load_replies(folder: Path) -> list[dict[str, Any]]:
-    """Raises ValueError for a line that is not JSON, unless it is the last, which a cut run may have left half."""
+    """The lines of ``replies.jsonl``. Raises ValueError for one that is not JSON, except the last, which may be incomplete."""
     path = folder / REPLIES_FILE
     lines: list[dict[str, Any]] = []
     texts = path.read_text().splitlines() if path.exists() else []
@@ -62,7 +62,7 @@ def load_replies(folder: Path) -> list[dict[str, Any]]:
 
 
 def save_prompt(messages: Messages, folder: Path, stem: str) -> list[Any]:
-    """What was asked, as `save_parts` keeps a reply."""
+    """A prompt in the form of `save_parts`."""
     if isinstance(messages, str):
         return [messages]
     content = [part for message in messages for part in message["content"]]
@@ -70,7 +70,7 @@ def save_prompt(messages: Messages, folder: Path, stem: str) -> list[Any]:
 
 
 def save_parts(parts: list[str | Image.Image], folder: Path, stem: str) -> list[Any]:
-    """Words, and {"image": file name} for a picture, which is written to ``folder``."""
+    """Texts, and {"image": file name} for each picture, which is written to ``folder``."""
     made: list[Any] = []
     for part in parts:
         if not isinstance(part, str):

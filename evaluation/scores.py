@@ -14,12 +14,12 @@ class Score:
     correct: int
     total: int
     extra: dict[str, Any]
-    """What stands beside the rate, by name; None where it does not apply"""
+    """Further figures by name; None if one does not apply"""
     seeds: int = 1
-    """How often each question was asked"""
+    """How many replies each prompt has"""
 
     def row(self) -> dict[str, Any]:
-        # answers to one question are not independent: the interval is over questions
+        # replies to one prompt are not independent: the interval is over prompts
         low, high = wilson(round(self.correct / self.seeds), self.total // self.seeds)
         rate = self.correct / self.total if self.total else float("nan")
         return {"name": self.name, "rate": rate, "low": low, "high": high, "n": self.total, **self.extra}

@@ -1,4 +1,4 @@
-"""What a request settles beside the contents: the shape, a size beyond training, whether words come first."""
+"""Tasks about the shape of a picture, sizes beyond training, and replies without text."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def size_task(height: int, width: int, count: int, steps: int | None = None) -> 
 
 
 def downscale(image: Image.Image) -> Image.Image:
-    """Of about 128 x 128 pixels, in the same shape."""
+    """The picture scaled to about 128 x 128 pixels in the same aspect ratio; a smaller one as it is."""
     scale = 128 / (image.width * image.height) ** 0.5
     size = tuple(round(side * scale / CELL_SIZE) * CELL_SIZE for side in image.size)
     return image.resize(size, Image.Resampling.BOX) if image.width > size[0] else image
 
 
 def shape_task(count: int) -> Task:
-    """A wide or a tall picture, or nothing said and a square: the picture has that shape."""
+    """Requests for a wide, a tall or (if nothing is said) a square picture: right if it has that shape."""
     rng = random.Random("shapes")
     prompts, wanted = [], []
     for index in range(count):
@@ -69,7 +69,7 @@ def shape_task(count: int) -> Task:
 
 
 def no_text_task(count: int) -> Task:
-    """Asked for a picture and no words: it begins with the picture and adds nothing."""
+    """Requests for a picture without text: right if the reply is one picture and nothing else."""
     rng = random.Random("silent")
     scenes = [sampling.allowed_scene(lambda: sampling.single(rng)) for _ in range(count)]
     prompts = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]

@@ -1,4 +1,4 @@
-"""Every measure of ``limner eval world``, in the table's order."""
+"""All tasks of ``limner eval world``, in the table's order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .tasks import (
 )
 
 SEEDED = ("draw/", "edit/")
-"""Beginnings of the measures whose questions may be asked with several seeds"""
+"""Prefixes of the names of tasks that are repeated with several seeds"""
 
 
 def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict[str, Callable[[], Task]]:

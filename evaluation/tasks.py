@@ -1,4 +1,4 @@
-"""What `limner eval world` measures: what is asked, how it is answered, and when an answer is right.
+"""Tasks of `limner eval world`: prompts, how replies are generated, and how they are graded.
 
 Drawing in GenEval's categories, editing, describing, answering, deciding when to draw, and requests written by hand.
 """
@@ -37,7 +37,7 @@ from .scores import Score
 READER_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH_SIZE = 16
 MAX_NEW_TOKENS = 48
-"""Text tokens of a reply: the plan before a picture and the words after it."""
+"""Text tokens of a reply: enough for the plan before a picture and a sentence after it."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Task:
     name: str
     prompts: Sequence[Messages]
     generate: Callable[..., list[Reply]]
-    """Of the model, conversations and their ``seed``"""
+    """(model, prompts, seed=seeds) to replies"""
     grade: Callable[[Limner, Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
-    """Which replies of the model are, and what stands beside their rate"""
+    """(model, judge, replies) to which replies are right, and further figures to show beside the rate"""
     seeds: int = 1
-    """Rounds of the same questions in ``asked``"""
+    """How many times each prompt is in ``prompts``"""
 
     def generate_batch(self, model: Limner, start: int) -> list[Reply]:
-        """To the batch that begins at ``start``; the seeds are the places of the questions."""
+        """Replies to the batch that begins at ``start``; a prompt's seed is its index."""
         chunk = list(self.prompts[start : start + BATCH_SIZE])
         return self.generate(model, chunk, seed=list(range(start, start + len(chunk))))
 
     def run(self, model: Limner, judge: Judge) -> Score:
-        """Asked and judged, nothing kept."""
+        """Generate and grade all replies, without files."""
         replies = [
             reply for start in range(0, len(self.prompts), BATCH_SIZE) for reply in self.generate_batch(model, start)
         ]
@@ -65,13 +65,13 @@ class Task:
         return Score(self.name, sum(correct), len(correct), extra, self.seeds)
 
 
-def with_seeds(measure: Task, seeds: int) -> Task:
-    """Every question ``seeds`` times, one round after the other, so that each has other seeds; beside the rate stands how
-    many have a right answer among theirs."""
-    count = len(measure.prompts)
+def with_seeds(task: Task, seeds: int) -> Task:
+    """``task`` with every prompt ``seeds`` times, each time with another seed, and with the share of prompts that have at
+    least one right reply."""
+    count = len(task.prompts)
 
     def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        rounds = [measure.grade(model, judge, replies[i * count : (i + 1) * count]) for i in range(seeds)]
+        rounds = [task.grade(model, judge, replies[i * count : (i + 1) * count]) for i in range(seeds)]
         extra = {}
         for key in rounds[0][1]:
             values = [value for _, extras in rounds if (value := extras[key]) is not None]
@@ -79,7 +79,7 @@ def with_seeds(measure: Task, seeds: int) -> Task:
         best = sum(map(any, zip(*(correct for correct, _ in rounds), strict=True))) / count
         return [g for correct, _ in rounds for g in correct], {f"best_of_{seeds}": best, **extra}
 
-    return replace(measure, prompts=[*measure.prompts] * seeds, grade=grade, seeds=seeds)
+    return replace(task, prompts=[*task.prompts] * seeds, grade=grade, seeds=seeds)
 
 
 def draw_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:
@@ -116,14 +116,14 @@ def judge_accuracy(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
 
 
 def count_matches(judge: Judge, shown: Sequence[tuple[Case, Image.Image]]) -> int:
-    """How many of the pictures hold what their case wants."""
+    """How many of the pictures are as their case expects."""
     verdicts = judge.detect([image for _, image in shown])
     return sum(case.expected.matches(verdict) for (case, _), verdict in zip(shown, verdicts, strict=True))
 
 
 def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
-    """Whether the change happened (as the judge sees it), and the PSNR of what should stay, beside what the autoencoder
-    alone makes of the same pixels."""
+    """Edits of one kind: right if the judge sees the change. Beside it stands the PSNR in dB of the pixels that must stay, and of
+    the autoencoder's reconstruction of them, its upper bound."""
     rng = random.Random(f"edit/{kind}")
     changes: list[Edit] = []
     while len(changes) < count:
@@ -161,7 +161,7 @@ def matches_edit(change: Edit, verdict: Verdict) -> bool:
 
 
 def unchanged_pixels(change: Edit) -> np.ndarray:
-    """Pixels that the edit must leave alone: those equal in both true pictures."""
+    """Mask (height, width, 1) of the pixels that an edit must not change: those equal in both true pictures."""
     before, after = (np.asarray(render(s), dtype=np.int16) for s in (change.before, change.after))
     return (np.abs(before - after).max(-1) == 0)[..., None]
 
@@ -173,7 +173,7 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 
 def reconstruct(model: Limner, pixels: np.ndarray) -> np.ndarray:
-    """8-bit pixels (height, width, 3) there and back: no drawing can be closer."""
+    """8-bit pixels (height, width, 3), encoded and decoded by the model's autoencoder: no drawing can be closer to them."""
     vae = model.detokenizer.autoencoder
     with torch.inference_mode():
         given = to_pixels(torch.from_numpy(pixels)[None]).to(next(vae.parameters()))
@@ -189,7 +189,7 @@ def text_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int], 
 
 
 def describing_task(count: int) -> Task:
-    """All attributes right: each object with its colour and count, the relation, the background."""
+    """Captions: right if every object with its colour and count, the relation and the background are."""
     rng = random.Random("describe")
     scenes = [sampling.any_scene(rng) for _ in range(count)]
 
@@ -218,14 +218,14 @@ def answering_task(count: int) -> Task:
 
 
 def one_step_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-    """One step a picture, where only whether it draws, and in which shape, counts."""
+    """Replies with one-step pictures, for tasks that look only at whether a picture is drawn, and at its shape."""
     return model.generate(
         prompts, max_images=1, max_new_tokens=MAX_NEW_TOKENS, num_inference_steps=1, guidance_scale=1.0, seed=seed
     )
 
 
 def deciding_task(count: int) -> Task:
-    """Draws when asked for a picture it can draw, and only then (talk, questions, unknown things, pictures to describe)."""
+    """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects)."""
     rng = random.Random("decide")
     prompts, wants = [], []
     for index in range(count):
@@ -250,7 +250,7 @@ def deciding_task(count: int) -> Task:
 
 
 def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
-    """A sign with a word of so many letters that training never showed: right where the reader spells it back."""
+    """Signs with held-out words of these lengths: right if the reader reads the word."""
     rng = random.Random(f"signs/{lengths}")
     scenes: list[Scene] = []
     while len(scenes) < count:
@@ -277,7 +277,7 @@ def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> T
 
 
 def composing_task(count: int, steps: int | None = None) -> Task:
-    """One picture with what is on two: both things in their colours, where they are to stand."""
+    """Two pictures combined in one: right if both objects have their colours and positions."""
     rng = random.Random("compose")
     scenes = [compose.pair(rng) for _ in range(count)]
     prompts = []
@@ -296,11 +296,11 @@ def composing_task(count: int, steps: int | None = None) -> Task:
 
 
 POSITION_TOLERANCE = 0.1
-"""How far a thing may stand from where its control picture has it, of the picture's side"""
+"""How far an object may be from its place in the control picture, as a fraction of the picture's side."""
 
 
 def control_task(count: int, steps: int | None = None) -> Task:
-    """Drawn along edges, a silhouette, a sketch or depths: the right things, each where it is to be."""
+    """Drawings from edges, a silhouette, a sketch or a depth map: right if all objects are there, each in its place."""
     rng = random.Random("control")
     scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
     prompts = []
@@ -327,7 +327,8 @@ def control_task(count: int, steps: int | None = None) -> Task:
 
 
 def inpainting_task(count: int, steps: int | None = None) -> Task:
-    """What was covered is there again, in its colour; and the PSNR of what was not covered, beside the autoencoder's."""
+    """Inpainting: right if the masked object is drawn in its colour. Beside it stands the PSNR in dB of the unmasked pixels, and
+    of the autoencoder's reconstruction of them."""
     rng = random.Random("fill")
     scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
     covered = [compose.mask_thing(rng, scene) for scene in scenes]
@@ -350,13 +351,13 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
 
 
 def story_task(count: int, steps: int | None = None) -> Task:
-    """Stories in four pictures: right where there are four and the character is in every one."""
+    """Stories in four pictures: right if there are four and the character is in each."""
     rng = random.Random("stories")
     heroes = [sampling.allowed_scene(lambda: sampling.single(rng)).things[0] for _ in range(count)]
     prompts = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
 
     def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        # one picture more than asked for, or nothing would show that it does not stop
+        # one more than requested, to see whether it stops
         return model.generate(
             prompts, max_images=5, max_new_tokens=5 * MAX_NEW_TOKENS, num_inference_steps=steps, seed=seed
         )
@@ -374,7 +375,7 @@ def story_task(count: int, steps: int | None = None) -> Task:
 
 
 def handwritten_task(task: str | None, limit: int, steps: int | None = None, language: str = "english") -> Task:
-    """Requests that a person wrote, not the world's templates, of one task or of all."""
+    """Requests that a person wrote (not templates of the world), of one task or of all."""
     chosen = [r for r in requests.load_requests() if task in (None, r.task) and r.language == language][: limit or None]
 
     def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:

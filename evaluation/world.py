@@ -25,12 +25,12 @@ from .task_list import all_tasks
 from .tasks import Task, psnr, reconstruct
 
 DEFAULT_COUNT = 500
-"""Examples a category for published figures."""
+"""Examples of each category, if no limit is given."""
 JUDGE_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "judge"
 SETTINGS_FILE = "of.json"
-"""File of whose answers a folder holds"""
+"""File with the model and the settings of the replies in a folder."""
 SHEET_PICTURES = 8
-"""Pictures of a measure on the sheet"""
+"""Pictures of a task on the sheet"""
 
 
 def evaluate(
@@ -42,13 +42,13 @@ def evaluate(
     seeds: int = 1,
     only: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Ask and judge everything, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, print the table.
+    """Run all tasks, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, and print the table.
 
-    What ``output`` already has of this model is not asked again. ``part`` (i, n) takes every n-th measure from the i-th on;
-    returns None while others still have some to do. With several ``seeds`` every drawing and edit is made that often, and how
-    often the best of them is right stands beside the mean. ``only`` asks the measures whose names begin so. Raises ValueError for
-    a negative limit, a part that is none, no seed, a beginning that no measure has, a folder with the answers of another model
-    or other settings, or where the judge is missing.
+    Replies of this model that ``output`` already has are not generated again. ``part`` (i, n) runs every n-th task from the
+    i-th on, and returns None while other parts are unfinished. With several ``seeds`` every drawing and edit is made so many
+    times, and the share of prompts with a right one stands beside the mean. ``only`` are prefixes of the names of tasks to
+    run. Raises ValueError for a negative limit, an impossible part, no seed, a prefix that no task has, a folder with replies
+    of another model or other settings, and if the judge is missing.
     """
     index, parts = check_part(limit, part)
     if seeds < 1:
@@ -64,15 +64,15 @@ def evaluate(
     for name, make_task in list(named.items())[index::parts]:
         folder = output / task_folder(name)
         if (found := load_score(folder, fingerprint)) is None:
-            measure = make_task()
-            lines = saved_replies.generate_replies(model, measure, folder)
-            correct, extra = measure.grade(model, judge, [saved_replies.to_reply(answer, folder) for answer in lines])
-            found = {"judge": fingerprint, "right": [bool(r) for r in correct], "extra": extra, "seeds": measure.seeds}
+            task = make_task()
+            lines = saved_replies.generate_replies(model, task, folder)
+            correct, extra = task.grade(model, judge, [saved_replies.to_reply(answer, folder) for answer in lines])
+            found = {"judge": fingerprint, "right": [bool(r) for r in correct], "extra": extra, "seeds": task.seeds}
             write_text(folder / "score.json", json.dumps(found) + "\n")
         print(format_row(to_score(name, found).row()), flush=True)
     done = {name: found for name in named if (found := load_score(output / task_folder(name), fingerprint))}
     if len(done) < len(named):
-        print(f"{len(named) - len(done)} measures are still to be done by other parts; the last one writes the table")
+        print(f"{len(named) - len(done)} tasks are still to be done by other parts; the last one writes the table")
         return None
     chapters = [
         Section(to_score(n, f).row(), task_folder(n), saved_replies.load_replies(output / task_folder(n)), f["right"])
@@ -84,15 +84,15 @@ def evaluate(
 
 
 def select_by_prefix(named: dict[str, Callable[[], Task]], only: Sequence[str]) -> dict[str, Callable[[], Task]]:
-    """Those whose names begin with one of ``only``, all where it is empty. Raises ValueError for a beginning that none has."""
+    """Those whose names begin with one of ``only``; all if it is empty. Raises ValueError for a prefix that no name has."""
     for beginning in only:
         if not any(name.startswith(beginning) for name in named):
-            raise ValueError(f"no measure's name begins with {beginning!r}; there are {', '.join(named)}")
+            raise ValueError(f"no task's name begins with {beginning!r}; there are {', '.join(named)}")
     return {name: value for name, value in named.items() if not only or name.startswith(tuple(only))}
 
 
 def check_part(limit: int, part: tuple[int, int]) -> tuple[int, int]:
-    """The part. Raises ValueError for a negative limit or a part that is none."""
+    """``part``. Raises ValueError for a negative limit, or a part outside of the number of parts."""
     index, parts = part
     if limit < 0:
         raise ValueError(f"--limit is {limit}; it must not be negative")
@@ -106,8 +106,8 @@ def model_info(model: Limner) -> dict[str, Any]:
 
 
 def check_same_model(output: Path, model: Limner, steps: int | None, settings: dict[str, Any] | None = None) -> None:
-    """Note whose answers the folder holds, in how many steps. Raises ValueError where it holds those of another model or
-    settings, or things that are no answers."""
+    """Write the model and the settings to ``output``, or compare them with those there. Raises ValueError for replies of another
+    model or other settings, and for a folder that holds other things."""
     settings = model_info(model) | (settings or {}) | {"steps": steps, "weights": digest(model)}
     path = check_folder(output, SETTINGS_FILE) / SETTINGS_FILE
     output.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def task_folder(name: str) -> str:
 
 
 def load_score(folder: Path, judge: str) -> dict[str, Any] | None:
-    """A finished measure as this judge sees it."""
+    """The saved score of a task by this judge; None if there is none."""
     path = folder / "score.json"
     if not path.exists():
         return None
@@ -162,7 +162,7 @@ def write_results(output: Path, chapters: Sequence[Section], about: dict[str, An
 
 
 def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
-    """The first pictures of a measure, as the sheet shows them."""
+    """The first pictures of a task, as the sheet shows them."""
     pairs = list(zip(chapter.lines, chapter.correct, strict=True))[:SHEET_PICTURES]
     return [
         with_border(saved_replies.to_reply(saved, output / chapter.folder).images[0], correct)
@@ -171,7 +171,7 @@ def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
 
 
 def with_border(image: Image.Image, correct: bool) -> Image.Image:
-    """Green where the judge agreed, red where it did not."""
+    """A picture with a green border if it is right, else a red one."""
     page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if correct else (220, 40, 40))
     page.paste(image, (3, 3))
     return page

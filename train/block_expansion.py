@@ -1,4 +1,4 @@
-"""More layers for a trained backbone, which at first change nothing (block expansion; Wu et al. 2024, arXiv:2401.02415)."""
+"""Block expansion: new layers for a trained backbone that at first change nothing (Wu et al. 2024, arXiv:2401.02415)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj")
-"""What of a layer adds to the residual stream; zero in the new ones."""
+"""The projections of a layer that add to the residual stream; they are zero in new layers."""
 
 
 @torch.no_grad()
 def expand_blocks(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """``llm`` with ``layers`` layers: copies of its last one that write nothing yet follow its own.
+    """``llm`` with ``layers`` layers: after its own come copies of the last one whose output projections are zero.
 
-    Raises ValueError for layers that do not write through `OUTPUT_PROJECTIONS`.
+    Raises ValueError for a backbone whose layers have no `OUTPUT_PROJECTIONS`.
     """
     config = copy.deepcopy(llm.config)
     had = config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""Conversations to joint batches: the stream's part, the pictures, and who draws what from which references."""
+"""Batches of conversations: the stream's inputs, the pictures, and each drawing's target and references."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from .pictures import to_array
 class JointBatch:
     stream: StreamBatch
     pictures: list[Tensor]
-    """8-bit pixels (count, height, width, 3), one tensor a shape"""
+    """8-bit pixels (count, height, width, 3), one tensor for each shape"""
     target: list[tuple[int, int]]
-    """Of each drawing: which shape, which picture of it"""
+    """For each drawing: (index of the tensor in ``pictures``, index in it)"""
     references: list[list[tuple[int, int]]]
-    """The pictures before its BOI, newest first, at most ``max_references``"""
+    """For each drawing: the pictures before its BOI, newest first, at most ``max_references``"""
     unseen_views: Tensor
     """(views, 3, image_size, image_size) of pictures to be drawn that the stream does not show itself ("queries" mode)"""
     target_views: list[int]
-    """Of each drawing: which of `views` is the eye's of it"""
+    """For each drawing: the index in `views` of the eye's input of the drawn picture"""
     drawing_ids: list[int]
-    """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
+    """For each drawing: a number unique over the batch of all processes, which seeds its noise and timesteps"""
     words: list[tuple[str, ...]] = field(default_factory=list)
-    """That each drawing is to carry"""
+    """For each drawing: the text that is to be written in it"""
     view_keys: list[str] = field(default_factory=list)
-    """`tensor_key` of each of `views` and of each picture; empty where nobody asks"""
+    """`tensor_key` of each of `views` and of each picture, if they were requested"""
     picture_keys: list[list[str]] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
-    """Of each conversation, which source of a mixture it is from"""
+    """For each conversation: which source of a mixture it is from"""
     left_out: list[str] = field(default_factory=list)
     """Conversations of this batch that could not be used, and why"""
     totals: tuple[int, int] | None = None
-    """`counts` of all the batches whose gradients make one step, where those are several"""
+    """`counts` summed over the batches of one step, with gradient accumulation"""
 
     def counts(self) -> tuple[int, int]:
-        """What losses are averaged over: decisions of the assistant (labels) and drawings."""
+        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings."""
         return int((self.stream.labels[:, 1:] != IGNORED).sum()), len(self.target)
 
     def views(self) -> Tensor:
@@ -61,7 +61,7 @@ class JointBatch:
 
 
 MAX_PICTURES = 1000
-"""More than a conversation has pictures."""
+"""An upper bound of the pictures of one conversation."""
 
 
 def joint_batch(
@@ -118,5 +118,5 @@ def joint_batch(
 
 
 def tensor_key(tensor: Tensor) -> str:
-    """Of an encoder's input, whatever picture of whatever data set it came from."""
+    """A hash of an encoder's input: equal pixels have equal keys, whichever data set they come from."""
     return hashlib.blake2b(tensor.contiguous().numpy().tobytes(), digest_size=16).hexdigest()

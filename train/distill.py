@@ -1,8 +1,8 @@
-"""A few-step student: LoRA on the MM-DiT with which one plain step goes where many guided steps of the teacher go.
+"""Distillation of a few-step student: LoRA on the MM-DiT whose single unguided step replaces several guided ones.
 
 The target is progressive distillation's (Salimans and Ho 2022, arXiv:2202.00512) with guidance folded in (Meng et al. 2023,
-arXiv:2210.03142); the points it is taken at lie on the student's own path, as those are the ones it will meet. The result is
-an adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): the teacher is what remains when it rests.
+arXiv:2210.03142); it is taken at points of the student's own path, which are those that it will meet. The result is an
+adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): without it the model is the teacher.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ from .trainable import TrainableModel
 
 ADAPTER_NAME = "student"
 MAX_TRIES = 64
-"""Conversations of a source that may pass without a drawing before it counts as one that has none."""
+"""After so many conversations without a drawing a source counts as one without drawings."""
 
 
 @dataclass
 class DistillConfig:
     steps: int = 4
-    """Of the student, from noise to picture"""
+    """Steps of the student from noise to picture"""
     teacher_steps: int = 20
-    """Of the teacher over the same way; a multiple of the student's"""
+    """Steps of the teacher from noise to picture; a multiple of the student's"""
     guidance_scale: float | None = None
-    """The teacher's; None takes the model's own"""
+    """Guidance scale of the teacher; None means the model's default"""
     rank: int = 32
     alpha: float = 32.0
     warm_start: str = ""
     """Folder of an earlier student, of this rank and base, to go on from"""
     data: tuple[str, ...] = ("world",)
-    """Whose requests are drawn; its pictures are not looked at, but for those that a request shows"""
+    """Data sets whose requests are drawn; of their pictures only those in requests are used"""
     seed: int = 0
     dtype: str = "auto"
     loop: LoopConfig = field(
@@ -99,7 +99,7 @@ def load_config(overrides: Sequence[str] = ()) -> DistillConfig:
 
 @dataclass(frozen=True)
 class DrawingSource:
-    """Those of a source's conversations in which something is drawn."""
+    """Those conversations of a source in which something is drawn."""
 
     source: ConversationSource
 
@@ -123,7 +123,7 @@ class DrawingSource:
 
 @dataclass
 class Student:
-    """The MM-DiT with the student's LoRA, which `switch` turns on and off."""
+    """The MM-DiT with the student's LoRA, which `switch` turns on and off (off, it is the teacher)."""
 
     mmdit: MMDiT
 
@@ -134,7 +134,7 @@ class Student:
 def student_losses(
     trainable: TrainableModel, config: DistillConfig, scale: float, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """The loss of every segment of every drawing's way, averaged."""
+    """The loss of all drawings of a batch, averaged over the segments of their paths."""
     batch = batch.to(trainable.stream.device)
     detokenizer = trainable.detokenizer
     student = Student(detokenizer.mmdit)
@@ -166,7 +166,10 @@ def student_losses(
 def path_loss(
     student: Student, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
 ) -> Tensor:
-    """Each picture's squared error (batch,) of the student's velocities on its own way from ``noise``, over its segments."""
+    """The student's squared error for each picture (batch,), averaged over the segments of its own path from ``noise``.
+
+    In each segment the target is the mean velocity of the teacher's guided steps from the same point.
+    """
     mmdit = student.mmdit
     dtype = mmdit.proj_out.weight.dtype
     ratio = config.teacher_steps // config.steps
@@ -198,7 +201,7 @@ def distill(
     """Train a student of ``model`` and write its adapter to ``output``; the model is as it was before.
 
     ``prompts`` are drawn by the teacher and the student for the adapter's card. A run that was stopped goes on. Raises
-    ValueError for options or data that cannot be used, and for a model whose painter is no MM-DiT.
+    ValueError for options or data that cannot be used, and for a model that draws with another network than the MM-DiT.
     """
     config, output = config or DistillConfig(), Path(output)
     if (output / adapter_files.CARD).exists():
@@ -263,7 +266,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
 
 
 def prepare_student(model: Limner, config: DistillConfig) -> TrainableModel:
-    """The trainee with only the student's LoRA requiring a gradient."""
+    """The module with only the student's LoRA requiring a gradient."""
     trainable = TrainableModel(model.mllm, model.detokenizer)
     trainable.requires_grad_(False)
     lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
@@ -275,7 +278,7 @@ def prepare_student(model: Limner, config: DistillConfig) -> TrainableModel:
 
 
 def load_student(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Tensor]:
-    """LoRA weights of an earlier student. Raises ValueError for a folder that holds none, one of another base, rank or alpha."""
+    """LoRA weights of an earlier student. Raises ValueError for a folder without one, or for another base, rank or alpha."""
     adapter = adapter_files.read_card(folder)
     made = adapter["made"]
     if adapter["base_fingerprint"] != model.adapters.fingerprint or "student_steps" not in made:

@@ -44,10 +44,10 @@ from .stages.joint_options import JointStage
 from .trainable import TrainableModel, gradient_checkpointing, limner_parameter_name
 
 EDIT_KINDS = ("edit", "follow_up", "describe")
-"""Of nano's world half of what is replayed: what is said and made of earlier pictures is forgotten first, as captioned pictures
-have none before them."""
+"""Kinds of conversation that half of the replay is of: answers about earlier pictures and edits of them are forgotten first,
+as captioned pictures have none before them."""
 MIN_CONTEXT_DROPOUT = 0.25
-"""Share of what is replayed, at least, that is drawn without its words: there all of it is the base's (`joint_losses`)"""
+"""Least share of the replayed drawings that are drawn without context, which only the base teaches (`joint_losses`)."""
 UNUSED_STAGE_FIELDS = (
     "data",
     "train",
@@ -58,11 +58,11 @@ UNUSED_STAGE_FIELDS = (
     "compile",
     "sample_prompts",
 )
-"""Of a joint stage, what a fine-tuning does not do."""
+"""Options of a joint stage that fine-tuning does not use."""
 ADAPTER_NAME = "new"
-"""What the adapter is called while it trains."""
+"""Name of the adapter while it trains."""
 RUN_FOLDER = "run"
-"""Folder of checkpoints, log and figures inside the adapter's"""
+"""Folder inside the adapter's for checkpoints, log and metrics."""
 
 
 @dataclass
@@ -70,32 +70,30 @@ class FinetuneConfig:
     rank: int = 32
     alpha: float = 32.0
     parts: tuple[str, ...] = ("llm", "mmdit")
-    """What gets LoRA."""
+    """Parts of the model that get LoRA."""
     streams: tuple[str, ...] = ()
-    """Of the MM-DiT, the streams that get it. The context's alone can tell what is new from what is known: what is drawn of
-    other words stays as it was. The image's too learn more, such as a style. () is context where something is replayed, so
-    that it is kept, else both"""
+    """Streams of the MM-DiT that get LoRA. On the context stream alone the drawings of other requests stay as they were; with
+    the image stream it learns more, such as a style. () means context alone if there is replay, else both."""
     extra: tuple[str, ...] = ()
-    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new
+    """Small parts trained in full beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new
     object gains nothing by them (docs/finetune.md)."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     plan_share: float | None = None
-    """Share of drawings that follow a plan, the fullest caption said before the picture; None is 0.85 for nano, which plans
-    all it draws, and 0 for others"""
+    """Share of drawings after a plan: the longest caption, written before the picture. None means 0.85 for nano, which plans
+    what it draws, and 0 for others."""
     replay: str = "auto"
-    """What the base learned before, mixed in so that it is not forgotten: "world", "none", or "auto" (world for nano). Of
-    it the base's own answers are learned, not the truth: what the adapter is not for, it leaves alone."""
+    """What is replayed so that the base's abilities are not forgotten: "world", "none", or "auto" (world for nano). The targets
+    are the base's own outputs (`self_distillation`), not the true ones."""
     replay_share: float = 0.5
     replay_weight: float = 7.5
-    """What leaving the base's answers counts in the losses, beside 1 for what is new: their errors are small, and it is to
-    stay so"""
+    """Weight of the replayed conversations' losses beside 1 for new examples: their errors are small and have to stay so."""
     seed: int = 0
     dtype: str = "auto"
-    """Of the frozen weights while training; "auto" is bfloat16 where the machine is faster in it and the base loses nothing by
-    it, else float32"""
+    """Precision of the frozen weights while training; "auto" is bfloat16 if the machine is faster in it and no weight of the
+    base is rounded, else float32."""
     samples: int = 4
-    """Prompts drawn before and after."""
+    """Number of prompts drawn before and after training."""
     joint: JointStage = field(
         default_factory=lambda: JointStage(
             density_mean=0.3,
@@ -154,7 +152,7 @@ def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
 
 
 def config_from_options(options: Mapping[str, Any]) -> FinetuneConfig:
-    """Of fields of `FinetuneConfig` and ``steps``. Raises ValueError for an unknown one or a value that makes no sense."""
+    """A `FinetuneConfig` of its fields and ``steps``. Raises ValueError for an unknown option or a value that makes no sense."""
     options, fields = current_keys(dict(options)), FinetuneConfig.__dataclass_fields__
     if unknown := sorted(set(options) - {"steps", *fields}):
         raise ValueError(f"unknown option {unknown[0]!r}; there are steps, {', '.join(fields)}")
@@ -201,7 +199,7 @@ def finetune(
 
 @contextmanager
 def restored(model: Limner, name: str) -> Iterator[None]:
-    """Afterwards the model has its precision again and no adapter ``name``."""
+    """On leaving it, the model has its former precision and no adapter ``name``."""
     before = {p: p.dtype for p in model.parameters()}
     try:
         yield
@@ -278,7 +276,7 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
 
 
 def remove_checkpoints(run: Path, loop: LoopConfig) -> None:
-    """The log and the figures of a run stay, and the checkpoints where several were asked for; one alone was for going on."""
+    """Remove the checkpoints of a finished run, unless several were to be kept; log and metrics stay."""
     if loop.save_total_limit == 1:
         shutil.rmtree(run / "checkpoints")
 
@@ -292,8 +290,8 @@ def adapter_losses(
     batch: JointBatch,
     step: int,
 ) -> dict[str, Tensor]:
-    """The first source is learned; of what is replayed, the base's own answers are kept (`self_distillation_targets`), by
-    ``weight``; None replays nothing, or the truth."""
+    """Losses of a batch: true targets for the first source, the base's outputs (`self_distillation_targets`) with ``weight`` for
+    the others; a weight of None means that nothing is replayed."""
     self_targets = None
     if weight is not None:
         batch = batch.to(model.mllm.device)
@@ -304,12 +302,12 @@ def adapter_losses(
 
 
 def uses_replay(model: Limner, config: FinetuneConfig) -> bool:
-    """Whether what the base knows is mixed in."""
+    """Whether conversations of the base's own data are replayed."""
     return config.replay == "world" or (config.replay == "auto" and model.name == "nano")
 
 
 def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableModel, dict[str, Tensor]]:
-    """The trainee with only the adapter requiring a gradient, and the extras' values before (fp32)."""
+    """The module with only the adapter requiring a gradient, and the fp32 values of the extra parts before training."""
     adapters: Adapters = model.adapters
     trainable = TrainableModel(model.mllm, model.detokenizer)
     trainable.requires_grad_(False)
@@ -338,7 +336,7 @@ def learning_rate(width: int) -> float:
 
 
 def training_precision(model: Limner, device: torch.device, wanted: str = "auto") -> torch.dtype:
-    """Of the frozen weights: what the machine computes fast, unless bf16 would round the base; the same on all processes.
+    """Precision of the frozen weights on all processes: what the machine computes fast, unless bf16 would round the base.
 
     Raises ValueError for a name that is no precision.
     """
@@ -377,8 +375,8 @@ def estimate_cost(
 
 
 def step_cost(batch: JointBatch, trainable: TrainableModel, stage: JointStage) -> float:
-    """About how many multiplications a step of this batch takes: parameters times tokens, forward, backward and, of what is
-    kept, the base's forward."""
+    """About how many multiplications a step of this batch takes: parameters times tokens, for forward, backward and, if
+    conversations are replayed, the base's forward."""
     stream, detokenizer = trainable.stream, trainable.detokenizer
     rows, tokens = batch.stream.input_ids.shape
     tokens_in_all = rows * tokens + len(batch.target) * stream.config.num_queries
@@ -402,7 +400,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def peak_memory() -> int:
-    """Of this process, in bytes."""
+    """Peak memory of this process in bytes."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -410,7 +408,7 @@ def peak_memory() -> int:
 
 
 def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
-    """Captions, or requests that a drawing answers, of a few examples far apart in the set."""
+    """Captions, or requests answered by a drawing, of a few examples spread over the set."""
     prompts = []
     for example in examples[:: max(1, len(examples) // max(1, config.samples))]:
         if isinstance(example, CaptionedPicture):
@@ -429,7 +427,7 @@ def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, *
 
 
 def comparison_section(first: str, second: str, prompts: Sequence[str], seed: int) -> str:
-    """Two sheets of the same prompts, for a card; nothing where nothing was drawn."""
+    """A section of the model card with two sheets of the same prompts; empty if nothing was drawn."""
     if not prompts:
         return ""
     shown = "\n".join(f"- {prompt}" for prompt in prompts)

@@ -1,4 +1,4 @@
-"""The flow loss of a batch's drawings, from conditions to velocities, whichever process has them."""
+"""The flow loss of a batch's drawings: conditions, random choices, velocities and their errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .targets import PredictedVelocities, Sample, SelfDistillationTargets
 from .trainable import StreamLosses, TrainableModel
 
 MAX_DISTILLED_DRAWINGS = 2
-"""Of a conversation whose drawings are kept as the base makes them, how many are compared at a step"""
+"""How many drawings of a replayed conversation are compared with the base at a step."""
 
 
 @dataclass
 class DrawingGroup:
-    """Samples of one shape, all with or all without references, so that nothing is padded."""
+    """Samples whose pictures and references have the same shapes, so that nothing is padded."""
 
     samples: list[Sample]
     latents: Tensor
@@ -41,7 +41,10 @@ class DrawingGroup:
 def group_by_shape(
     batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]
 ) -> list[DrawingGroup]:
-    """``samples`` of the batch's drawings by shape and by their references' shapes; drawings ``dropped`` lose theirs."""
+    """``samples`` of the batch's drawings, grouped by the shapes of their pictures and references.
+
+    ``latents`` are `encode_pictures`; the drawings in ``dropped`` lose their references.
+    """
     groups: dict[tuple, list[Sample]] = {}
     for drawing, number in samples:
         references = () if drawing in dropped else tuple(s for s, _ in batch.references[drawing])
@@ -58,28 +61,28 @@ def group_by_shape(
 
 @dataclass
 class RandomChoices:
-    """What chance decides about the drawings of a batch, from (seed, step, drawing) whatever process has them."""
+    """Timesteps, noise and dropout of a batch's drawings: a function of (seed, step, drawing), on whichever process."""
 
     drop_context: Tensor
-    """(drawings,) drawn without context, so that guidance can be had"""
+    """(drawings,) True to drop the whole context, as classifier-free guidance needs"""
     drop_references: Tensor
-    """(drawings,) drawn without references"""
+    """(drawings,) True to drop the reference pictures"""
     drop_prompt: Tensor
-    """(drawings,) drawn from the queries' features alone, without the prompt's hidden states"""
+    """(drawings,) True to drop the prompt's hidden states, so that only the queries' features remain"""
     timesteps: Tensor
     """(flow_samples, drawings)"""
     seeds: list[int]
     weights: Tensor
-    """(drawings,) what each of its samples counts; 0 where it has none. They add up to the number of drawings."""
+    """(drawings,) weight of each of its samples, 0 if it has none; weight times samples adds up to the number of drawings"""
     counts: list[int]
-    """Samples of each drawing"""
+    """How many samples each drawing has"""
 
     @property
     def samples(self) -> list[Sample]:
         return [(drawing, number) for drawing, count in enumerate(self.counts) for number in range(count)]
 
     def noise(self, samples: Sequence[Sample], shape: torch.Size) -> Tensor:
-        """(samples, …) standard normal."""
+        """Standard normal noise (samples, *shape), on the CPU."""
         repeats = len(self.timesteps)
         made = {
             d: torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[d]))
@@ -123,7 +126,7 @@ def random_choices(
 
 @torch.no_grad()
 def encode_pictures(trainable: TrainableModel, batch: JointBatch) -> list[Tensor]:
-    """The latents of all the batch's pictures, a tensor a shape."""
+    """Latents of all the batch's pictures, one tensor (pictures, channels, h, w) for each of its shapes."""
     names = batch.picture_keys or [()] * len(batch.pictures)
     return [trainable.frozen_encoders.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
 
@@ -137,8 +140,8 @@ def predict_velocities(
     latents: list[Tensor],
     only: Tensor | None = None,
 ) -> tuple[list[PredictedVelocities], Tensor]:
-    """Velocities of all samples (or ``only`` those of the drawings of a mask (drawings,)); and a zero that stands for the
-    runs of other processes. ``latents`` are `encode_pictures`."""
+    """Velocities of all samples, or ``only`` of the drawings in a mask (drawings,), and a zero that carries the gradient of
+    `dummy_forward`: all processes have to run the MM-DiT equally often. ``latents`` are `encode_pictures`."""
     detokenizer = trainable.detokenizer
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
@@ -152,7 +155,7 @@ def predict_velocities(
     groups = group_by_shape(batch, latents, samples, set(choices.drop_references.nonzero().flatten().tolist()))
     dummy_runs = int(parallel.max_over_processes(len(groups))) - len(
         groups
-    )  # asked first: the others wait in their blocks' gathers
+    )  # before any forward: the others wait in their blocks' all-gathers
     made, nothing = [], torch.zeros((), device=device)
     for group in groups:
         x0 = group.latents
@@ -187,8 +190,8 @@ def flow_losses(
     choices: RandomChoices,
     self_targets: SelfDistillationTargets | None = None,
 ) -> dict[str, Tensor]:
-    """Flow loss, and alignment where configured, averaged over all drawings, times and noises; where something is
-    ``self_targets``, its velocities are the target."""
+    """Flow loss and, if configured, alignment loss, averaged over all drawings, timesteps and noises. Replayed drawings have the
+    velocities of ``self_targets`` as targets."""
     mmdit = trainable.detokenizer.mmdit
     latents = encode_pictures(trainable, batch) if self_targets is None else self_targets.latents
     groups, flow_sum = predict_velocities(trainable, stage, batch, stream_losses, choices, latents)
@@ -212,7 +215,8 @@ def flow_losses(
 
 
 def prompt_states(detokenizer: Detokenizer, stream_losses: StreamLosses) -> tuple[Tensor | None, Tensor | None]:
-    """The prompt's hidden states and mask; none to attend to where no stream has run."""
+    """The prompt's hidden states (drawings, tokens, width) and their mask. The mask is empty if the stream has not run; both are
+    None if the adapter takes no prompt."""
     if stream_losses.output is not None:
         return stream_losses.output.prompt, stream_losses.output.prompt_mask
     width = detokenizer.adapter.config.prompt_width
@@ -223,7 +227,7 @@ def prompt_states(detokenizer: Detokenizer, stream_losses: StreamLosses) -> tupl
 
 
 def dummy_forward(mmdit: MMDiT) -> Tensor:
-    """A forward of weight zero: a sharded block that runs on one process has to run on all."""
+    """A forward that adds zero to the loss: a sharded block that runs on one process has to run on all."""
     config, like = mmdit.config, mmdit.proj_out.weight
     latents = like.new_zeros(1, config.latent_channels, config.patch_size, config.patch_size)
     context, pooled = like.new_zeros(1, 1, config.context_width), like.new_zeros(1, config.pooled_width)
@@ -231,14 +235,14 @@ def dummy_forward(mmdit: MMDiT) -> Tensor:
 
 
 def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
-    """The losses of a process without a picture while others have some."""
+    """The (zero) losses of a process without a drawing while other processes have some."""
     runs = int(parallel.max_over_processes(0))
     losses = {"flow": sum((dummy_forward(trainable.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
     return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
 
 
 def resize_features(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
-    """Eye features (drawings, patches, width) on the MM-DiT's token grid."""
+    """Eye features (drawings, patches, width), resized to the MM-DiT's token grid (drawings, tokens, width)."""
     side = round(features.shape[1] ** 0.5)
     size = (latent_size[0] // patch, latent_size[1] // patch)
     if size == (side, side):

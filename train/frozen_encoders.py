@@ -1,4 +1,4 @@
-"""What the frozen encoders make of pictures: computed when needed, or once and read back (`limner precompute`)."""
+"""Outputs of the frozen vision tower and autoencoder: computed when needed, or precomputed and read (`limner precompute`)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .data import JointBatch, joint_batch
 from .datasets.example import Example, open_pictures
 
 TENSORS_PER_FILE = 512
-"""Tensors a file of a store"""
+"""How many tensors one file of a cache holds."""
 MEMORY_BYTES = 2**28
-"""Bytes of encoded pictures that are kept at hand"""
+"""How many bytes of encoded pictures stay in memory."""
 
 
 class EncoderCache:
-    """A folder of what frozen encoders gave, by the `data.key` of what they were given.
+    """A folder of precomputed encoder outputs, found by the `data.tensor_key` of their inputs.
 
-    Raises ValueError for a folder that is none, or that other encoders wrote.
+    Raises ValueError for a folder without an index, or one that other encoders wrote.
     """
 
     def __init__(self, folder: str | Path, encoders: str) -> None:
@@ -53,22 +53,22 @@ class EncoderCache:
 
     def __getitem__(self, name: str) -> Tensor:
         file = self.places[name]
-        if file not in self.open:  # memory-mapped: only what is asked for is read
+        if file not in self.open:  # memory-mapped: only the tensors that are used are read
             self.open[file] = safe_open(self.folder / file, "pt")
         return self.open[file].get_tensor(name)
 
 
 @dataclass
 class FrozenEncoders:
-    """The eye and the autoencoder of a trainee, in front of them what was precomputed."""
+    """The vision tower and the autoencoder behind a cache in memory and, if there is one, a folder of precomputed outputs."""
 
     eye: Eye
     autoencoder: Autoencoder | None
     cache: EncoderCache | None = None
     misses: int = field(default=0)
-    """Inputs that were not in the store, so far"""
+    """How many inputs were not in the folder so far."""
     memory: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
-    """What was computed last, up to `MEMORY_BYTES` bytes: a small data set comes round again and again"""
+    """The latest outputs, up to `MEMORY_BYTES`: a small data set is seen many times."""
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
         """(views, 3, size, size) to (views, patches, eye width)."""
@@ -83,7 +83,7 @@ class FrozenEncoders:
         return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
 
     def _cached(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
-        """``encode(inputs)``, where its inputs have ``names`` only of those that are neither stored nor recent."""
+        """``encode(inputs)``; inputs that have ``names`` are encoded only when they are in neither cache."""
         if not names:
             return encode(inputs)
         dtype = next(self.eye.parameters()).dtype
@@ -106,15 +106,15 @@ class FrozenEncoders:
 
 
 def encoders_fingerprint(model: Limner) -> str:
-    """A fingerprint of the frozen encoders."""
+    """A hash of the frozen encoders' weights, by which a cache is recognised."""
     return digest(model.mllm.eye, model.detokenizer.autoencoder)
 
 
 @torch.no_grad()
 def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_size: int = 16) -> int:
-    """Run the encoders over every picture of ``examples`` as training will see it; returns the number of tensors.
+    """Run the encoders over every picture of ``examples``, as training will see it, and write the outputs to ``folder``.
 
-    Raises ValueError for a folder that is not empty.
+    Returns the number of tensors. Raises ValueError for a folder that is not empty.
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
                 fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]
                 if fresh:
                     made = encode(tensors[fresh], ())
-                    made = made.to("cpu", model.stored_dtype)  # computed in what the machine is fast in
+                    made = made.to("cpu", model.stored_dtype)  # computed in the precision that the machine is fast in
                     waiting |= {names[i]: value.contiguous() for i, value in zip(fresh, made, strict=True)}
             if len(waiting) >= TENSORS_PER_FILE:
                 write()
@@ -148,7 +148,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
 
 
 def encoder_batches(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
-    """The examples drawn, and described: a captioned picture may come up either way."""
+    """One batch in which captioned pictures are drawn, and one in which they are described: training may do either."""
     fit = partial(fitted, config=model.config)
     for draw_share in (1.0, 0.0):
         conversations = [open_pictures(example.sample(Random(0), draw_share), fit) for example in examples]

@@ -41,28 +41,28 @@ class LoopConfig:
     """0 for never; else also after the last step"""
     log_every: int = 10
     tracker: str = "tensorboard"
-    """Where the figures go: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
+    """Where metrics are logged: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
     num_workers: int | None = 1
-    """Processes that make batches. None is one where a GPU trains and none on a CPU: where batches are quickly made, one takes
-    more from the products than it saves"""
+    """Processes that make batches. None means one if a GPU trains and 0 on a CPU, where a worker would take more time from the
+    matrix products than it saves."""
     save_total_limit: int = 1
     """Newest checkpoints to keep, besides the best one by validation loss."""
     parallel: str = "ddp"
-    """How several processes share the work: "ddp", "fsdp", "hsdp"; one process alone needs none of it."""
+    """Data parallelism over several processes: "ddp", "fsdp" or "hsdp"; one process alone ignores it."""
     max_bad_batches: int = 20
     """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
 
 
 MAX_SKIPPED_SHARE = 0.01
-"""Share of the examples that may be broken."""
+"""Share of the examples that may be broken before training stops."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; a checkpoint was written first."""
+    """SIGTERM or Ctrl-C stopped the run, after a checkpoint was written."""
 
 
 class _StepDataset(Dataset):
-    """Batch number ``step`` is a function of the step alone, so that resuming needs no replay."""
+    """Batches by number: each is a function of its number alone, so that resuming needs no replay."""
 
     def __init__(self, make_batch: Callable[[int], Any], steps: int) -> None:
         self.make_batch, self.steps = make_batch, steps
@@ -76,7 +76,7 @@ class _StepDataset(Dataset):
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C belongs to the main process, which asks the workers to end
+    # only the main process handles Ctrl-C; it ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -205,10 +205,10 @@ def fit(
 
 
 def with_shared_totals(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
-    """The numbered batches of one step, and the share of each in its loss.
+    """The numbered batches of one step (gradient accumulation), and the weight of each loss.
 
     Their gradients make the step that one large batch would: batches that count what their losses are averaged over
-    (`JointBatch.counts`) are told the counts of all of them, those of other stages are of one size.
+    (`JointBatch.counts`) get the totals of all of them; those of other stages are equally large.
     """
     if len(batches) == 1 or not hasattr(batches[0][1], "counts"):
         return [(number, batch, 1 / len(batches)) for number, batch in batches]
@@ -217,13 +217,16 @@ def with_shared_totals(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, An
 
 
 def backward(loss: Tensor) -> None:
-    """Or nothing, where a batch has nothing for what learns: all are words, and only drawing is learned."""
+    """Back-propagate, unless no trained parameter takes part: a batch of text alone while only drawing is learned."""
     if loss.requires_grad:
         loss.backward()
 
 
 def count_skipped(name: str, batch: Any, progress: checkpoints.RunState, seen: int) -> None:
-    """Say what a batch had to leave out. Raises ValueError when it is more than 1 % of what was seen (of 1,000 at least)."""
+    """Print the examples that a batch had to skip.
+
+    Raises ValueError when they are more than `MAX_SKIPPED_SHARE` of the examples so far (of 1,000 at least).
+    """
     skipped = getattr(batch, "left_out", [])
     for line in skipped:
         tqdm.write(f"{name}: left out {line}")
@@ -235,7 +238,7 @@ def count_skipped(name: str, batch: Any, progress: checkpoints.RunState, seen: i
 
 
 def batch_names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:
-    """What a step trained on, for a message, where the batches know."""
+    """The examples of a step for an error message, if the batches know them."""
     of = getattr(make_batch, "names", None)
     if of is None:
         return ""
@@ -245,7 +248,7 @@ def batch_names(make_batch: Callable[[int], Any], step: int, accumulate: int) ->
 def sample_with_averages(
     sample: Callable[[int], float | None], module: nn.Module, optimizer: MasterOptimizer, step: int
 ) -> float | None:
-    """``sample(step)`` with the averaged weights in place of the current ones."""
+    """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
     current = {n: p.detach().clone() for n, p in optimizer.named}
     copy_parameters(module, optimizer.averaged())
     try:

@@ -83,13 +83,13 @@ class MasterOptimizer:
             with torch.no_grad():
                 masters = [local_shard(m) for m in self.masters]
                 torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
-                if self.ema:  # a young average follows faster (as in timm and diffusers)
+                if self.ema:  # a new average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
                     torch._foreach_lerp_([local_shard(e) for e in self.ema], masters, 1 - decay)
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
-        """The weights to ship: EMA where one is kept, else the masters."""
+        """The weights to save: the EMA, if there is one, else the masters."""
         values = self.ema or self.masters
         return {name: value.detach() for (name, _), value in zip(self.named, values, strict=True)}
 
@@ -106,7 +106,7 @@ class MasterOptimizer:
         return state
 
     def check_shapes(self, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
-        """Raises ValueError when names and shapes that were stored are not these parameters'."""
+        """Raises ValueError when stored names and shapes are not those of the optimizer's parameters."""
         known = {f"master.{name}": tuple(p.shape) for name, p in self.named}
         saved = {key: shape for key, shape in shapes.items() if key.startswith("master.")}
         wrong = sorted(
@@ -154,7 +154,7 @@ class MasterOptimizer:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
-    """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not ("constant").
+    """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not at all ("constant").
 
     Raises ValueError for another schedule.
     """

@@ -1,4 +1,4 @@
-"""Several processes: who trains on what, what is summed over them, how a module is spread.
+"""Several processes: which examples each trains on, sums over all of them, and sharding of a module.
 
 Launched by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE. Losses are sums over a rank's own
 samples divided by counts over all ranks, so that their sum over the ranks is what one process would get.
@@ -21,15 +21,15 @@ from torch.distributed.tensor import DTensor
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 SHARDED_BY_LAYER = frozenset(("llm", "mmdit"))
-"""Parts whose layers are sharded one by one. They must run equally often on every process, or one waits for ever: the
-rest runs only where there are pictures, so it is gathered once a step, at the root."""
+"""Parts whose layers are sharded one by one. They have to run equally often on every process, or one waits for ever. All other
+parts run only where there are pictures, so they are gathered once a step, with the root."""
 
 
 _single_process = False
 
 
 def rank() -> int:
-    """From the environment, so that a data worker knows it too."""
+    """This process's number, from the environment, so that data workers know it too."""
     return 0 if _single_process else int(os.environ.get("RANK", 0))
 
 
@@ -39,7 +39,7 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """What one process does while the others wait (a validation loss) counts over itself only."""
+    """Within it sums are over this process only: for what one process computes while the others wait (a validation loss)."""
     global _single_process
     before, _single_process = _single_process, True
     try:
@@ -49,7 +49,7 @@ def single_process() -> Iterator[None]:
 
 
 def init_process_group() -> torch.device | None:
-    """Join the other processes, if there are any; this process's device where it is not the usual one."""
+    """Join the other processes, if there are any, and return this process's device; None for a single process."""
     if world_size() == 1:
         return None
     cuda = torch.cuda.is_available()
@@ -64,8 +64,8 @@ def init_process_group() -> torch.device | None:
 
 
 def _destroy_process_group() -> None:
-    """The group's threads end before the interpreter does: one that comes back to it afterwards aborts the process. After a
-    crash nobody waits for what the others will not send any more."""
+    """End the group's threads before the interpreter ends, which they would abort; not after a crash, when it would wait for
+    processes that send nothing any more."""
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
 
@@ -76,7 +76,7 @@ def sum_over_processes(value: float) -> float:
 
 
 def sum_counts(*values: int) -> tuple[int, ...]:
-    """`sum_over_processes` of several whole numbers."""
+    """`sum_over_processes` of several integers."""
     return tuple(int(sum_over_processes(value)) for value in values)
 
 
@@ -93,7 +93,7 @@ def _all_reduce(value: float, operation: Any) -> float:
 
 
 def common_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The same precision on all processes: float32 where one of them chose it."""
+    """One precision for all processes: float32 if any of them chose it."""
     return torch.float32 if max_over_processes(dtype == torch.float32) else dtype
 
 
@@ -103,7 +103,7 @@ def barrier() -> None:
 
 
 def balanced_indices(costs: Sequence[float]) -> list[int]:
-    """This process's samples of a batch: the dearest first to whoever has least, so that all have about the same.
+    """Indices of this process's samples of a batch, so that the sums of ``costs`` are about equal over the processes (greedy).
 
     Raises ValueError for fewer samples than processes.
     """
@@ -120,7 +120,7 @@ def balanced_indices(costs: Sequence[float]) -> list[int]:
 
 
 class Objective(nn.Module):
-    """A module and the losses of its batches as one forward: what DDP and FSDP hook into."""
+    """A module and its losses as one forward, because DDP and FSDP hook into the forward of a module."""
 
     def __init__(self, module: nn.Module, losses: Callable[[Any, int], dict[str, Tensor]]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Objective(nn.Module):
 
 
 def shard(objective: Objective, kind: str) -> nn.Module:
-    """Spread over the processes: "ddp" copies, "fsdp" shards, "hsdp" copies shards (2 groups); alone nothing.
+    """Distribute over the processes: "ddp" copies, "fsdp" shards, "hsdp" has two copies, each sharded; one process: nothing.
 
     FSDP2 through `fully_shard`: each layer or block of `SHARDED_BY_LAYER` is a unit, the rest the root. Raises ValueError for
     another kind or a number of processes that HSDP cannot halve.
@@ -168,7 +168,7 @@ def shard(objective: Objective, kind: str) -> nn.Module:
             for unit in module:
                 fully_shard(unit, **options)
     fully_shard(objective, **options)
-    assert all(is_sharded(p) for p in objective.parameters()), "a parameter was left whole"
+    assert all(is_sharded(p) for p in objective.parameters()), "a parameter was not sharded"
     return objective
 
 
@@ -182,13 +182,13 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor on every process; any other as it is."""
+    """The full tensor of a sharded one, on every process; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def unshard(module: nn.Module) -> None:
-    """Make a sharded module's parameters plain and whole again, for saving. Its forward is not to be called any more."""
+    """Make a sharded module's parameters plain tensors again, for saving. Its forward must not be called any more."""
     for owner in module.modules():
         for name, parameter in list(owner._parameters.items()):
             if parameter is not None and is_sharded(parameter):

@@ -1,4 +1,4 @@
-"""Batches of pictures of the world, as a function of (seed, step)."""
+"""Batches of rendered pictures as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..world.scene import Scene, render
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """(height, width, 3) 8-bit."""
+    """A picture as 8-bit pixels (height, width, 3)."""
     return np.asarray(image.convert("RGB"))
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Whatever the world has drawings of: things in every style, and signs, whose letters are small."""
+    """A scene of any kind: objects in every style, and signs, whose letters are the finest detail."""
     if rng.random() < 0.2:
         return signs.sign_scene(rng)
     scene = sampling.any_scene(rng)
@@ -30,7 +30,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
-    """Square cut-outs (count, size, size, 3), each near a thing: flat background teaches little."""
+    """Square crops (count, size, size, 3), 8-bit, each near an object: plain background teaches little."""
     rng = rng_for(seed, step, "crops")
     cut = []
     while len(cut) < count:
@@ -46,7 +46,7 @@ def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
 
 
 def full_pictures(seed: int, step: int, count: int) -> tuple[Tensor, list[Scene]]:
-    """Whole pictures of one shape (count, height, width, 3) and their scenes."""
+    """Whole pictures of one shape (count, height, width, 3), 8-bit, and their scenes."""
     rng = rng_for(seed, step, "full")
     shape = sampling.shape(rng)
     scenes: list[Scene] = []

@@ -1,4 +1,4 @@
-"""From nothing to a model folder: the stages of a recipe, in order, each resumable."""
+"""Train a model folder from scratch or from a warm start: the stages of a recipe, in order, each resumable."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Recipe:
     """A model folder to go on from; the stages before ``language`` are then its parts, of which the eye can be trained on
     (``--stages vision,language,joint``)."""
     stages: tuple[str, ...] = ()
-    """That run where ``--stages`` names none; without any, those that make a model like nano"""
+    """The stages to run if ``--stages`` names none; if empty, `DEFAULT_STAGES`"""
     device: str = "auto"
     dtype: str = "auto"
     """Of the weights while training: "auto" is what the machine computes faster, bfloat16 or float32. The optimizer's masters
@@ -76,7 +76,7 @@ class Recipe:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
     glyphs: GlyphConfig = field(default_factory=GlyphConfig)
-    """An encoder of the words that pictures carry; a warm start without one gains it"""
+    """The encoder of text in pictures; a warm start without one gets it"""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
     decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
@@ -92,7 +92,7 @@ class Recipe:
             language_weight=0.0,
         )
     )
-    """A frozen backbone and MM-DiT; what lies between them learns"""
+    """Backbone and MM-DiT are frozen; what connects them learns"""
     joint: JointStage = field(default_factory=JointStage)
     sft: JointStage = field(default_factory=JointStage)
     """Like ``joint``, on conversations of one's own"""
@@ -101,10 +101,10 @@ class Recipe:
 
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
-"""Stages of one form: they differ in what learns, from what, and by which losses."""
+"""Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
 STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *JOINT_STAGES, "decoder")
 DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
-"""What makes a model like nano; the others are for parts that come trained."""
+"""The stages that train a model like nano from scratch; the others are for trained parts."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -167,8 +167,7 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: A
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
-    """What a warm start lacks and the recipe has: more layers, an encoder of words to be written, more references, longer
-    replies."""
+    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies."""
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
         model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
@@ -184,17 +183,17 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
 
 
 PART_STAGES = ("tokenizer", "autoencoder", "vision")
-"""What a warm start brings along."""
+"""Stages whose parts a warm start has already."""
 EVALUATION_STAGES = ("judge", "reader")
-"""No parts of the model"""
+"""Stages that train networks of the evaluation, no parts of the model"""
 RECIPE_FILE = "recipe.json"
 """File of a run's recipe in its output"""
 
 
 def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The stages asked for, the recipe's own, or those that make a model from nothing or from a warm start.
+    """The given stages, else the recipe's, else those that train a model from scratch or from a warm start.
 
-    Raises ValueError for one that there is not, and for one that a warm start has no use for.
+    Raises ValueError for an unknown stage, and for one whose part the warm start has already.
     """
     stages = stages or recipe.stages
     if unknown := sorted(set(stages) - set(STAGES)):
@@ -280,8 +279,10 @@ def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
 
 
 def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> None:
-    """Note what stage ``name`` is of, in its folder. Raises ValueError where it has begun, or ended, with another ``base`` or
-    by other settings."""
+    """Write the settings of stage ``name`` to its folder, or compare them (`check_same_run`).
+
+    Raises ValueError if it was begun or finished there with another ``base`` or other settings.
+    """
     stage = run_settings(getattr(recipe, name))
     check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
 
@@ -289,7 +290,7 @@ def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> No
 def run_evaluation_stages(
     recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Judge and reader, which are no part of the model: `limner eval` reads them from weights/."""
+    """Train the judge and the reader, networks of the evaluation; `limner eval` reads them from weights/."""
     for name, stage in (("judge", judge), ("reader", reader)):
         if name in stages:
             check_stage(recipe, name, folder, vae)
@@ -300,7 +301,7 @@ def run_evaluation_stages(
 def train_parts(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
-    """Tokenizer, eye and autoencoder (and the judge, no part of the model); None where the stages end before them."""
+    """Train tokenizer, autoencoder and eye, and the networks of the evaluation; None if ``stages`` end before the eye."""
     seed = recipe.seed
     check_stage(recipe, "tokenizer", folder)
     words = tokenizer.run_tokenizer(recipe.tokenizer, seed, folder / "tokenizer")
@@ -317,7 +318,7 @@ def train_parts(
 
 
 def parameter_summary(model: Limner) -> str:
-    """Parameters of each part, in millions."""
+    """A line with the number of parameters of each part, in millions."""
     parts: dict[str, Any] = {
         "backbone": model.mllm.llm,
         "eye": model.mllm.eye,

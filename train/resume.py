@@ -1,4 +1,4 @@
-"""A run goes on only with the data, base and settings that it began with."""
+"""A stopped run is resumed only with the data, base model and settings that it was begun with."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ UNCHECKED = frozenset(
         "parallel",
     )
 )
-"""Of a loop, what changes nothing of what is learned: it may be another when a run goes on."""
+"""Options of a loop that do not change what is learned, and may differ when a run is resumed."""
 
 
 def run_settings(config: Any) -> dict[str, Any]:
-    """A dataclass with a ``loop`` (a stage, say) as plain values, without what is `UNCHECKED`."""
+    """A dataclass with a ``loop`` (a stage, say) as JSON values, without the options in `UNCHECKED`."""
     values = asdict(config)
     for part in (values, *(v for v in values.values() if isinstance(v, dict))):
         if isinstance(part.get("loop"), dict):
@@ -37,9 +37,9 @@ def run_settings(config: Any) -> dict[str, Any]:
 
 
 def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note what the run in ``folder`` is of, or check it where one has begun.
+    """Write the settings of a new run to ``folder``, or compare them with those of the run there.
 
-    Raises ValueError, naming what differs, when that one is of other data, another base or other settings.
+    Raises ValueError, naming what differs, for a run of other data, another base model or other settings.
     """
     path, settings = folder / SETTINGS_FILE, json.loads(json.dumps(settings))
     if not path.exists():

@@ -1,7 +1,7 @@
-"""What an adapter is to leave alone: where it learns nothing new, the base's own answers are its targets.
+"""Self-distillation: on replayed conversations an adapter's targets are the outputs of the base model.
 
-Li and Hoiem 2016, arXiv:1606.09282 (learning without forgetting). The truth would pull at the base as well: its noise is no
-reason to change, and what the base makes of a request is what its users know.
+Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282). True targets would change the base too, as their noise has
+a gradient even where nothing new is to be learned.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from .targets import Sample, SelfDistillationTargets
 from .trainable import TrainableModel
 
 REFERENCE_WEIGHT = 5.0
-"""How much more a drawing counts that is made of earlier pictures: captioned pictures say nothing of those, and which of two
-things an edit takes away hangs by a thread."""
+"""Weight of a replayed drawing with references: captioned pictures train none, and edits are the first that is forgotten."""
 
 
 @torch.no_grad()
@@ -33,12 +32,12 @@ def self_distillation_targets(
     conversations: Tensor,
     weight: float = 1.0,
 ) -> SelfDistillationTargets:
-    """What ``trainable``, as it is now, makes of the ``conversations`` (batch,) that are True, at the times and noises that
-    `joint_losses` will take. Every process calls it at every step, whether it has some or not."""
+    """Outputs of ``trainable``, with the adapter off, for the ``conversations`` (batch,) that are True, at the timesteps and
+    noises of `joint_losses`. Every process has to call it at every step, with or without such conversations."""
     eye_features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
     latents = encode_pictures(trainable, batch) if len(batch.target) else []
     drawings = conversations[batch.stream.drawing_row]
-    if not parallel.sum_over_processes(int(conversations.sum())):  # the backbone's forward would be for nothing
+    if not parallel.sum_over_processes(int(conversations.sum())):  # saves the forward of the backbone
         nothing = eye_features.new_zeros(0, trainable.stream.llm.config.vocab_size)
         return SelfDistillationTargets(
             conversations,

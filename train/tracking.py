@@ -1,4 +1,4 @@
-"""Where a run's figures go: TensorBoard, or any other of accelerate's trackers."""
+"""Logging of metrics to TensorBoard or any other of accelerate's trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage trains, which of it learns, and how its blocks are computed."""
+"""The module that a stage trains, which of its parameters learn, and how its blocks are computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .frozen_encoders import FrozenEncoders
 
 
 class TrainableModel(nn.Module):
-    """What a stage trains, under one roof; the eye and the autoencoder are frozen."""
+    """The stream and the de-tokenizer as one module for an optimizer; the eye and the autoencoder are frozen.
+
+    ``align`` adds the head of the alignment loss (REPA). Raises ValueError for a de-tokenizer that cannot be trained.
+    """
 
     def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class TrainableModel(nn.Module):
 
 @dataclass
 class StreamLosses:
-    """What one forward of the stream gives: its losses and, where something is drawn, features true and predicted."""
+    """The result of one forward of the stream: its losses and, if pictures are drawn, their predicted and true features."""
 
     losses: dict[str, Tensor]
     output: StreamOutput | None
@@ -48,15 +51,15 @@ class StreamLosses:
     eye_features: Tensor | None = None
     """(drawings, patches, eye width)"""
     drawings: int = 0
-    """In this batch, in all processes"""
+    """How many this batch has over all processes."""
     loss_denominator: int = 1
-    """Drawings that the losses are averaged over: those of all the batches of a step"""
+    """How many drawings the losses are averaged over: those of all batches of an optimizer step."""
 
 
 def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:
-    """Only parameters whose names begin with one of ``train`` keep a gradient; a table of what learns and what rests.
+    """Let only parameters learn whose names begin with one of ``train``; returns a table of what learns and what is frozen.
 
-    Names are `Limner`'s (``mllm.queries``). Raises ValueError for a beginning that no parameter has.
+    The names are those of `Limner` (``mllm.queries``). Raises ValueError for a prefix that no parameter has.
     """
     named = [
         (limner_parameter_name(name), p) for name, p in trainable.named_parameters() if not name.startswith("align.")
@@ -81,13 +84,13 @@ def has_prefix(name: str, prefix: str) -> bool:
 
 
 def limner_parameter_name(name: str) -> str:
-    """A trainee's parameter name as `Limner` has it."""
+    """The name that a parameter of a `TrainableModel` has in `Limner`."""
     return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
 
 
 @contextmanager
 def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> Iterator[None]:
-    """The MM-DiT's blocks and the backbone's layers are computed ``enabled`` in the backward pass."""
+    """Within it the MM-DiT's blocks and the backbone's layers are computed again in the backward pass, if ``enabled``."""
     mmdit, llm = trainable.detokenizer.mmdit, trainable.stream.llm
     if not enabled:
         yield
@@ -104,7 +107,7 @@ def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> I
 
 
 def compile_blocks(trainable: TrainableModel) -> None:
-    """The MM-DiT's blocks and the backbone's layers, each for itself."""
+    """Compile each block of the MM-DiT and each layer of the backbone by itself."""
     # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
     # beyond the usual limit of 8 variants the rest would run uncompiled
     torch._dynamo.config.recompile_limit = 64

@@ -1,5 +1,5 @@
-"""Drawn from what is shown: the things of two pictures together, along edges, a silhouette, a sketch or a depth map, or
-into a masked part of a picture."""
+"""Conversations that draw from shown pictures: two pictures combined, a control picture (edges, silhouette, sketch, depth), a
+masked part filled in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def separate_scenes(rng: random.Random, scene: Scene) -> list[Scene]:
 
 
 def pair(rng: random.Random) -> Scene:
-    """What both make together: the first on the left, unless something else is said."""
+    """The scene that combines both pictures."""
     return sampling.allowed_scene(lambda: replace(sampling.pair(rng), height=128, width=128))
 
 
@@ -120,7 +120,7 @@ def fill(rng: random.Random) -> Example:
 
 
 def masked_thing(scene: Scene) -> Thing:
-    """The one under the box: its middle is the nearest."""
+    """The object under the mask: the one nearest to its centre."""
     assert scene.hole is not None
     left, top, right, bottom = scene.hole
     return min(scene.things, key=lambda t: abs(t.x - (left + right) / 2) + abs(t.y - (top + bottom) / 2))

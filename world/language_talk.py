@@ -1,4 +1,4 @@
-"""Conversations about the world in another tongue: the same scenes and edits."""
+"""Conversations about the world in other languages than English, with the same scenes and edits."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .scene import SIZES, Scene, Thing
 from .words import Detail
 
 EDIT_KINDS = tuple(kind for kind in KINDS if kind != "style")
-"""Edits that have words here"""
+"""Kinds of edits that the languages have templates for."""
 PLAN_SHARE = 0.85
-"""Share of drawings after a plan, as in English"""
+"""Share of drawings after a plan, as in English."""
 
 
 def fill(rng: random.Random, language: Language, form: str, **said: str) -> str:
-    """One of the ways to say it."""
+    """A random template of a purpose, filled in."""
     return language.fix_particles(rng.choice(language.forms[form]).format(**said))
 
 
 def detail_of(rng: random.Random, scene: Scene) -> Detail:
-    """What a request says, as in English: the unusual."""
+    """The attributes that a request names, as in English: mostly unusual ones."""
     placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
     usual = all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
     return Detail(
@@ -40,7 +40,7 @@ def detail_of(rng: random.Random, scene: Scene) -> Detail:
 
 
 def draw_request(rng: random.Random, language: Language, scene: Scene, detail: Detail) -> str:
-    """In plain words or, twice as often, as people put it."""
+    """A request for a drawing: from the language's own templates or, twice as often, from the phrase book."""
     if rng.random() < 0.67:
         said = phrase_books.phrase(rng, language, scene, detail)
         return casual_request(
@@ -52,7 +52,7 @@ def draw_request(rng: random.Random, language: Language, scene: Scene, detail: D
 
 
 def casual_request(rng: random.Random, language: Language, words: str) -> str:
-    """As people type it."""
+    """A request with filler words and casual typing."""
     phrase_book = phrase_books.PHRASE_BOOKS[language.name]
     return phrase_books.casual_typing(
         rng, language.fix_particles(add_fillers(rng, words, phrase_book.prefixes, phrase_book.suffixes))
@@ -60,7 +60,7 @@ def casual_request(rng: random.Random, language: Language, words: str) -> str:
 
 
 def drawing_reply(rng: random.Random, language: Language, scene: Scene, plan: str = "") -> Message:
-    """The drawing after a plan, or before words about it."""
+    """The reply: the drawing after a plan, or before a sentence about it."""
     full = language.caption(scene).removesuffix(language.stop)
     if rng.random() < PLAN_SHARE:
         return assistant((plan and plan + language.colon + language.space) + full + language.colon, image(scene))
@@ -119,8 +119,8 @@ def question(rng: random.Random, language: Language, scene: Scene) -> tuple[str,
 
 
 def edit_slots(change: Edit, language: Language, call: Callable[[str], str] | None = None) -> dict[str, str]:
-    """What an instruction or a plan names, read off the scenes before and after; things by the tongue's own names or as
-    ``call`` calls them."""
+    """Values for the slots of an edit's templates, from the scenes before and after; objects are named by ``call``, or by the
+    language's own names."""
     call = call or language.things.__getitem__
     before, after = change.before.things, change.after.things
     detail = Detail(size=False)
@@ -146,7 +146,7 @@ def edit_slots(change: Edit, language: Language, call: Callable[[str], str] | No
 
 
 def edit_form(change: Edit) -> str:
-    """The kind of an edit and, where it has two directions, which."""
+    """The template's purpose for an edit: its kind or, if it has two directions, its direction."""
     before, after = change.before.things, change.after.things
     if change.kind == "resize":
         return "bigger" if SIZES[after[0].size] > SIZES[before[0].size] else "smaller"
@@ -215,4 +215,4 @@ def refuse(rng: random.Random, language: Language) -> Example:
 CONVERSATIONS: dict[str, Callable[[random.Random, Language], Example]] = {
     tell.__name__: tell for tell in (draw, describe, answer, edit, follow_up, small_talk, refuse)
 }
-"""By the kind of conversation, as in `talk.MIXTURE`"""
+"""Functions that make a conversation, by its kind (`talk.MIXTURE`)."""

@@ -1,4 +1,4 @@
-"""The world in Chinese and Korean: their words, and how they put a scene, a wish, an edit, a question."""
+"""The world in Chinese and Korean: their words, and their phrases for scenes, requests, edits and questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HANDLED = ("chair", "fork", "knife", "scissors", "spoon", "toothbrush", "umbrel
 
 
 def korean_particles(words: str) -> str:
-    """Korean particles by the sound before them: 고양이을/를 is 고양이를."""
+    """Text with each pair of Korean particles replaced by the one that fits the sound before it: 고양이을/를 becomes 고양이를."""
 
     def particle(found: re.Match[str]) -> str:
         before, closed, other = found.groups()
@@ -38,36 +38,36 @@ class Language:
     things: dict[str, str]
     colors: dict[str, str]
     color_names: dict[str, str]
-    """A colour by itself, where that is another word"""
+    """Names of colours when used alone"""
     sizes: dict[str, str]
     grounds: dict[str, str]
-    """Where a scene lies; fits into ``behind`` and ``before``"""
+    """Backgrounds as captions say them; they fit into ``ground_after`` and ``ground_before``"""
     request_grounds: dict[str, tuple[str, ...]]
-    """Words for it in requests"""
+    """Backgrounds as requests say them"""
     ground_names: dict[str, str]
-    """What a background is called as an answer"""
+    """Backgrounds as answers to a question"""
     sides: dict[str, str]
     numbers: dict[int, str]
     counters: dict[str, str]
-    """Of things that are not counted by the usual word"""
+    """Counting words of objects that do not take the usual one, ``counter``"""
     counter: str
     of: str
-    """Between a colour and what has it"""
+    """Between a colour and its object"""
     one: str
-    """Of {size}, {color}, {name}, {counter}"""
+    """Template of one object: {size}, {color}, {name}, {counter}"""
     several: str
     pairs: dict[str, str]
-    """How {a} and {b} stand, by relation"""
+    """Templates of two objects {a} and {b}, by relation"""
     together: tuple[str, ...]
-    """Two of which nobody says where they stand"""
+    """Templates of two objects without their relation"""
     ground_after: str
     ground_before: str
     stop: str
     colon: str
     space: str
-    """After it, within a line"""
+    """Space after a sentence within a line"""
     forms: dict[str, tuple[str, ...]]
-    """Requests, instructions, questions and answers, by what they are for"""
+    """Templates of requests, instructions, questions and answers, by purpose"""
     talk: tuple[tuple[tuple[str, ...], str], ...]
     unknown: tuple[str, ...]
     fix_particles: Callable[[str], str] = str
@@ -85,7 +85,7 @@ class Language:
         return re.sub(" +", " ", words).strip()
 
     def phrase(self, scene: Scene, detail: Detail, ground: str | None = None, together: str | None = None) -> str:
-        """As `words.noun_phrase`: what stands there and, where ``detail`` says so, on what."""
+        """A noun phrase for a scene, as `words.noun_phrase` gives in English, with the attributes that ``detail`` names."""
         things = scene.things
         if len({(t.name, t.color) for t in things}) == 1 and len(things) > 1:
             first = things[0]
@@ -104,11 +104,11 @@ class Language:
         return self.fix_particles(words)
 
     def caption(self, scene: Scene) -> str:
-        """The full description, the only one of its scene."""
+        """The full description; each scene has exactly one."""
         return self.phrase(canonical_order(scene), Detail(size=True)) + self.stop
 
     def describes(self, words: str, scene: Scene) -> bool:
-        """Whether a description is right but for sizes and words of counting, as `words.facts` sees an English one."""
+        """Whether a description is right, apart from sizes and counting words, as `words.facts` compares English ones."""
         kinds = sorted({(t.name, t.color) for t in scene.things})
         captions = set()
         for sizes in itertools.product(SIZES, repeat=len(kinds)):

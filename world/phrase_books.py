@@ -1,4 +1,4 @@
-"""How people put it in Chinese and Korean, as `phrasing` in English: one wish in many words, orders and spellings."""
+"""Phrases of Chinese and Korean speakers, as `phrasing` has in English: one request in many words, orders and spellings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class PhraseBook:
     """Requests to draw {x}"""
     prefixes: tuple[str, ...]
     suffixes: tuple[str, ...]
-    """Small words around a wish"""
+    """Filler words before and after a request"""
     names: dict[str, tuple[str, ...]]
-    """Other words for things"""
+    """Synonyms of objects' names"""
     colors: dict[str, tuple[str, ...]]
-    """Before a thing, with what joins them"""
+    """Colours as they stand before an object"""
     sizes: dict[str, tuple[str, ...]]
     ones: tuple[str, ...]
-    """Of {size}, {color}, {name}, {counter} and the colour by itself, {c}, which only coloured things have"""
+    """Templates of one object: {size}, {color}, {name}, {counter}, and {c}, the colour when used alone"""
     severals: tuple[str, ...]
     numbers: dict[int, tuple[str, ...]]
     placed: dict[str, tuple[str, ...]]
-    """How {a} and {b} stand; "left of" and "above" only"""
+    """Templates of two objects {a} and {b}, for "left of" and "above" only"""
     together: tuple[str, ...]
     grounded: tuple[str, ...]
-    """A phrase {x} and its ground {g}"""
+    """Templates of a phrase {x} with its background {g}"""
 
 
 def _words(text: str) -> dict[str, tuple[str, ...]]:
@@ -295,7 +295,7 @@ PHRASE_BOOKS: dict[str, PhraseBook] = {
 
 
 def random_name(rng: random.Random, language: Language, name: str) -> str:
-    """A thing by its name or, now and then, by another."""
+    """An object's name, or sometimes a synonym."""
     others = PHRASE_BOOKS[language.name].names.get(name)
     return rng.choice(others) if others and rng.random() < 0.25 else language.things[name]
 
@@ -303,7 +303,7 @@ def random_name(rng: random.Random, language: Language, name: str) -> str:
 def thing_phrase(
     rng: random.Random, language: Language, thing: Thing, detail: Detail, alone: bool, count: int = 1
 ) -> str:
-    """A thing, or ``count`` of it, with what ``detail`` says of it."""
+    """A phrase for an object, or ``count`` of it, with the attributes that ``detail`` names."""
     book = PHRASE_BOOKS[language.name]
     forms = book.ones if count == 1 else book.severals
     forms = [form for form in forms if detail.color or "{c}" not in form]
@@ -320,7 +320,7 @@ def thing_phrase(
 
 
 def phrase(rng: random.Random, language: Language, scene: Scene, detail: Detail) -> str:
-    """What `Language.phrase` says, as someone might say it."""
+    """A random phrase with the meaning of `Language.phrase`."""
     book, things = PHRASE_BOOKS[language.name], scene.things
     if len({(t.name, t.color) for t in things}) == 1:
         words = thing_phrase(rng, language, things[0], detail, len(things) == 1, len(things))

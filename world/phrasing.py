@@ -1,4 +1,4 @@
-"""How people put it: one wish in many words, orders and spellings. What nano answers keeps to one form (`words`)."""
+"""Requests in many words, orders and spellings, as people put them. Replies have one form (`words`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKGROUND_VARIANTS: dict[str, tuple[str, ...]] = {
     "night": ("at night", "in the dark", "by night", "in the night", "under a night sky", "in the evening", "after dark"),
     "room": ("in a room", "in the room", "indoors", "at home", "in the living room", "inside a house", "on the floor"),
 }  # fmt: skip
-"""Where a scene lies, as people say it; the first is the world's own phrase."""
+"""Phrases for backgrounds; the first is that of captions."""
 
 STYLE_VARIANTS = {
     "outline": (
@@ -40,7 +40,7 @@ STYLE_VARIANTS = {
         "in light colours",
     ),
 }
-"""How a picture is to be drawn, as people say it"""
+"""Phrases for styles."""
 
 COUNTS = {2: ("two", "2", "a pair of", "a couple of", "exactly two", "two"),
           3: ("three", "3", "exactly three", "three", "a group of three"),
@@ -66,7 +66,7 @@ TOGETHER = (
 TRAILING_COLORS = ("{thing} in {color}", "{thing} that is {color}", "{thing}, {color}", "{thing} which is {color}",
               "{thing} ({color})",
               "{thing} coloured {color}", "{thing} with {color} colour", "{thing} painted {color}")  # fmt: skip
-"""A colour said after the thing."""
+"""Templates with the colour after the object."""
 
 ASKS = (
     "draw {}", "draw {}", "draw me {}", "paint {}", "paint me {}", "sketch {}", "make {}", "make me {}", "create {}",
@@ -102,7 +102,7 @@ SUFFIXES = (" please", ", please", " pls", " for me", " now", ", thanks", ", tha
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker's habits through one phrase."""
+    """Choices of wording that stay the same throughout one phrase."""
 
     articles: bool
     digits: bool
@@ -130,7 +130,7 @@ class Voice:
 
 
 def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
-    """What `noun_phrase` says, as someone might say it."""
+    """A random phrase with the meaning of `noun_phrase`."""
     voice, things = Voice.random(rng), scene.things
     if len(things) == 1:
         words = voice.one(things[0], detail, alone=True)
@@ -148,7 +148,7 @@ def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
 def pair_templates(
     things: tuple[Thing, ...], detail: Detail, placed: dict[str, tuple[str, ...]], together: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Thing, Thing]:
-    """The forms that tell how two things stand and which are their {a} and {b}; in any tongue."""
+    """Templates for two objects, and which object is {a} and which is {b}; for any language."""
     where = relation(*things)
     if where and detail.relation:
         a, b = things if where in ("left of", "above") else things[::-1]
@@ -182,7 +182,7 @@ def draw_request(rng: random.Random, thing: str) -> str:
 def add_fillers(
     rng: random.Random, words: str, before: tuple[str, ...] = PREFIXES, behind: tuple[str, ...] = SUFFIXES
 ) -> str:
-    """With the small words around a wish, or without."""
+    """``words`` with filler words before or after them, or without."""
     if rng.random() < 0.25:
         words = rng.choice(before) + words
     if rng.random() < 0.4:
@@ -191,7 +191,7 @@ def add_fillers(
 
 
 def casual_typing(rng: random.Random, words: str) -> str:
-    """Spelling and case as people type them."""
+    """``words`` with missing articles, typing errors, or other upper and lower case."""
     if rng.random() < 0.12:
         words = re.sub(r"\b(a|an|the) ", "", words)
     if rng.random() < 0.12:
@@ -204,7 +204,7 @@ def casual_typing(rng: random.Random, words: str) -> str:
 
 
 def add_typo(rng: random.Random, words: str) -> str:
-    """One slip in one longer word: two letters swapped, one missing, one doubled, one hit beside."""
+    """One typing error in a longer word: two letters swapped, one missing, doubled or replaced."""
     places = [m.span() for m in re.finditer(r"[A-Za-z]{4,}", words)]
     if not places:
         return words

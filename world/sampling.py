@@ -1,4 +1,4 @@
-"""Random scenes: how many things, which, where. Every function takes its own ``random.Random``."""
+"""Random scenes: which objects, how many, where. Every function takes a ``random.Random``."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ STYLED_SHARE = 0.12
 
 
 def with_random_style(rng: random.Random, scene: Scene) -> Scene:
-    """Sometimes in another style, where its colours can be told."""
+    """The scene, sometimes in another style in which its colours are still visible."""
     if rng.random() >= STYLED_SHARE:
         return scene
     style = rng.choice(STYLES[1:])
@@ -131,7 +131,7 @@ def with_random_style(rng: random.Random, scene: Scene) -> Scene:
 
 
 READING_WEIGHTS = (2, 2, 5)
-"""`any_scene`'s weights where a picture is to be read: two different things are told apart last."""
+"""Weights of `any_scene` for pictures that are described: scenes with two different objects are learned last."""
 
 
 def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:

@@ -30,12 +30,12 @@ HELD_OUT_SHARE = 0.1
 
 
 def is_held_out_word(words: str) -> bool:
-    """For evaluation: one in ten of what could be written never is in training."""
+    """Whether a text is for evaluation only: one in ten of all possible texts."""
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
 def random_word(rng: random.Random, max_letters: int, held_out: bool = False) -> str:
-    """Of 1 to ``max_letters`` letters or digits, common ones or any; short ones more often."""
+    """A text of 1 to ``max_letters`` letters or digits, a common word or random; short ones are more frequent."""
     while True:
         length = min(max_letters, rng.choices(range(1, 9), (2, 3, 4, 4, 3, 2, 1, 1))[0])
         letters = "".join(
@@ -65,7 +65,7 @@ def with_quoted_text(rng: random.Random, form: str, words: str, **said: str) -> 
 
 
 def plan_with_text(request: str, thing: Thing, plan: str) -> str:
-    """The plan; it names what is to be written where the request has it without quotes."""
+    """The plan; it quotes the text to be written if the request does not."""
     return with_colon(plan if '"' in request else f'"{thing.words}": {lower_first(plan)}')
 
 

@@ -1,4 +1,4 @@
-"""Conversations about the world: messages in English and, by `abroad`, in Chinese and Korean."""
+"""Conversations about the world, in English and, from `language_talk`, in Chinese and Korean."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def random_detail(rng: random.Random, scene: Scene) -> Detail:
 
 
 def request(rng: random.Random, scene: Scene, detail: Detail) -> str:
-    """Plain words and phrase, or one of them free, or both."""
+    """A request for a drawing: frame and phrase are plain or free."""
     plain = rng.random() < 0.5
     said = noun_phrase(scene, detail) if rng.random() < (0.85 if plain else 0.4) else phrase(rng, scene, detail)
     if plain:
@@ -155,7 +155,7 @@ def draw(rng: random.Random) -> Example:
 
 
 def _after_counting(rng: random.Random, scene: Scene) -> Example:
-    """Asked for by the number before: the plan says it first."""
+    """A request that gives the number before the count; the plan names both numbers first."""
     count, thing = len(scene.things), scene.things[0]
     fewer = replace(scene, things=scene.things[1:])
     before = noun_phrase(fewer, replace(random_detail(rng, fewer), size=thing.size == "small" and count > 2))
@@ -291,9 +291,9 @@ def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: 
 NO_WORDS = ("no words", "just the picture", "without a plan", "don't say anything", "only the image", "no explanation",
             "and say nothing", "no talking", "skip the plan", "nothing but the picture", "no text")  # fmt: skip
 NO_TEXT_SHARE = 0.04
-"""Share of the drawings that are to come without a word"""
+"""Share of the drawings that are requested without text."""
 COUNTING_SHARE = 0.15
-"""Share of the drawings of several that are asked for by the number before"""
+"""Share of the drawings of several objects whose count is given by the number before it."""
 PLAN_SHARE = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
 MIXTURE = {
@@ -315,7 +315,7 @@ MIXTURE = {
 EARLIER_MIXTURE = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 OTHER_LANGUAGE_SHARE = 0.45
-"""Share of the conversations, of kinds that can be had so, in Chinese or Korean"""
+"""Share of the conversations in Chinese or Korean, of those kinds that exist in them."""
 
 
 def kinds(names: str) -> tuple[str, ...]:
@@ -341,7 +341,7 @@ def conversation(rng: random.Random, only: tuple[str, ...] = ()) -> Example:
 
 
 def _allowed_example(rng: random.Random, mixture: dict[Callable[[random.Random], Example], int]) -> Example:
-    """An example that says nothing of what is kept for evaluation."""
+    """A conversation without a text of the hand-written requests, which are for evaluation only."""
     while True:
         make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
         if make.__name__ in language_talk.CONVERSATIONS and rng.random() < OTHER_LANGUAGE_SHARE:

@@ -1,4 +1,4 @@
-"""Scenes into words, and the world's own captions back into facts."""
+"""Captions and noun phrases of scenes, and the facts that a caption states."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Detail:
 
     color: bool = True
     size: bool = False
-    """Of a thing alone; of several only what is not of the usual medium size"""
+    """The size of a single object; of several, only sizes other than medium"""
     relation: bool = True
     background: bool = True
 
@@ -99,25 +99,25 @@ def lower_first(words: str) -> str:
 
 
 def with_colon(text: str) -> str:
-    """A sentence that a picture follows: "A red cat." becomes "A red cat:" """
+    """A sentence before a picture: "A red cat." becomes "A red cat:" """
     return text.rstrip(".") + ":"
 
 
 def canonical_order(scene: Scene) -> Scene:
-    """Two things told from the left or from the top: one picture, one way to say it."""
+    """The scene with two objects ordered from the left or from the top, so that a picture has one caption."""
     if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
         return replace(scene, things=scene.things[::-1])
     return scene
 
 
 def caption(scene: Scene) -> str:
-    """The full description that nano is taught to give, of a picture it sees and of one it is about to draw."""
+    """The full description: the caption of a picture that is shown, and the plan of one to be drawn."""
     return sentence(noun_phrase(canonical_order(scene), Detail(size=True)))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption claims: how many of each (object, colour), where, on what."""
+    """What a caption states: the count of each (object, colour), their relation, the background."""
 
     counts: tuple[tuple[tuple[str, str], int], ...]
     relation: tuple[str, str, str] | None

@@ -76,4 +76,4 @@ def test_nothing_is_compared_that_differs_otherwise(tmp_path, capsys):
     with pytest.raises(ValueError, match="give both the same --limit"):
         compare(base, tmp_path / "fewer")
     assert main(["compare", str(base), str(tmp_path / "none")]) == 2
-    assert "no measure in common" in capsys.readouterr().err
+    assert "no task in common" in capsys.readouterr().err

@@ -66,9 +66,9 @@ NOTHING = tasks.Verdict((), "plain")
 
 
 def test_a_cut_measure_goes_on_with_whole_batches(nano, tmp_path):
-    measure = tasks.handwritten_task("talk", 0)
-    assert len(measure.prompts) < tasks.BATCH_SIZE, "one batch: half of it is asked again, all of it is not"
-    whole = saved_replies.generate_replies(nano, measure, tmp_path)
+    task = tasks.handwritten_task("talk", 0)
+    assert len(task.prompts) < tasks.BATCH_SIZE, "one batch: half of it is asked again, all of it is not"
+    whole = saved_replies.generate_replies(nano, task, tmp_path)
     text = (tmp_path / saved_replies.REPLIES_FILE).read_text()
     (tmp_path / saved_replies.REPLIES_FILE).write_text(text[: len(text) // 2])
     assert len(saved_replies.load_replies(tmp_path)) < len(whole)
@@ -76,10 +76,10 @@ def test_a_cut_measure_goes_on_with_whole_batches(nano, tmp_path):
     def timeless(lines):
         return [{k: v for k, v in told.items() if k != "seconds"} for told in lines]
 
-    assert timeless(saved_replies.generate_replies(nano, measure, tmp_path)) == timeless(whole)
+    assert timeless(saved_replies.generate_replies(nano, task, tmp_path)) == timeless(whole)
     assert timeless(saved_replies.load_replies(tmp_path)) == timeless(whole)
     replies = [saved_replies.to_reply(told, tmp_path) for told in whole]
-    assert [reply.text for reply in replies] == [reply.text for reply in measure.generate_batch(nano, 0)]
+    assert [reply.text for reply in replies] == [reply.text for reply in task.generate_batch(nano, 0)]
     (tmp_path / saved_replies.REPLIES_FILE).write_text("nonsense\n" + text)
     with pytest.raises(ValueError, match=r"replies.jsonl, line 1: .*take the folder away"):
         saved_replies.load_replies(tmp_path)
@@ -143,7 +143,7 @@ def test_some_measures_only(nano, tmp_path, capsys):
     ]
     assert not (tmp_path / "sheet.png").exists() and (tmp_path / "index.html").exists()
     assert cli.main(["eval", "world", *options, "--only", "edits"]) == 2
-    assert "no measure's name begins with 'edits'; there are draw/" in capsys.readouterr().err
+    assert "no task's name begins with 'edits'; there are draw/" in capsys.readouterr().err
     assert cli.main(["eval", "geneval", "--only", "colors", "--output", str(tmp_path / "geneval")]) == 2
     assert "--only is for world" in capsys.readouterr().err
 

@@ -34,12 +34,12 @@ def test_one_character_throughout_and_something_new_in_every_picture():
 
 def test_a_story_is_right_with_as_many_pictures_as_were_asked_for():
     """One that does not stop keeps its character in the first four, too."""
-    measure = story_task(1)
-    color, name = re.search(r"about an? (\S+) (.+) in four", measure.prompts[0]).groups()
+    task = story_task(1)
+    color, name = re.search(r"about an? (\S+) (.+) in four", task.prompts[0]).groups()
 
     class Sees:
         def detect(self, images: list[Image.Image]) -> list[Verdict]:
             return [Verdict((Detection(name, color, 0.5, 0.5, 1.0),), "plain") for _ in images]
 
     told = [Reply([Image.new("RGB", (128, 128))] * count, "stop") for count in (3, 4, 5)]
-    assert [measure.grade(None, Sees(), [reply])[0] for reply in told] == [[False], [True], [False]]
+    assert [task.grade(None, Sees(), [reply])[0] for reply in told] == [[False], [True], [False]]

@@ -47,7 +47,7 @@ def test_a_featured_thing_stands_in_a_third_of_the_pictures(tmp_path):
 
     assert share(JudgeStage(cut_rate=0.0)) < 0.06
     assert 0.27 < share(JudgeStage(cut_rate=0.0, featured_object="zebra")) < 0.42
-    with pytest.raises(ValueError, match="featured is 'unicorn'"):
+    with pytest.raises(ValueError, match="featured_object is 'unicorn'"):
         run_judge(JudgeStage(featured_object="unicorn"), None, 0, tmp_path, torch.device("cpu"), torch.float32)
 
 

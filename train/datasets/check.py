@@ -1,4 +1,4 @@
-"""The look at a whole data set before a run: what is there, what is wrong, what is left out."""
+"""Check of a whole data set before a run: what it holds, what is wrong, what is left out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..loop import MAX_SKIPPED_SHARE
 from .example import CaptionedPicture, Example, Problem, open_picture, open_pictures
 
 MIN_SIDE = 16
-"""Pixels a side below which a picture shows nothing."""
+"""Pictures with a side of fewer pixels are refused."""
 MAX_PIXELS = 32_000_000
-"""Pixels above which a picture is refused for training: it would be decoded again every time it is used."""
+"""Pictures of more pixels are refused: they would be decoded again at every use."""
 
 
 @dataclass
@@ -33,16 +33,16 @@ class Report:
     """Heights and widths of the pictures in pixels"""
     tokens: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
-    """Of each example's words and pixels"""
+    """A hash of each example's texts and pixels"""
 
     @property
     def fingerprint(self) -> str:
-        """Of the whole data set, in its order: how many examples, and a hash of them."""
+        """Number of examples and a hash of all of them in their order."""
         whole = hashlib.blake2b("".join(self.digests).encode(), digest_size=16).hexdigest()
         return f"{len(self.digests)} examples, {whole}"
 
     def table(self) -> str:
-        """What was found, a line each; the first ten problems by file and line."""
+        """The report as text: counts, sizes, tokens, and the first ten problems by file and line."""
         kinds = Counter(
             "captioned pictures" if isinstance(e, CaptionedPicture) else "conversations" for e in self.examples
         )

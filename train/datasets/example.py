@@ -1,4 +1,4 @@
-"""What a reader yields: something that can be told as a conversation, and where it was found."""
+"""What a reader yields: an example that becomes a conversation, and where it was found."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...inference.images import decode_image, load_image
 from ...mllm.messages import Message, checked
 
 DRAW_REQUESTS = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
-"""How a caption is asked for; the caption alone comes first and often (see `CaptionedPicture.tell`)."""
+"""Requests for a drawing of a caption; the first, the caption alone, is the most frequent."""
 DESCRIBE_REQUESTS = ("Describe this picture.", "What is in this picture?", "What do you see?")
 
 
 @dataclass(frozen=True)
 class EmbeddedPicture:
-    """A picture inside another file: bytes of a table's cell, or a stretch of a tar."""
+    """A picture inside another file: the bytes of a table's cell, or a range of a tar."""
 
     name: str
     data: bytes = b""
@@ -41,7 +41,7 @@ class EmbeddedPicture:
 
 
 class Openable(Protocol):
-    """A picture that is made or found when it is needed."""
+    """A picture that is rendered or read when needed."""
 
     def open(self) -> Image.Image: ...
 
@@ -71,7 +71,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """One picture with one or more captions: drawn from a caption, or described by it."""
+    """A picture with one or more captions: the assistant draws it from a caption, or describes it."""
 
     picture: Source
     captions: tuple[str, ...]
@@ -83,7 +83,10 @@ class CaptionedPicture:
         yield self.picture
 
     def sample(self, rng: random.Random, draw_share: float, plan_share: float = 0.0) -> list[Message]:
-        """``plan_share`` is the share of drawings that follow a plan: the fullest caption, said before the picture."""
+        """A conversation in which the picture is drawn, with probability ``draw_share``, or described.
+
+        ``plan_share`` is the share of drawings after a plan: the longest caption, written before the picture.
+        """
         (caption,) = rng.choices(self.captions, self.shares or None)
         picture = {"type": "image", "image": self.picture}
         if rng.random() < draw_share:
@@ -114,7 +117,7 @@ def chat_message(role: str, *content: dict[str, Any]) -> Message:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was left out, and why."""
+    """An example that was left out: where it was found, and why."""
 
     where: str
     why: str

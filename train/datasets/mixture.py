@@ -26,7 +26,7 @@ from ..data import JointBatch, joint_batch
 from .example import Example, open_pictures
 
 POOL_BATCHES = 128
-"""Batches in a pool: what keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
+"""Batches in a pool, a number that keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
 
 
 class ConversationSource(Protocol):
@@ -38,7 +38,7 @@ class ConversationSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when what it tells does."""
+        """A text that changes when the conversations do."""
         ...
 
 
@@ -54,7 +54,7 @@ class SceneImage:
 
 @dataclass(frozen=True)
 class WorldSource:
-    """The drawn world, without end: all it talks about, or some kinds of conversation only."""
+    """Endless conversations of the drawn world, of all kinds or of some."""
 
     kinds: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class WorldSource:
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """Examples of a data set, every one once an epoch, in another order each time."""
+    """The examples of a data set: each once an epoch, in an order of that epoch."""
 
     examples: Sequence[Example]
     draw_share: float = 0.8
@@ -133,7 +133,7 @@ class Mixture:
 
     @property
     def fingerprints(self) -> list[str]:
-        """What it is mixed of, for a run to know its data again."""
+        """Fingerprints of the sources, by which a resumed run checks its data."""
         return [source.fingerprint for source in self.sources]
 
     def counts(self, total: int) -> list[int]:
@@ -170,7 +170,7 @@ class Mixture:
         return conversations, indices, [batch[i][0] for i in indices]
 
     def names(self, step: int) -> list[str]:
-        """What a step's conversations are, over all processes."""
+        """Names of a step's conversations over all processes, for messages."""
         pool, index = divmod(step, self.pool)
         return [self.sources[source].name(self.seed, place) for source, place, _ in self.pool_batches(pool)[index]]
 
@@ -194,7 +194,7 @@ class Mixture:
 
 
 def conversation_size(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[int, int]:
-    """Drawings, and about how many tokens a training row takes with their queries (tiles left out)."""
+    """(drawings, tokens) of a conversation: about the length of its training row with the drawings' queries, without tiles."""
     config = encoder.config
     drawings, tokens = 0, round(len(messages) * template_tokens(encoder))
     for message in messages:
@@ -210,7 +210,7 @@ def conversation_size(encoder: StreamEncoder, messages: Sequence[Message]) -> tu
 
 @lru_cache(maxsize=4)
 def template_tokens(encoder: StreamEncoder) -> float:
-    """What the chat template adds to a message, on average over a question and its answer."""
+    """Tokens that the chat template adds to a message, averaged over a question and its answer."""
     turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
     one, two = (len(encoder.encode(turn * n, training=True).input_ids) for n in (1, 2))
     return (two - one) / 2 - len(encoder.text_ids("x"))
@@ -220,7 +220,7 @@ def load_sources(
     data: Sequence[str], encoder: StreamEncoder, max_length: int, draw_share: float
 ) -> list[tuple[ConversationSource, float]]:
     """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world, "world/describe+answer" these kinds of its conversations,
-    "stream:FOLDER" shards too large to list. Every other set is read, checked and reported.
+    "stream:FOLDER" a folder of shards that are read when needed. Every other set is read, checked and reported at once.
 
     Raises ValueError for one that cannot be used.
     """

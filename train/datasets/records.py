@@ -1,4 +1,4 @@
-"""One row of a table or one line of JSON to an example, whichever public layout it is in."""
+"""Reads one row of a table or one line of JSON in any of the public layouts as an example."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sets too large to list: shards whose examples are read when their turn comes, in an order that needs no replay.
+"""Data sets too large to list: shards whose examples are read when needed, in an order that needs no replay.
 
-Only a count a shard is kept. An epoch goes through the shards in a random order, a few at a time, and through the examples
-of those few in a random order: where the ``place``-th example lies is a function of (seed, place).
+Only the number of examples of each shard is in memory. An epoch goes through the shards in a random order, a few at a time,
+and through the examples of those few in a random order: where the ``place``-th example lies is a function of (seed, place).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .example import Example, Problem, chat_message
 INDEX_FILE = "limner-index.json"
 SUFFIXES = (".tar", ".jsonl", ".parquet")
 HASHED_BYTES = 2**16
-"""Bytes at each end of a shard by which it is known again"""
+"""Bytes at each end of a shard that its fingerprint hashes."""
 
 
 @dataclass(frozen=True)
 class BrokenPicture:
-    """In place of what could not be read: it is counted and left out when its turn comes."""
+    """Stands for an example that could not be read; opening it raises ValueError, so that training skips and counts it."""
 
     problem: Problem
 
@@ -48,7 +48,7 @@ def examples_of(shard: Path) -> tuple[Example | Problem, ...]:
 class ShardSource:
     """A source of a `Mixture` over the shards of a folder.
 
-    ``together`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
+    ``shards_at_once`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
     """
 
     def __init__(self, folder: str | Path, draw_share: float = 0.8, shards_at_once: int = 4) -> None:
@@ -63,7 +63,7 @@ class ShardSource:
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards' names, sizes, beginnings and ends: they are too large to be read through."""
+        """A hash of the shards' names, sizes, first and last bytes: whole shards would take too long to read."""
         found = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             size = path.stat().st_size
@@ -75,7 +75,7 @@ class ShardSource:
         return f"{self.total} examples, {found.hexdigest()}"
 
     def find(self, seed: int, place: int) -> tuple[Path, int]:
-        """The shard of a place, and which of its examples."""
+        """The shard of the ``place``-th example, and the index in it."""
         epoch, index = divmod(place, self.total)
         order = _shuffled(len(self.paths), seed, f"shards/{epoch}")
         groups = [order[i : i + self.together] for i in range(0, len(order), self.together)]

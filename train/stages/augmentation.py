@@ -1,4 +1,4 @@
-"""Renders made to look like a model's drawings: lines that wobble, latents that are not quite the encoder's."""
+"""Augmentations that make renders look like a model's drawings: wavy lines, and the errors of decoded noisy latents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...detokenizer.autoencoder import Autoencoder
 
 
 def elastic_warp(pixels: Tensor, amount: float) -> Tensor:
-    """Pictures (batch, 3, height, width) with lines that wobble by ``amount`` pixels, and whole objects out of shape by
+    """An elastic deformation of pictures (batch, 3, height, width): lines move by about ``amount`` pixels, whole objects by
     twice as much."""
     batch, _, height, width = pixels.shape
     grid = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
@@ -23,7 +23,8 @@ def elastic_warp(pixels: Tensor, amount: float) -> Tensor:
 
 @torch.no_grad()
 def noisy_reconstruction(autoencoder: Autoencoder, pixels: Tensor, max_std: float) -> Tensor:
-    """Through the autoencoder, each picture with noise of a standard deviation up to ``max_std`` on its latents."""
+    """Pictures (batch, 3, height, width), encoded and decoded with noise of a standard deviation up to ``max_std`` on the
+    latents."""
     latents = autoencoder.encode(pixels)
     noise = torch.rand(len(latents), 1, 1, 1).to(latents) * max_std
     return autoencoder.decode(latents + noise * torch.randn_like(latents)).clamp(-1, 1)

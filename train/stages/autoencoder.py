@@ -25,9 +25,9 @@ class DecoderStage:
     crop_size: int = 64
     """Side of the cut-outs that most steps train on, in pixels."""
     full_image_share: float = 0.25
-    """Share of the steps, at the end, on whole pictures (group norms see their statistics)."""
+    """Share of the steps, at the end, that train on whole pictures, so that group norms see their statistics."""
     latent_noise: float = 0.1
-    """Standard deviation of the noise on the latents, in units of their own."""
+    """Standard deviation of the noise on the latents, relative to theirs."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -93,8 +93,8 @@ def _fit_stage(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: i
 def run_decoder(
     stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Train the decoder on, in place. The encoder rests, so that the latents keep the meaning that an MM-DiT has learned;
-    the noise on them stands for what an MM-DiT gets wrong."""
+    """Train the decoder on, in place. The encoder is frozen, so that the latents stay those that the MM-DiT has
+    learned; the noise on them stands for the errors of an MM-DiT."""
     torch.manual_seed(seed)
     autoencoder.to(device, dtype, memory_format=torch.channels_last)
     autoencoder.requires_grad_(False)

@@ -42,7 +42,10 @@ def forward_losses(
     self_targets: SelfDistillationTargets | None = None,
     eye_features: Tensor | None = None,
 ) -> StreamLosses:
-    """``eye_features`` (views, patches, eye width) saves running the eye."""
+    """One forward of the stream over ``batch``, with its language and feature losses.
+
+    ``eye_features`` (views, patches, eye width) of the batch's views save a forward of the eye.
+    """
     stream, frozen = trainable.stream, trainable.frozen_encoders
     features = eye_features if self_targets is None else self_targets.eye_features
     if features is None:
@@ -79,7 +82,8 @@ def language_losses(trainable: TrainableModel, stage: LanguageStage, batch: Join
 
 
 def apply_word_dropout(batch: StreamBatch, vocabulary: Vocabulary, rate: float, step: int) -> StreamBatch:
-    """With some of what the assistant says, where nothing is drawn, replaced by other words of its; labels stay."""
+    """Word dropout (Bowman et al. 2016): a share of the assistant's input tokens, in conversations without a drawing, is replaced
+    by other tokens of the assistant. The labels stay."""
     ids = batch.input_ids.clone()
     control = vocabulary.control.union(vocabulary.end_of_turn)
     is_text = (batch.labels != IGNORED) & ~torch.isin(ids, torch.tensor(sorted(control)))
@@ -98,7 +102,7 @@ def apply_word_dropout(batch: StreamBatch, vocabulary: Vocabulary, rate: float, 
 def detokenizer_losses(
     trainable: TrainableModel, stage: JointStage, seed: int, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """Features to pixels, without the stream: SEED-X's first stage. The features are the eye's of the picture itself."""
+    """SEED-X's first stage: the de-tokenizer learns to draw a picture from the eye's features of it; the stream does not run."""
     stream = trainable.stream
     batch = batch.to(stream.device)
     _, counted = batch.counts() if batch.totals is None else batch.totals
@@ -126,13 +130,16 @@ def joint_losses(
     step: int,
     self_targets: SelfDistillationTargets | None = None,
 ) -> dict[str, Tensor]:
-    """``self_targets`` is in place of the truth where it has something (`keep`)."""
+    """The weighted sum of all losses of a batch as ``"loss"``, and each of them.
+
+    ``self_targets`` (`self_distillation_targets`) replace the true targets of replayed conversations.
+    """
     batch = batch.to(trainable.stream.device)
     stream_losses = forward_losses(trainable, batch, self_targets)
     losses = stream_losses.losses
     if stream_losses.features is not None:
         choices = random_choices(stage, batch, seed, step, None if self_targets is None else self_targets.drawings)
-        if self_targets is not None:  # what is drawn without words is the base's: guidance would enlarge any difference
+        if self_targets is not None:  # without context only the base is learned: guidance would enlarge a difference
             choices.drop_context &= self_targets.drawings.to(choices.drop_context.device)
         losses |= flow_losses(trainable, stage, batch, stream_losses, choices, self_targets)
     elif stream_losses.drawings:  # other processes have some
@@ -161,7 +168,7 @@ def check_run(folder: Path, stage: LanguageStage | JointStage, seed: int, model:
 
 
 def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
-    """Twice as large as those of training, or larger: it has some of every source, however small its weight.
+    """A batch at least twice as large as in training, with examples of every source, however small its weight.
 
     Raises ValueError for data sets that cannot be used.
     """
@@ -178,8 +185,8 @@ def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: i
 def validate(
     losses: Callable[[JointBatch, int], dict[str, Tensor]], batch: JointBatch
 ) -> tuple[float, dict[str, float]]:
-    """What to keep the best checkpoint by, and all losses, of a fixed batch with fixed times and noises: the flow's, which
-    tracks quality (SD3, section 5.3), or all of it where nothing is drawn."""
+    """The validation loss and all losses of a fixed batch with fixed timesteps and noises. The first, by which the best
+    checkpoint is chosen, is the flow loss, which tracks quality (SD3, section 5.3), or the sum if nothing is drawn."""
     values = {name: float(value) for name, value in losses(batch, 0).items()}
     return values.get("flow", values["loss"]), values
 
@@ -187,7 +194,7 @@ def validate(
 def run_language(
     stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Trains ``model.mllm`` in place."""
+    """Train ``model.mllm`` in place, without the MM-DiT. Raises ValueError as `check_run` does."""
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 1)
     check_run(folder, stage, seed, model, batches)
@@ -204,7 +211,10 @@ def run_joint(
     dtype: torch.dtype,
     name: str = "joint",
 ) -> None:
-    """Trains the stream and the de-tokenizer of ``model`` in place, with a sheet of drawings at every sample."""
+    """Train the stream and the de-tokenizer of ``model`` in place; every ``sample_every`` steps the sample prompts are drawn.
+
+    Raises ValueError as `check_run` does.
+    """
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 3)
     check_run(folder, stage, seed, model, batches)

@@ -1,4 +1,4 @@
-"""The judge learns on renders that were blurred, noised, bent, passed through the autoencoder, and on halves of objects."""
+"""Trains the judge on renders that are blurred, noised, warped, passed through the autoencoder, and on halves of objects."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class JudgeStage:
     blur_rate: float = 0.3
     noise_rate: float = 0.3
     autoencoder_rate: float = 0.5
-    """Share of the batches that pass through the autoencoder."""
+    """Share of the batches that are encoded and decoded by the autoencoder."""
     latent_noise: float = 0.1
-    """Most of it that is added in between, as a standard deviation: a model's latents are not the encoder's."""
+    """Largest standard deviation of the noise on their latents, as a model's latents have errors."""
     warp_rate: float = 0.0
-    """Share of the batches whose lines wobble, as a model's do"""
+    """Share of the batches that are warped, as a model's lines are not straight"""
     cut_rate: float = 0.25
-    """Share of the pictures in which one object is cut in half; it then does not count."""
+    """Share of the pictures in which one object is cut in half, which is then no object."""
     featured_object: str = ""
     """One of the world's things that stands in many of the pictures (`FEATURED_SHARE`), so that the judge learns it quickly"""
     warm_start: str = ""
-    """Folder of a judge to go on from; what the world has gained since is added"""
+    """Folder of a judge to train further; classes that the world has gained since are added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 FEATURED_SHARE = 1 / 3
-"""Share of the pictures that have what is featured"""
+"""Share of the pictures with the featured object."""
 
 
 def with_object(scene: Scene, name: str) -> Scene:
@@ -105,7 +105,7 @@ def losses(
     image, row, column, name, color = batch["centres"].unbind(1)
     heat = torch.zeros_like(cells[:, 0])
     heat[image, row, column] = 1
-    near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is no mistake
+    near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is hardly a mistake
     centre = F.binary_cross_entropy_with_logits(cells[:, 0], heat, reduction="none")
     centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
     objects, colors = [], []
@@ -127,9 +127,9 @@ def losses(
 def run_judge(
     stage: JudgeStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Judge:
-    """Raises ValueError for a ``featured`` thing that the world has not."""
+    """Raises ValueError for a ``featured_object`` that the world has not."""
     if stage.featured_object and stage.featured_object not in sampling.NAMES:
-        raise ValueError(f"featured is {stage.featured_object!r}; the world has {', '.join(sampling.NAMES)}")
+        raise ValueError(f"featured_object is {stage.featured_object!r}; the world has {', '.join(sampling.NAMES)}")
     done = folder / "model"
     if (done / "config.json").exists():
         return Judge.from_pretrained(done)

@@ -1,4 +1,4 @@
-"""The reader learns on signs that were blurred, noised and passed through the autoencoder, as the judge does."""
+"""Trains the reader on renders of signs that are blurred, warped and passed through the autoencoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ReaderStage:
     depth: int = 3
     blur_rate: float = 0.2
     autoencoder_rate: float = 0.5
-    """Share of the batches that pass through the autoencoder"""
+    """Share of the batches that are encoded and decoded by the autoencoder"""
     latent_noise: float = 0.2
     warp_rate: float = 0.3
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -55,7 +55,7 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
 
 
 def letter_columns(scene: Scene) -> Tensor:
-    """The letter that each of the reader's columns (width / 2,) is to tell: 0 but for the middle half of a letter."""
+    """Target class of each of the reader's columns (width / 2,): 1 + letter in the middle half of a letter, else 0."""
     (thing,) = scene.things
     text = thing.words
     block = replace(scene, things=(replace(thing, words=WIDEST_LETTER * len(text)),))

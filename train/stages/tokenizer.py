@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer on the world's talk in English, Chinese and Korean; bytes are the fallback."""
+"""Trains a byte-level BPE tokenizer on the world's conversations in English, Chinese and Korean."""
 
 from __future__ import annotations
 

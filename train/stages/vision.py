@@ -1,4 +1,4 @@
-"""The eye learns the renderer's free labels, the object and the colour (or background) of each patch, then freezes."""
+"""Trains the vision tower to predict the object and the colour (or background) of each patch, which the renderer knows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, 
 
 
 class PatchClassifier(nn.Module):
-    """The eye and the two linear heads that train it; only the eye is kept."""
+    """The eye with two linear heads, which are discarded after training."""
 
     def __init__(self, eye: Eye) -> None:
         super().__init__()
