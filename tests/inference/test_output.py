@@ -190,7 +190,7 @@ def test_a_reply_without_memory_costs_nobody_the_conversation(folder, tmp_path, 
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(repl.chat, "stream", broken)
-    repl.generate("hello")
+    repl.answer("hello")
     said = capsys.readouterr().err
     assert "Traceback" in said and "RuntimeError: a fault of ours; the conversation is as it was before" in said
 
