@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 
 import limner
-from limner.evaluation.measures import psnr, through_autoencoder
-from limner.evaluation.sheet import sheet
+from limner.evaluation.sheet import save_sheet
+from limner.evaluation.tasks import psnr, reconstruct
 from limner.world import sampling, signs
 from limner.world.pen import STYLES
 from limner.world.scene import Scene, render
 
 
 def scene(rng: random.Random, kind: str) -> Scene:
-    made = signs.signed(rng) if kind == "signs" else replace(sampling.any_scene(rng), style=kind)
+    made = signs.sign_scene(rng) if kind == "signs" else replace(sampling.any_scene(rng), style=kind)
     return replace(made, height=128, width=128)
 
 
@@ -37,11 +37,11 @@ def main() -> None:
     for kind in (*STYLES, "signs"):
         rng = random.Random(kind)
         true = [np.asarray(render(scene(rng, kind))) for _ in range(options.count)]
-        back = [through_autoencoder(model, pixels) for pixels in true]
+        back = [reconstruct(model, pixels) for pixels in true]
         everywhere = np.ones((128, 128, 1), bool)
         print(f"{kind:8} {np.mean([psnr(b, t, everywhere) for b, t in zip(back, true, strict=True)]):.2f} dB")
         shots += [Image.fromarray(x) for pair in list(zip(true, back, strict=True))[:6] for x in pair]
-    sheet(shots, 12, options.sheet)
+    save_sheet(shots, 12, options.sheet)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ import torch
 import limner
 from limner.detokenizer.condition import ConditioningAdapter
 from limner.detokenizer.mmdit import MMDiT
-from limner.evaluation.cases import CATEGORIES
+from limner.evaluation.geneval_cases import CATEGORIES
 from limner.evaluation.judge import Judge
-from limner.evaluation.measures import drawing
-from limner.evaluation.world import JUDGE
+from limner.evaluation.tasks import drawing_task
+from limner.evaluation.world import JUDGE_FOLDER
 from limner.inference import precision
-from limner.train.datasets.mixture import Mixture, World
+from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import joint_losses, run_joint, validate
-from limner.train.trainee import Trainee
+from limner.train.trainable import TrainableModel
 
 CHOICES = {
     "as in the recipe": {},
@@ -51,19 +51,21 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=16, help="drawings a category")
     options = parser.parse_args()
     recipe = load_recipe("nano").joint
-    loop = replace(recipe.loop, steps=options.steps, batch_size=BATCH, warmup=50, sample_every=options.steps)
-    judge = Judge.from_pretrained(JUDGE)
+    loop = replace(recipe.loop, steps=options.steps, batch_size=BATCH, warmup_steps=50, sample_every=options.steps)
+    judge = Judge.from_pretrained(JUDGE_FOLDER)
     for name, choice in CHOICES.items():
         model, stage = fresh(), replace(recipe, data=("world/draw",), loop=loop, **choice)
         run_joint(
-            stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), precision.choose("cpu")
+            stage, model, 0, options.folder / name.replace(" ", "_"), torch.device("cpu"), precision.choose_dtype("cpu")
         )
-        fixed = Mixture([(World(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
+        fixed = Mixture([(WorldSource(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
         # measured as it would be used: with every source it has learned to hear
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
         with torch.compiler.set_stance("force_eager"):
-            flow, _ = validate(partial(joint_losses, Trainee(model.mllm, model.detokenizer), plain, 0), fixed)
-            right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
+            flow, _ = validate(partial(joint_losses, TrainableModel(model.mllm, model.detokenizer), plain, 0), fixed)
+            right = sum(
+                drawing_task(category, False, options.limit).run(model, judge).correct for category in CATEGORIES
+            )
         print(f"{name}: flow {flow:.4f}, {right} of {options.limit * len(CATEGORIES)} drawings right", flush=True)
 
 

@@ -25,8 +25,8 @@ from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
 from limner.mllm.events import PictureBegun, PictureDone, PictureStep
-from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
+from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
 
 BACKBONES = {
@@ -38,7 +38,7 @@ BACKBONES = {
 
 def make(backbone: str, side: int, device: str) -> Limner:
     """In the precision that ``device`` is fast in, made where it is to be."""
-    dtype = precision.choose(device)
+    dtype = precision.choose_dtype(device)
     torch.set_default_dtype(dtype)
     with torch.device(device):
         model = parts(backbone, side)
@@ -55,7 +55,7 @@ def parts(backbone: str, side: int) -> Limner:
             vocab_size=151936, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, **BACKBONES[backbone]
         )
     )
-    eye = SiglipVisionModel(
+    vision_tower = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=1152,
             intermediate_size=4304,
@@ -66,7 +66,7 @@ def parts(backbone: str, side: int) -> Limner:
             vision_use_head=False,
         )
     )
-    stream = StreamModel(llm, Eye(eye), config, vocabulary)
+    stream = StreamModel(llm, VisionTower(vision_tower), config, vocabulary)
     mmdit = MMDiT(
         MMDiTConfig(
             latent_channels=16,
@@ -103,10 +103,10 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=8, help="of text after the picture")
     options.add_argument("--device", default="cpu")
     chosen = options.parse_args()
-    from limner.inference.info import parameters
+    from limner.inference.info import count_parameters
 
     model = make(chosen.llm, chosen.side, chosen.device)
-    counts = parameters(model)
+    counts = count_parameters(model)
     for name, count in counts.items():
         print(f"  {name:32} {count / 1e9:6.2f} B parameters {count * 2 / 1e9:6.2f} GB")
     print(f"  {'in all':32} {sum(counts.values()) / 1e9:6.2f} B parameters {sum(counts.values()) * 2 / 1e9:6.2f} GB")

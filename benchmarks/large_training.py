@@ -15,12 +15,12 @@ import torch
 from large import BACKBONES, make
 from precompute import pictures
 
-from limner.train.datasets.mixture import Finite, Mixture
-from limner.train.finetune import FinetuneConfig, prepared
+from limner.train.datasets.mixture import ExampleSource, Mixture
+from limner.train.finetune import FinetuneConfig, prepare_adapter
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import joint_losses
-from limner.train.trainee import Trainee, compile_blocks, freeze, recomputing
+from limner.train.trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 
 GB = 1e9
 
@@ -29,29 +29,29 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     model = make(options.llm, options.side, options.device)
     if kind == "lora":
         config = FinetuneConfig(rank=16, alpha=16, replay="none")
-        trainee, _ = prepared(model, config)
+        trainable, _ = prepare_adapter(model, config)
         stage = config.joint
     else:
         stage = getattr(load_recipe("released"), kind)
-        trainee = Trainee(model.mllm, model.detokenizer)
-        freeze(trainee, stage.train)
+        trainable = TrainableModel(model.mllm, model.detokenizer)
+        freeze_parameters(trainable, stage.train)
     if stage.compile and not options.eager:
-        compile_blocks(trainee)
-    optimizer = MasterOptimizer(trainee.named_parameters(), 1e-5)
+        compile_blocks(trainable)
+    optimizer = MasterOptimizer(trainable.named_parameters(), 1e-5)
     mixture = Mixture(
-        [(Finite(pictures(2 * options.batch, options.side)), 1.0)], model.encoder, options.batch, 0, pool=2
+        [(ExampleSource(pictures(2 * options.batch, options.side)), 1.0)], model.encoder, options.batch, 0, pool=2
     )
     batches = [mixture(step) for step in range(2)]
     spent = []
-    with recomputing(trainee, stage.gradient_checkpointing or options.checkpointing):
+    with gradient_checkpointing(trainable, stage.gradient_checkpointing or options.checkpointing):
         for step in range(options.steps + 2):
             begun = time.perf_counter()
-            joint_losses(trainee, stage, 0, batches[step % 2], step)["loss"].backward()
+            joint_losses(trainable, stage, 0, batches[step % 2], step)["loss"].backward()
             norm = optimizer.step(1.0, 1.0)
             assert norm == norm
             spent.append(time.perf_counter() - begun)
     whole = sum(p.numel() for p in model.parameters())
-    learns = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
+    learns = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     seconds = sorted(spent[2:])[options.steps // 2]
     line = f"{kind:6} {whole / 1e9:.2f} B parameters, {learns / 1e9:.3f} B learn"
     line += f": {options.batch / seconds:.2f} conversations a second"

@@ -54,7 +54,7 @@ def make(folder: Path, gb: float) -> None:
     )
     backbone = AutoModelForCausalLM.from_config(config)
     backbone.generation_config.eos_token_id = nano.mllm.vocabulary.end_of_turn[0]
-    stream = StreamModel(backbone, nano.mllm.eye, nano.config, nano.mllm.vocabulary)
+    stream = StreamModel(backbone, nano.mllm.vision_tower, nano.config, nano.mllm.vocabulary)
     depth = max(1, round(gb * 0.5e9 / 2 / (36 * width * width)))
     vae = nano.detokenizer.autoencoder
     mmdit = MMDiT(
@@ -71,7 +71,13 @@ def make(folder: Path, gb: float) -> None:
     )
     adapter = ConditioningAdapter(
         AdapterConfig(
-            nano.mllm.eye.width, num_tokens=16, width=256, depth=2, heads=4, context_width=width, pooled_width=width
+            nano.mllm.vision_tower.width,
+            num_tokens=16,
+            width=256,
+            depth=2,
+            heads=4,
+            context_width=width,
+            pooled_width=width,
         )
     )
     model = Limner(stream, Detokenizer(adapter, mmdit, vae), nano.tokenizer).to(torch.bfloat16)

@@ -14,7 +14,7 @@ import random
 import limner
 from limner.evaluation import geneval
 from limner.evaluation.judge import Judge
-from limner.evaluation.world import JUDGE
+from limner.evaluation.world import JUDGE_FOLDER
 from limner.inference.model import Limner
 
 PROMPTS = 9
@@ -24,14 +24,14 @@ BETWEEN = ("what do you see?", "thanks", "make it blue", "put it on grass")
 def talked(model: Limner, judge: Judge, history: int, conversations: int) -> list[int]:
     """How many conversations are right at each prompt."""
     rng = random.Random(1)
-    known = [prompt for prompt in geneval.prompts() if prompt.known]
+    known = [prompt for prompt in geneval.load_prompts() if prompt.in_world]
     right = [0] * PROMPTS
     for number in range(conversations):
         chat = model.chat(history=history, max_new_tokens=96)
         for place in range(PROMPTS):
             prompt = rng.choice(known)
-            drawn = chat.say(prompt.about["prompt"], seed=100 * number + place).images
-            right[place] += len(drawn) == 1 and prompt.met_by(judge.look(drawn)[0])
+            drawn = chat.say(prompt.metadata["prompt"], seed=100 * number + place).images
+            right[place] += len(drawn) == 1 and prompt.matches(judge.detect(drawn)[0])
             chat.say(BETWEEN[place % len(BETWEEN)], seed=place)
     return right
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=24)
     options = parser.parse_args()
-    model, judge = limner.load("nano", device="cpu"), Judge.from_pretrained(JUDGE)
+    model, judge = limner.load("nano", device="cpu"), Judge.from_pretrained(JUDGE_FOLDER)
     for history in (model.defaults.history, 0):
         right = talked(model, judge, history, options.conversations)
         shown = f"the last {history} exchanges" if history else "all exchanges"

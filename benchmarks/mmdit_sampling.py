@@ -54,7 +54,7 @@ def main() -> None:
     config = config_from_diffusers(theirs.config)
     ours = MMDiT(config).eval()
     ours.load_state_dict(weights_from_diffusers(theirs.state_dict(), config))
-    dtype = precision.choose("cpu")
+    dtype = precision.choose_dtype("cpu")
     ours.to(dtype), theirs.to(dtype)
     context, pooled = torch.randn(1, 77, 512), torch.randn(1, 512)
     noise = torch.randn(1, 16, options.size, options.size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import limner
-from limner.evaluation.sheet import sheet
+from limner.evaluation.sheet import save_sheet
 from limner.inference.model import Limner
 from limner.world.pen import CONTROLS
 from limner.world.scene import Scene, Thing, render
@@ -79,7 +79,7 @@ def drawn(model: Limner, asked: Sequence[object], path: Path) -> None:
     replies = model.draw(list(asked), seed=list(range(len(asked))))
     for text, reply in zip(asked, replies, strict=True):
         print(f"{text if isinstance(text, str) else text[0]['content'][-1]['text']} -> {reply.text}")
-    sheet([reply.images[0] for reply in replies], 8, path)
+    save_sheet([reply.images[0] for reply in replies], 8, path)
 
 
 def main() -> None:
@@ -90,22 +90,22 @@ def main() -> None:
     if model.student_steps:  # the teacher's above, the student's below
         ways = (model.defaults.num_inference_steps, model.student_steps)
         rows = [model.draw(list(PROMPTS[:8]), seed=list(range(8)), num_inference_steps=steps) for steps in ways]
-        sheet([reply.images[0] for row in rows for reply in row], 8, folder / "student.png")
+        save_sheet([reply.images[0] for row in rows for reply in row], 8, folder / "student.png")
     pictures = []
     for seed, (shown, words) in enumerate(given()):
         content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": words}]
         reply = model.draw([{"role": "user", "content": content}], seed=seed)
         print(f"{words} -> {reply.text}")
         pictures += [*shown, reply.images[0]]
-    sheet(pictures, len(pictures), folder / "given.png")
+    save_sheet(pictures, len(pictures), folder / "given.png")
     told = model.generate(STORY, seed=3)
     print(told.text)
-    sheet(told.images, max(1, len(told.images)), folder / "story.png")
+    save_sheet(told.images, max(1, len(told.images)), folder / "story.png")
     chat = model.chat(seed=1, height=128, width=128, max_images=1)
     said = [chat.say(text) for text in EDITS]
     for text, reply in zip(EDITS, said, strict=True):
         print(f"{text} -> {reply.text}")
-    sheet([reply.images[0] for reply in said], len(said), folder / "edits.png")
+    save_sheet([reply.images[0] for reply in said], len(said), folder / "edits.png")
 
 
 if __name__ == "__main__":

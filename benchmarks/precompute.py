@@ -23,16 +23,16 @@ from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
-from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
+from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
-from limner.train.datasets.example import Captioned, Stored
-from limner.train.datasets.mixture import Finite, Mixture
-from limner.train.frozen import Store, encoders, precompute
+from limner.train.datasets.example import CaptionedPicture, EmbeddedPicture
+from limner.train.datasets.mixture import ExampleSource, Mixture
+from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import Recipe
 from limner.train.stages.joint import joint_losses
-from limner.train.trainee import Trainee, freeze
+from limner.train.trainable import TrainableModel, freeze_parameters
 
 
 def build(size: int) -> Limner:
@@ -64,7 +64,7 @@ def build(size: int) -> Limner:
         bos_token_id=None,
     )
     llm = AutoModelForCausalLM.from_config(backbone, attn_implementation="eager")
-    eye = Eye(SiglipVisionModel(SiglipVisionConfig(vision_use_head=False)))
+    vision_tower = VisionTower(SiglipVisionModel(SiglipVisionConfig(vision_use_head=False)))
     widths = (128, 256, 512, 512)
     vae = AutoencoderKL(
         block_out_channels=widths,
@@ -75,7 +75,9 @@ def build(size: int) -> Limner:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    adapter = AdapterConfig(eye.width, num_tokens=64, width=512, depth=2, heads=8, context_width=512, pooled_width=512)
+    adapter = AdapterConfig(
+        vision_tower.width, num_tokens=64, width=512, depth=2, heads=8, context_width=512, pooled_width=512
+    )
     mmdit = MMDiTConfig(
         latent_channels=16,
         width=512,
@@ -89,13 +91,13 @@ def build(size: int) -> Limner:
         max_references=1,
     )
     return Limner(
-        StreamModel(llm, eye, config, vocabulary),
+        StreamModel(llm, vision_tower, config, vocabulary),
         Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
         words,
-    ).to(precision.choose("cpu"))
+    ).to(precision.choose_dtype("cpu"))
 
 
-def pictures(count: int, size: int) -> list[Captioned]:
+def pictures(count: int, size: int) -> list[CaptionedPicture]:
     import io
 
     found = []
@@ -103,7 +105,9 @@ def pictures(count: int, size: int) -> list[Captioned]:
         pixels = torch.randint(0, 256, (size // 8, size // 8, 3), generator=torch.Generator().manual_seed(index))
         out = io.BytesIO()
         Image.fromarray(pixels.to(torch.uint8).numpy()).resize((size, size)).save(out, "PNG")
-        found.append(Captioned(Stored(f"{index}.png", out.getvalue()), (f"picture {index}",), f"{index}"))
+        found.append(
+            CaptionedPicture(EmbeddedPicture(f"{index}.png", out.getvalue()), (f"picture {index}",), f"{index}")
+        )
     return found
 
 
@@ -114,24 +118,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     model, examples = build(options.size), pictures(2 * options.batch, options.size)
-    trainee = Trainee(model.mllm, model.detokenizer)
+    trainable = TrainableModel(model.mllm, model.detokenizer)
     stage = Recipe().align
-    print(freeze(trainee, stage.train))
-    optimizer = MasterOptimizer(trainee.named_parameters(), 1e-4)
-    mixture = Mixture([(Finite(examples), 1.0)], model.encoder, options.batch, 0, pool=2)
+    print(freeze_parameters(trainable, stage.train))
+    optimizer = MasterOptimizer(trainable.named_parameters(), 1e-4)
+    mixture = Mixture([(ExampleSource(examples), 1.0)], model.encoder, options.batch, 0, pool=2)
     mixture.keys = True
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         count = precompute(model, examples, Path(folder))
         print(f"precomputed {count} tensors of {len(examples)} pictures in {time.perf_counter() - begun:.1f} s")
-        for name, store in (("online", None), ("precomputed", Store(folder, encoders(model)))):
-            trainee.frozen.store = store
+        for name, store in (("online", None), ("precomputed", EncoderCache(folder, encoders_fingerprint(model)))):
+            trainable.frozen_encoders.cache = store
             spent = []
             for step in range(options.steps + 1):
                 batch = mixture(step % 2)
                 begun = time.perf_counter()
-                joint_losses(trainee, stage, 0, batch, step)["loss"].backward()
+                joint_losses(trainable, stage, 0, batch, step)["loss"].backward()
                 optimizer.step(1.0, 1.0)
                 spent.append(time.perf_counter() - begun)
             rates[name] = options.batch / (sum(spent[1:]) / options.steps)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import limner
 from limner.detokenizer.condition import Condition, ConditioningAdapter
-from limner.evaluation.cases import CATEGORIES
+from limner.evaluation.geneval_cases import CATEGORIES
 from limner.evaluation.judge import Judge
-from limner.evaluation.measures import drawing
-from limner.evaluation.world import JUDGE
+from limner.evaluation.tasks import drawing_task
+from limner.evaluation.world import JUDGE_FOLDER
 
 
 def heard(adapter: ConditioningAdapter, features: bool, prompt: bool) -> Callable[..., Condition]:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=48)
     options = parser.parse_args()
     model = limner.load(options.model)
-    judge = Judge.from_pretrained(JUDGE)
+    judge = Judge.from_pretrained(JUDGE_FOLDER)
     adapter = model.detokenizer.adapter
     whole = adapter.forward
     for name, features, prompt in (
@@ -51,7 +51,7 @@ def main() -> None:
         ("neither", False, False),
     ):
         adapter.forward = heard(adapter, features, prompt)
-        right = sum(drawing(category, False, options.limit).run(model, judge).right for category in CATEGORIES)
+        right = sum(drawing_task(category, False, options.limit).run(model, judge).correct for category in CATEGORIES)
         adapter.forward = whole
         print(f"{name}: {right} of {options.limit * len(CATEGORIES)}", flush=True)
 

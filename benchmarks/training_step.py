@@ -15,18 +15,18 @@ import torch
 
 import limner
 from limner.resamplers import attention
-from limner.train.datasets.mixture import Mixture, World
+from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
 from limner.train.stages.joint import joint_losses
-from limner.train.trainee import Trainee, compile_blocks
+from limner.train.trainable import TrainableModel, compile_blocks
 
 
 class Plain:
     """What a script would do."""
 
-    def __init__(self, trainee: Trainee) -> None:
-        self.parameters = [p for p in trainee.parameters() if p.requires_grad]
+    def __init__(self, trainable: TrainableModel) -> None:
+        self.parameters = [p for p in trainable.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4)
 
     def step(self, rate: float, clip: float) -> None:
@@ -41,17 +41,19 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
     torch._dynamo.reset()
     model = limner.load("nano", device="cpu", dtype="float32" if plain else "auto")
     model.mllm.llm.set_attn_implementation("sdpa" if plain else "eager")
-    attention.SHORT = 0 if plain else 512
-    trainee = Trainee(model.mllm, model.detokenizer, align=True).to(model.mllm.dtype)
+    attention.PLAIN_ATTENTION_MAX_QUERIES = 0 if plain else 512
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True).to(model.mllm.dtype)
     if not plain:
-        compile_blocks(trainee)
-    optimizer = Plain(trainee) if plain else MasterOptimizer(trainee.named_parameters(), 1e-4, ema_decay=0.0, kind=kind)
+        compile_blocks(trainable)
+    optimizer = (
+        Plain(trainable) if plain else MasterOptimizer(trainable.named_parameters(), 1e-4, ema_decay=0.0, kind=kind)
+    )
     stage = load_recipe("nano").joint
     times: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
     for round_ in range(3):  # the first one warms up and compiles
         for number, batch in enumerate(batches):
             begun = time.perf_counter()
-            loss = joint_losses(trainee, stage, 0, batch, number)["loss"]
+            loss = joint_losses(trainable, stage, 0, batch, number)["loss"]
             forward = time.perf_counter()
             loss.backward()
             backward = time.perf_counter()
@@ -60,7 +62,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
                 spent = (forward - begun, backward - forward, time.perf_counter() - backward)
                 for part, seconds in zip(times, spent, strict=True):
                     times[part].append(seconds)
-    attention.SHORT = 512
+    attention.PLAIN_ATTENTION_MAX_QUERIES = 512
     return {part: statistics.mean(seconds) for part, seconds in times.items()}
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=6, help="different batches; each is timed twice")
     options = parser.parse_args()
     mixture = Mixture(
-        [(World(), 1.0)], limner.load("nano", device="cpu").encoder, options.batch, 0, pool=options.batches
+        [(WorldSource(), 1.0)], limner.load("nano", device="cpu").encoder, options.batch, 0, pool=options.batches
     )
     batches = [mixture(step) for step in range(options.batches)]
     results = {

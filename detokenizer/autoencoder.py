@@ -1,7 +1,7 @@
 """Pixels to latents and back: a diffusers autoencoder, optionally on pixel-unshuffled input.
 
-Full-size convolutions are what an autoencoder costs on a CPU; with ``unshuffle`` 4 the first one already
-works at a quarter of the height and width (the idea of DC-AE's space-to-channel shortcut, arXiv:2410.10733).
+On a CPU most of an autoencoder's time goes into convolutions at full size. With ``unshuffle`` 4 the first one works at a
+quarter of the height and width (the idea of DC-AE's space-to-channel shortcut, arXiv:2410.10733).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
-from .files import check_config, stored_dtype, whole
+from .files import load_strict, read_part_config, stored_dtype
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
@@ -29,8 +29,8 @@ class Autoencoder(nn.Module):
         self.vae, self.unshuffle = vae, unshuffle
 
     @property
-    def factor(self) -> int:
-        """Pixels per latent, a side."""
+    def downsample_factor(self) -> int:
+        """Pixels per latent along each side."""
         config = self.vae.config
         if isinstance(self.vae, AutoencoderDC):
             return self.unshuffle * 2 ** (len(config.encoder_block_out_channels) - 1)
@@ -42,27 +42,36 @@ class Autoencoder(nn.Module):
 
     @property
     def shift(self) -> float:
+        """Subtracted from the ``vae``'s latents before `scale`, 0 where its config has none."""
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     @property
     def scale(self) -> float:
+        """Factor that brings the ``vae``'s latents to unit variance."""
         return self.vae.config.scaling_factor
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw latents' mean and log-variance (None for a deterministic one)."""
+        """Mean and log-variance of the latents before shift and scale; the log-variance is None for a deterministic ``vae``.
+
+        Pixels (batch, 3, height, width) in [-1, 1]; both are (batch, channels, height / factor, width / factor).
+        """
         encoded = self.vae.encode(F.pixel_unshuffle(pixels, self.unshuffle))
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mean, encoded.latent_dist.logvar
         return encoded.latent, None
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (batch, 3, height, width) to latents (batch, channels, height / factor, width / factor), unit scale."""
+        """Pixels (batch, 3, height, width) in [-1, 1] to latents (batch, channels, height / factor, width / factor) of unit
+        scale, ``factor`` being `downsample_factor`. Raises ValueError for sides that it does not divide."""
         height, width = pixels.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"a picture of {height} x {width} pixels; both must be multiples of {self.factor}")
+        if height % self.downsample_factor or width % self.downsample_factor:
+            raise ValueError(
+                f"a picture of {height} x {width} pixels; both must be multiples of {self.downsample_factor}"
+            )
         return (self.moments(pixels)[0] - self.shift) * self.scale
 
     def decode_raw(self, latents: Tensor) -> Tensor:
+        """As `decode`, for latents before shift and scale (`moments`)."""
         return F.pixel_shuffle(self.vae.decode(latents).sample, self.unshuffle)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -70,25 +79,29 @@ class Autoencoder(nn.Module):
         return self.decode_raw(latents / self.scale + self.shift)
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads."""
         self.vae.save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text())
-        config.pop("_name_or_path", None)  # where it was read from is nobody else's business
+        config.pop("_name_or_path", None)  # a path of this machine does not belong into a published file
         (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Autoencoder:
-        """Reads a diffusers folder; ``limner.json`` beside its config holds ``unshuffle`` when it is not 1."""
-        name = check_config(Path(folder)).get("_class_name")
+        """Reads a diffusers folder; ``limner.json`` in it may hold ``unshuffle``.
+
+        Raises ValueError for a class that Limner does not know, and as `load_strict` does.
+        """
+        name = read_part_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         own = Path(folder) / "limner.json"
         options = json.loads(own.read_text()) if own.exists() else {}
-        return cls(whole(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
+        return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:
-    """A new `AutoencoderKL` of these widths, one a resolution, without attention."""
+    """A new `AutoencoderKL` without attention; ``widths`` has one number for each resolution."""
     blocks = len(widths)
     channels = 3 * unshuffle**2
     vae = AutoencoderKL(
@@ -112,6 +125,6 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
-    """The way back, rounded and clamped, on the CPU."""
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Pixels (batch, 3, height, width) in [-1, 1] to 8 bits (batch, height, width, 3) on the CPU, rounded and clamped."""
     return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()

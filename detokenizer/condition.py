@@ -1,4 +1,4 @@
-"""What steers a drawing, and the adapter that makes it from the stream's features."""
+"""The condition of a drawing, and the adapter that computes it from the stream's features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..resamplers import Resampler
 
 @dataclass(frozen=True)
 class Condition:
-    """One row a picture. The size is not part of it: that goes to `Detokenizer.draw`."""
+    """What conditions a batch of drawings. The size is not part of it: that is an argument of `Detokenizer.draw`."""
 
     context: Tensor
     """(batch, tokens, context_width)"""
@@ -21,10 +21,10 @@ class Condition:
     pooled: Tensor
     """(batch, pooled_width)"""
     references: list[list[Tensor]] = field(default_factory=list)
-    """A row's reference latents (channels, height, width), newest first; empty for a batch without any."""
+    """For each row its reference latents (channels, height, width), newest first; empty for a batch without any."""
     negative: tuple[Tensor, Tensor] | None = None
-    """What guidance pushes away from: context (tokens, context_width) and pooled (pooled_width), the same for all rows.
-    None: nothing to attend to and a zero vector."""
+    """The negative condition of guidance for all rows: context (tokens, context_width) and pooled (pooled_width).
+    None: an empty context and a zero vector."""
 
     @property
     def batch(self) -> int:
@@ -34,13 +34,14 @@ class Condition:
         return self.rows([index])
 
     def rows(self, indices: list[int]) -> Condition:
+        """The condition of these rows."""
         references = [self.references[i] for i in indices] if self.references else []
         return Condition(
             self.context[indices], self.context_mask[indices], self.pooled[indices], references, self.negative
         )
 
     def without_context(self, rows: Tensor | None = None) -> Condition:
-        """The negative, or nothing to attend to and a zero vector, for all rows or those where ``rows`` (batch,) is True."""
+        """With the negative condition in place of context and pooled, in all rows or those where ``rows`` (batch,) is True."""
         rows = torch.ones_like(self.context_mask[:, 0]) if rows is None else rows
         keep = ~rows[:, None]
         if self.negative is not None:
@@ -54,16 +55,19 @@ class Condition:
         return replace(self, context_mask=self.context_mask & keep, pooled=self.pooled * keep)
 
     def without_references(self, rows: list[int] | None = None) -> Condition:
+        """Without references in all rows or those of these indices."""
         dropped = set(range(self.batch) if rows is None else rows)
         return replace(self, references=[[] if i in dropped else r for i, r in enumerate(self.references)])
 
 
 @dataclass
 class AdapterConfig:
+    """Sizes of a `ConditioningAdapter`."""
+
     feature_width: int = 4096
     """Width of the image features that the stream's output resampler gives."""
     num_tokens: int = 64
-    """Context tokens made of them."""
+    """Context tokens computed from them."""
     width: int = 1024
     depth: int = 4
     heads: int = 16
@@ -71,15 +75,15 @@ class AdapterConfig:
     context_width: int = 4096
     pooled_width: int = 2048
     prompt_width: int = 0
-    """Width of the backbone's hidden states of the prompt, a second source of context; 0 for none."""
+    """Width of the backbone's hidden states of the prompt, a second context source; 0 for none."""
     glyph_width: int = 0
-    """Width of the glyph encoder's features of the words to be written, another source; 0 for none."""
+    """Width of the glyph encoder's features, a third context source; 0 for none."""
 
 
 class ConditioningAdapter(nn.Module):
-    """Image features (and, where configured, the prompt's hidden states and the glyphs of words) to a `Condition`.
+    """Image features (and, where configured, the prompt's hidden states and glyph features) to a `Condition`.
 
-    Each source of context has a projection and a type embedding of its own; all are concatenated.
+    Each context source has its own projection and type embedding; all are concatenated.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -112,8 +116,8 @@ class ConditioningAdapter(nn.Module):
         glyphs: Tensor | None = None,
         glyph_mask: Tensor | None = None,
     ) -> Condition:
-        """features (batch, tokens, feature_width); prompt (batch, tokens, prompt_width) and glyphs (batch, tokens,
-        glyph_width), each with its mask.
+        """``features`` (batch, tokens, feature_width), ``prompt`` (batch, tokens, prompt_width) and ``glyphs`` (batch, tokens,
+        glyph_width); masks (batch, tokens) are True where a token counts.
 
         Raises ValueError when the prompt's states or the glyphs are missing or unexpected.
         """

@@ -1,4 +1,4 @@
-"""Condition in, pixels out."""
+"""The de-tokenizer: a condition to pixels."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import flow, samplers
-from .autoencoder import Autoencoder, to_bytes, to_pixels
+from .autoencoder import Autoencoder, to_pixels, to_uint8
 from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .files import filled, read_json, refer
+from .files import load_module, read_json, write_source
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT
 from .mmdit_config import MMDiTConfig
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after each step."""
+StepCallback = Callable[[int, int], None]
+"""Called with the number of steps done and of all steps after each step."""
 
 
 class Detokenizer(nn.Module):
-    """Adapter, MM-DiT and autoencoder, and an encoder of words to be written where there is one.
+    """Conditioning adapter, MM-DiT and autoencoder, optionally a glyph encoder.
 
-    ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
-    SD3).
+    ``trained_tokens`` is the number of image tokens at which the timestep shift is ``base_shift`` (3 for SD3).
     """
 
     def __init__(
@@ -41,50 +40,52 @@ class Detokenizer(nn.Module):
         base_shift: float = 1.0,
         glyphs: GlyphEncoder | None = None,
     ) -> None:
-        """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
+        """Raises ValueError for a glyph encoder of another width than the adapter takes (0 for none)."""
         super().__init__()
-        # a painter that is steered by words alone has no adapter of ours
-        place = adapter.config.glyph_width if isinstance(adapter, ConditioningAdapter) else 0
-        own = glyphs.width if glyphs else 0
-        if own != place:
-            raise ValueError(f"glyphs of width {own}, the adapter takes {place}")
+        # SD3 with its own text encoders has no conditioning adapter
+        expected_width = adapter.config.glyph_width if isinstance(adapter, ConditioningAdapter) else 0
+        width = glyphs.width if glyphs else 0
+        if width != expected_width:
+            raise ValueError(f"glyphs of width {width}, the adapter takes {expected_width}")
         self.glyphs = glyphs
         self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property
-    def painter(self) -> nn.Module:
+    def transformer(self) -> nn.Module:
+        """The network that predicts velocities, here the MM-DiT."""
         return self.mmdit
 
     @property
-    def multiple(self) -> int:
+    def size_multiple(self) -> int:
         """Heights and widths in pixels must be multiples of this."""
-        return self.autoencoder.factor * self.mmdit.config.patch_size
+        return self.autoencoder.downsample_factor * self.mmdit.config.patch_size
 
     @property
-    def longest(self) -> int | None:
-        """The longest side in pixels that has a place in the position table; None where positions have no end."""
+    def max_side(self) -> int | None:
+        """The longest side in pixels that the position table covers; None where positions are not limited."""
         config = self.mmdit.config
-        return config.position_table * self.multiple if config.positions == "sincos" else None
+        return config.position_table * self.size_multiple if config.positions == "sincos" else None
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for a size that cannot be drawn, naming those that can."""
-        step = self.multiple
-        fits = height >= step and width >= step and height % step == 0 and width % step == 0
-        if not fits or (self.longest and max(height, width) > self.longest):
-            most = f" up to {self.longest}" if self.longest else ""
+        step = self.size_multiple
+        is_multiple = height >= step and width >= step and height % step == 0 and width % step == 0
+        if not is_multiple or (self.max_side and max(height, width) > self.max_side):
+            most = f" up to {self.max_side}" if self.max_side else ""
             raise ValueError(
                 f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
             )
 
     def condition(
-        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, words: Sequence[Sequence[str]]
+        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """Of the stream's features and states (`ConditioningAdapter`) and the words each picture is to carry."""
-        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(words) if self.glyphs else ()))
+        """The condition for image features, prompt states (both as in `ConditioningAdapter.forward`) and the strings to be
+        written in each image; the latter have no effect without a glyph encoder."""
+        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
 
-    def learn_to_write(self, glyphs: GlyphEncoder) -> None:
-        """A new source of context; what is drawn without words stays what it was."""
+    def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
+        """Adds glyph features as a context source. Images without text to be written stay what they were."""
         assert self.glyphs is None
         old = self.adapter
         self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
@@ -93,20 +94,18 @@ class Detokenizer(nn.Module):
         self.adapter.load_state_dict(state)
         self.glyphs = glyphs.to(old.source_embed)
 
-    def shift(self, height: int, width: int) -> float:
-        """The resolution shift α = base_shift · sqrt(m / n)."""
-        tokens = (height // self.multiple) * (width // self.multiple)
+    def timestep_shift(self, height: int, width: int) -> float:
+        """The timestep shift α = base_shift · sqrt(m / n) for m image tokens, n being ``trained_tokens``."""
+        tokens = (height // self.size_multiple) * (width // self.size_multiple)
         return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
 
     @torch.no_grad()
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches.
-
-        It keeps its own size, whatever ``size`` the drawing has.
-        """
+        """8-bit pixels (height, width, 3) to latents (channels, h, w). The image is resized to multiples of `size_multiple`,
+        whatever ``size`` the drawing has."""
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
-        size = [max(self.multiple, round(n / self.multiple) * self.multiple) for n in pixels.shape[-2:]]
+        size = [max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]]
         if size != list(pixels.shape[-2:]):
             pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(
                 parameter.dtype
@@ -127,12 +126,12 @@ class Detokenizer(nn.Module):
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         sampler: str = "euler",
         times: Tensor | None = None,
-        callback: Progress | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
-        """8-bit pictures (batch, height, width, 3); ``seeds`` holds a row's (seed, index of the picture in its reply).
+        """8-bit images (batch, height, width, 3). ``seeds`` has for each row the seed and the index of the image in its reply.
 
-        ``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give. Guidance
-        passes run as one batch. Raises ValueError for sizes, steps or scales that make no sense.
+        ``times``, falling from 1 to 0, replace those that ``num_inference_steps`` and the size give. Guidance passes run as
+        one batch. Raises ValueError for sizes, steps or scales that make no sense.
         """
         self.check_size(height, width)
         if len(seeds) != condition.batch:
@@ -140,20 +139,21 @@ class Detokenizer(nn.Module):
         solve = samplers.sampler(sampler)
         guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
         if times is None:
-            times = flow.inference_timesteps(num_inference_steps, self.shift(height, width))
+            times = flow.inference_timesteps(num_inference_steps, self.timestep_shift(height, width))
         parameter = next(self.mmdit.parameters())
         device, dtype = parameter.device, parameter.dtype
-        factor = self.autoencoder.factor
-        shape = (self.autoencoder.channels, height // factor, width // factor)
+        downsample_factor = self.autoencoder.downsample_factor
+        shape = (self.autoencoder.channels, height // downsample_factor, width // downsample_factor)
         x = torch.stack([samplers.noise_like(shape, seed, index) for seed, index in seeds]).to(device)
         velocity = GuidedVelocity(self.mmdit, condition, guidance, times.to(device), dtype)
         steps = len(times) - 1
-        report = None if callback is None else lambda step, _: callback(step + 1, steps)
-        latents = solve(velocity, x, times, report)
-        return to_bytes(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+        step_callback = None if callback is None else lambda step, _: callback(step + 1, steps)
+        latents = solve(velocity, x, times, step_callback)
+        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
 
     def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
-        """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
+        """With ``source``, a folder or hub id of an SD3, the folder names it instead of holding the weights of MM-DiT and
+        autoencoder."""
         folder = Path(folder)
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
@@ -162,8 +162,8 @@ class Detokenizer(nn.Module):
             parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
             self.autoencoder.save_pretrained(folder / "vae")
         else:
-            refer(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
-            refer(folder / "vae", source)
+            write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
+            write_source(folder / "vae", source)
         for name, part, config in parts:
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -173,22 +173,22 @@ class Detokenizer(nn.Module):
         (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, painter: tuple[MMDiT, Autoencoder] | None = None) -> Detokenizer:
-        """``painter`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
+    def from_pretrained(cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None) -> Detokenizer:
+        """``components`` are the MM-DiT and autoencoder where the folder only names their source (`save_pretrained`).
 
         Raises ValueError for unknown config keys and for weights that do not fit.
         """
         folder = Path(folder)
-        adapter = filled(ConditioningAdapter, AdapterConfig, folder / "adapter")
-        if painter is None:
-            painter = filled(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
+        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        if components is None:
+            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
         glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
         scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
-        return cls(adapter, *painter, **scheduler, glyphs=glyphs)
+        return cls(adapter, *components, **scheduler, glyphs=glyphs)
 
 
 class GuidedVelocity:
-    """Velocity of all guidance passes in one batch; conditions and modulations are prepared once for all steps."""
+    """The guided velocity. All guidance passes are one batch; conditions and modulations are computed once for all steps."""
 
     def __init__(
         self, mmdit: MMDiT, condition: Condition, guidance: Guidance, times: Tensor, dtype: torch.dtype
@@ -196,23 +196,23 @@ class GuidedVelocity:
         self.mmdit, self.guidance, self.dtype = mmdit, guidance, dtype
         references = bool(condition.references) and any(condition.references)
         self.has_references = references
-        forms = {"full": condition}
+        conditions = {"full": condition}
         for name in sorted({name for t in times.tolist() for name in guidance.passes(t, references)} - {"full"}):
-            bare = condition.without_context()
-            forms[name] = bare if name == "no_context" else bare.without_references()
-        self.forms = forms
+            without_context = condition.without_context()
+            conditions[name] = without_context if name == "no_context" else without_context.without_references()
+        self.conditions = conditions
         batch = condition.batch
-        # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
-        pooled = torch.cat([form.pooled for form in forms.values()]).to(dtype)
+        # (steps, passes · batch): modulations depend on the pooled vector, which differs between passes
+        pooled = torch.cat([form.pooled for form in conditions.values()]).to(dtype)
         self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
         self.batch = batch
-        self.prepared = {count: self._prepare(list(forms)[:count]) for count in range(1, len(forms) + 1)}
+        self.prepared = {count: self._prepare(list(conditions)[:count]) for count in range(1, len(conditions) + 1)}
 
     def _prepare(self, names: list[str]) -> tuple[Tensor, Tensor | None, Any]:
-        forms = [self.forms[name] for name in names]
-        context = torch.cat([form.context for form in forms]).to(self.dtype)
-        mask = torch.cat([form.context_mask for form in forms])
-        rows = [row for form in forms for row in (form.references or [[]] * form.batch)]
+        conditions = [self.conditions[name] for name in names]
+        context = torch.cat([form.context for form in conditions]).to(self.dtype)
+        mask = torch.cat([form.context_mask for form in conditions])
+        rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
         references = self.mmdit.pack_references(rows) if self.has_references else None
         return context, None if bool(mask.all()) else mask, references
 

@@ -1,4 +1,4 @@
-"""Weights from a folder or the hub, whole or not at all."""
+"""Strict reading of weights and configurations from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 
-def whole(model_class: Any, folder: Path, **options: Any) -> Any:
-    """``from_pretrained`` of a transformers or diffusers class that drops nothing and invents nothing.
+def load_strict(model_class: Any, folder: Path, **options: Any) -> Any:
+    """``from_pretrained`` of a transformers or diffusers class that neither ignores weights nor initialises missing ones.
 
     Raises ValueError for keys that are missing, without a place or of another shape, naming them, for files that cannot be
     read, for weights that are not safetensors and for configurations that name code to run.
     """
-    check_config(folder)
+    read_part_config(folder)
     for index in folder.glob("*.index.json"):
-        shards_of(index)
+        shard_files(index)
     try:
         model, info = model_class.from_pretrained(
             folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
@@ -46,7 +46,8 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return None
 
 
-def tensors(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, memory-mapped. Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
         raise ValueError(f"no such file: {path} (only safetensors are read)")
     try:
@@ -57,7 +58,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError when there is none, or it has a key that is not among ``keys``."""
+    """A JSON file with an object. Raises ValueError for a file that holds none, and for a key that is not among ``keys``."""
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
@@ -72,8 +73,8 @@ def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
     return values
 
 
-def check_config(folder: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """``config.json`` of a part. Raises ValueError as `read_json` does, and when it names code to run."""
+def read_part_config(folder: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """``config.json`` of a model's part. Raises ValueError as `read_json` does, and when it names code to run."""
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise ValueError(
@@ -82,7 +83,7 @@ def check_config(folder: Path, keys: Collection[str] | None = None) -> dict[str,
     return config if keys is None else read_json(folder / "config.json", keys)
 
 
-def shards_of(index: Path) -> list[Path]:
+def shard_files(index: Path) -> list[Path]:
     """The files that an index of weights names. Raises ValueError for one that is not in its folder."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -94,8 +95,8 @@ def shards_of(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def on_meta(make: Callable[[], Any], where: object) -> Any:
-    """What ``make`` builds, without memory for its weights. Raises ValueError for sizes that make no sense."""
+def build_on_meta(make: Callable[[], Any], where: object) -> Any:
+    """The result of ``make`` on the meta device, without memory for its weights. Raises ValueError for impossible sizes."""
     try:
         with torch.device("meta"):
             return make()
@@ -103,8 +104,8 @@ def on_meta(make: Callable[[], Any], where: object) -> Any:
         raise ValueError(f"{where}: a configuration that makes no sense: {error}") from error
 
 
-def fits(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
-    """Raises ValueError unless ``weights`` are what ``module`` (on the meta device, say) is made of, naming what is not."""
+def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
+    """Raises ValueError, naming the first difference, unless ``weights`` have the names and shapes of ``module``'s state."""
     expected = module.state_dict()
     wrong = sorted(
         name
@@ -119,39 +120,39 @@ def fits(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) 
         )
 
 
-def filled(part: type[nn.Module], config_class: type, folder: Path) -> Any:
-    """A module of ours from its folder, ``part(config_class(**config))``.
+def load_module(part: type[nn.Module], config_class: type, folder: Path) -> Any:
+    """The module ``part(config_class(**config))`` with the weights of its folder.
 
-    Raises ValueError as `whole` does, and for unknown keys of the configuration.
+    Raises ValueError as `load_strict` does, and for unknown keys of the configuration.
     """
-    options = check_config(folder, config_class.__dataclass_fields__)
+    options = read_part_config(folder, config_class.__dataclass_fields__)
     try:
         config = config_class(**options)
-        # copies: a mapped file must not be written over, and a model may be saved where it came from
+        # copied: a mapped file must not be overwritten, and a model may be saved into the folder it came from
         weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
     except (RuntimeError, SafetensorError, OSError, TypeError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
-    module = on_meta(lambda: part(config), folder)
-    fits(weights, module, folder)
+    module = build_on_meta(lambda: part(config), folder)
+    check_state_dict(weights, module, folder)
     module.load_state_dict(weights, assign=True)
     return module
 
 
-def refer(folder: Path, source: str, **options: Any) -> None:
-    """Name where a part's weights are instead of copying them."""
+def write_source(folder: Path, source: str, **options: Any) -> None:
+    """Writes a ``source.json`` that names where a part's weights are, in place of a copy."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n")
 
 
-def resolved(folder: Path) -> Path:
-    """Where a part's weights are: its folder, or the source that is named there. Raises ValueError as `found` does."""
+def resolve_folder(folder: Path) -> Path:
+    """Where a part's weights are: its folder, or the source that is named there. Raises ValueError as `resolve_source` does."""
     if not (folder / "source.json").exists():
         return folder
-    return found(str(read_json(folder / "source.json").get("source")))
+    return resolve_source(str(read_json(folder / "source.json").get("source")))
 
 
-def found(source: str | Path) -> Path:
-    """A folder, or what the hub gives for an id. Raises ValueError for neither."""
+def resolve_source(source: str | Path) -> Path:
+    """A folder, or the downloaded snapshot of a hub id. Raises ValueError for what is neither."""
     path = Path(source)
     if path.is_dir():
         return path
@@ -161,6 +162,7 @@ def found(source: str | Path) -> Path:
 
 
 def from_hub(name: str) -> Path:
+    """The local snapshot of a hub id. Raises ValueError when it cannot be downloaded."""
     from huggingface_hub import snapshot_download
 
     try:

@@ -18,6 +18,7 @@ def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """``noise - x0``, which the network learns to predict."""
     return noise - x0
 
 

@@ -1,7 +1,7 @@
-"""The words a picture is to carry, letter by letter: a byte-level encoder, a source of context of its own.
+"""The glyph encoder: text that is to be written in an image, byte by byte, as a context source.
 
-Seedream 2.0 (arXiv:2503.07703) writes by ByT5's features (Xue et al. 2021, arXiv:2105.13626): what a subword model knows by
-meaning, a byte model knows by spelling. The encoder is transformers' `T5EncoderModel`, so that a released ByT5 drops in.
+Seedream 2.0 (arXiv:2503.07703) uses ByT5's features (Xue et al. 2021, arXiv:2105.13626), because a byte model knows the
+spelling that subword tokens hide. The encoder is transformers' `T5EncoderModel`, so a released ByT5 can be used.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from ..resamplers.positions import sincos_1d
-from .files import resolved, whole
+from .files import load_strict, resolve_folder
 
-PAD, END, SPECIAL = 0, 1, 3
-"""ByT5's ids: padding, the end of a word's bytes, and how far bytes are moved up"""
-VOCABULARY = 384
-LONGEST = 128
-"""Bytes and ends of a picture's words; what is beyond is cut."""
+PAD, EOS, BYTE_OFFSET = 0, 1, 3
+"""ByT5's ids of padding and of a string's end, and the offset of bytes"""
+VOCAB_SIZE = 384
+MAX_BYTES = 128
+"""Bytes and ends for one image; what is beyond is cut off."""
 
 
 @dataclass
 class GlyphConfig:
-    """A fresh encoder; ``width`` 0 is none."""
+    """Sizes of a new encoder; ``width`` 0 stands for none."""
 
     width: int = 0
     layers: int = 2
@@ -35,19 +35,21 @@ class GlyphConfig:
 
 
 class GlyphEncoder(nn.Module):
+    """A T5 encoder of bytes, with positions from both ends of each string."""
+
     def __init__(self, encoder: T5EncoderModel) -> None:
         super().__init__()
         self.encoder = encoder
 
     @classmethod
-    def fresh(cls, config: GlyphConfig) -> GlyphEncoder:
-        """Raises ValueError for a width that the heads do not divide, or 4, for positions from both ends."""
+    def from_config(cls, config: GlyphConfig) -> GlyphEncoder:
+        """A new encoder. Raises ValueError for a width that is not a multiple of the heads and of 4 (two 1-D positions)."""
         if config.width % config.heads or config.width % 4:
             raise ValueError(
                 f"glyphs.width is {config.width}; it must be a multiple of 4 and of its {config.heads} heads"
             )
         made = T5Config(
-            vocab_size=VOCABULARY,
+            vocab_size=VOCAB_SIZE,
             d_model=config.width,
             d_kv=config.width // config.heads,
             d_ff=config.mlp_width,
@@ -62,11 +64,11 @@ class GlyphEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> GlyphEncoder:
-        """Raises ValueError for a folder that holds no T5 encoder of bytes."""
-        encoder = whole(T5EncoderModel, resolved(folder), dtype="auto")
-        if encoder.config.vocab_size != VOCABULARY:
+        """Raises ValueError for a folder that holds no T5 encoder with ByT5's vocabulary."""
+        encoder = load_strict(T5EncoderModel, resolve_folder(folder), dtype="auto")
+        if encoder.config.vocab_size != VOCAB_SIZE:
             raise ValueError(
-                f"{folder}: a vocabulary of {encoder.config.vocab_size}; glyphs are bytes, ByT5's {VOCABULARY}"
+                f"{folder}: a vocabulary of {encoder.config.vocab_size}; glyphs are bytes, ByT5's {VOCAB_SIZE}"
             )
         return cls(encoder)
 
@@ -74,40 +76,44 @@ class GlyphEncoder(nn.Module):
     def width(self) -> int:
         return self.encoder.config.d_model
 
-    def forward(self, words: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """The words of each picture to (batch, bytes, width) and their mask; one masked token where nobody writes.
+    def forward(self, glyph_text: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """The strings of each image to features (batch, bytes, width) and their mask (batch, bytes); a batch without any
+        string gives one masked token.
 
-        T5 knows distances only; where a letter stands in its word is added, for the picture has to place it.
+        T5 encodes only relative positions. An image has to place every letter, so positions in the string are added.
         """
-        ids = spelled(words).to(self.encoder.device)
+        ids = byte_ids(glyph_text).to(self.encoder.device)
         mask = ids != PAD
-        # a row of padding alone would attend to nothing
+        # a row of padding alone must attend to something
         attended = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)
         features = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
         half = self.width // 2
         table = torch.cat(
-            [sincos_1d(half, side).unflatten(0, ids.shape) for side in places(words, ids.shape[1])], dim=-1
+            [sincos_1d(half, side).unflatten(0, ids.shape) for side in byte_positions(glyph_text, ids.shape[1])], dim=-1
         )
         return features + table.to(features), mask
 
 
-def places(words: Sequence[Sequence[str]], length: int) -> tuple[Tensor, Tensor]:
-    """Of each byte, how many are before it in its word and how many from it to the word's end, 0 where there is none; each
-    (batch, length)."""
-    table = torch.zeros(2, len(words), length)
-    for row, own in enumerate(words):
-        counts = [len(word.encode("utf-8", "replace")) for word in own]
+def byte_positions(glyph_text: Sequence[Sequence[str]], length: int) -> tuple[Tensor, Tensor]:
+    """For each byte, how many bytes of its string are before it and how many from it to the end; two tensors (batch,
+    length), 0 at padding."""
+    table = torch.zeros(2, len(glyph_text), length)
+    for row, row_text in enumerate(glyph_text):
+        counts = [len(word.encode("utf-8", "replace")) for word in row_text]
         pairs = [(at, count - at) for count in counts for at in range(count + 1)][:length]
         if pairs:
             table[:, row, : len(pairs)] = torch.tensor(pairs, dtype=torch.float32).T
     return table[0], table[1]
 
 
-def spelled(words: Sequence[Sequence[str]]) -> Tensor:
-    """Rows of words to ByT5's ids (batch, bytes), each word closed by an end."""
-    rows = [[b + SPECIAL for word in row for b in (*word.encode("utf-8", "replace"), END - SPECIAL)] for row in words]
-    ids = torch.full((len(rows), max(1, min(LONGEST, max(map(len, rows))))), PAD)
+def byte_ids(glyph_text: Sequence[Sequence[str]]) -> Tensor:
+    """Strings of each row to ByT5's ids (batch, bytes), with an end after each string."""
+    rows = [
+        [b + BYTE_OFFSET for word in row for b in (*word.encode("utf-8", "replace"), EOS - BYTE_OFFSET)]
+        for row in glyph_text
+    ]
+    ids = torch.full((len(rows), max(1, min(MAX_BYTES, max(map(len, rows))))), PAD)
     for index, row in enumerate(rows):
-        own = row[:LONGEST]
-        ids[index, : len(own)] = torch.tensor(own, dtype=torch.long)
+        row_text = row[:MAX_BYTES]
+        ids[index, : len(row_text)] = torch.tensor(row_text, dtype=torch.long)
     return ids

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, with a scale for the words, one for the reference pictures and an interval.
+"""Classifier-free guidance with a scale for the context, one for the references, and an interval.
 
 Ho and Salimans 2022 (arXiv:2207.12598); the three-way form is InstructPix2Pix's (arXiv:2211.09800, eq. 3);
 the interval is Kynkäänniemi et al. 2024 (arXiv:2404.07724).
@@ -13,10 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guidance:
+    """Raises ValueError for negative scales and for an interval outside [0, 1]."""
+
     scale: float = 1.0
     image_scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
-    """Times in [0, 1] (1 is noise) at which guidance acts; outside, the conditional pass runs alone."""
+    """Times in [0, 1] (1 is noise) at which guidance is applied; elsewhere only the conditional pass runs."""
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -26,7 +28,7 @@ class Guidance:
             raise ValueError(f"guidance interval {self.interval} must lie within (0, 1), low end first")
 
     def passes(self, t: float, has_references: bool) -> tuple[str, ...]:
-        """Which passes time t needs: "full", "no_context" (keeps the references), "nothing" (drops both)."""
+        """The passes at time ``t``: "full", "no_context" (keeps the references), "nothing" (drops both)."""
         low, high = self.interval
         if not low <= t <= high:
             return ("full",)
@@ -36,6 +38,7 @@ class Guidance:
         return ("full", "no_context", "nothing") if image else ("full", "no_context")
 
     def combine(self, velocities: dict[str, Tensor]) -> Tensor:
+        """The guided velocity of the passes' velocities, all of one shape."""
         full, plain = velocities["full"], velocities.get("no_context")
         if plain is None:
             return full

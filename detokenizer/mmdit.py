@@ -1,8 +1,8 @@
-"""MM-DiT: two token streams with weights of their own and one attention (Stable Diffusion 3, arXiv:2403.03206).
+"""MM-DiT: two token streams with separate weights and a joint attention (Stable Diffusion 3, arXiv:2403.03206).
 
-The image stream holds the noisy latents and, behind them, clean latents of reference pictures; the
-context stream holds the condition. With ``adaln="full"`` and sine-cosine positions this is diffusers'
-`SD3Transformer2DModel`, weight for weight (`integrations/sd3`).
+The image stream holds the noisy latents and, after them, clean latents of reference images; the context stream holds the
+condition. With ``adaln="full"`` and sine-cosine positions this equals diffusers' `SD3Transformer2DModel`
+(`integrations/sd3`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ def timestep_embedding(t: Tensor, width: int = 256) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """AdaLN: ``x · (1 + scale) + shift``."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 class GELU(nn.GELU):
     """The tanh approximation (arXiv:1606.08415). Compiled it is written as x · σ(2 √(2/π) (x + 0.044715 x³)), the same
-    function: a CPU's tanh costs three times its exponential, and was as dear as the matrix product before it."""
+    function, because tanh takes three times as long as the exponential on a CPU, as long as the matrix product before."""
 
     def __init__(self) -> None:
         super().__init__(approximate="tanh")
@@ -45,7 +46,7 @@ class GELU(nn.GELU):
 
 
 class Stream(nn.Module):
-    """One stream's half of a block: its modulation, projections and feed-forward."""
+    """Modulation, projections and feed-forward of one stream in a block."""
 
     def __init__(self, config: MMDiTConfig, chunks: int, last: bool) -> None:
         super().__init__()
@@ -92,10 +93,10 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """One joint block. The last one ends at the image stream: its context side only feeds the attention."""
+    """One joint block. In the last one the context stream takes part in the attention, but has no output."""
 
     called_outside = ("image.modulation", "context.modulation")
-    """Modules that `MMDiT.modulations` calls before the block's own forward: sharded, they are a unit of their own."""
+    """Modules that `MMDiT.modulations` calls outside the block's forward, which sharding has to wrap separately."""
 
     def __init__(self, config: MMDiTConfig, dual: bool, last: bool) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Block(nn.Module):
         cq, ck, cv = self.context.project(modulate(self.context.norm(context), context_shift, context_scale))
         joint = attention(torch.cat([q, cq], 2), torch.cat([k, ck], 2), torch.cat([v, cv], 2), mask)
         joint = joint.transpose(1, 2).flatten(2)
-        # contiguous: a linear layer copies its weights once a row for a slice along the tokens
+        # contiguous: with a slice along the tokens, a linear layer would copy its weights for each row
         image_part, context_part = (part.contiguous() for part in joint.split([x.shape[1], context.shape[1]], dim=1))
         if self.dual is not None:
             own_mask = None if mask is None else mask[:, : x.shape[1]]
@@ -138,17 +139,19 @@ class Block(nn.Module):
 
 @dataclass
 class Modulations:
-    """All that depends on (timestep, pooled) alone: a tensor (..., batch, 1, chunks · width) a stream and block."""
+    """What depends on timestep and pooled vector alone: a tensor (..., batch, 1, chunks · width) for each block and stream."""
 
     blocks: list[tuple[Tensor, Tensor]]
     out: Tensor
 
     def at(self, step: int, rows: slice) -> Modulations:
-        """Of modulations computed for (steps, batch), those of one step and these rows."""
+        """From modulations of (steps, batch): those of one step and these rows."""
         return Modulations([(a[step, rows], b[step, rows]) for a, b in self.blocks], self.out[step, rows])
 
 
 class MMDiT(nn.Module):
+    """Predicts the velocity of noisy latents (`forward`)."""
+
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -166,19 +169,19 @@ class MMDiT(nn.Module):
         )
         self.modulation_out = nn.Linear(config.adaln_rank if low_rank else width, 2 * width)
         self.proj_out = nn.Linear(width, patch * patch * config.latent_channels)
-        # zero at first, so that a model without references learns to tell them apart only when it sees some
+        # zero at first, so that the order of references has no effect before it is trained
         self.reference_embed = nn.Parameter(torch.zeros(config.max_references, width))
-        self.reset()
+        self.initialize_weights()
 
-    def see_more(self, references: int) -> None:
-        """Up to so many reference pictures; those that it saw before are told apart as before."""
+    def resize_references(self, references: int) -> None:
+        """Makes room for this many references; the embeddings of those that it had stay."""
         assert references >= self.config.max_references
         fresh = self.reference_embed.new_zeros(references - self.config.max_references, self.config.width)
         self.reference_embed = nn.Parameter(torch.cat([self.reference_embed.detach(), fresh]))
         self.config.max_references = references
 
-    def reset(self) -> None:
-        """AdaLN-Zero: every block starts as the identity, the prediction as zero (DiT, arXiv:2212.09748)."""
+    def initialize_weights(self) -> None:
+        """AdaLN-Zero: at first every block is the identity and the prediction is zero (DiT, arXiv:2212.09748)."""
         for block in self.blocks:
             nn.init.zeros_(block.image.modulation.weight)
             nn.init.zeros_(block.image.modulation.bias)
@@ -197,6 +200,7 @@ class MMDiT(nn.Module):
         return latents.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
 
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The inverse of `patchify`; ``height`` and ``width`` are those of the latents."""
         p, c = self.config.patch_size, self.config.latent_channels
         x = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(tokens.shape[0], c, height, width)
@@ -245,10 +249,10 @@ class MMDiT(nn.Module):
             self.modulation_out(vector),
         )
 
-    def place(
+    def add_positions(
         self, x: Tensor, height: int, width: int, reference_positions: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Adds the sine-cosine positions, or leaves x alone and returns rotary angles for all image tokens."""
+        """Adds sine-cosine positions to ``x``, or returns rotary angles for all image tokens (None without)."""
         grid = centred_grid(self.config, height, width, x.device)
         if self.config.positions == "rope":
             places = F.pad(grid, (1, 0)).expand(x.shape[0], -1, -1)
@@ -278,7 +282,7 @@ class MMDiT(nn.Module):
 
         latents (batch, channels, height, width); timestep (batch,) in [0, 1]; context (batch, tokens,
         context_width), pooled (batch, pooled_width); context_mask (batch, tokens), True where a token
-        counts; references as `pack_references` gives them; ``modulations`` saves computing them again.
+        counts; references as `pack_references` gives them. With ``modulations`` they are not computed.
         ``early`` collects the image tokens (batch, tokens, width) after block ``early_block``.
         """
         p = self.config.patch_size
@@ -296,16 +300,16 @@ class MMDiT(nn.Module):
             parts.append(context.new_ones(context.shape[:2], dtype=torch.bool) if mask is None else mask)
             mask = torch.cat(parts, dim=1)
         x = self.patch_embed(tokens)
-        x, rotary = self.place(x, height // p, width // p, places)
+        x, rotary = self.add_positions(x, height // p, width // p, places)
         if references is not None:
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
         context = self.context_embed(context.to(x.dtype))
         for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, mods.blocks, strict=True)):
-            given = (x, context, image_mods, context_mods, rotary, mask)
+            block_inputs = (x, context, image_mods, context_mods, rotary, mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, context = checkpoint(block, *given, use_reentrant=False)
+                x, context = checkpoint(block, *block_inputs, use_reentrant=False)
             else:
-                x, context = block(*given)
+                x, context = block(*block_inputs)
             if early is not None and index == early_block:
                 early.append(x[:, :own])
         scale, shift = mods.out.chunk(2, dim=-1)

@@ -8,6 +8,8 @@ from typing import Any
 
 @dataclass
 class MMDiTConfig:
+    """Raises ValueError for values that make no sense."""
+
     latent_channels: int = 16
     patch_size: int = 2
     width: int = 1536

@@ -1,7 +1,7 @@
-"""``limner compare BEFORE AFTER``: two models' answers to the same questions, question by question.
+"""``limner compare BEFORE AFTER``: two models' replies to the same prompts, compared prompt by prompt.
 
-What an adapter, fewer steps or more training cost shows in a few questions of a measure; two rates beside each other, each
-with its own interval, hide it.
+The paired comparison shows small changes by an adapter, fewer steps or more training that two rates, each with its own
+interval, hide.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import answers
+from . import saved_replies
 
 
 def compare(before: Path, after: Path) -> list[dict[str, Any]]:
-    """A row a measure that both folders of `limner eval` hold, and one of all questions; prints them as a table.
+    """A row a task that both folders of `limner eval` hold, and one of all questions; prints them as a table.
 
-    Raises ValueError for folders without a measure in common, other questions, or another judge.
+    Raises ValueError for folders without a task in common, other questions, or another judge.
     """
-    first, second = told(before), told(after)
+    first, second = load_answers(before), load_answers(after)
     common = [name for name in first if name in second]
     if not common:
         raise ValueError(
-            f"{before} and {after} have no measure in common; both must be folders of limner eval, of one suite"
+            f"{before} and {after} have no task in common; both must be folders of limner eval, of one suite"
         )
     rows, differences = [], []
     for name in common:
         one, other = first[name], second[name]
-        if one.asked != other.asked or one.seeds != other.seeds:
+        if one.prompts != other.prompts or one.seeds != other.seeds:
             raise ValueError(
                 f"{name}: {before} and {after} were asked other questions; give both the same --limit and --seeds"
             )
         if one.judge != other.judge:
             raise ValueError(f"{name}: {before} and {after} were judged by two judges; run limner eval on both again")
         by_question = [b - a for a, b in zip(one.shares(), other.shares(), strict=True)]
-        rows.append(row(name, by_question))
+        rows.append(paired_interval(name, by_question))
         differences += by_question
-    rows.append(row("all", differences))
+    rows.append(paired_interval("all", differences))
     print(f"{'what':28} {'change':>7}  {'95 % interval':17} {'lost':>5} {'won':>5} {'of':>6}")
     for r in rows:
         interval = f"{r['low']:+.3f} to {r['high']:+.3f}"
@@ -50,27 +50,27 @@ def compare(before: Path, after: Path) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Measured:
-    """The answers to a measure's questions, all of them with the first seed, then with the second, …"""
+class TaskAnswers:
+    """The answers to a task's questions, all of them with the first seed, then with the second, …"""
 
-    asked: list[Any]
-    right: list[bool]
+    prompts: list[Any]
+    correct: list[bool]
     seeds: int
     judge: str
 
     def shares(self) -> list[float]:
-        """Of each question's answers, how many are right."""
-        count = len(self.right) // self.seeds
-        return [sum(self.right[question::count]) / self.seeds for question in range(count)]
+        """The share of right replies of each prompt."""
+        count = len(self.correct) // self.seeds
+        return [sum(self.correct[question::count]) / self.seeds for question in range(count)]
 
 
-def told(folder: Path) -> dict[str, Measured]:
-    """What a folder of `limner eval world` or `limner eval geneval` holds, by measure."""
+def load_answers(folder: Path) -> dict[str, TaskAnswers]:
+    """What a folder of `limner eval world` or `limner eval geneval` holds, by task."""
     found = {}
     for path in sorted(folder.glob("*/score.json")):
         score = json.loads(path.read_text())
-        asked = [line["asked"] for line in answers.stored(path.parent)]
-        found[path.parent.name] = Measured(asked, score["right"], score.get("seeds", 1), score["judge"])
+        prompts = [line["asked"] for line in saved_replies.load_replies(path.parent)]
+        found[path.parent.name] = TaskAnswers(prompts, score["right"], score.get("seeds", 1), score["judge"])
     results = folder / "results.json"
     scored = json.loads(results.read_text()) if results.exists() else {}
     by_tag: dict[str, list[str]] = {}
@@ -79,12 +79,12 @@ def told(folder: Path) -> dict[str, Measured]:
         by_tag.setdefault(tag, []).append(number)
     for tag, numbers in by_tag.items():
         seeds = zip(*(scored["right"][number] for number in numbers), strict=True)
-        right = [good for seed in seeds for good in seed]
-        found[tag] = Measured(numbers, right, len(right) // len(numbers), scored["judge"])
+        correct = [is_correct for seed in seeds for is_correct in seed]
+        found[tag] = TaskAnswers(numbers, correct, len(correct) // len(numbers), scored["judge"])
     return found
 
 
-def row(name: str, differences: Sequence[float]) -> dict[str, Any]:
+def paired_interval(name: str, differences: Sequence[float]) -> dict[str, Any]:
     """Of each question's difference of shares right: their mean, questions lost and won, a 95 % interval.
 
     The interval is Wald's after half a question more in each of the four cells of a paired table (Agresti and Min 2005,

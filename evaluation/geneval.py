@@ -23,52 +23,52 @@ from ..inference.model import Limner
 from ..inference.output import write_text
 from ..world import held_out, sampling
 from ..world.scene import Scene, Thing, render
-from .cases import CATEGORIES
+from .geneval_cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
-from .measures import BATCH, WORDS
 from .scores import Score, wilson
-from .sheet import sheet
-from .world import JUDGE, checked, same_model
+from .sheet import save_sheet
+from .tasks import BATCH_SIZE, MAX_NEW_TOKENS
+from .world import JUDGE_FOLDER, check_part, check_same_model
 
-SAMPLES = 4
+SAMPLES_PER_PROMPT = 4
 """Pictures a prompt, with seeds 0 to 3"""
 
 
 @dataclass(frozen=True)
 class Prompt:
     number: int
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     """GenEval's own: tag, include, exclude, prompt"""
 
     @property
-    def known(self) -> bool:
-        """Whether the world, and so its judge, has drawings of everything that is asked for."""
-        return all(thing["class"] in sampling.NAMES for thing in self.about["include"])
+    def in_world(self) -> bool:
+        """Whether the world, and so its judge, knows all objects of the prompt."""
+        return all(thing["class"] in sampling.NAMES for thing in self.metadata["include"])
 
-    def met_by(self, verdict: Verdict) -> bool:
+    def matches(self, verdict: Verdict) -> bool:
         """GenEval's rules: enough of each, of that colour, in that place; nothing of what is excluded; the rest is free."""
         found: list[list[Detection]] = []
-        for thing in self.about["include"]:
-            own = [d for d in verdict.detections if d.name == thing["class"]]
-            own = [d for d in own if thing.get("color") in (None, d.color)]
-            if len(own) < thing["count"]:
+        for thing in self.metadata["include"]:
+            matching = [d for d in verdict.detections if d.name == thing["class"]]
+            matching = [d for d in matching if thing.get("color") in (None, d.color)]
+            if len(matching) < thing["count"]:
                 return False
-            found.append(own)
-        for thing in self.about.get("exclude", ()):
+            found.append(matching)
+        for thing in self.metadata.get("exclude", ()):
             if sum(d.name == thing["class"] for d in verdict.detections) >= thing["count"]:
                 return False
-        placed = [(i, thing["position"]) for i, thing in enumerate(self.about["include"]) if "position" in thing]
+        placed = [(i, thing["position"]) for i, thing in enumerate(self.metadata["include"]) if "position" in thing]
         return all(
             any(held_out.relation(a.thing(), b.thing()) == place for a in found[i] for b in found[other])
             for i, (place, other) in placed
         )
 
     def scene(self, rng: random.Random) -> Scene:
-        """A true picture of what is asked for."""
-        things, include = [], self.about["include"]
+        """A scene that fulfils the prompt."""
+        things, include = [], self.metadata["include"]
         if len(include) == 1:
             count = include[0]["count"]
-            made = sampling.single(rng) if count == 1 else sampling.counted(rng, count)
+            made = sampling.single(rng) if count == 1 else sampling.several(rng, count)
             colors = [include[0].get("color", made.things[0].color)] * count
             names = [include[0]["class"]] * count
         else:
@@ -82,7 +82,7 @@ class Prompt:
         return Scene(tuple(things), made.background)
 
 
-def prompts(limit: int = 0) -> list[Prompt]:
+def load_prompts(limit: int = 0) -> list[Prompt]:
     """All 553, or the first ``limit`` of each category."""
     lines = (Path(held_out.__file__).parent / "geneval_prompts.jsonl").read_text().splitlines()
     chosen, counts = [], dict.fromkeys(CATEGORIES, 0)
@@ -94,29 +94,31 @@ def prompts(limit: int = 0) -> list[Prompt]:
     return chosen
 
 
-def draw(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | None) -> None:
+def draw_pictures(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | None) -> None:
     """Every picture that is not there yet: an interrupted run goes on, several runs share the work by ``--part``."""
     missing = []
     for prompt in chosen:
         folder = output / f"{prompt.number:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        write_text(folder / "metadata.jsonl", json.dumps(prompt.about) + "\n")
-        missing += [(prompt, seed) for seed in range(SAMPLES) if not sample(output, prompt, seed).exists()]
-    for start in tqdm(range(0, len(missing), BATCH), desc="drawing", leave=False, disable=None):
-        chunk = missing[start : start + BATCH]
+        write_text(folder / "metadata.jsonl", json.dumps(prompt.metadata) + "\n")
+        missing += [
+            (prompt, seed) for seed in range(SAMPLES_PER_PROMPT) if not sample_path(output, prompt, seed).exists()
+        ]
+    for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="drawing", leave=False, disable=None):
+        chunk = missing[start : start + BATCH_SIZE]
         replies = model.draw(
-            [prompt.about["prompt"] for prompt, _ in chunk],
-            max_new_tokens=WORDS,
+            [prompt.metadata["prompt"] for prompt, _ in chunk],
+            max_new_tokens=MAX_NEW_TOKENS,
             num_inference_steps=steps,
             seed=[seed for _, seed in chunk],
         )
         for (prompt, seed), reply in zip(chunk, replies, strict=True):
-            path = sample(output, prompt, seed)
+            path = sample_path(output, prompt, seed)
             reply.images[0].save(path.with_suffix(".part"), format="png")  # a cut run leaves no half picture behind
             path.with_suffix(".part").rename(path)
 
 
-def sample(output: Path, prompt: Prompt, seed: int) -> Path:
+def sample_path(output: Path, prompt: Prompt, seed: int) -> Path:
     return output / f"{prompt.number:05d}" / "samples" / f"{seed:04d}.png"
 
 
@@ -129,12 +131,14 @@ def evaluate(
     Raises ValueError for a negative limit, a part that is none, a folder with another model's pictures or other settings, or
     where the judge is missing.
     """
-    index, parts = checked(limit, part)
-    judge = Judge.from_pretrained(JUDGE)
-    same_model(output, model, steps)
-    chosen = prompts(limit)
-    draw(model, output, chosen[index::parts], steps)
-    waiting = sum(not sample(output, prompt, seed).exists() for prompt in chosen for seed in range(SAMPLES))
+    index, parts = check_part(limit, part)
+    judge = Judge.from_pretrained(JUDGE_FOLDER)
+    check_same_model(output, model, steps)
+    chosen = load_prompts(limit)
+    draw_pictures(model, output, chosen[index::parts], steps)
+    waiting = sum(
+        not sample_path(output, prompt, seed).exists() for prompt in chosen for seed in range(SAMPLES_PER_PROMPT)
+    )
     if waiting:
         print(f"{waiting} pictures are still to be drawn by other parts; scored by the run that draws the last one")
         return None
@@ -143,45 +147,51 @@ def evaluate(
 
 def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> dict[str, Any]:
     rng = random.Random("geneval")
-    right: dict[int, list[bool]] = {}
+    correct: dict[int, list[bool]] = {}
     truth: dict[int, bool] = {}
     for prompt in tqdm(chosen, desc="judging", leave=False, disable=None):
-        drawn = [Image.open(sample(output, prompt, seed)) for seed in range(SAMPLES)]
-        right[prompt.number] = (
-            [prompt.met_by(verdict) for verdict in judge.look(drawn)] if prompt.known else [False] * SAMPLES
+        images = [Image.open(sample_path(output, prompt, seed)) for seed in range(SAMPLES_PER_PROMPT)]
+        correct[prompt.number] = (
+            [prompt.matches(verdict) for verdict in judge.detect(images)]
+            if prompt.in_world
+            else [False] * SAMPLES_PER_PROMPT
         )
-        if prompt.known:
-            truth[prompt.number] = prompt.met_by(judge.look([render(prompt.scene(rng))])[0])
+        if prompt.in_world:
+            truth[prompt.number] = prompt.matches(judge.detect([render(prompt.scene(rng))])[0])
     scores, means = [], []
     for tag in CATEGORIES:
-        own = [prompt for prompt in chosen if prompt.about["tag"] == tag]
-        known = [prompt for prompt in own if prompt.known]
-        hits = sum(sum(right[p.number]) for p in own)
+        of_tag = [prompt for prompt in chosen if prompt.metadata["tag"] == tag]
+        in_world = [prompt for prompt in of_tag if prompt.in_world]
+        hits = sum(sum(correct[p.number]) for p in of_tag)
         # four seeds of a prompt are not independent: the interval is over prompts
-        low, high = wilson(round(hits / SAMPLES), len(own))
+        low, high = wilson(round(hits / SAMPLES_PER_PROMPT), len(of_tag))
         made = Score(
             tag,
             hits,
-            SAMPLES * len(own),
+            SAMPLES_PER_PROMPT * len(of_tag),
             {
-                "prompts_in_the_world": len(known),
-                "of_these": sum(sum(right[p.number]) for p in known) / (SAMPLES * len(known)) if known else None,
-                "best_of_4_of_these": sum(any(right[p.number]) for p in known) / len(known) if known else None,
-                "judge_accuracy": sum(truth[p.number] for p in known) / len(known) if known else None,
+                "prompts_in_the_world": len(in_world),
+                "of_these": sum(sum(correct[p.number]) for p in in_world) / (SAMPLES_PER_PROMPT * len(in_world))
+                if in_world
+                else None,
+                "best_of_4_of_these": sum(any(correct[p.number]) for p in in_world) / len(in_world)
+                if in_world
+                else None,
+                "judge_accuracy": sum(truth[p.number] for p in in_world) / len(in_world) if in_world else None,
             },
         )
         scores.append(made.row() | {"low": low, "high": high})
         means.append(scores[-1]["rate"])
-    known = [prompt for prompt in chosen if prompt.known]
+    in_world = [prompt for prompt in chosen if prompt.in_world]
     results = {
         "model": name,
         "prompts": len(chosen),
         "overall": sum(means) / len(means),
-        "prompts_in_the_world": len(known),
+        "prompts_in_the_world": len(in_world),
         "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores),
         "scores": scores,
         "judge": digest(judge),
-        "right": {prompt.number: right[prompt.number] for prompt in chosen},
+        "right": {prompt.number: correct[prompt.number] for prompt in chosen},
     }
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     lines = [
@@ -202,23 +212,23 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
     )
     write_text(output / "table.txt", "\n".join(lines) + "\n")
     print((output / "table.txt").read_text(), end="")
-    shown = known[:: max(1, len(known) // 48)][:48]
+    shown = in_world[:: max(1, len(in_world) // 48)][:48]
     if shown:
-        sheet([Image.open(sample(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
-    write_text(output / "index.html", page(chosen, right, results))
+        save_sheet([Image.open(sample_path(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
+    write_text(output / "index.html", page_html(chosen, correct, results))
     return results
 
 
-def page(chosen: Sequence[Prompt], right: dict[int, list[bool]], results: dict[str, Any]) -> str:
-    """To look through: every prompt with its four pictures, framed by what the judge said."""
+def page_html(chosen: Sequence[Prompt], correct: dict[int, list[bool]], results: dict[str, Any]) -> str:
+    """An HTML page: every prompt with its four pictures, in frames by the judge's verdict."""
     rows = []
     for prompt in chosen:
         shots = "".join(
             f'<img class="{"right" if good else "wrong"}" src="{prompt.number:05d}/samples/{seed:04d}.png" loading="lazy">'
-            for seed, good in enumerate(right[prompt.number])
+            for seed, good in enumerate(correct[prompt.number])
         )
-        beyond = "" if prompt.known else " <small>(not in the world)</small>"
-        rows.append(f"<section><p>{html.escape(prompt.about['prompt'])}{beyond}</p>{shots}</section>")
+        beyond = "" if prompt.in_world else " <small>(not in the world)</small>"
+        rows.append(f"<section><p>{html.escape(prompt.metadata['prompt'])}{beyond}</p>{shots}</section>")
     style = (
         "body{font-family:sans-serif;margin:2em}section{display:inline-block;margin:.6em;width:290px;vertical-align:top}"
         "img{width:66px;margin:1px;border:2px solid}.right{border-color:#2a2}.wrong{border-color:#d33}p{margin:.2em 0}"

@@ -1,4 +1,4 @@
-"""The judge: a small detector (not nano's eye) that says what stands where in a picture of the world."""
+"""The judge: a small detector (not nano's vision tower) that says what stands where in a picture of the world."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ..world import sampling
 from ..world.scene import Thing
-from .examiner import Examiner
+from .evaluation_model import EvaluationModel
 
 THRESHOLD = 0.7
 """Of the centre map: lower takes more halves of objects for whole ones, higher misses faint ones."""
-CELL = 8
+CELL_SIZE = 8
 """Pixels a cell, a side."""
-TOGETHER = 16
+BATCH_SIZE = 16
 """Pictures of one size that the judge looks at in one forward"""
 
 
@@ -63,12 +63,12 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
-class Judge(Examiner):
+class Judge(EvaluationModel):
     """Pixels (batch, 3, height, width) in [-1, 1] to a map (batch, 1 + objects + colors, height / 8, width / 8)
     of centre, object and colour logits, and background logits (batch, backgrounds)."""
 
-    called = "judge"
-    Config = JudgeConfig
+    stage = "judge"
+    config_class = JudgeConfig
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__(config)
@@ -86,7 +86,7 @@ class Judge(Examiner):
         x = F.silu(self.norm(self.body(x)))
         return self.cells(x), self.ground(x.mean((2, 3)))
 
-    def wider(self, objects: int, backgrounds: int) -> Judge:
+    def with_classes(self, objects: int, backgrounds: int) -> Judge:
         """One that knows more objects and backgrounds; the new ones come after those it has. Raises ValueError for fewer."""
         old = self.config
         if objects < old.objects or backgrounds < old.backgrounds:
@@ -104,15 +104,15 @@ class Judge(Examiner):
         return made
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:
+    def detect(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:
         """What stands in each picture: peaks of the centre map. Raises ValueError for sizes 8 does not divide."""
         verdicts: list[Verdict] = []
         for (width, height), group in itertools.groupby(images, key=lambda image: image.size):
-            if width % CELL or height % CELL:
-                raise ValueError(f"the judge reads sizes that {CELL} divides, not {width} x {height}")
+            if width % CELL_SIZE or height % CELL_SIZE:
+                raise ValueError(f"the judge reads sizes that {CELL_SIZE} divides, not {width} x {height}")
             alike = list(group)
-            for start in range(0, len(alike), TOGETHER):
-                chunk = alike[start : start + TOGETHER]
+            for start in range(0, len(alike), BATCH_SIZE):
+                chunk = alike[start : start + BATCH_SIZE]
                 pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in chunk]))
                 cells, ground = self((pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).to(self.ground.weight))
                 verdicts += [

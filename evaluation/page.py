@@ -1,4 +1,4 @@
-"""An evaluation to look through: every question with its answer, framed by whether it was right."""
+"""An HTML page of an evaluation: every prompt with its reply, and whether it is right."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ body:has(#wrong:checked) .right{display:none}"""
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """One measure: its line of the table, the folder of its pictures, its questions and answers, and which are right."""
+class Section:
+    """One task: its line of the table, the folder of its pictures, its questions and answers, and which are right."""
 
     row: dict[str, Any]
     folder: str
     lines: Sequence[dict[str, Any]]
-    right: Sequence[bool]
+    correct: Sequence[bool]
 
 
-def page(title: str, chapters: Sequence[Chapter]) -> str:
+def page_html(title: str, chapters: Sequence[Section]) -> str:
     title = html.escape(title)
     links = "".join(f'<a href="#{c.folder}">{html.escape(c.row["name"])}</a>' for c in chapters)
     return (
         f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>'
         f'<p><label><input type="checkbox" id="wrong"> only what is wrong</label></p><nav>{links}</nav>'
-        f"{''.join(map(told, chapters))}\n"
+        f"{''.join(map(section_html, chapters))}\n"
     )
 
 
-def told(chapter: Chapter) -> str:
+def section_html(chapter: Section) -> str:
     row = chapter.row
     articles = "".join(
-        f'<article class="{"right" if good else "wrong"}"><p>{parts(line["asked"], chapter.folder)}</p>'
-        f'<p class="told">{parts(line["parts"], chapter.folder)}</p></article>'
-        for line, good in zip(chapter.lines, chapter.right, strict=True)
+        f'<article class="{"right" if good else "wrong"}"><p>{parts_html(line["asked"], chapter.folder)}</p>'
+        f'<p class="told">{parts_html(line["parts"], chapter.folder)}</p></article>'
+        for line, good in zip(chapter.lines, chapter.correct, strict=True)
     )
     head = f"{html.escape(row['name'])}: {row['rate']:.3f} of {row['n']}"
     return f'<h2 id="{chapter.folder}">{head}</h2><section>{articles}</section>'
 
 
-def parts(given: Sequence[Any], folder: str) -> str:
+def parts_html(given: Sequence[Any], folder: str) -> str:
     return " ".join(
         html.escape(part) if isinstance(part, str) else f'<img src="{folder}/{part["image"]}" loading="lazy">'
         for part in given

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .examiner import Examiner
+from .evaluation_model import EvaluationModel
 
 LETTERS = string.ascii_uppercase + string.digits
 """Class 0 is no letter, then these."""
@@ -26,12 +26,12 @@ class ReaderConfig:
     """Rounds of halving the rows"""
 
 
-class Reader(Examiner):
+class Reader(EvaluationModel):
     """Pixels (batch, 3, height, width) in [-1, 1] to logits (batch, width / 2, 1 + letters), a column each. It is taught where
     each letter stands: left to find that out (CTC, Graves et al. 2006) it had learned nothing after 700 steps."""
 
-    called = "reader"
-    Config = ReaderConfig
+    stage = "reader"
+    config_class = ReaderConfig
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__(config)
@@ -70,8 +70,10 @@ class Reader(Examiner):
         found = []
         for image in images:
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
-            told = self(pixels.to(self.stem.weight))[0].softmax(-1)
-            lettered = (told[:, 0] < 0.5).tolist()
-            runs = [list(run) for some, run in itertools.groupby(range(len(told)), lettered.__getitem__) if some]
-            found.append("".join(LETTERS[int(told[run, 1:].sum(0).argmax())] for run in runs))
+            probabilities = self(pixels.to(self.stem.weight))[0].softmax(-1)
+            lettered = (probabilities[:, 0] < 0.5).tolist()
+            runs = [
+                list(run) for some, run in itertools.groupby(range(len(probabilities)), lettered.__getitem__) if some
+            ]
+            found.append("".join(LETTERS[int(probabilities[run, 1:].sum(0).argmax())] for run in runs))
         return found

@@ -12,7 +12,7 @@ from PIL import Image
 from ..inference.reply import Reply
 from ..world import held_out
 from ..world.scene import BACKGROUNDS, Scene, Thing, render
-from .cases import Wanted
+from .geneval_cases import Expected
 from .judge import Judge
 
 TASKS = ("draw", "edit", "describe", "answer", "talk", "refuse")
@@ -39,14 +39,16 @@ class Request:
     """The background that a drawing must have; None where it is free"""
     words: tuple[str, ...] = ()
     """What an answer must name"""
-    tongue: str = "english"
+    language: str = "english"
 
     def picture(self) -> Image.Image | None:
         if not self.shown:
             return None
         size = "large" if len(self.shown) == 1 else "medium"
         placed = zip(self.shown, _SPOTS[len(self.shown)], strict=True)
-        things = tuple(Thing(name, color, size, *spot) for (color, name), spot in ((thing(t), at) for t, at in placed))
+        things = tuple(
+            Thing(name, color, size, *spot) for (color, name), spot in ((split_thing(t), at) for t, at in placed)
+        )
         return render(Scene(things, self.on))
 
     def messages(self) -> list[dict[str, Any]]:
@@ -54,13 +56,13 @@ class Request:
         pictures = [] if shown is None else [{"type": "image", "image": shown}]
         return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.say}]}]
 
-    def met_by(self, reply: Reply, judge: Judge) -> bool:
+    def matches(self, reply: Reply, judge: Judge) -> bool:
         if self.task in ("draw", "edit"):
             if not reply.images:
                 return False
-            verdict = judge.look([reply.images[0]])[0]
-            wanted = Wanted(tuple((n, None if c == "-" else c) for c, n in map(thing, self.things)), self.where)
-            return wanted.met_by(verdict) and self.after in (None, verdict.background)
+            verdict = judge.detect([reply.images[0]])[0]
+            wanted = Expected(tuple((n, None if c == "-" else c) for c, n in map(split_thing, self.things)), self.where)
+            return wanted.matches(verdict) and self.after in (None, verdict.background)
         if reply.images or not reply.text:
             return False
         said = reply.text.lower()
@@ -69,12 +71,12 @@ class Request:
         return all(word in said for word in self.words)
 
 
-def thing(text: str) -> tuple[str, str]:
+def split_thing(text: str) -> tuple[str, str]:
     color, _, name = text.partition(" ")
     return color, name
 
 
-def requests() -> list[Request]:
+def load_requests() -> list[Request]:
     """Raises ValueError for a line that asks for what there is not."""
     made = []
     for number, line in enumerate((Path(held_out.__file__).parent / "requests.jsonl").read_text().splitlines(), 1):

@@ -11,17 +11,17 @@ from typing import Any
 @dataclass(frozen=True)
 class Score:
     name: str
-    right: int
+    correct: int
     total: int
     extra: dict[str, Any]
-    """What stands beside the rate, by name; None where it does not apply"""
+    """Further figures by name; None if one does not apply"""
     seeds: int = 1
-    """How often each question was asked"""
+    """How many replies each prompt has"""
 
     def row(self) -> dict[str, Any]:
-        # answers to one question are not independent: the interval is over questions
-        low, high = wilson(round(self.right / self.seeds), self.total // self.seeds)
-        rate = self.right / self.total if self.total else float("nan")
+        # replies to one prompt are not independent: the interval is over prompts
+        low, high = wilson(round(self.correct / self.seeds), self.total // self.seeds)
+        rate = self.correct / self.total if self.total else float("nan")
         return {"name": self.name, "rate": rate, "low": low, "high": high, "n": self.total, **self.extra}
 
 
@@ -35,14 +35,14 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def line(row: Mapping[str, Any]) -> str:
+def format_row(row: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in row.items() if k not in ("name", "rate", "low", "high", "n") and v is not None}
     beside = "  ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in rest.items())
     interval = f"{row['low']:.3f} - {row['high']:.3f}"
     return f"{row['name']:32} {row['rate']:6.3f}  {interval:15} {row['n']:5}  {beside}"
 
 
-def table(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
-    lines = [f"{'what':32} {'rate':>6}  {'95 % interval':15} {'n':>5}  beside it", *map(line, rows)]
+def format_table(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+    lines = [f"{'what':32} {'rate':>6}  {'95 % interval':15} {'n':>5}  beside it", *map(format_row, rows)]
     lines += [f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}" for key, value in about.items()]
     return "\n".join(lines) + "\n"

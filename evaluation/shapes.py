@@ -1,4 +1,4 @@
-"""What a request settles beside the contents: the shape, a size beyond training, whether words come first."""
+"""Tasks about the shape of a picture, sizes beyond training, and replies without text."""
 
 from __future__ import annotations
 
@@ -9,70 +9,72 @@ from typing import Any
 
 from PIL import Image
 
-from ..inference.asked import Messages
+from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import sampling, talk
 from ..world.scene import render
 from ..world.words import Detail, noun_phrase
-from .cases import mixed
-from .judge import CELL, Judge
-from .measures import WORDS, Measure, begin
+from .geneval_cases import mixed_cases
+from .judge import CELL_SIZE, Judge
+from .tasks import MAX_NEW_TOKENS, Task, one_step_batch
 
-LARGER = ((192, 192), (256, 256))
+LARGE_SIZES = ((192, 192), (256, 256))
 """Heights and widths beyond training"""
 
 
-def sized(height: int, width: int, count: int, steps: int | None = None) -> Measure:
+def size_task(height: int, width: int, count: int, steps: int | None = None) -> Task:
     """Drawn at this size. A model may fill a larger picture with larger things or with more ground: the rate is of what the
     judge sees as it is, beside it stands what it sees after the picture is scaled to the area of 128 x 128."""
-    chosen = mixed(count)
+    chosen = mixed_cases(count)
 
-    def answer(model: Limner, asked: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        return model.draw(asked, max_new_tokens=WORDS, height=height, width=width, num_inference_steps=steps, seed=seed)
+    def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
+        return model.draw(
+            prompts, max_new_tokens=MAX_NEW_TOKENS, height=height, width=width, num_inference_steps=steps, seed=seed
+        )
 
-    def right(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         images = [reply.images[0] for reply in replies]
         true = [render(replace(case.scene, height=height, width=width)) for case in chosen]
         seen, scaled, truth = (
-            [case.wanted.met_by(verdict) for case, verdict in zip(chosen, judge.look(shown), strict=True)]
-            for shown in (images, [shrunk(image) for image in images], [shrunk(image) for image in true])
+            [case.expected.matches(verdict) for case, verdict in zip(chosen, judge.detect(shown), strict=True)]
+            for shown in (images, [downscale(image) for image in images], [downscale(image) for image in true])
         )
         return seen, {"scaled_to_128": sum(scaled) / count, "judge_accuracy": sum(truth) / count}
 
-    return Measure(f"size/{height}x{width}", [case.prompt for case in chosen], answer, right)
+    return Task(f"size/{height}x{width}", [case.prompt for case in chosen], generate, grade)
 
 
-def shrunk(image: Image.Image) -> Image.Image:
-    """Of about 128 x 128 pixels, in the same shape."""
+def downscale(image: Image.Image) -> Image.Image:
+    """The picture scaled to about 128 x 128 pixels in the same aspect ratio; a smaller one as it is."""
     scale = 128 / (image.width * image.height) ** 0.5
-    size = tuple(round(side * scale / CELL) * CELL for side in image.size)
+    size = tuple(round(side * scale / CELL_SIZE) * CELL_SIZE for side in image.size)
     return image.resize(size, Image.Resampling.BOX) if image.width > size[0] else image
 
 
-def worded(count: int) -> Measure:
-    """A wide or a tall picture, or nothing said and a square: the picture has that shape."""
+def shape_task(count: int) -> Task:
+    """Requests for a wide, a tall or (if nothing is said) a square picture: right if it has that shape."""
     rng = random.Random("shapes")
-    asked, wanted = [], []
+    prompts, wanted = [], []
     for index in range(count):
         height, width = sampling.SHAPES[index % len(sampling.SHAPES)]
-        scene = replace(sampling.seen(lambda: sampling.single(rng)), height=height, width=width)
-        asked.append(talk.shape_words(rng, scene, f"draw {noun_phrase(scene, Detail())}"))
+        scene = replace(sampling.allowed_scene(lambda: sampling.single(rng)), height=height, width=width)
+        prompts.append(talk.shape_words(rng, scene, f"draw {noun_phrase(scene, Detail())}"))
         wanted.append((width, height))
 
-    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         return [bool(r.images) and r.images[0].size == size for r, size in zip(replies, wanted, strict=True)], {}
 
-    return Measure("shape asked for", asked, begin, right)
+    return Task("shape asked for", prompts, one_step_batch, grade)
 
 
-def silent(count: int) -> Measure:
-    """Asked for a picture and no words: it begins with the picture and adds nothing."""
+def no_text_task(count: int) -> Task:
+    """Requests for a picture without text: right if the reply is one picture and nothing else."""
     rng = random.Random("silent")
-    scenes = [sampling.seen(lambda: sampling.single(rng)) for _ in range(count)]
-    asked = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]
+    scenes = [sampling.allowed_scene(lambda: sampling.single(rng)) for _ in range(count)]
+    prompts = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]
 
-    def right(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
         return [len(reply.images) == 1 == len(reply.parts) for reply in replies], {}
 
-    return Measure("no words asked for", asked, begin, right)
+    return Task("no words asked for", prompts, one_step_batch, grade)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 
-def sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
+def save_sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
     """One PNG of many pictures in rows."""
     wide, high = max(i.width for i in images), max(i.height for i in images)
     rows = -(-len(images) // columns)

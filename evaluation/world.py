@@ -16,21 +16,21 @@ from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..world import sampling
 from ..world.scene import render
-from . import answers
-from .all import measures
+from . import saved_replies
 from .judge import Judge
-from .measures import Measure, psnr, through_autoencoder
-from .page import Chapter, page
-from .scores import Score, line, table
-from .sheet import sheet
+from .page import Section, page_html
+from .scores import Score, format_row, format_table
+from .sheet import save_sheet
+from .task_list import all_tasks
+from .tasks import Task, psnr, reconstruct
 
-FULL = 500
-"""Examples a category for published figures."""
-JUDGE = Path(__file__).resolve().parent.parent / "weights" / "judge"
-OWNER = "of.json"
-"""File of whose answers a folder holds"""
-SHOWN = 8
-"""Pictures of a measure on the sheet"""
+DEFAULT_COUNT = 500
+"""Examples of each category, if no limit is given."""
+JUDGE_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "judge"
+SETTINGS_FILE = "of.json"
+"""File with the model and the settings of the replies in a folder."""
+SHEET_PICTURES = 8
+"""Pictures of a task on the sheet"""
 
 
 def evaluate(
@@ -42,57 +42,57 @@ def evaluate(
     seeds: int = 1,
     only: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Ask and judge everything, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, print the table.
+    """Run all tasks, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, and print the table.
 
-    What ``output`` already has of this model is not asked again. ``part`` (i, n) takes every n-th measure from the i-th on;
-    returns None while others still have some to do. With several ``seeds`` every drawing and edit is made that often, and how
-    often the best of them is right stands beside the mean. ``only`` asks the measures whose names begin so. Raises ValueError for
-    a negative limit, a part that is none, no seed, a beginning that no measure has, a folder with the answers of another model
-    or other settings, or where the judge is missing.
+    Replies of this model that ``output`` already has are not generated again. ``part`` (i, n) runs every n-th task from the
+    i-th on, and returns None while other parts are unfinished. With several ``seeds`` every drawing and edit is made so many
+    times, and the share of prompts with a right one stands beside the mean. ``only`` are prefixes of the names of tasks to
+    run. Raises ValueError for a negative limit, an impossible part, no seed, a prefix that no task has, a folder with replies
+    of another model or other settings, and if the judge is missing.
     """
-    index, parts = checked(limit, part)
+    index, parts = check_part(limit, part)
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; it must be at least 1")
-    judge = Judge.from_pretrained(JUDGE)
-    count = limit or FULL
-    about = whose(model) | {"examples": count}
+    judge = Judge.from_pretrained(JUDGE_FOLDER)
+    count = limit or DEFAULT_COUNT
+    about = model_info(model) | {"examples": count}
     if seeds > 1:
         about["seeds"] = seeds
-    named = begun_so(measures(count, limit, steps, seeds), only)
-    same_model(output, model, steps, {"seeds": None} | about)
-    by = digest(judge)
-    for name, make in list(named.items())[index::parts]:
-        folder = output / folder_of(name)
-        if (found := scored(folder, by)) is None:
-            measure = make()
-            lines = answers.ask(model, measure, folder)
-            right, extra = measure.right(model, judge, [answers.reply_of(told, folder) for told in lines])
-            found = {"judge": by, "right": [bool(r) for r in right], "extra": extra, "seeds": measure.seeds}
+    named = select_by_prefix(all_tasks(count, limit, steps, seeds), only)
+    check_same_model(output, model, steps, {"seeds": None} | about)
+    fingerprint = digest(judge)
+    for name, make_task in list(named.items())[index::parts]:
+        folder = output / task_folder(name)
+        if (found := load_score(folder, fingerprint)) is None:
+            task = make_task()
+            lines = saved_replies.generate_replies(model, task, folder)
+            correct, extra = task.grade(model, judge, [saved_replies.to_reply(answer, folder) for answer in lines])
+            found = {"judge": fingerprint, "right": [bool(r) for r in correct], "extra": extra, "seeds": task.seeds}
             write_text(folder / "score.json", json.dumps(found) + "\n")
-        print(line(score_of(name, found).row()), flush=True)
-    done = {name: found for name in named if (found := scored(output / folder_of(name), by))}
+        print(format_row(to_score(name, found).row()), flush=True)
+    done = {name: found for name in named if (found := load_score(output / task_folder(name), fingerprint))}
     if len(done) < len(named):
-        print(f"{len(named) - len(done)} measures are still to be done by other parts; the last one writes the table")
+        print(f"{len(named) - len(done)} tasks are still to be done by other parts; the last one writes the table")
         return None
     chapters = [
-        Chapter(score_of(n, f).row(), folder_of(n), answers.stored(output / folder_of(n)), f["right"])
+        Section(to_score(n, f).row(), task_folder(n), saved_replies.load_replies(output / task_folder(n)), f["right"])
         for n, f in done.items()
     ]
-    about["autoencoder_psnr"] = autoencoder_ceiling(model, min(count, 100))
-    about["minutes"] = sum(told["seconds"] for chapter in chapters for told in chapter.lines) / 60
-    return write(output, chapters, about)
+    about["autoencoder_psnr"] = autoencoder_psnr(model, min(count, 100))
+    about["minutes"] = sum(answer["seconds"] for chapter in chapters for answer in chapter.lines) / 60
+    return write_results(output, chapters, about)
 
 
-def begun_so(named: dict[str, Callable[[], Measure]], only: Sequence[str]) -> dict[str, Callable[[], Measure]]:
-    """Those whose names begin with one of ``only``, all where it is empty. Raises ValueError for a beginning that none has."""
+def select_by_prefix(named: dict[str, Callable[[], Task]], only: Sequence[str]) -> dict[str, Callable[[], Task]]:
+    """Those whose names begin with one of ``only``; all if it is empty. Raises ValueError for a prefix that no name has."""
     for beginning in only:
         if not any(name.startswith(beginning) for name in named):
-            raise ValueError(f"no measure's name begins with {beginning!r}; there are {', '.join(named)}")
+            raise ValueError(f"no task's name begins with {beginning!r}; there are {', '.join(named)}")
     return {name: value for name, value in named.items() if not only or name.startswith(tuple(only))}
 
 
-def checked(limit: int, part: tuple[int, int]) -> tuple[int, int]:
-    """The part. Raises ValueError for a negative limit or a part that is none."""
+def check_part(limit: int, part: tuple[int, int]) -> tuple[int, int]:
+    """``part``. Raises ValueError for a negative limit, or a part outside of the number of parts."""
     index, parts = part
     if limit < 0:
         raise ValueError(f"--limit is {limit}; it must not be negative")
@@ -101,15 +101,15 @@ def checked(limit: int, part: tuple[int, int]) -> tuple[int, int]:
     return part
 
 
-def whose(model: Limner) -> dict[str, Any]:
+def model_info(model: Limner) -> dict[str, Any]:
     return {"model": model.name, "dtype": str(model.mllm.dtype).removeprefix("torch.")}
 
 
-def same_model(output: Path, model: Limner, steps: int | None, settings: dict[str, Any] | None = None) -> None:
-    """Note whose answers the folder holds, in how many steps. Raises ValueError where it holds those of another model or
-    settings, or things that are no answers."""
-    settings = whose(model) | (settings or {}) | {"steps": steps, "weights": digest(model)}
-    path = check_folder(output, OWNER) / OWNER
+def check_same_model(output: Path, model: Limner, steps: int | None, settings: dict[str, Any] | None = None) -> None:
+    """Write the model and the settings to ``output``, or compare them with those there. Raises ValueError for replies of another
+    model or other settings, and for a folder that holds other things."""
+    settings = model_info(model) | (settings or {}) | {"steps": steps, "weights": digest(model)}
+    path = check_folder(output, SETTINGS_FILE) / SETTINGS_FILE
     output.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1) + "\n")
@@ -123,12 +123,12 @@ def same_model(output: Path, model: Limner, steps: int | None, settings: dict[st
         )
 
 
-def folder_of(name: str) -> str:
+def task_folder(name: str) -> str:
     return name.replace("/", "-").replace(" ", "-")
 
 
-def scored(folder: Path, judge: str) -> dict[str, Any] | None:
-    """A finished measure as this judge sees it."""
+def load_score(folder: Path, judge: str) -> dict[str, Any] | None:
+    """The saved score of a task by this judge; None if there is none."""
     path = folder / "score.json"
     if not path.exists():
         return None
@@ -136,37 +136,42 @@ def scored(folder: Path, judge: str) -> dict[str, Any] | None:
     return found if found["judge"] == judge else None
 
 
-def score_of(name: str, found: dict[str, Any]) -> Score:
+def to_score(name: str, found: dict[str, Any]) -> Score:
     return Score(name, sum(found["right"]), len(found["right"]), found["extra"], found.get("seeds", 1))
 
 
-def autoencoder_ceiling(model: Limner, count: int) -> float:
+def autoencoder_psnr(model: Limner, count: int) -> float:
     """PSNR in dB of true pictures through the autoencoder."""
     rng = random.Random("ceiling")
     true = [np.array(render(sampling.any_scene(rng))) for _ in range(count)]
-    return float(np.mean([psnr(through_autoencoder(model, p), p, np.ones((*p.shape[:2], 1), bool)) for p in true]))
+    return float(np.mean([psnr(reconstruct(model, p), p, np.ones((*p.shape[:2], 1), bool)) for p in true]))
 
 
-def write(output: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> dict[str, Any]:
+def write_results(output: Path, chapters: Sequence[Section], about: dict[str, Any]) -> dict[str, Any]:
     results = {**about, "scores": [chapter.row for chapter in chapters]}
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
-    write_text(output / "table.txt", table(results["scores"], about))
-    shots = [shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in drawn(output, c)]
+    write_text(output / "table.txt", format_table(results["scores"], about))
+    shots = [
+        shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in sheet_pictures(output, c)
+    ]
     if shots:
-        sheet(shots, SHOWN, output / "sheet.png")
-    write_text(output / "index.html", page(f"{about['model']}, the drawn world", chapters))
+        save_sheet(shots, SHEET_PICTURES, output / "sheet.png")
+    write_text(output / "index.html", page_html(f"{about['model']}, the drawn world", chapters))
     print((output / "table.txt").read_text(), end="")
     return results
 
 
-def drawn(output: Path, chapter: Chapter) -> list[Image.Image]:
-    """The first pictures of a measure, as the sheet shows them."""
-    told = list(zip(chapter.lines, chapter.right, strict=True))[:SHOWN]
-    return [framed(answers.reply_of(t, output / chapter.folder).images[0], good) for t, good in told]
+def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
+    """The first pictures of a task, as the sheet shows them."""
+    pairs = list(zip(chapter.lines, chapter.correct, strict=True))[:SHEET_PICTURES]
+    return [
+        with_border(saved_replies.to_reply(saved, output / chapter.folder).images[0], correct)
+        for saved, correct in pairs
+    ]
 
 
-def framed(image: Image.Image, good: bool) -> Image.Image:
-    """Green where the judge agreed, red where it did not."""
-    page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if good else (220, 40, 40))
+def with_border(image: Image.Image, correct: bool) -> Image.Image:
+    """A picture with a green border if it is right, else a red one."""
+    page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if correct else (220, 40, 40))
     page.paste(image, (3, 3))
     return page

@@ -17,12 +17,12 @@ import more_objects
 import torch
 
 import limner
-from limner.evaluation.cases import SIDES, Wanted, halve
+from limner.evaluation.geneval_cases import SIDES, Expected, halve
 from limner.evaluation.judge import Judge
-from limner.evaluation.sheet import sheet
-from limner.evaluation.world import JUDGE
+from limner.evaluation.sheet import save_sheet
+from limner.evaluation.world import JUDGE_FOLDER
 from limner.inference import precision
-from limner.inference.adapters import with_weight
+from limner.inference.adapters import split_weight
 from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
 from limner.world import sampling
@@ -48,7 +48,7 @@ BESIDE = (
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 
 
-def asked(new: str) -> list[tuple[str, Wanted]]:
+def asked(new: str) -> list[tuple[str, Expected]]:
     """Forty new compositions, and what counts as right: none of their pictures is among the twelve."""
 
     def one(color: str | None) -> tuple[tuple[str, str | None], ...]:
@@ -58,24 +58,24 @@ def asked(new: str) -> list[tuple[str, Wanted]]:
         color, _, name = phrase.rpartition(" ")
         return name, color or None
 
-    cases = [(f"a photo of a {color} {new}", Wanted(one(color))) for color in COLORS]
+    cases = [(f"a photo of a {color} {new}", Expected(one(color))) for color in COLORS]
     for color, ground in zip(COLORS[:5], ("sand", "grass") * 3, strict=False):
-        cases.append((f"draw a {color} {new} on {ground}", Wanted(one(color))))
+        cases.append((f"draw a {color} {new} on {ground}", Expected(one(color))))
     for (count, number), color in zip((("two", 2), ("three", 3), ("four", 4)) * 3, COLORS[:9], strict=True):
-        cases.append((f"draw {count} {color} {plural(new)}", Wanted(one(color) * number)))
+        cases.append((f"draw {count} {color} {plural(new)}", Expected(one(color) * number)))
     for color, other in zip(COLORS[:4], ("dog", "red car", "chair", "blue cup"), strict=True):
-        cases.append((f"draw a {color} {new} left of a {other}", Wanted((*one(color), known(other)), "left of")))
+        cases.append((f"draw a {color} {new} left of a {other}", Expected((*one(color), known(other)), "left of")))
     for color, other in zip(COLORS[4:8], ("boat", "bus", "cake", "bed"), strict=True):
-        cases.append((f"draw a {color} {new} above a {other}", Wanted((*one(color), known(other)), "above")))
+        cases.append((f"draw a {color} {new} above a {other}", Expected((*one(color), known(other)), "above")))
     for color, other in zip(COLORS[2:6], ("cat", "clock", "vase", "bird"), strict=True):
-        cases.append((f"a photo of a {other} and a {color} {new}", Wanted((known(other), *one(color)))))
+        cases.append((f"a photo of a {other} and a {color} {new}", Expected((known(other), *one(color)))))
     for words, color in (
         (f"draw a small red {new}", "red"),
         (f"draw a large black {new}", "black"),
         (f"a red {new} at night", "red"),
         (f"please draw {with_article(new)}", None),
     ):
-        cases.append((words, Wanted(one(color))))
+        cases.append((words, Expected(one(color))))
     return [(words.replace(" a orange", " an orange"), wanted) for words, wanted in cases]
 
 
@@ -116,20 +116,20 @@ def pictures(folder: Path, new: str) -> None:
 def train_judge(folder: Path, new: str, steps: int) -> None:
     """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
     stage = load_recipe("nano").judge
-    stage.warm_start, stage.featured, stage.loop.steps = str(JUDGE), new, steps
+    stage.warm_start, stage.featured_object, stage.loop.steps = str(JUDGE_FOLDER), new, steps
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
-    judge = judge_stage.run(stage, vae, 1, folder, torch.device("cpu"), precision.choose("cpu"))
+    judge = judge_stage.run_judge(stage, vae, 1, folder, torch.device("cpu"), precision.choose_dtype("cpu"))
     rng = random.Random(0)
     scenes_with, scenes_without, right, halves, wrong = [], [], 0, 0, 0
     for scene in made_scenes(rng, 400, new):
         (scenes_with if any(t.name == new for t in scene.things) else scenes_without).append(scene)
     for scene in scenes_with:
-        wanted = Wanted(tuple((t.name, t.color) for t in scene.things))
+        wanted = Expected(tuple((t.name, t.color) for t in scene.things))
         half = halve(scene, next(t for t in scene.things if t.name == new), rng.choice(SIDES))
-        whole, cut = judge.look([render(scene), half])
-        right, halves = right + wanted.met_by(whole), halves + wanted.met_by(cut)
+        whole, cut = judge.detect([render(scene), half])
+        right, halves = right + wanted.matches(whole), halves + wanted.matches(cut)
     for scene in scenes_without:
-        wrong += any(d.name == new for d in judge.look([render(scene)])[0].detections)
+        wrong += any(d.name == new for d in judge.detect([render(scene)])[0].detections)
     print(
         f"of {len(scenes_with)} true pictures with one {right} are seen right, and {halves} with one of them cut in half; "
         f"one is seen in {wrong} of {len(scenes_without)} without"
@@ -140,8 +140,8 @@ def made_scenes(rng: random.Random, count: int, new: str) -> list[Scene]:
     """Half of them with the new thing in place of one kind of thing."""
     made = []
     for index in range(count):
-        scene = rng.choice((sampling.single, sampling.counted, sampling.pair))(rng)
-        made.append(judge_stage.featuring(scene, new) if index % 2 else scene)
+        scene = rng.choice((sampling.single, sampling.several, sampling.pair))(rng)
+        made.append(judge_stage.with_object(scene, new) if index % 2 else scene)
     return made
 
 
@@ -150,20 +150,20 @@ def draw(
 ) -> None:
     loaded = limner.load(model)
     for given in adapter:
-        folder, weight = with_weight(given)
+        folder, weight = split_weight(given)
         loaded.load_adapter(folder, weight=weight)
     cases, drawn = asked(new), []
     for start in range(0, len(cases), 10):
         asking = [words for words, _ in cases[start : start + 10]]
         replies = loaded.draw(asking, seed=seed + start, num_inference_steps=steps)
         drawn += [reply.images[0].resize((128, 128)) for reply in replies]
-    verdicts = [None] * len(drawn) if judge is None else Judge.from_pretrained(judge).look(drawn)
+    verdicts = [None] * len(drawn) if judge is None else Judge.from_pretrained(judge).detect(drawn)
     lines = []
     for (words, wanted), verdict in zip(cases, verdicts, strict=True):
-        lines.append(words if verdict is None else f"{'+' if wanted.met_by(verdict) else '-'} {words}")
+        lines.append(words if verdict is None else f"{'+' if wanted.matches(verdict) else '-'} {words}")
     if judge is not None:
         print(f"{sum(line.startswith('+') for line in lines)} of {len(lines)} show what was asked, says the judge")
-    sheet(drawn, 10, path)
+    save_sheet(drawn, 10, path)
     page = path.with_suffix(".txt")
     page.write_text("\n".join(lines) + "\n")
     print(path, page)

@@ -1,4 +1,4 @@
-"""An adapter on the disk: LoRA weights as peft saves them, differences of whole parameters, a card."""
+"""An adapter's files: LoRA weights as peft saves them, differences of parameters that were trained in full, a card."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from .output import write_text
 CARD = "limner_adapter.json"
 FORMAT = 1
 STREAMS = ("image", "context")
-"""Of an MM-DiT's blocks"""
+"""The two streams of an MM-DiT's blocks"""
 
 
 def mmdit_targets(streams: Sequence[str] = STREAMS) -> str:
+    """A regular expression of peft's ``target_modules`` for the projections of these streams."""
     return rf"blocks\.\d+\.({'|'.join(streams)})\.(qkv|out|mlp\.[02])"
 
 
 TARGETS = {"llm": "all-linear", "mmdit": mmdit_targets()}
-"""What LoRA changes: every linear layer of the backbone but its head; the projections of the MM-DiT's blocks."""
+"""peft's ``target_modules``: all linear layers of the backbone without its head; the projections of the MM-DiT's blocks."""
 
 
 def lora_state(tuner: Any, name: str) -> dict[str, Tensor]:
-    """LoRA weights of one adapter, keyed as peft does (without its outermost ``base_model.``)."""
+    """LoRA weights of one adapter, with peft's keys (without their outermost ``base_model.``)."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(tuner, adapter_name=name, save_embedding_layers=False)
@@ -43,8 +44,8 @@ def save(
     base: tuple[str, str],
     made: Mapping[str, Any],
 ) -> None:
-    """Write adapter ``name``: LoRA weights of its parts' ``tuners`` (peft's) in bf16, ``extra`` differences in fp32, and the
-    card with the ``base``'s name and fingerprint and how it was ``made``."""
+    """Writes adapter ``name``: LoRA weights of peft's ``tuners``, by part, in bf16, the ``extra`` differences in fp32, and the
+    card with name and fingerprint of the ``base`` and the facts of training, ``made``."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [part for part, tuner in tuners.items() if name in tuner.peft_config]
     for part in parts:
@@ -69,11 +70,11 @@ def save(
         "extra": sorted(extra),
         "made": dict(made),
     }
-    write_text(folder / CARD, json.dumps(card, indent=1) + "\n")  # the last of it: what has a card is whole
+    write_text(folder / CARD, json.dumps(card, indent=1) + "\n")  # written last: a folder with a card is complete
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Raises ValueError for a folder that holds no adapter of ours."""
+    """The card of an adapter's folder. Raises ValueError for a folder that holds no Limner adapter."""
     path = folder / CARD
     if not path.exists():
         peft = (
@@ -91,6 +92,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
         raise ValueError(f"the adapter is not whole: no {path}")
     try:
@@ -100,12 +102,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_lora(folder: Path, part: str) -> dict[str, Tensor]:
-    """The LoRA weights of a part, keyed as `lora_state` has them. Raises ValueError as `read_tensors` does."""
+    """The LoRA weights of a part, with the keys of `lora_state`. Raises ValueError as `read_tensors` does."""
     weights = read_tensors(folder / part / "adapter_model.safetensors")
     return {key.removeprefix("base_model."): value for key, value in weights.items()}
 
 
-def read_config(path: Path) -> Any:
+def read_lora_config(path: Path) -> Any:
     """peft's `LoraConfig`. Raises ValueError for a file that is missing or that this peft does not understand."""
     import peft
 

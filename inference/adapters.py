@@ -21,9 +21,9 @@ from ..detokenizer.mmdit import MMDiT
 from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.stream import StreamModel
 from . import adapter_files
-from .adapter_files import lora_state, read_card, read_config, read_lora, read_tensors
-from .folding import Folding
+from .adapter_files import lora_state, read_card, read_lora, read_lora_config, read_tensors
 from .generation_defaults import GenerationDefaults
+from .lora_fusion import LoraFusion
 
 EXTRA = {
     "queries": "mllm.queries.",
@@ -45,7 +45,7 @@ class Adapter:
     """Differences from the base, by parameter name, fp32"""
     made: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, as its card says"""
-    shipped: bool = False
+    bundled: bool = False
     """Part of the model's own folder: nobody loaded it, nobody takes it off"""
 
     @property
@@ -54,7 +54,7 @@ class Adapter:
         return self.made.get("student_steps")
 
 
-class Adapted(Protocol):
+class AdaptableModel(Protocol):
     """What adapters need of a model (`Limner`)."""
 
     name: str
@@ -70,19 +70,19 @@ class Adapted(Protocol):
 class Adapters:
     """The adapters of one model. The base's own weights are never changed but by `merge`."""
 
-    def __init__(self, model: Adapted) -> None:
+    def __init__(self, model: AdaptableModel) -> None:
         self.model = model
         self.loaded: dict[str, Adapter] = {}
         self.tuners: dict[str, Any] = {}
         self.base: dict[str, Tensor] = {}
         """What the parameters that extras change were before"""
         self.fingerprint = fingerprint(model)
-        self.folding = Folding()
+        self.lora_fusion = LoraFusion()
 
     def parts(self) -> dict[str, nn.Module]:
         """What LoRA can change."""
-        painter = self.model.detokenizer.painter
-        return {"llm": self.model.mllm.llm} | ({"mmdit": painter} if isinstance(painter, MMDiT) else {})
+        transformer = self.model.detokenizer.transformer
+        return {"llm": self.model.mllm.llm} | ({"mmdit": transformer} if isinstance(transformer, MMDiT) else {})
 
     def add_lora(self, name: str, part: str, config: Any) -> None:
         """Wrap the linear layers of ``part`` with fresh LoRA weights (peft) of the base's precision."""
@@ -107,11 +107,11 @@ class Adapters:
         self.apply()
 
     @property
-    def given(self) -> list[str]:
+    def user(self) -> list[str]:
         """Names of those that were loaded, beside what came with the model."""
-        return [name for name, adapter in self.loaded.items() if not adapter.shipped]
+        return [name for name, adapter in self.loaded.items() if not adapter.bundled]
 
-    def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, shipped: bool = False) -> str:
+    def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, bundled: bool = False) -> str:
         """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
         from peft import set_peft_model_state_dict
 
@@ -127,7 +127,7 @@ class Adapters:
                 f"{folder} is an adapter for {card['base']!r} (weights {card['base_fingerprint'][:12]}), "
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
-        configs = {part: read_config(folder / part / "adapter_config.json") for part in card["parts"]}
+        configs = {part: read_lora_config(folder / part / "adapter_config.json") for part in card["parts"]}
         states = {part: read_lora(folder, part) for part in card["parts"]}
         extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
         self.check_extra(extra, folder)
@@ -148,7 +148,7 @@ class Adapters:
             except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
                 self._drop(name, card["parts"])
                 raise
-        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"], shipped))
+        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"], bundled))
         return name
 
     def save(self, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None) -> None:
@@ -167,7 +167,7 @@ class Adapters:
         """Make what of ``names`` (of `EXTRA`) a bare model lacks."""
         mllm = self.model.mllm
         if "boi" in names and mllm.boi_delta is None:
-            rows = 1 if tied(mllm.llm) else 2
+            rows = 1 if has_tied_embeddings(mllm.llm) else 2
             zeros = torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype)
             mllm.boi_delta = nn.Parameter(zeros, requires_grad=False)
 
@@ -177,7 +177,7 @@ class Adapters:
         if unknown:
             raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
         for name, adapter in self.loaded.items():
-            adapter.weight = float(weights.get(name, 1.0 if adapter.shipped else 0.0))
+            adapter.weight = float(weights.get(name, 1.0 if adapter.bundled else 0.0))
         self.apply()
 
     def apply(self) -> None:
@@ -206,7 +206,7 @@ class Adapters:
                 value = base.float() + sum(parts) if parts else base
                 parameters[key].copy_(value)
 
-    def fitted(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def resolve_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """`generate`'s options with what a few-step student that is switched on wants where nothing was asked, its own
         steps and no guidance; and the students that must rest, because other steps were asked for.
 
@@ -215,25 +215,25 @@ class Adapters:
         Raises ValueError where two students want different steps and none was asked for.
         """
         students = {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
-        asked = options["num_inference_steps"]
+        steps_wanted = options["num_inference_steps"]
         guided = any(options[name] not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale"))
-        loaded = [a for a in self.loaded.values() if a.weight and not a.shipped and "mmdit" in a.parts]
-        if asked is None and (guided or (loaded and not any(a.steps for a in loaded))):
-            asked = self.model.defaults.num_inference_steps  # the teacher's
-        if asked is None and len(set(students.values())) > 1:
-            told = ", ".join(f"{name} of {steps}" for name, steps in students.items())
+        loaded = [a for a in self.loaded.values() if a.weight and not a.bundled and "mmdit" in a.parts]
+        if steps_wanted is None and (guided or (loaded and not any(a.steps for a in loaded))):
+            steps_wanted = self.model.defaults.num_inference_steps  # the teacher's
+        if steps_wanted is None and len(set(students.values())) > 1:
+            choices = ", ".join(f"{name} of {steps}" for name, steps in students.items())
             raise ValueError(
-                f"students of several steps are on ({told}): set num_inference_steps, or one's weight to 0"
+                f"students of several steps are on ({choices}): set num_inference_steps, or one's weight to 0"
             )
-        unfit = [name for name, steps in students.items() if asked not in (None, steps)]
+        disabled = [name for name, steps in students.items() if steps_wanted not in (None, steps)]
         options = dict(options)
-        if len(unfit) < len(students):
-            wanted = {"num_inference_steps": asked or max(students.values()), "guidance_scale": 1.0}
+        if len(disabled) < len(students):
+            wanted = {"num_inference_steps": steps_wanted or max(students.values()), "guidance_scale": 1.0}
             options |= {name: value for name, value in wanted.items() if options[name] is None}
-        return options, unfit
+        return options, disabled
 
     @contextmanager
-    def without(self, names: Collection[str]) -> Iterator[None]:
+    def switched_off(self, names: Collection[str]) -> Iterator[None]:
         """These rest for a while."""
         weights = {name: self.loaded[name].weight for name in names}
         for name in weights:
@@ -246,45 +246,45 @@ class Adapters:
                 self.loaded[name].weight = weight
             self.apply()
 
-    def folded(self) -> AbstractContextManager[None]:
-        """The MM-DiT's active LoRA is part of its weights for a while (`Folding`)."""
+    def fused(self) -> AbstractContextManager[None]:
+        """The MM-DiT's active LoRA is part of its weights for a while (`LoraFusion`)."""
         active = [name for name, a in self.loaded.items() if "mmdit" in a.parts and a.weight != 0]
-        return self.folding.folded(self.tuners["mmdit"].model, active) if active else nullcontext()
+        return self.lora_fusion.fused(self.tuners["mmdit"].model, active) if active else nullcontext()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def without_bundled(self) -> Iterator[None]:
         """Without what came with the model, for as long as its other weights are trained, merged or saved."""
         from peft import set_peft_model_state_dict
 
-        held = []
-        for name in [name for name, adapter in self.loaded.items() if adapter.shipped]:
+        removed = []
+        for name in [name for name, adapter in self.loaded.items() if adapter.bundled]:
             parts = {p: self.tuners[p] for p in self.loaded[name].parts}
             states = {p: (t.peft_config[name], lora_state(t, name)) for p, t in parts.items()}
-            held.append((name, self.loaded[name], states))
+            removed.append((name, self.loaded[name], states))
             self.delete(name)
         try:
             yield
         finally:
-            for name, adapter, states in held:
+            for name, adapter, states in removed:
                 for part, (config, state) in states.items():
                     self.add_lora(name, part, config)
                     set_peft_model_state_dict(self.tuners[part], state, adapter_name=name)
                 self.add(name, adapter)
 
     @contextmanager
-    def resting(self, name: str) -> Iterator[None]:
+    def disabled(self, name: str) -> Iterator[None]:
         """One that is being trained has no effect for a while; what learns and what does not stays as it is."""
         parameters = dict(self.model.named_parameters())
         now = {key: parameters[key].detach().clone() for key in self.base}
-        self._bring(name, 0.0, self.base)
+        self._set_effect(name, 0.0, self.base)
         try:
             yield
         finally:
-            self._bring(name, self.loaded[name].weight, now)
+            self._set_effect(name, self.loaded[name].weight, now)
 
     @torch.no_grad()
-    def _bring(self, name: str, weight: float, extras: Mapping[str, Tensor]) -> None:
-        scale(self.model, name, weight)
+    def _set_effect(self, name: str, weight: float, extras: Mapping[str, Tensor]) -> None:
+        set_lora_scale(self.model, name, weight)
         parameters = dict(self.model.named_parameters())
         for key, value in extras.items():
             parameters[key].copy_(value)
@@ -319,11 +319,11 @@ class Adapters:
     def merge(self) -> None:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
         that no student whose MM-DiT has changed: it has not met what is in it now."""
-        changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.given)
+        changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.user)
         if changed:
-            for name in self.loaded.keys() - self.given:
+            for name in self.loaded.keys() - self.user:
                 self.delete(name)
-        with self.aside():
+        with self.without_bundled():
             self._merge()
 
     def _merge(self) -> None:
@@ -342,7 +342,7 @@ class Adapters:
             with torch.no_grad():
                 boi, delta = mllm.vocabulary.boi, mllm.boi_delta
                 mllm.llm.get_input_embeddings().weight[boi] += delta[0]
-                if not tied(mllm.llm):
+                if not has_tied_embeddings(mllm.llm):
                     mllm.llm.get_output_embeddings().weight[boi] += delta[1]
         mllm.boi_delta = None
         self.loaded.clear()
@@ -350,7 +350,7 @@ class Adapters:
         self.fingerprint = fingerprint(self.model)
 
 
-def scale(module: nn.Module | Adapted, name: str, weight: float) -> None:
+def set_lora_scale(module: nn.Module | AdaptableModel, name: str, weight: float) -> None:
     """LoRA ``name`` inside ``module`` acts at ``weight``; what learns stays as it is."""
     from peft.tuners.lora import LoraLayer
 
@@ -361,14 +361,14 @@ def scale(module: nn.Module | Adapted, name: str, weight: float) -> None:
             layer._disable_adapters = not any(layer.scaling.values())
 
 
-def tied(llm: nn.Module) -> bool:
+def has_tied_embeddings(llm: nn.Module) -> bool:
     """Whether the input embeddings are the output head's."""
     return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
 
 
-def fingerprint(model: Adapted) -> str:
+def fingerprint(model: AdaptableModel) -> str:
     """Of everything that adapters build on."""
-    return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.painter)
+    return digest(model.mllm.llm, model.mllm.queries, model.detokenizer.transformer)
 
 
 def digest(*modules: nn.Module) -> str:
@@ -385,7 +385,7 @@ def digest(*modules: nn.Module) -> str:
     return found.hexdigest()
 
 
-def with_weight(text: str) -> tuple[str, float]:
+def split_weight(text: str) -> tuple[str, float]:
     """``NAME`` or ``NAME:WEIGHT``, as adapters and data sets are given on the command line."""
     name, _, weight = text.rpartition(":")
     try:

@@ -1,4 +1,4 @@
-"""Boxes in what a model writes: SEED-X's ``<loc-112><loc-98><loc-40><loc-60>`` (centre x and y, width, height)."""
+"""Boxes in a reply: SEED-X's ``<loc-112><loc-98><loc-40><loc-60>`` (centre x and y, width, height)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 LOCATIONS = 224
-"""Steps that a picture's width and height are cut into."""
-_FOUR = re.compile(r"<loc[-_](\d+)>" * 4)
-_MARKED = re.compile(rf"\s*(?:<box_start>)?{_FOUR.pattern}(?:<box_end>)?")
+"""Coordinates are multiples of 1 / 224 of the image's width and height."""
+_BOX = re.compile(r"<loc[-_](\d+)>" * 4)
+_MARKED_BOX = re.compile(rf"\s*(?:<box_start>)?{_BOX.pattern}(?:<box_end>)?")
 COLORS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 
 
 @dataclass(frozen=True)
 class Box:
-    """Edges as fractions of the picture's width and height, in [0, 1]."""
+    """Edges as fractions of the image's width and height, in [0, 1]."""
 
     left: float
     top: float
@@ -25,7 +25,7 @@ class Box:
     bottom: float
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in a picture of this size."""
+        """Left, top, right and bottom in pixels of an image of this size."""
         return (
             round(self.left * width),
             round(self.top * height),
@@ -34,9 +34,9 @@ class Box:
         )
 
 
-def boxes_of(text: str) -> list[Box]:
-    """The boxes of a reply, in order. What is not four locations in a row is no box and stays text."""
-    return [_box(*(int(number) / LOCATIONS for number in found.groups())) for found in _FOUR.finditer(text)]
+def parse_boxes(text: str) -> list[Box]:
+    """The boxes of a reply, in order. Only four locations in a row are a box."""
+    return [_box(*(int(number) / LOCATIONS for number in found.groups())) for found in _BOX.finditer(text)]
 
 
 def _box(x: float, y: float, width: float, height: float) -> Box:
@@ -44,13 +44,13 @@ def _box(x: float, y: float, width: float, height: float) -> Box:
     return Box(*(min(max(edge, 0.0), 1.0) for edge in edges))
 
 
-def without_boxes(text: str) -> str:
-    """The same words without the boxes' marks."""
-    return _MARKED.sub("", text)
+def strip_boxes(text: str) -> str:
+    """The text without its boxes."""
+    return _MARKED_BOX.sub("", text)
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """A copy of the picture with the boxes' outlines, a colour each."""
+    """A copy of the image with the outlines of the boxes, each in another colour."""
     drawn = image.convert("RGB").copy()
     line = max(1, round(min(drawn.size) / 150))
     for index, box in enumerate(boxes):

@@ -1,4 +1,4 @@
-"""``limner build``: a backbone, a vision tower and an SD3 become one model folder, ready for the ``align`` stage."""
+"""``limner build``: makes a model of a backbone, a vision tower and an SD3, to be trained from the ``align`` stage on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import check_config, found, whole
+from ..detokenizer.files import load_strict, read_part_config, resolve_source
 from ..detokenizer.glyphs import GlyphEncoder
-from ..integrations.sd3.files import pipeline_parts
+from ..integrations.sd3.files import load_pipeline
 from ..integrations.seed_x.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.config import LimnerConfig
-from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
+from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from .generation_defaults import GenerationDefaults
-from .model import Limner, vision_model
+from .model import Limner, load_vision_model
 
 SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 """Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
@@ -28,6 +28,8 @@ SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 
 @dataclass
 class BuildOptions:
+    """Sizes of the new parts between the given ones."""
+
     num_queries: int = 64
     image_tokens: int = 64
     feature_tokens: int = 64
@@ -35,10 +37,10 @@ class BuildOptions:
     adapter_depth: int = 4
     max_references: int = 1
     prompt_tokens: int = 0
-    """The prompt's hidden states as a second source of context; 0 for none."""
+    """Hidden states of the prompt as a second context source; 0 for none."""
     shapes: tuple[tuple[int, int], ...] = SHAPES
     seed: int = 0
-    """Of the new parts' weights"""
+    """Seed of the new weights"""
 
 
 def build(
@@ -48,21 +50,21 @@ def build(
     options: BuildOptions | None = None,
     glyphs: str | Path | None = None,
 ) -> Limner:
-    """Folders or hub ids: a causal language model with a chat template, a vision model with patch features, a diffusers
-    SD3 or SD3.5 (its transformer, VAE and scheduler are used), and, to write words in pictures, a ByT5 for ``glyphs``. What
-    joins them is new and knows nothing yet.
+    """A model of four folders or hub ids: a causal language model with a chat template, a vision model with patch features, a
+    diffusers SD3 or SD3.5 (its transformer, VAE and scheduler) and optionally a ByT5 for ``glyphs``, text in images. The
+    parts that connect them are initialised and not yet trained.
 
     Raises ValueError for a part that cannot be read or does not fit.
     """
     options = options or BuildOptions()
     torch.manual_seed(options.seed)
-    eye, mean, std = vision_tower(found(vision))
+    vision_tower, mean, std = load_vision_tower(resolve_source(vision))
     config = LimnerConfig(
         num_queries=options.num_queries,
         image_tokens=options.image_tokens,
         local_image_tokens=True,
         feature_tokens=options.feature_tokens,
-        image_size=eye.image_size,
+        image_size=vision_tower.image_size,
         image_mean=mean,
         image_std=std,
         shapes=options.shapes,
@@ -71,62 +73,68 @@ def build(
         prompt_tokens=options.prompt_tokens,
         resampler_qk_norm=True,
     )
-    backbone, words = language_model(found(llm))
+    backbone, tokenizer = load_language_model(resolve_source(llm))
     width = backbone.get_input_embeddings().weight.shape[1]
-    config.resampler_heads = heads(width, eye.width)
-    vocabulary = add_control_tokens(words, config)
-    if len(words) > backbone.get_input_embeddings().weight.shape[0]:  # released tables are often longer than needed
-        backbone.resize_token_embeddings(len(words))
-    mllm = StreamModel(backbone, eye, config, vocabulary)
+    config.resampler_heads = num_heads(width, vision_tower.width)
+    vocabulary = add_control_tokens(tokenizer, config)
+    if len(tokenizer) > backbone.get_input_embeddings().weight.shape[0]:  # released tables are often longer than needed
+        backbone.resize_token_embeddings(len(tokenizer))
+    mllm = StreamModel(backbone, vision_tower, config, vocabulary)
     mllm.to(next(backbone.parameters()).dtype)
-    model = Limner(mllm, detokenizer(found(mmdit), eye, width, options), words, GenerationDefaults())
+    model = Limner(
+        mllm, build_detokenizer(resolve_source(mmdit), vision_tower, width, options), tokenizer, GenerationDefaults()
+    )
     model.detokenizer.check_size(*config.default_size)
     if glyphs is not None:
-        model.detokenizer.learn_to_write(GlyphEncoder.from_pretrained(found(glyphs)))
+        model.detokenizer.add_glyph_encoder(GlyphEncoder.from_pretrained(resolve_source(glyphs)))
     return model.eval()
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:
-    """What `Limner.save_pretrained` may name instead of copying: all but a backbone whose embeddings had to grow."""
+    """The ``sources`` for `Limner.save_pretrained`: all of them, except a backbone whose embeddings were resized."""
     named = {"vision": vision, "sd3": mmdit}
-    if check_config(found(llm)).get("vocab_size") == model.mllm.llm.config.vocab_size:
+    if read_part_config(resolve_source(llm)).get("vocab_size") == model.mllm.llm.config.vocab_size:
         named["llm"] = llm
     return {
         name: str(Path(source).resolve()) if Path(source).is_dir() else str(source) for name, source in named.items()
     }
 
 
-def language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Raises ValueError for a folder without a causal language model, a tokenizer or a chat template."""
     try:
-        model = whole(AutoModelForCausalLM, folder, dtype="auto")
-        words = AutoTokenizer.from_pretrained(folder)
+        model = load_strict(AutoModelForCausalLM, folder, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no causal language model with a tokenizer: {error}") from error
-    if not words.chat_template:
+    if not tokenizer.chat_template:
         raise ValueError(f"{folder}: the tokenizer has no chat template; take the model's chat or instruct form")
-    return model, words
+    return model, tokenizer
 
 
-def vision_tower(folder: Path) -> tuple[Eye, tuple[float, ...], tuple[float, ...]]:
-    """The tower and its pictures' mean and standard deviation."""
+def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, ...], tuple[float, ...]]:
+    """The tower, and mean and standard deviation of its images. Raises ValueError for a folder that holds none."""
     try:
-        model = vision_model(folder)
-        if check_config(folder).get("model_type") == QwenVLVisionConfig.model_type:  # transformers knows no processor
-            return Eye(model.eval()), CLIP_MEAN, CLIP_STD
+        model = load_vision_model(folder)
+        if (
+            read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
+        ):  # transformers knows no processor
+            return VisionTower(model.eval()), CLIP_MEAN, CLIP_STD
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no vision model with a preprocessor_config.json: {error}") from error
-    return Eye(model.eval()), tuple(processor.image_mean), tuple(processor.image_std)
+    return VisionTower(model.eval()), tuple(processor.image_mean), tuple(processor.image_std)
 
 
-def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> Detokenizer:
-    mmdit, autoencoder, shift = pipeline_parts(folder, options.max_references)
+def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, options: BuildOptions) -> Detokenizer:
+    """MM-DiT and autoencoder of an SD3 with a new adapter; ``width`` is the backbone's. Raises ValueError as `load_pipeline`."""
+    mmdit, autoencoder, shift = load_pipeline(folder, options.max_references)
     adapter = AdapterConfig(
-        feature_width=eye.width,
+        feature_width=vision_tower.width,
         num_tokens=options.feature_tokens,
         width=options.adapter_width,
         depth=options.adapter_depth,
-        heads=heads(options.adapter_width),
+        heads=num_heads(options.adapter_width),
         qk_norm=True,
         context_width=mmdit.config.context_width,
         pooled_width=mmdit.config.pooled_width,
@@ -136,9 +144,12 @@ def detokenizer(folder: Path, eye: Eye, width: int, options: BuildOptions) -> De
     return Detokenizer(made, mmdit, autoencoder, trained_tokens=mmdit.config.position_base**2, base_shift=shift)
 
 
-def heads(*widths: int) -> int:
-    """The most heads up to 32, of width 32 or more, that divide all widths (and leave their head's width even)."""
-    fits = [n for n in range(1, 33) if all(w % (2 * n) == 0 and (w // n >= 32 or n == 1) for w in widths)]
-    if not fits:
+def num_heads(*widths: int) -> int:
+    """The largest number of heads up to 32 that divides all widths into even head widths of 32 or more.
+
+    Raises ValueError where there is none.
+    """
+    divisors = [n for n in range(1, 33) if all(w % (2 * n) == 0 and (w // n >= 32 or n == 1) for w in widths)]
+    if not divisors:
         raise ValueError(f"no number of heads divides the widths {' and '.join(map(str, widths))}")
-    return max(fits)
+    return max(divisors)

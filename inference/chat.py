@@ -1,4 +1,4 @@
-"""A conversation that remembers, can take a turn back and can try one again."""
+"""A conversation with a history that can be undone, retried and saved."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 from ..mllm.events import Event
 from ..mllm.messages import Message
-from .asked import Messages, TooLong
 from .generation_defaults import GenerationDefaults
 from .images import load_image
-from .output import free_path, save_picture, write_text
+from .inputs import ContextLengthError, Messages
+from .output import free_path, save_image, write_text
 from .reply import Reply
 
 
-class Answering(Protocol):
-    """What a chat needs of a model (`Limner`)."""
+class StreamingModel(Protocol):
+    """The methods of `Limner` that a chat uses."""
 
     defaults: GenerationDefaults
 
@@ -30,28 +30,28 @@ class Answering(Protocol):
 
 
 class Chat:
-    """``options`` are `Limner.generate`'s and hold for every turn; change them through ``chat.options``.
+    """``options`` are those of `Limner.generate` and hold for every turn; change them through ``chat.options``.
 
-    The model is shown the last ``history`` exchanges (None is the model's own number, 0 as many as it holds); ``messages``
+    The model gets the last ``history`` exchanges (None is the model's default, 0 as many as its context holds); ``messages``
     has all of them. Raises ValueError for a negative history.
     """
 
-    def __init__(self, model: Answering, history: int | None = None, **options: Any) -> None:
+    def __init__(self, model: StreamingModel, history: int | None = None, **options: Any) -> None:
         self.model, self.options = model, options
         self.history = model.defaults.history if history is None else history
         if self.history < 0:
             raise ValueError(f"history is {self.history}; it must not be negative")
         self.messages: list[Message] = []
         self.forgotten = 0
-        """Exchanges that the model was not shown at the last turn, and"""
+        """Exchanges that the model did not get at the last turn"""
         self.dropped = 0
-        """how many no longer fit"""
+        """Exchanges that no longer fit into the context"""
         self._saved: set[Path] = set()
         self._written: dict[tuple[int, Path], tuple[Image.Image, Path]] = {}
-        """Pictures, by identity, and their files beside a saved conversation"""
+        """Images, by identity and path of the saved conversation, and their files"""
 
     def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any) -> Reply:
-        """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
+        """One turn. When it fails, the history stays as it was. Raises what `Limner.generate` raises."""
         callback = {**self.options, **options}.get("callback")
         events = self.stream(text, images, **options)
         while True:
@@ -65,20 +65,20 @@ class Chat:
     def stream(
         self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any
     ) -> Generator[Event, None, Reply]:
-        """The turn's events as they happen; the turn is remembered when it has finished. A system message that stands first
-        is always shown to the model, of the exchanges as many of the last as are wanted and leave room for the reply."""
+        """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
+        stands first, and as many of the last exchanges as ``history`` allows and the context holds with the reply."""
         question = self._question(text, images)
         options = {**self.options, **options}
         options.pop("callback", None)  # `say` calls it with these events
-        rules = [message for message in self.messages[:1] if message["role"] == "system"]
-        said = self.messages[len(rules) :]
-        count, dropped = len(said) // 2, self.dropped
+        system = [message for message in self.messages[:1] if message["role"] == "system"]
+        turns = self.messages[len(system) :]
+        count, dropped = len(turns) // 2, self.dropped
         while True:
             first = max(dropped, count - self.history if self.history else 0)
             try:
-                replies = yield from self.model.stream([*rules, *said[2 * first :], question], **options)
+                replies = yield from self.model.stream([*system, *turns[2 * first :], question], **options)
                 break
-            except TooLong:  # before anything happened
+            except ContextLengthError:  # before anything happened
                 if first >= count:
                     raise
                 dropped = first + 1
@@ -87,34 +87,34 @@ class Chat:
         return replies[0]
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Empties the history."""
         self.messages.clear()
         self.forgotten = self.dropped = 0
 
     def undo(self) -> None:
-        """Forget the last turn. Raises ValueError when there is none."""
+        """Removes the last turn. Raises ValueError when there is none."""
         if len(self.messages) < 2:
             raise ValueError("nothing to undo: the conversation is empty")
         del self.messages[-2:]
         self.dropped = max(0, self.dropped - 1)
 
     def retry(self, **options: Any) -> Reply:
-        """Answer the last message again; pass another ``seed`` for another picture. A retry that fails keeps the turn."""
-        with self.taken_back() as (text, images):
+        """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
+        with self.popped_turn() as (text, images):
             return self.say(text, images, **options)
 
     @contextlib.contextmanager
-    def taken_back(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
-        """Without the last turn, what was said and shown in it; the turn comes back if the body fails."""
+    def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
+        """Removes the last turn and gives its text and images; the turn comes back if the body fails."""
         before = list(self.messages)
         try:
-            yield self.take_back()
+            yield self.pop_turn()
         except BaseException:  # Ctrl-C too
             self.messages = before
             raise
 
-    def take_back(self) -> tuple[str, list[Image.Image]]:
-        """Undo the last turn and return what was said and shown in it."""
+    def pop_turn(self) -> tuple[str, list[Image.Image]]:
+        """Removes the last turn and returns its text and images. Raises ValueError when there is none."""
         if len(self.messages) < 2:
             raise ValueError("nothing to retry: the conversation is empty")
         content = self.messages[-2]["content"]
@@ -123,10 +123,10 @@ class Chat:
         return text, [p["image"] for p in content if p["type"] == "image"]
 
     def save(self, path: str | Path) -> Path:
-        """Write the conversation as JSON Lines (one line) with its pictures as PNG files beside it.
+        """Writes the conversation as JSON Lines (one line) with its images as PNG files in the same folder.
 
-        Only what this chat saved there before is replaced. Raises ValueError for another ending than .jsonl and for a file
-        that is something else's, OSError for one that cannot be written; then what was there stays.
+        Only a file that this chat saved is replaced. Raises ValueError for another suffix than .jsonl and for a file of
+        another origin, OSError for one that cannot be written; an existing file then stays.
         """
         path = Path(path)
         if path.suffix != ".jsonl":
@@ -149,13 +149,13 @@ class Chat:
         return path
 
     def _picture_file(self, image: Image.Image, path: Path) -> Path:
-        """Where the picture was written beside ``path`` by an earlier saving, or now, under a name that is free."""
+        """The file of an image that was saved before with ``path``; else it is saved now under a name that is free."""
         key = (id(image), path.resolve())
         _, file = self._written.get(key, (image, None))
         if file is None or not file.exists():
             escaped = str(path.with_suffix("")).replace("{", "{{").replace("}", "}}")
             file = free_path(f"{escaped}-{{:02d}}.png")
-            save_picture(image, file)
+            save_image(image, file)
             self._written[key] = (image, file)
         return file
 

@@ -18,7 +18,7 @@ from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Draw, DrawRequest
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
-from .fitting import cut, reference_size
+from .resizing import reference_size, resize_and_crop
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DrawingOptions:
         sampler(self.sampler)
 
 
-def drawer(
+def make_draw(
     detokenizer: Detokenizer | SDXLDetokenizer,
     options: DrawingOptions,
     config: LimnerConfig,
@@ -66,10 +66,10 @@ def drawer(
         return [done[request.row] for request in requests]
 
     def _draw_group(group: list[DrawRequest], size: tuple[int, int]) -> Generator[Event, None, list[Image.Image]]:
-        condition = condition_of(detokenizer, group, config, size)
+        condition = build_condition(detokenizer, group, config, size)
         work = _Steps()
 
-        def paint() -> torch.Tensor:
+        def draw_latents() -> torch.Tensor:
             return detokenizer.draw(
                 condition,
                 *size,
@@ -82,7 +82,7 @@ def drawer(
                 callback=work.report,
             )
 
-        for step, steps in work.run(paint):
+        for step, steps in work.run(draw_latents):
             yield from (PictureStep(r.row, r.index, step, steps) for r in group)
         return [Image.fromarray(pixels.numpy()) for pixels in work.result]
 
@@ -90,7 +90,7 @@ def drawer(
 
 
 @torch.inference_mode()
-def condition_of(
+def build_condition(
     detokenizer: Detokenizer | SDXLDetokenizer, group: list[DrawRequest], config: LimnerConfig, size: tuple[int, int]
 ) -> Condition:
     parameter = next(detokenizer.adapter.parameters())
@@ -99,11 +99,13 @@ def condition_of(
     if group[0].prompt is not None and detokenizer.adapter.config.prompt_width:
         prompt = torch.stack([r.prompt for r in group]).to(parameter)
         mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)
-    condition = detokenizer.condition(features, prompt, mask, [r.words for r in group])
+    condition = detokenizer.condition(features, prompt, mask, [r.glyph_text for r in group])
     references = [
         [
-            detokenizer.encode_reference(torch.from_numpy(np.array(held(detokenizer, image, config, size))), size)
-            for image in r.earlier[: config.max_references]
+            detokenizer.encode_reference(
+                torch.from_numpy(np.array(prepare_reference(detokenizer, image, config, size))), size
+            )
+            for image in r.previous_images[: config.max_references]
         ]
         for r in group
     ]
@@ -112,13 +114,13 @@ def condition_of(
     return condition
 
 
-def held(
+def prepare_reference(
     detokenizer: Detokenizer | SDXLDetokenizer, image: Image.Image, config: LimnerConfig, size: tuple[int, int]
 ) -> Image.Image:
     """The picture as a drawing of ``size`` can refer to it; SDXL's encoder fits it itself."""
     if isinstance(detokenizer, SDXLDetokenizer):
         return image
-    return cut(image, reference_size(image, config, size, detokenizer.multiple, detokenizer.longest))
+    return resize_and_crop(image, reference_size(image, config, size, detokenizer.size_multiple, detokenizer.max_side))
 
 
 class Cancelled(Exception):

@@ -1,4 +1,4 @@
-"""Pictures from anywhere to RGB, with clear refusals."""
+"""Image files and PIL images to RGB."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused before they are decoded: 8,000 x 8,000."""
+"""Larger images are refused before they are decoded: 8,000 x 8,000."""
 
 
 def load_image(source: str | Path | Image.Image) -> Image.Image:
-    """A path or a PIL picture as an upright RGB picture; transparency goes onto white.
+    """A path or a PIL image as an RGB image, upright by its EXIF data, on white where it is transparent.
 
     Raises ValueError for what is missing, not a picture, broken or larger than `MAX_PIXELS`.
     """
@@ -31,7 +31,7 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
 
 
 def decode_image(stream: BinaryIO, name: str) -> Image.Image:
-    """What `load_image` does with a file, for bytes from anywhere; ``name`` is for the errors."""
+    """As `load_image`, for an open file; ``name`` is what errors call it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -47,6 +47,7 @@ def decode_image(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def check_pixels(image: Image.Image, name: str) -> None:
+    """Raises ValueError for an image of more than `MAX_PIXELS`."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{name} is {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; make it smaller"
@@ -54,12 +55,13 @@ def check_pixels(image: Image.Image, name: str) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """As `load_image`, for a PIL image."""
     check_pixels(image, "the picture")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(ground, image)
-    if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+    if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's conversion clips values instead of scaling them
         image = image.point(lambda v: v / 256).convert("L")
     return image.convert("RGB")

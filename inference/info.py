@@ -1,31 +1,31 @@
-"""``limner info``: what a model is made of."""
+"""``limner info``: parts, sizes and memory of a model."""
 
 from __future__ import annotations
 
 from .model import Limner
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
-"""A parameter's, without the scales that quantised weights carry"""
+"""Bytes of a parameter, without the scales of quantised weights"""
 
 
-def parameters(model: Limner) -> dict[str, int]:
-    """Of each part."""
+def count_parameters(model: Limner) -> dict[str, int]:
+    """Parameters of each part."""
     mllm, detokenizer = model.mllm, model.detokenizer
     parts = {
         f"backbone ({mllm.llm.config.model_type})": [mllm.llm],
-        f"eye ({mllm.eye.model.config.model_type})": [mllm.eye],
+        f"vision tower ({mllm.vision_tower.model.config.model_type})": [mllm.vision_tower],
         "queries and resamplers": [mllm.queries, mllm.input_resampler, mllm.output_resampler],
         "conditioning adapter": [detokenizer.adapter],
         **({"glyphs (t5)": [detokenizer.glyphs]} if getattr(detokenizer, "glyphs", None) else {}),
-        f"painter ({type(detokenizer.painter).__name__})": [detokenizer.painter],
+        f"transformer ({type(detokenizer.transformer).__name__})": [detokenizer.transformer],
         f"autoencoder ({type(detokenizer.autoencoder.vae).__name__})": [detokenizer.autoencoder],
     }
     return {name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()}
 
 
 def describe_memory(model: Limner) -> str:
-    """What the weights of each part take in each precision, by calculation; activations and caches come on top."""
-    counts = parameters(model)
+    """Computed memory of each part's weights in each precision; activations and caches are not included."""
+    counts = count_parameters(model)
     lines = [f"  {'MB of weights':30} " + " ".join(f"{name:>9}" for name in BYTES)]
     for name, count in [*counts.items(), ("in all", sum(counts.values()))]:
         lines.append(f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values()))
@@ -33,12 +33,12 @@ def describe_memory(model: Limner) -> str:
 
 
 def describe_model(model: Limner) -> str:
-    """Parts, parameters, sizes and defaults, one a line."""
+    """Parts, parameters, sizes and defaults, one on each line."""
     mllm, detokenizer = model.mllm, model.detokenizer
-    counts = parameters(model)
+    counts = count_parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
-    step = detokenizer.multiple
+    step = detokenizer.size_multiple
     lines = [
         f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
             "torch.", ""

@@ -1,4 +1,4 @@
-"""`load`: a model by name, folder or hub id, in its place and precision."""
+"""`load`: a model by name, folder or hub id, on its device and in its precision."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from ..detokenizer.files import from_hub
 from . import precision
 from .model import STUDENT, Limner
-from .model_folders import place
-from .resting import Resting
+from .model_folders import find_model
+from .offload import ModelOffload
 
 
 def load(
@@ -29,28 +29,30 @@ def load(
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
     weights that are stored in it. ``bits`` 8 or 4 quantises the linear layers
-    (`limner[quantized]`); they take no LoRA, so a few-step student that comes with the model stays out. ``offload`` keeps the
-    half that rests in host memory: what writes while a picture is painted, what paints otherwise. Raises ValueError for a
-    model that cannot be found or read, and options that make no sense.
+    (`limner[quantized]`); they take no LoRA, so the few-step student of a model is not loaded. ``offload`` keeps the idle half
+    in host memory: the stream model while an image is drawn, the de-tokenizer otherwise (`ModelOffload`). Raises ValueError
+    for a model that cannot be found or read, and options that make no sense.
     """
     if offload and bits is not None:
-        raise ValueError("offload moves parts about, which weights of fewer bits do not bear: choose one of the two")
-    folder = place(model) or from_hub(str(model))
+        raise ValueError(
+            "offload moves parts between devices, which quantised weights do not support: choose one of the two"
+        )
+    folder = find_model(model) or from_hub(str(model))
     loaded = Limner.from_pretrained(folder)
     if bits is None and (folder / STUDENT).exists():
-        loaded.adapters.load(folder / STUDENT, shipped=True)
-    settle(loaded, device, dtype)
+        loaded.adapters.load(folder / STUDENT, bundled=True)
+    place_model(loaded, device, dtype)
     if bits is not None:
         from .quantize import quantize
 
         quantize(loaded, bits)
     if offload:
-        loaded.resting = Resting(loaded.mllm, loaded.detokenizer)
+        loaded.offload = ModelOffload(loaded.mllm, loaded.detokenizer)
     return loaded
 
 
-def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
-    """The model in its place and precision, as `load` chooses them. Raises ValueError for what is no place or precision."""
+def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
+    """Moves the model to the device and precision that `load` would choose. Raises ValueError for unknown ones."""
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     places = {"": device} if isinstance(device, str) else dict(device)
     halves = [name for name, _ in model.named_children()]
@@ -59,19 +61,19 @@ def settle(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: st
         raise ValueError(f"a device for {unknown[0] if unknown else 'nothing'!r}; name {' and '.join(halves)}")
     if "" not in places and len(places) < len(halves):
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
-    places = {name: best if own == "auto" else own for name, own in places.items()}
+    places = {name: best if target == "auto" else target for name, target in places.items()}
     try:
-        kinds = {torch.device(own).type for own in places.values()}
+        kinds = {torch.device(target).type for target in places.values()}
     except RuntimeError as error:
         raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
     kind = "cuda" if "cuda" in kinds else min(kinds)
     if dtype == "auto" and kind != "cuda" and getattr(model, "stored_dtype", None) == torch.float32:
         dtype = torch.float32
-    dtype = precision.choose(kind, dtype)
-    for name, own in places.items():
-        model.get_submodule(name).to(own, dtype)
+    dtype = precision.choose_dtype(kind, dtype)
+    for name, target in places.items():
+        model.get_submodule(name).to(target, dtype)
     for part in model.modules():
-        # SDXL's autoencoder overflows in half precision, and says so
+        # SDXL's autoencoder overflows in half precision; its config says so
         if dtype == torch.float16 and getattr(getattr(part, "config", None), "force_upcast", False):
             part.float()
     return model

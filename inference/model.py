@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import check_config, read_json, refer, resolved, whole
+from ..detokenizer.files import load_strict, read_json, read_part_config, resolve_folder, write_source
 from ..integrations.sd3 import files as sd3_files
 from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
@@ -27,20 +27,20 @@ from ..mllm.config import LimnerConfig
 from ..mllm.decoding import Decoder, DecodingOptions
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event
-from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
-from ..mllm.vocabulary import vocabulary_of
+from ..mllm.vision_tower import VisionTower
+from ..mllm.vocabulary import vocabulary_from_tokenizer
 from .adapters import Adapters
-from .asked import Messages, TooLong, as_batch, one_each, with_pictures
 from .chat import Chat
-from .drawing import DrawingOptions, drawer
-from .fitting import nearest, reference_size
+from .drawing import DrawingOptions, make_draw
 from .generation_defaults import GenerationDefaults
-from .output import replacing_folder
+from .inputs import ContextLengthError, Messages, as_batch, load_message_images, seeds_per_row
+from .offload import ModelOffload
+from .output import atomic_folder
 from .reply import Reply
-from .resting import Resting
+from .resizing import nearest_size, reference_size
 
-LOADING = threading.Lock()
+LOADING_LOCK = threading.Lock()
 """One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
@@ -67,7 +67,7 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
-        self.resting: Resting | None = None
+        self.offload: ModelOffload | None = None
         self.bits: int | None = None
         """Of the weights of its linear layers, where they were quantised"""
         self._adapters: Adapters | None = None
@@ -107,7 +107,7 @@ class Limner(nn.Module):
         if n < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
-        seeds = [own + k for own in one_each(seed, len(batch)) for k in range(n)]
+        seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
         batch = [m for m in batch for _ in range(n)]
         events = self._run(batch, seeds, options)
         while True:
@@ -127,9 +127,9 @@ class Limner(nn.Module):
         unknown = set(options) - allowed
         if unknown:
             raise ValueError(f"unknown options {', '.join(sorted(unknown))}; there are {', '.join(sorted(allowed))}")
-        given = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
+        values = {k: v for k, v in (self.generate.__kwdefaults__ or {}).items() if k in allowed} | options
         batch, _ = as_batch(messages)
-        return (yield from self._run(batch, one_each(given["seed"], len(batch)), given))
+        return (yield from self._run(batch, seeds_per_row(values["seed"], len(batch)), values))
 
     def draw(self, messages: Messages | Sequence[Messages], **options: Any) -> Reply | list[Reply]:
         """One picture for each prompt or conversation, whatever the model would say; ``options`` are `generate`'s.
@@ -141,7 +141,7 @@ class Limner(nn.Module):
         if settled := sorted({"images", "max_images", "n"} & set(options)):
             raise ValueError(f"draw takes no {settled[0]}: it gives one picture for each prompt; generate takes it")
         batch, single = as_batch(messages)
-        seeds = one_each(options.pop("seed", 0), len(batch))
+        seeds = seeds_per_row(options.pop("seed", 0), len(batch))
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, **options)
         silent = [i for i, reply in enumerate(replies) if not reply.images]
@@ -152,16 +152,16 @@ class Limner(nn.Module):
                 replies[i] = replace(replies[i], parts=[*replies[i].parts, reply.images[0]])
         return replies[0] if single else replies
 
-    def fitting(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:
+    def resize_note(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:
         """How a picture that is larger than the model holds is edited, in a line; None for one that it takes as it is.
 
         ``size`` is the height and width in pixels of the answer, where it is settled.
         """
         if isinstance(self.detokenizer, SDXLDetokenizer):
             return None
-        answer = size or nearest(image, self.config)
-        multiple, longest = self.detokenizer.multiple, self.detokenizer.longest
-        height, width = reference_size(image, self.config, answer, multiple, longest)
+        answer = size or nearest_size(image, self.config)
+        size_multiple, max_side = self.detokenizer.size_multiple, self.detokenizer.max_side
+        height, width = reference_size(image, self.config, answer, size_multiple, max_side)
         if (image.height, image.width) == (height, width):
             return None
         return (
@@ -184,7 +184,7 @@ class Limner(nn.Module):
     def student_steps(self) -> int | None:
         """Of the few-step student that came with the model; None without one."""
         loaded = {} if self._adapters is None else self._adapters.loaded
-        return next((adapter.steps for adapter in loaded.values() if adapter.shipped), None)
+        return next((adapter.steps for adapter in loaded.values() if adapter.bundled), None)
 
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
         """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
@@ -209,7 +209,7 @@ class Limner(nn.Module):
     def get_active_adapters(self) -> dict[str, float]:
         """Names of the adapters that are switched on, with their weights."""
         loaded = self.adapters.loaded
-        return {name: loaded[name].weight for name in self.adapters.given if loaded[name].weight}
+        return {name: loaded[name].weight for name in self.adapters.user if loaded[name].weight}
 
     def delete_adapter(self, name: str) -> None:
         """Take an adapter off; without any the model is the base again, bit for bit. ValueError: unknown name."""
@@ -240,9 +240,9 @@ class Limner(nn.Module):
             stop=tuple([options["stop"]] if isinstance(options["stop"], str) else options["stop"]),
             size=None if height is None else (height, width),
         )
-        unfit: list[str] = []
+        disabled: list[str] = []
         if self._adapters is not None:
-            options, unfit = self._adapters.fitted(options)
+            options, disabled = self._adapters.resolve_options(options)
         drawing = DrawingOptions(
             num_inference_steps=chosen("num_inference_steps"),
             guidance_scale=chosen("guidance_scale"),
@@ -252,33 +252,33 @@ class Limner(nn.Module):
         )
         encoded = [
             self.encoder.encode(
-                with_pictures(m), add_generation_prompt=True, images=decoding.images, boxes=options["boxes"]
+                load_message_images(m), add_generation_prompt=True, images=decoding.images, boxes=options["boxes"]
             )
             for m in batch
         ]
-        limit = self.mllm.longest
-        longest = max(len(e.input_ids) for e in encoded)
-        if longest + decoding.max_new_tokens > limit:
-            raise TooLong(
-                f"the conversation takes {longest} tokens and the reply may take {decoding.max_new_tokens}; "
-                f"this model holds {limit}. Shorten it or lower max_new_tokens"
+        max_tokens = self.mllm.max_position_embeddings
+        prompt_tokens = max(len(e.input_ids) for e in encoded)
+        if prompt_tokens + decoding.max_new_tokens > max_tokens:
+            raise ContextLengthError(
+                f"the conversation takes {prompt_tokens} tokens and the reply may take {decoding.max_new_tokens}; "
+                f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
-        around = partial(self._while_drawing, unfit)
-        draw = drawer(self.detokenizer, drawing, self.config, list(seeds), around)
+        around = partial(self._while_drawing, disabled)
+        draw = make_draw(self.detokenizer, drawing, self.config, list(seeds), around)
         rows = yield from Decoder(self.mllm, self.encoder, decoding).run(encoded, seeds, draw)
-        return [Reply(row.parts, row.reason) for row in rows]
+        return [Reply(row.parts, row.finish_reason) for row in rows]
 
     @contextmanager
-    def _while_drawing(self, unfit: Sequence[str]) -> Iterator[None]:
-        """The writing half rests where it may (`Resting`), adapters that do not fit the steps always; the others are folded
+    def _while_drawing(self, disabled: Sequence[str]) -> Iterator[None]:
+        """The writing half rests where it may (`ModelOffload`), adapters that do not fit the steps always; the others are folded
         into what paints."""
         with ExitStack() as stack:
-            if self.resting:
-                stack.enter_context(self.resting.while_drawing())
-            if unfit:
-                stack.enter_context(self.adapters.without(unfit))
+            if self.offload:
+                stack.enter_context(self.offload.while_drawing())
+            if disabled:
+                stack.enter_context(self.adapters.switched_off(disabled))
             if self._adapters is not None:
-                stack.enter_context(self.adapters.folded())
+                stack.enter_context(self.adapters.fused())
             yield
 
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
@@ -290,22 +290,22 @@ class Limner(nn.Module):
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
-        if self._adapters is not None and self._adapters.given:
+        if self._adapters is not None and self._adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
-        shipped = {} if self._adapters is None else self._adapters.loaded
-        with replacing_folder(folder, PARTS, owned=is_model) as fresh:
-            for name, adapter in shipped.items():
+        bundled = {} if self._adapters is None else self._adapters.loaded
+        with atomic_folder(folder, PARTS, owned=is_model) as fresh:
+            for name, adapter in bundled.items():
                 self.adapters.save(name, fresh / STUDENT, {}, adapter.made)
-            with self.adapters.aside() if shipped else nullcontext():
+            with self.adapters.without_bundled() if bundled else nullcontext():
                 self._save_parts(fresh, dict(sources or {}))
 
     def _save_parts(self, folder: Path, sources: dict[str, str]) -> None:
         self.config.save(folder)
         (folder / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
         self.tokenizer.save_pretrained(folder)
-        for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.eye.model)):
+        for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.vision_tower.model)):
             if name in sources:
-                refer(folder / name, sources[name])
+                write_source(folder / name, sources[name])
             else:
                 part.save_pretrained(folder / name)
         save_file(stream_state(self.mllm), folder / "stream.safetensors")
@@ -314,7 +314,7 @@ class Limner(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Limner:
         """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
-        with LOADING:
+        with LOADING_LOCK:
             return cls._from_pretrained(Path(folder))
 
     @classmethod
@@ -322,7 +322,7 @@ class Limner(nn.Module):
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         config = LimnerConfig.load(folder)
-        llm = whole(AutoModelForCausalLM, resolved(folder / "llm"), dtype="auto")
+        llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm"), dtype="auto")
         # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
         # picks that family's class with a pre-tokenizer of its own
         read_json(folder / "tokenizer.json")
@@ -330,8 +330,10 @@ class Limner(nn.Module):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
             raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
-        eye = Eye(vision_model(resolved(folder / "vision")))
-        mllm = StreamModel(llm, eye, config, vocabulary_of(tokenizer, config, _ends(llm)))
+        vision_tower = VisionTower(load_vision_model(resolve_folder(folder / "vision")))
+        mllm = StreamModel(
+            llm, vision_tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm))
+        )
         try:
             saved = load_file(folder / "stream.safetensors")
         except (SafetensorError, OSError) as error:
@@ -347,7 +349,7 @@ class Limner(nn.Module):
         mllm.load_state_dict(saved, strict=False)
         keys = GenerationDefaults.__dataclass_fields__
         defaults = GenerationDefaults(**read_json(folder / "generation_config.json", keys))
-        model = cls(mllm, detokenizer_of(folder / "detokenizer"), tokenizer, defaults)
+        model = cls(mllm, load_detokenizer(folder / "detokenizer"), tokenizer, defaults)
         model.name = folder.name
         return model.eval()
 
@@ -360,11 +362,11 @@ def is_model(folder: Path) -> bool:
         return False
 
 
-def detokenizer_of(folder: Path) -> Detokenizer | SDXLDetokenizer:
+def load_detokenizer(folder: Path) -> Detokenizer | SDXLDetokenizer:
     """Raises ValueError for a folder that holds none."""
     if (folder / "unet").is_dir():
         return SDXLDetokenizer.from_pretrained(folder)
-    return Detokenizer.from_pretrained(folder, sd3_files.named(folder))
+    return Detokenizer.from_pretrained(folder, sd3_files.load_named_source(folder))
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
@@ -372,14 +374,14 @@ def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
     return {k: v.contiguous() for k, v in mllm.state_dict().items() if k.split(".")[0] in STREAM_PARTS}
 
 
-def _ends(llm: nn.Module) -> tuple[int, ...]:
+def end_of_turn_ids(llm: nn.Module) -> tuple[int, ...]:
     """Ids that end a turn, as the backbone's generation config names them."""
     ends = getattr(llm.generation_config, "eos_token_id", None)
     return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
-def vision_model(folder: Path) -> nn.Module:
+def load_vision_model(folder: Path) -> nn.Module:
     """Of transformers or Qwen-VL's. Raises ValueError for a folder that holds none."""
-    own = check_config(folder).get("model_type") == QwenVLVisionConfig.model_type
-    model = whole(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
+    own = read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
+    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too

@@ -1,4 +1,4 @@
-"""Where a model's folder is: nothing here imports torch."""
+"""Folders of models. This file does not import torch, so that the command line can check a name quickly."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 def embedded(name: str) -> Path:
-    """Folder of a model that ships with the package. Raises ValueError when there is none of this name."""
+    """The folder of a model that is part of the package. Raises ValueError when there is none of this name."""
     folder = WEIGHTS / name
     if not (folder / "config.json").exists():
         raise ValueError(f"no embedded model {name!r}")
     return folder
 
 
-def place(model: str | Path) -> Path | None:
-    """The folder of a model, None for a hub id. Raises ValueError for what can be neither."""
+def find_model(model: str | Path) -> Path | None:
+    """The folder of a model by name or path; None for a hub id. Raises ValueError for anything else."""
     path, name = Path(model), str(model)
     if path.is_dir():
         return path

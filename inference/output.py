@@ -1,4 +1,4 @@
-"""Where results go: nothing that was there is lost, and what is written appears whole or not at all."""
+"""Writing of results: files and folders are replaced atomically, and existing ones are not lost."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-"""Endings of the picture files that are written: plain raster formats that hold any RGB picture."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+"""Suffixes of image files that are written: plain raster formats that hold any RGB image."""
 
 
 def check_folder(folder: str | Path, own: str | None = None) -> Path:
-    """A folder for results, known before long work to be writable. Hidden files aside, it is to hold nothing, or the file
-    ``own`` (such as "run/settings.json"), by which earlier results of the same command are known.
+    """Checks before long work that a folder for results can be written. Apart from hidden files it must be empty or hold the
+    file ``own`` (such as "run/settings.json"), which marks earlier results of the same command.
 
-    Raises ValueError for one that holds other things, OSError for one that cannot be written.
+    Raises ValueError for a folder with other contents, OSError for one that cannot be written.
     """
     folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -36,11 +36,11 @@ def check_folder(folder: str | Path, own: str | None = None) -> Path:
 
 
 def check_picture_path(path: Path) -> None:
-    """Raises ValueError for a path that no picture can be written to; before long work, so that none is lost."""
-    if path.suffix.lower() not in FORMATS:
+    """Raises ValueError for a path that no image can be written to; to be called before long work."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
             f"cannot write {path}: {path.suffix or 'no ending'} is no picture format that is written; "
-            f"there are {', '.join(FORMATS)}"
+            f"there are {', '.join(IMAGE_SUFFIXES)}"
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
@@ -53,22 +53,22 @@ def free_path(pattern: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := Path(pattern.format(n))).exists())
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Raises OSError when it cannot be written; what was there then stays."""
-    with replacing(path) as fresh:
+def save_image(image: Image.Image, path: Path) -> None:
+    """Raises OSError when it cannot be written; an existing file then stays."""
+    with atomic_file(path) as fresh:
         image.save(fresh)
 
 
-def beside(path: Path) -> Path:
-    """A hidden name in the same folder, of the same ending."""
+def temporary_path(path: Path) -> Path:
+    """A hidden name in the same folder with the same suffix."""
     return path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A file to write beside ``path``, which takes its place when it is whole; what was there stays when writing fails."""
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails."""
     path = Path(path)
-    fresh = beside(path)
+    fresh = temporary_path(path)
     try:
         yield fresh
         os.replace(fresh, path)
@@ -77,22 +77,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """UTF-8, whole or not at all. A lone surrogate, which UTF-8 has no bytes for, is written as ``\\udXXX``, as JSON would."""
-    with replacing(path) as fresh:
+    """Writes UTF-8 atomically. A lone surrogate, which UTF-8 cannot express, is written as ``\\udXXX``, as in JSON."""
+    with atomic_file(path) as fresh:
         fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
-def replacing_folder(
+def atomic_folder(
     folder: str | Path, stale: Sequence[str] = (), owned: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Path]:
-    """A folder to write beside ``folder``, whose entries take their places when all are whole.
+    """A temporary folder, whose entries replace those of ``folder`` when the body has written all of them.
 
-    Other entries of ``folder`` stay, but for those called ``stale``: parts of what is replaced that its successor lacks.
-    Raises ValueError for a folder that is not ``owned`` and has entries of these names.
+    Other entries of ``folder`` stay, except those named in ``stale``, which are removed. Raises ValueError for a folder that is
+    not ``owned`` (not of the kind that is saved) and has entries of these names.
     """
     folder = Path(folder)
-    folder = folder.resolve()  # the name beside it is of the folder itself, also for "." and for links
+    folder = folder.resolve()  # so that the temporary name is right for "." and for links too
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
     fresh.mkdir(parents=True)
     try:
@@ -113,7 +113,7 @@ def replacing_folder(
                 if (fresh / name).exists():
                     os.rename(fresh / name, folder / name)
                     placed.append(name)
-        except BaseException:  # Ctrl-C too: all of what was there comes back, and the error goes on
+        except BaseException:  # Ctrl-C too: everything that was there is restored, then the error is raised
             for name in placed:
                 os.rename(folder / name, fresh / name)
             for path in old.iterdir():

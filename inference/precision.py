@@ -1,7 +1,7 @@
-"""The one place that chooses a precision: bfloat16 where the machine multiplies it faster than float32, else float32.
+"""The choice of precision: bfloat16 where the machine multiplies it faster than float32, else float32.
 
-Many CPUs emulate bf16 a hundred times slower than they compute fp32, and what a processor says of itself does not tell:
-an x86-64 with plain AVX-512 passes torch's own query and still emulates. So a product is timed.
+Many CPUs emulate bf16 a hundred times slower than they compute fp32, and their feature flags are no help: an x86-64 with plain
+AVX-512 passes torch's query and still emulates. So a matrix product is timed.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("float32", "bfloat16", "float16")
-FASTER = 0.8
-"""Share of fp32's time that a product may take to count as faster: below it, rounding more buys nothing."""
-SLOW = 2.0
-"""Times as long as fp32's product from which a precision that was asked for is said to be slow."""
+DTYPES = ("float32", "bfloat16", "float16")
+FASTER_BELOW = 0.8
+"""A precision is faster if a product takes less than this share of its time in fp32."""
+SLOW_ABOVE = 2.0
+"""A warning is logged for a requested precision whose product takes more than this many times as long as in fp32."""
 
 
-def choose(device: torch.device | str, wanted: str | torch.dtype = "auto") -> torch.dtype:
-    """The precision to compute in on ``device``: the ``wanted`` one (a slow one is said to be slow), or for "auto" bfloat16
-    where it is faster than float32 there.
+def choose_dtype(device: torch.device | str, wanted: str | torch.dtype = "auto") -> torch.dtype:
+    """The precision for ``device``: ``wanted``, with a warning if it is slow there, or for "auto" bfloat16 where it is faster
+    than float32.
 
-    Raises ValueError for what is no precision.
+    Raises ValueError for an unknown precision.
     """
     device = torch.device(device)
     if wanted == "auto":
-        return torch.bfloat16 if relative_time(device.type, torch.bfloat16) < FASTER else torch.float32
+        return torch.bfloat16 if relative_time(device.type, torch.bfloat16) < FASTER_BELOW else torch.float32
     name = str(wanted).removeprefix("torch.")
-    if name not in NAMES:
-        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     dtype = getattr(torch, name)
-    if (ratio := relative_time(device.type, dtype)) > SLOW:
+    if (ratio := relative_time(device.type, dtype)) > SLOW_ABOVE:
         logger.warning(
             "%s is slow on this %s: a matrix product takes %.0f times as long as in float32", name, device.type, ratio
         )
@@ -43,10 +43,10 @@ def choose(device: torch.device | str, wanted: str | torch.dtype = "auto") -> to
 
 @cache
 def relative_time(kind: str, dtype: torch.dtype) -> float:
-    """How long a matrix product in ``dtype`` takes on a ``kind`` of device, beside one in fp32.
+    """The time of a matrix product in ``dtype`` on a ``kind`` of device, as a multiple of that in fp32.
 
-    A few milliseconds, or some twenty where it is emulated. Nothing is timed on CUDA, where the driver knows (an emulating
-    card counts as ten times slower), nor on devices of other kinds, where it counts as equal.
+    Measuring takes a few milliseconds, some twenty where the precision is emulated. Nothing is measured on CUDA, where the
+    driver knows (emulation counts as 10), nor on kinds other than CPU and MPS, which count as 1.
     """
     if dtype == torch.float32:
         return 1.0
@@ -61,10 +61,10 @@ def relative_time(kind: str, dtype: torch.dtype) -> float:
             d: [torch.ones(shape, dtype=d, device=kind) for shape in ((128, 256), (256, 512))]
             for d in (torch.float32, dtype)
         }
-        for a, b in inputs.values():  # kernels are made at the first call
+        for a, b in inputs.values():  # the first call compiles kernels
             (a @ b)[0, 0].item()
         best = dict.fromkeys(inputs, float("inf"))
-        for _ in range(5):  # in turns, and the shortest of each: another process may take the core for a while
+        for _ in range(5):  # alternating, and the minimum of each: another process may take the core for a while
             for d, (a, b) in inputs.items():
                 begun = time.perf_counter()
                 (a @ b)[0, 0].item()  # reading a value waits for a device that computes asynchronously

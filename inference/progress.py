@@ -1,4 +1,4 @@
-"""A progress bar on standard error while a picture is drawn."""
+"""A progress bar on standard error while an image is drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
 
 
-class Progress:
+class ProgressBar:
     """A callback for `Limner.generate`; silent where standard error is not a terminal."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Progress:
             self.bar.close()
             self.bar = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:

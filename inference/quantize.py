@@ -1,4 +1,4 @@
-"""8- and 4-bit weights through bitsandbytes: a model in less memory, a little less exact. An optional extra.
+"""8- and 4-bit weights through bitsandbytes, an optional extra: less memory, slightly less exact.
 
 Dettmers et al. 2022, arXiv:2208.07339 (LLM.int8); Dettmers et al. 2023, arXiv:2305.14314 (NF4).
 """
@@ -15,9 +15,9 @@ BITS = (8, 4)
 
 
 def quantize(model: Limner, bits: int) -> Limner:
-    """The linear layers of backbone and painter with weights of 8 or 4 bits; everything else stays as it is.
+    """Quantises the linear layers of backbone and transformer to 8 or 4 bits, in place. Returns the model.
 
-    Raises ValueError for another number of bits, without bitsandbytes, and for a model with adapters on.
+    Raises ValueError for another number of bits, without bitsandbytes, and for a model with active adapters.
     """
     if bits not in BITS:
         raise ValueError(f"weights of {bits} bits; they can have {' or '.join(map(str, BITS))}")
@@ -30,7 +30,7 @@ def quantize(model: Limner, bits: int) -> Limner:
     except ImportError as error:
         raise ValueError(f"weights of {bits} bits need bitsandbytes: install limner[quantized] ({error})") from None
 
-    def smaller(layer: nn.Linear) -> nn.Module:
+    def quantized(layer: nn.Linear) -> nn.Module:
         shape = (layer.in_features, layer.out_features, layer.bias is not None)
         weight = layer.weight.data
         if bits == 8:
@@ -40,21 +40,21 @@ def quantize(model: Limner, bits: int) -> Limner:
             made = bnb.nn.Linear4bit(*shape, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
             made.weight = bnb.nn.Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4")
         made.bias = layer.bias
-        return made.to(weight.device)  # this is where bitsandbytes packs the weight
+        return made.to(weight.device)  # bitsandbytes packs the weight when it is moved
 
     for parent, name, layer in list(linear_layers(model)):
-        setattr(parent, name, smaller(layer))
+        setattr(parent, name, quantized(layer))
         del layer
     model.bits = bits
     return model
 
 
 def linear_layers(model: Limner) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Those of the backbone's layers and the painter's blocks, with their parents: not the head, not what reads times
-    and pooled vectors."""
+    """Parent, name and module of the linear layers in the backbone and the transformer's blocks, without the backbone's head
+    and the embeddings of timestep and pooled vector."""
     head = model.mllm.llm.get_output_embeddings()
-    painter = model.detokenizer.painter
-    for root in (model.mllm.llm, getattr(painter, "blocks", painter)):
+    transformer = model.detokenizer.transformer
+    for root in (model.mllm.llm, getattr(transformer, "blocks", transformer)):
         for parent in root.modules():
             for name, layer in parent.named_children():
                 if type(layer) is nn.Linear and layer is not head:

@@ -1,4 +1,4 @@
-"""The decoding state of a batch: key-value cache, explicit positions row by row, and which columns count."""
+"""The decoding state of a batch: the key-value cache, and each row's positions and valid columns."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .masks import cached, masks_of
+from .masks import attention_masks, decode_mask
 from .stream import StreamModel
 
 
 class StreamCache:
-    """Columns may be holes (a row waited, or is shorter): they are masked by ``valid``, and `compact` closes them.
+    """A column may be invalid in some rows (padding, or the row waited for others); ``valid`` masks it and `compact`
+    removes it.
 
-    Every layer keeps its whole past, sliding-window layers too: the windows are in the masks, and a cache
-    that forgets could not be cropped back.
+    Sliding-window layers keep their whole past too: the masks apply the windows, and a sliding cache, which drops old
+    columns, could not be cropped back.
     """
 
     def __init__(self, model: StreamModel, rows: int, keep_hidden: bool) -> None:
@@ -33,21 +34,22 @@ class StreamCache:
         return torch.where(self.valid, self.positions + 1, 0).amax(1)
 
     def extend(self, embeds: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Feed embeddings (rows, tokens, width); ``valid`` (rows, tokens) is False for padding. Returns hidden states."""
+        """Runs the backbone over embeddings (rows, tokens, width); ``valid`` (rows, tokens) is False for padding. Returns the
+        hidden states (rows, tokens, width)."""
         if valid is None:
             valid = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         positions = (self.next_position[:, None] + valid.cumsum(1) - 1).clamp(min=0)
         self.positions = torch.cat([self.positions, positions], 1)
         self.valid = torch.cat([self.valid, valid], 1)
-        allowed, distance = cached(positions, self.positions, self.valid)
-        masks = masks_of(allowed, distance, self.model.llm.config, embeds.dtype)
+        allowed, distance = decode_mask(positions, self.positions, self.valid)
+        masks = attention_masks(allowed, distance, self.model.llm.config, embeds.dtype)
         hidden = self.model.backbone(embeds, masks, positions, self.past)
         if self.keep_hidden:
             self.hidden = torch.cat([self.hidden, hidden], 1)
         return hidden
 
     def crop(self, tokens: int) -> None:
-        """Forget the last columns."""
+        """Drops the last ``tokens`` columns."""
         self.past.crop(-tokens)
         for name in ("positions", "valid", "hidden"):
             value = getattr(self, name)
@@ -55,20 +57,19 @@ class StreamCache:
                 setattr(self, name, value[:, :-tokens])
 
     def select(self, rows: list[int]) -> None:
-        """Keep only these rows."""
+        """Keeps only these rows."""
         index = torch.tensor(rows, device=self.valid.device)
         self._each(lambda x: x.index_select(0, index))
 
     def compact(self) -> None:
-        """Gather every row's valid columns to the right: left padding, no holes."""
-        longest = int(self.valid.sum(1).max())
-        padded = (
-            self.valid[:, 1:] >= self.valid[:, :-1]
-        ).all()  # a longest row without holes says nothing of the others
-        if longest == self.valid.shape[1] and padded:
+        """Moves every row's valid columns to the right, in order, so that all padding is on the left."""
+        max_length = int(self.valid.sum(1).max())
+        # checked for every row: that the longest row has no invalid columns says nothing of the others
+        padded = (self.valid[:, 1:] >= self.valid[:, :-1]).all()
+        if max_length == self.valid.shape[1] and padded:
             return
-        # a stable sort puts the holes first and keeps the order of the rest
-        order = self.valid.int().argsort(dim=1, stable=True)[:, -longest:]
+        # a stable sort puts invalid columns first and keeps the order of the others
+        order = self.valid.int().argsort(dim=1, stable=True)[:, -max_length:]
 
         def gather(x: Tensor) -> Tensor:
             if x.ndim == 4:  # (rows, heads, columns, head width)

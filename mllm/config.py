@@ -1,4 +1,4 @@
-"""How the parts of a Limner model are wired: the model folder's ``config.json``."""
+"""The configuration of a Limner model, ``config.json`` of its folder."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from typing import Any
 
 @dataclass
 class LimnerConfig:
+    """Sizes of the stream and how its parts are connected. Raises ValueError for values that make no sense."""
+
     num_queries: int = 64
-    """Learned queries (N) that a drawing runs."""
+    """Learned queries (N) of a drawing."""
     image_tokens: int = 64
-    """Tokens (M) that one view of a seen picture takes in the stream."""
+    """Tokens (M) of one view of an input image in the stream."""
     local_image_tokens: bool = False
-    """Whether each of them begins by looking at its own place of the picture (see `Resampler`)."""
+    """Whether each of them attends to its own place of the image at the start of training (see `Resampler`)."""
     feature_tokens: int = 64
-    """Image features (K) that the output resampler gives, and that the eye's features are pooled to."""
+    """Image features (K) that the output resampler gives and that vision features are pooled to."""
     feature_pool: str = "grid"
-    """How the eye's features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
+    """How vision features are pooled to that: over the "grid" of patches, or over the "sequence" (SEED-X)."""
     resampler_heads: int = 32
     """Heads of the input and output resamplers."""
     resampler_qk_norm: bool = False
-    """Whether their queries and keys are normalised: for those trained here (see `CrossAttention`), not for SEED-X's."""
+    """Whether the resamplers normalise queries and keys: so where they are trained here (see `CrossAttention`), not in SEED-X."""
     image_size: int = 448
-    """Side in pixels of one (square) view as the eye sees it."""
+    """Side in pixels of one (square) view."""
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tile_grids: tuple[tuple[int, int], ...] = ()
-    """Rows and columns of the grids that a user's picture may be cut into; empty: one view, the whole picture."""
+    """Rows and columns of the tile grids for users' images; empty: one view, the whole image."""
     drawn_images: str = "seen"
-    """"seen": a drawn picture is in the context as the eye's features; "queries": as its queries until the reply ends."""
+    """"seen": a drawn picture is in the context as vision features; "queries": as its queries until the reply ends."""
     shapes: tuple[tuple[int, int], ...] = ()
-    """Heights and widths in pixels that the model picks from by a shape token; empty: no shape token before BOI."""
+    """Heights and widths in pixels that shape tokens stand for; empty: no shape token before BOI."""
     default_size: tuple[int, int] = (1024, 1024)
-    """Height and width in pixels of a drawing that nothing else decides."""
+    """Height and width in pixels of a drawing where neither the request nor a shape token gives them."""
     max_references: int = 1
-    """Earlier pictures that a drawing sees as clean latents, newest first."""
+    """At most this many earlier images are references of a drawing, as clean latents, newest first."""
     prompt_tokens: int = 0
-    """The backbone's last hidden states before BOI that join the drawing's condition; 0 for none."""
+    """This many last hidden states up to BOI are part of the drawing's condition; 0 for none."""
 
     def __post_init__(self) -> None:
         # JSON and YAML know lists only
@@ -57,16 +59,19 @@ class LimnerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:
+        """Raises ValueError for unknown keys."""
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
             raise ValueError(f"unknown config keys {', '.join(sorted(unknown))}")
         return cls(**values)
 
     def save(self, folder: Path) -> None:
+        """Writes ``config.json`` into ``folder``."""
         (folder / "config.json").write_text(json.dumps({"model_type": "limner", **asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> LimnerConfig:
+        """Reads ``config.json``. Raises ValueError for one that is not a Limner model's, and for unknown keys."""
         try:
             values = json.loads((folder / "config.json").read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Interleaved decoding: text a token at a time, a picture's queries in one forward, all as events."""
+"""Interleaved decoding: text token by token, the queries of an image in one forward pass. Yields events."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from .cache import StreamCache
 from .encoding import Encoded, StreamEncoder, nearest_shape
 from .events import Event, Finished, TextPiece
+from .glyph_text import find_glyph_text
 from .messages import EmittedText
 from .stream import StreamModel
-from .views import views_of
-from .written import to_write
+from .views import image_views
 
 Part = str | Image.Image
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Raises ValueError for values that make no sense."""
+    """Options of a reply's text. Raises ValueError for values that make no sense."""
 
     max_new_tokens: int = 256
-    """Text tokens of a reply; pictures have a limit of their own."""
+    """Limit of text tokens in a reply; images are limited by ``max_images``."""
     max_images: int = 4
     images: str = "auto"
     """"auto": the model decides; "force": the reply begins with a picture; "never": it has none."""
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """0 takes the most likely token."""
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
-    """Height and width in pixels that the user asked for; None leaves the shape to the model."""
+    """Height and width in pixels of the images; None leaves the shape to the model."""
 
     def __post_init__(self) -> None:
         if self.images not in ("auto", "force", "never"):
@@ -56,57 +56,60 @@ class DecodingOptions:
 
 @dataclass
 class DrawRequest:
-    """What a drawing is made of."""
+    """One image to be drawn, with what conditions it."""
 
     row: int
     index: int
     features: Tensor
-    """(feature_tokens, eye width), from the output resampler"""
+    """(feature_tokens, vision width), from the output resampler"""
     prompt: Tensor | None
-    """(prompt_tokens, width)"""
+    """(prompt_tokens, width): the backbone's last hidden states up to BOI"""
     prompt_mask: Tensor | None
     size: tuple[int, int]
-    earlier: list[Image.Image]
-    """The pictures before its BOI, newest first."""
-    words: tuple[str, ...] = ()
-    """That it is to carry"""
+    previous_images: list[Image.Image]
+    """The images before its BOI, newest first."""
+    glyph_text: tuple[str, ...] = ()
+    """Strings to be written in the image"""
 
 
 Draw = Callable[[list[DrawRequest]], Generator[Event, None, list[Image.Image]]]
-"""Draws all requests; yields its own events and returns the pictures."""
+"""Draws all requests, yielding events as it goes, and returns the images in the order of the requests."""
 
 
 @dataclass
 class Row:
-    """One conversation while it is decoded."""
+    """The state of one conversation while it is decoded."""
 
     index: int
     generator: torch.Generator
     pictures: list[Image.Image]
-    """All pictures of the conversation so far, oldest first."""
-    asked: str
-    """The text of the request"""
+    """All images of the conversation so far, oldest first."""
+    last_request: str
+    """The user's text that is answered"""
     parts: list[Part] = field(default_factory=list)
-    run: list[int] = field(default_factory=list)
-    """Ids of the text run being written."""
-    shown: int = 0
-    """Characters of the run already given out."""
-    written: int = 0
-    drawn: int = 0
+    pending_ids: list[int] = field(default_factory=list)
+    """Text ids since the last image."""
+    num_emitted: int = 0
+    """Characters of them that were already yielded."""
+    num_text_tokens: int = 0
+    num_images: int = 0
     size: tuple[int, int] | None = None
-    """Set while the row waits to draw."""
+    """Height and width of the image to be drawn, set while the row waits for the others."""
     shape_id: int | None = None
-    reason: str | None = None
+    finish_reason: str | None = None
 
-    def words(self) -> tuple[str, ...]:
-        """That the next picture is to carry."""
-        told = ""
+    def glyph_text(self) -> tuple[str, ...]:
+        """Strings to be written in the next image: those quoted since the last one, else those of the request."""
+        reply_text = ""
         for part in self.parts:
-            told = told + part if isinstance(part, str) else ""
-        return to_write(told, self.asked)
+            reply_text = reply_text + part if isinstance(part, str) else ""
+        return find_glyph_text(reply_text, self.last_request)
 
 
 class Decoder:
+    """Decodes a batch of conversations. A row that reached BOI waits until every other row has reached one too or has ended;
+    then all waiting rows draw together."""
+
     def __init__(self, model: StreamModel, encoder: StreamEncoder, options: DecodingOptions) -> None:
         self.model, self.encoder, self.options = model, encoder, options
         self.config, self.vocabulary = model.config, model.vocabulary
@@ -118,102 +121,105 @@ class Decoder:
             if options.top_p < 1:
                 warpers.append(TopPLogitsWarper(options.top_p))
         self.warpers = warpers
-        never = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
-        self.openers = list(self.vocabulary.shapes) or [self.vocabulary.boi]
+        suppressed_ids = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
+        self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
         if self.vocabulary.shapes:
-            never.append(self.vocabulary.boi)  # it follows its shape token and is never sampled
+            suppressed_ids.append(self.vocabulary.boi)  # BOI follows its shape token and is not sampled
             if options.size is not None:
                 chosen = nearest_shape(self.config.shapes, *options.size)
-                self.openers = [self.vocabulary.shapes[chosen]]
-                never += [s for s in self.vocabulary.shapes if s != self.openers[0]]
-        self.never = torch.tensor(never, device=model.device)
-        self.open_ids = torch.tensor(self.openers, device=model.device)
+                self.begin_image_ids = [self.vocabulary.shapes[chosen]]
+                suppressed_ids += [s for s in self.vocabulary.shapes if s != self.begin_image_ids[0]]
+        self.suppressed_ids = torch.tensor(suppressed_ids, device=model.device)
+        self.begin_image_tensor = torch.tensor(self.begin_image_ids, device=model.device)
 
     @torch.inference_mode()
     def run(self, encoded: Sequence[Encoded], seeds: Sequence[int], draw: Draw) -> Generator[Event, None, list[Row]]:
         """Decode a batch of conversations; returns the rows with their parts and reasons."""
         rows = [
-            Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures], e.asked)
+            Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures], e.last_request)
             for i, (e, seed) in enumerate(zip(encoded, seeds, strict=True))
         ]
         cache = StreamCache(self.model, len(rows), keep_hidden=self.config.prompt_tokens > 0)
         logits = self._prefill(cache, encoded)
-        alive = list(rows)
+        active = list(rows)
         while True:
-            yield from self._choose(alive, logits)
-            ended = [row for row in alive if row.reason]
+            yield from self._sample_next(active, logits)
+            ended = [row for row in active if row.finish_reason]
             if ended:
-                yield from (Finished(row.index, row.reason) for row in ended)
-                going = [i for i, row in enumerate(alive) if not row.reason]
-                if not going:
+                yield from (Finished(row.index, row.finish_reason) for row in ended)
+                still_active = [i for i, row in enumerate(active) if not row.finish_reason]
+                if not still_active:
                     break
-                cache.select(going)
-                alive = [alive[i] for i in going]
-            if all(row.size for row in alive):
-                logits = yield from self._draw(cache, alive, draw)
+                cache.select(still_active)
+                active = [active[i] for i in still_active]
+            if all(row.size for row in active):
+                logits = yield from self._draw(cache, active, draw)
                 continue
-            ids = [row.run[-1] if not row.size else self.vocabulary.pad for row in alive]
-            fed = torch.tensor([not row.size for row in alive], device=self.model.device)
-            embeds = self.model.token_embeds(torch.tensor(ids, device=self.model.device))[:, None]
-            logits = self.model.logits(cache.extend(embeds, fed[:, None])[:, -1])
+            ids = [row.pending_ids[-1] if not row.size else self.vocabulary.pad for row in active]
+            takes_token = torch.tensor([not row.size for row in active], device=self.model.device)
+            embeds = self.model.embed_tokens(torch.tensor(ids, device=self.model.device))[:, None]
+            logits = self.model.logits(cache.extend(embeds, takes_token[:, None])[:, -1])
         return rows
 
     def _prefill(self, cache: StreamCache, encoded: Sequence[Encoded]) -> Tensor:
-        """All conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
+        """Feeds all conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
         model, device = self.model, self.model.device
-        longest = max(len(e.input_ids) for e in encoded)
-        ids = torch.full((len(encoded), longest), self.vocabulary.pad)
+        max_length = max(len(e.input_ids) for e in encoded)
+        ids = torch.full((len(encoded), max_length), self.vocabulary.pad)
         slots = torch.zeros_like(ids, dtype=torch.bool)
         valid = torch.zeros_like(slots)
         for i, e in enumerate(encoded):
-            left = longest - len(e.input_ids)
+            left = max_length - len(e.input_ids)
             ids[i, left:] = torch.tensor(e.input_ids)
             valid[i, left:] = True
             for start, _ in e.views:
                 slots[i, left + start : left + start + self.config.image_tokens] = True
         views = [view for e in encoded for _, view in e.views]
-        features = self._see(views) if views else torch.zeros(0, 0, model.width)
-        embeds = model.embed(ids.to(device), slots.to(device), features)
+        features = self._image_features(views) if views else torch.zeros(0, 0, model.width)
+        embeds = model.build_inputs_embeds(ids.to(device), slots.to(device), features)
         return model.logits(cache.extend(embeds, valid.to(device))[:, -1])
 
-    def _see(self, views: Sequence) -> Tensor:
+    def _image_features(self, views: Sequence) -> Tensor:
+        """Views to image tokens (views, image_tokens, width)."""
         pixels = torch.stack([view.pixel_values for view in views]).to(self.model.device)
         positions = torch.tensor([view.position or (0.5, 0.5) for view in views], device=self.model.device)
-        return self.model.see(self.model.eye(pixels), positions)
+        return self.model.get_image_features(self.model.vision_tower(pixels), positions)
 
-    def _choose(self, alive: list[Row], logits: Tensor) -> Generator[Event, None, None]:
-        """The next token of every row that writes: text, the end, or the beginning of a picture."""
+    def _sample_next(self, active: list[Row], logits: Tensor) -> Generator[Event, None, None]:
+        """Samples the next token of every row that does not wait: text, an end of turn, or the beginning of an image."""
         options, vocabulary = self.options, self.vocabulary
-        scores = logits.float().index_fill(1, self.never, float("-inf"))
-        for i, row in enumerate(alive):
+        scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
+        for i, row in enumerate(active):
             if row.size:
                 continue
-            own = scores[i : i + 1]
-            if options.images == "force" and row.drawn == 0 and not row.run:
-                own = torch.full_like(own, float("-inf")).index_copy(1, self.open_ids, own[:, self.open_ids])
-            elif options.images == "never" or row.drawn >= options.max_images:
-                own = own.index_fill(1, self.open_ids, float("-inf"))
-            token = self._sample(own, row)
-            if token in self.openers:
-                yield from self._end_run(row)
+            row_scores = scores[i : i + 1]
+            if options.images == "force" and row.num_images == 0 and not row.pending_ids:
+                row_scores = torch.full_like(row_scores, float("-inf")).index_copy(
+                    1, self.begin_image_tensor, row_scores[:, self.begin_image_tensor]
+                )
+            elif options.images == "never" or row.num_images >= options.max_images:
+                row_scores = row_scores.index_fill(1, self.begin_image_tensor, float("-inf"))
+            token = self._sample(row_scores, row)
+            if token in self.begin_image_ids:
+                yield from self._flush_text(row)
                 row.size, row.shape_id = self._size_of(token), token
             elif token in vocabulary.end_of_turn:
-                row.reason = "stop"
-                yield from self._end_run(row)
+                row.finish_reason = "stop"
+                yield from self._flush_text(row)
             else:
-                row.run.append(token)
-                row.written += 1
-                yield from self._text(row)
-                if row.reason is None and row.written >= options.max_new_tokens:
-                    row.reason = "length"
-                    yield from self._end_run(row)
+                row.pending_ids.append(token)
+                row.num_text_tokens += 1
+                yield from self._emit_text(row)
+                if row.finish_reason is None and row.num_text_tokens >= options.max_new_tokens:
+                    row.finish_reason = "length"
+                    yield from self._flush_text(row)
 
     def _sample(self, scores: Tensor, row: Row) -> int:
         if self.options.temperature == 0:
             return int(scores.argmax())
         for warper in self.warpers:
             scores = warper(None, scores)
-        # on the CPU with the row's own generator: the same draw alone and in any batch
+        # on the CPU, with a generator for each row: the sample is the same alone and in any batch
         return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=row.generator))
 
     def _size_of(self, token: int) -> tuple[int, int]:
@@ -223,47 +229,48 @@ class Decoder:
             return self.config.shapes[self.vocabulary.shapes.index(token)]
         return self.config.default_size
 
-    def _text(self, row: Row) -> Generator[Event, None, None]:
-        """Give out what is certain: whole characters, and nothing that may become a stop string."""
-        text = self.encoder.tokenizer.decode(row.run)
+    def _emit_text(self, row: Row) -> Generator[Event, None, None]:
+        """Yields the text that is certain: complete characters that cannot be the beginning of a stop string."""
+        text = self.encoder.tokenizer.decode(row.pending_ids)
         for stop in self.options.stop:
-            found = text.find(stop)
-            if found >= 0:
-                row.reason = "stop"
-                if found > row.shown:
-                    yield TextPiece(row.index, text[row.shown : found])
-                if text[:found]:
-                    row.parts.append(text[:found])
-                row.run, row.shown = [], 0
+            stop_index = text.find(stop)
+            if stop_index >= 0:
+                row.finish_reason = "stop"
+                if stop_index > row.num_emitted:
+                    yield TextPiece(row.index, text[row.num_emitted : stop_index])
+                if text[:stop_index]:
+                    row.parts.append(text[:stop_index])
+                row.pending_ids, row.num_emitted = [], 0
                 return
-        held = max((len(s) for s in self.options.stop), default=1) - 1
-        certain = len(text) - held
+        num_withheld = max((len(s) for s in self.options.stop), default=1) - 1
+        certain = len(text) - num_withheld
         if text.endswith("�"):  # bytes of a character still to come
             certain = min(certain, len(text.rstrip("�")))
-        if certain > row.shown:
-            yield TextPiece(row.index, text[row.shown : certain])
-            row.shown = certain
+        if certain > row.num_emitted:
+            yield TextPiece(row.index, text[row.num_emitted : certain])
+            row.num_emitted = certain
 
-    def _end_run(self, row: Row) -> Generator[Event, None, None]:
-        if row.run:
-            text = self.encoder.tokenizer.decode(row.run)
-            if len(text) > row.shown:
-                yield TextPiece(row.index, text[row.shown :])
-            row.parts.append(EmittedText(text, row.run))
-        row.run, row.shown = [], 0
+    def _flush_text(self, row: Row) -> Generator[Event, None, None]:
+        if row.pending_ids:
+            text = self.encoder.tokenizer.decode(row.pending_ids)
+            if len(text) > row.num_emitted:
+                yield TextPiece(row.index, text[row.num_emitted :])
+            row.parts.append(EmittedText(text, row.pending_ids))
+        row.pending_ids, row.num_emitted = [], 0
 
-    def _draw(self, cache: StreamCache, alive: list[Row], draw: Draw) -> Generator[Event, None, Tensor]:
-        """Every row waits: one forward for all queries, the pictures, then their features. Returns the next logits.
+    def _draw(self, cache: StreamCache, active: list[Row], draw: Draw) -> Generator[Event, None, Tensor]:
+        """Draws for all rows, which wait: one forward for the queries, the images, then their features and EOI. Returns the
+        next token's logits.
 
-        ``lead`` is the shape token (where the model has them) and BOI. In the "seen" mode the queries are
-        cropped away and the features take their positions; in the "queries" mode they stay.
+        ``lead`` is the shape token (where the model has them) and BOI. In the "seen" mode the queries are cropped from the
+        cache and the image's features take their positions; in the "queries" mode the queries stay.
         """
         model, vocabulary, config = self.model, self.vocabulary, self.config
-        n, count = config.num_queries, len(alive)
+        n, count = config.num_queries, len(active)
         cache.compact()
         device = model.device
-        lead_ids = [[row.shape_id, vocabulary.boi] if vocabulary.shapes else [vocabulary.boi] for row in alive]
-        lead = model.token_embeds(torch.tensor(lead_ids, device=device))
+        lead_ids = [[row.shape_id, vocabulary.boi] if vocabulary.shapes else [vocabulary.boi] for row in active]
+        lead = model.embed_tokens(torch.tensor(lead_ids, device=device))
         queries = model.queries.weight.to(lead.dtype).expand(count, -1, -1)
         states = cache.extend(torch.cat([lead, queries], dim=1))[:, -n:]
         features = model.output_resampler(states)
@@ -271,30 +278,32 @@ class Decoder:
         if config.prompt_tokens:
             p = config.prompt_tokens
             prompt, prompt_mask = cache.hidden[:, :-n][:, -p:], cache.valid[:, :-n][:, -p:]
-            missing = p - prompt.shape[1]  # a batch pads alike whatever its rows are, so pictures do not depend on it
+            missing = (
+                p - prompt.shape[1]
+            )  # padded to the same length in every batch, so that an image does not depend on its batch
             prompt = torch.nn.functional.pad(prompt, (0, 0, missing, 0))
             prompt_mask = torch.nn.functional.pad(prompt_mask, (missing, 0))
         requests = [
             DrawRequest(
                 row.index,
-                row.drawn,
+                row.num_images,
                 features[i],
                 None if prompt is None else prompt[i],
                 None if prompt_mask is None else prompt_mask[i],
                 row.size,
                 row.pictures[::-1],
-                row.words(),
+                row.glyph_text(),
             )
-            for i, row in enumerate(alive)
+            for i, row in enumerate(active)
         ]
         images = yield from draw(requests)
-        for row, image in zip(alive, images, strict=True):
+        for row, image in zip(active, images, strict=True):
             row.parts.append(image)
             row.pictures.append(image)
-            row.drawn, row.size, row.shape_id = row.drawn + 1, None, None
-        eoi = model.token_embeds(torch.full((count, 1), vocabulary.eoi, device=device))
+            row.num_images, row.size, row.shape_id = row.num_images + 1, None, None
+        eoi = model.embed_tokens(torch.full((count, 1), vocabulary.eoi, device=device))
         if config.drawn_images == "queries":
             return model.logits(cache.extend(eoi)[:, -1])
         cache.crop(n)
-        seen = self._see([views_of(image, config, tiles=False)[0] for image in images]).to(eoi.dtype)
+        seen = self._image_features([image_views(image, config, tiles=False)[0] for image in images]).to(eoi.dtype)
         return model.logits(cache.extend(torch.cat([seen, eoi], dim=1))[:, -1])

@@ -1,4 +1,4 @@
-"""Messages to ids. No text becomes a control token: contents are tokenized with every added token off."""
+"""Messages to ids. No user text becomes a control token: contents are tokenized without any added tokens."""
 
 from __future__ import annotations
 
@@ -15,45 +15,49 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from .config import LimnerConfig
-from .messages import EmittedText, Message, checked
-from .views import View, views_of
+from .glyph_text import find_glyph_text
+from .messages import EmittedText, Message, normalize_messages
+from .views import View, image_views
 from .vocabulary import Vocabulary
-from .written import to_write
 
-IGNORED = -100
-"""The label that no loss counts, as in transformers."""
+IGNORE_INDEX = -100
+"""The label that the loss ignores, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Picture:
+    """An image of a conversation and where it stands."""
+
     image: Image.Image
-    begin: int
+    boi_index: int
     """Index of its BOI in the ids."""
     drawn: bool
-    """Whether the assistant drew it."""
+    """Whether the assistant drew it; else it is a user's."""
     shape: tuple[int, int]
     """Height and width in pixels."""
-    words: tuple[str, ...] = ()
-    """That it is to carry, where it was drawn"""
+    glyph_text: tuple[str, ...] = ()
+    """Strings to be written in it, where it is drawn"""
 
 
 @dataclass
 class Encoded:
-    """One conversation. ``labels`` cover what the assistant decides: its text, shape tokens, BOI and ends of turn."""
+    """A tokenized conversation. ``labels`` cover what the model decides: the assistant's text, shape tokens, BOI and ends of
+    turn."""
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     views: list[tuple[int, View]] = field(default_factory=list)
-    """Index of the first slot and the view whose features go there."""
+    """The index of a view's first slot, and the view."""
     queries: list[int] = field(default_factory=list)
-    """Index of the first slot of each block of queries in the main stream ("queries" mode, training)."""
+    """The index of the first slot of each block of queries in the main stream (training in the "queries" mode)."""
     pictures: list[Picture] = field(default_factory=list)
-    asked: str = ""
-    """The text of the last request"""
+    last_request: str = ""
+    """The user's text since the last reply"""
 
     def add(self, ids: Sequence[int], labelled: bool = False) -> None:
+        """Appends ids, with themselves as labels or, not ``labelled``, ignored."""
         self.input_ids.extend(ids)
-        self.labels.extend(ids if labelled else [IGNORED] * len(ids))
+        self.labels.extend(ids if labelled else [IGNORE_INDEX] * len(ids))
 
 
 def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) -> int:
@@ -69,7 +73,10 @@ def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) ->
 
 
 class StreamEncoder:
-    """Raises ValueError for a tokenizer that is not a fast one or has no chat template."""
+    """Renders messages with the chat template and tokenizes them.
+
+    Raises ValueError for a tokenizer that is not a fast one or has no chat template.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, vocabulary: Vocabulary) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -77,29 +84,31 @@ class StreamEncoder:
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template")
         self.tokenizer, self.config, self.vocabulary = tokenizer, config, vocabulary
-        bare = json.loads(tokenizer.backend_tokenizer.to_str())
-        bare["added_tokens"], bare["post_processor"] = [], None
-        bare["truncation"] = bare["padding"] = None
-        self._bare = Tokenizer.from_str(json.dumps(bare))
+        plain_json = json.loads(tokenizer.backend_tokenizer.to_str())
+        plain_json["added_tokens"], plain_json["post_processor"] = [], None
+        plain_json["truncation"] = plain_json["padding"] = None
+        self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain_json))
         added = tokenizer.added_tokens_decoder
-        self._forbidden = frozenset(added)
+        self._added_ids = frozenset(added)
         self._control_ids = {token.content.strip(): number for number, token in added.items()}
         longest_first = sorted(added.values(), key=lambda token: -len(token.content))
-        self._controls = re.compile(
+        self._control_pattern = re.compile(
             "|".join(
                 r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
             )
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a content's text; emitted text keeps its own. Raises ValueError where the vocabulary itself
-        turns plain text into a control token."""
+        """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.
+
+        Raises ValueError where the vocabulary itself turns plain text into a control token.
+        """
         if isinstance(text, EmittedText):
             return list(text.ids)
-        # a lone surrogate cannot be UTF-8; the tokenizer would refuse it with an error of its own
-        ids = self._bare.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
-        if not self._forbidden.isdisjoint(ids):
-            found = self.tokenizer.convert_ids_to_tokens(sorted(self._forbidden.intersection(ids)))
+        # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
+        ids = self._plain_tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        if not self._added_ids.isdisjoint(ids):
+            found = self.tokenizer.convert_ids_to_tokens(sorted(self._added_ids.intersection(ids)))
             raise ValueError(f"the text holds {', '.join(found)}, which this tokenizer cannot keep as plain text")
         return ids
 
@@ -112,12 +121,16 @@ class StreamEncoder:
         images: str = "auto",
         boxes: bool = False,
     ) -> Encoded:
-        """One conversation. ``training`` puts the queries into the main stream in the "queries" mode; the template may read
-        ``images`` ("auto", "force", "never") and ``boxes``, as those of SEED-X do."""
+        """Encodes one conversation (`normalize_messages`).
+
+        ``training`` puts the queries of the "queries" mode into the main stream. ``images`` ("auto", "force", "never") and
+        ``boxes`` are variables of the chat template, which SEED-X's templates read. Raises ValueError for messages or texts
+        that cannot be encoded.
+        """
         out = Encoded()
-        plain = ""  # what no one answers for, tokenized in one go between control tokens, as transformers does
+        plain = ""  # text without labels, tokenized in one piece between control tokens, as transformers does
         after_assistant = False
-        told = ""  # by the assistant, since its last picture
+        reply_text = ""  # of the assistant, since its last image
 
         def flush(labelled: bool = False) -> None:
             nonlocal plain
@@ -125,10 +138,10 @@ class StreamEncoder:
                 out.add(self.text_ids(plain), labelled)
             plain = ""
 
-        for piece in self._pieces(checked(messages), add_generation_prompt, images, boxes):
+        for piece in self._render_template(normalize_messages(messages), add_generation_prompt, images, boxes):
             if isinstance(piece, str):
-                spans = self._spans(piece)
-                # the reply's end of turn is the assistant's own decision
+                spans = self._split_control_tokens(piece)
+                # the end of turn after a reply is labelled: the model decides it
                 ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
                 for text, token in spans:
                     plain += text
@@ -139,13 +152,13 @@ class StreamEncoder:
                 continue
             role, part = piece
             if role != "assistant" and after_assistant:
-                out.asked = told = ""
+                out.last_request = reply_text = ""
             after_assistant = role == "assistant"
             if part["type"] == "text":
                 if after_assistant:
-                    told += part["text"]
+                    reply_text += part["text"]
                 elif role == "user":
-                    out.asked += part["text"] + "\n"
+                    out.last_request += part["text"] + "\n"
             if part["type"] == "text" and not after_assistant and not isinstance(part["text"], EmittedText):
                 plain += part["text"]
                 continue
@@ -153,31 +166,33 @@ class StreamEncoder:
             if part["type"] == "text":
                 out.add(self.text_ids(part["text"]), labelled=after_assistant)
             else:
-                words = to_write(told, out.asked) if after_assistant else ()
-                self._picture(out, part["image"], after_assistant, training, words)
-                told = ""
+                glyph_text = find_glyph_text(reply_text, out.last_request) if after_assistant else ()
+                self._add_image(out, part["image"], after_assistant, training, glyph_text)
+                reply_text = ""
         flush()
         return out
 
-    def _spans(self, piece: str) -> list[tuple[str, int | None]]:
-        """A piece of the template as (text, the control token after it)."""
+    def _split_control_tokens(self, piece: str) -> list[tuple[str, int | None]]:
+        """A piece of the template as pairs of text and the control token after it (None at the end)."""
         spans, begin = [], 0
-        for found in self._controls.finditer(piece):
+        for found in self._control_pattern.finditer(piece):
             spans.append((piece[begin : found.start()], self._control_ids[found.group().strip()]))
             begin = found.end()
         return [*spans, (piece[begin:], None)]
 
-    def _picture(self, out: Encoded, image: Image.Image, drawn: bool, training: bool, words: tuple[str, ...]) -> None:
+    def _add_image(
+        self, out: Encoded, image: Image.Image, drawn: bool, training: bool, glyph_text: tuple[str, ...]
+    ) -> None:
         vocabulary, config = self.vocabulary, self.config
         if drawn and vocabulary.shapes:
             out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
         as_queries = drawn and training and config.drawn_images == "queries"
-        views = views_of(image, config, tiles=not drawn)
+        views = image_views(image, config, tiles=not drawn)
         for view in views[:-1]:
             out.add([vocabulary.patch])
             out.views.append((len(out.input_ids), view))
             out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
-        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width), words))
+        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width), glyph_text))
         out.add([vocabulary.boi], labelled=drawn)
         if as_queries:
             out.queries.append(len(out.input_ids))
@@ -186,10 +201,13 @@ class StreamEncoder:
         count = config.num_queries if as_queries else config.image_tokens
         out.add([*vocabulary.slots[:count], vocabulary.eoi])
 
-    def _pieces(
+    def _render_template(
         self, messages: list[Message], add_generation_prompt: bool, images: str, boxes: bool
     ) -> list[str | tuple[str, dict[str, Any]]]:
-        """Template pieces (strings) and contents (role, part), in order."""
+        """The rendered template as its pieces (strings) and the contents between them (role, part), in order.
+
+        It is rendered with random marks in place of contents and split there, so that no content is parsed as template.
+        """
         marks: dict[str, tuple[str, dict[str, Any]]] = {}
         masked = []
         for message in messages:

@@ -1,4 +1,4 @@
-"""What happens while a reply is written, in order. ``row`` is the conversation's place in the batch."""
+"""Events of a reply, in the order in which they happen. ``row`` is the index of the conversation in the batch."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class TextPiece:
+    """A further piece of the reply's text."""
+
     row: int
     text: str
 
 
 @dataclass(frozen=True)
 class PictureBegun:
+    """The drawing of an image begins."""
+
     row: int
     index: int
-    """Which picture of its reply, from 0."""
+    """Index of the image in its reply, from 0."""
     size: tuple[int, int]
     """Height and width in pixels."""
 
 
 @dataclass(frozen=True)
 class PictureStep:
+    """A step of a drawing is done."""
+
     row: int
     index: int
     step: int
-    """Steps done."""
+    """Number of steps done, of ``steps``."""
     steps: int
 
 
 @dataclass(frozen=True)
 class PictureDone:
+    """An image is drawn."""
+
     row: int
     index: int
     image: Image.Image
@@ -40,6 +48,8 @@ class PictureDone:
 
 @dataclass(frozen=True)
 class Finished:
+    """The reply has ended."""
+
     row: int
     reason: str
     """"stop": the model ended its turn or a stop string came; "length": a limit cut it."""

@@ -1,7 +1,7 @@
-"""Attention masks of ours, one for each layer type, so that sliding windows keep sliding.
+"""Attention masks, one for each layer type.
 
-A 4-D mask silently overrides a model's own windows; so every mask is made from positions here, both in
-training (main stream and branches) and in decoding (caches with holes where rows waited).
+A 4-D mask silently replaces the sliding windows of a transformers model. So the windows are applied here, from positions,
+both in training (main stream and branches) and in decoding (caches with invalid columns).
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def check_backbone(config: PretrainedConfig) -> None:
         raise ValueError(f"attn_implementation {config._attn_implementation!r}; it can be {', '.join(_ATTENTIONS)}")
 
 
-def masks_of(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
-    """``allowed`` (batch, queries, keys) and ``distance`` (the query's position less the key's) to what the model takes.
+def attention_masks(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
+    """Masks in the form that the backbone takes: one, or a dict by layer type where the config has layer types.
 
-    One mask for models with one kind of layer, a dict by layer type for the others.
+    ``allowed`` (batch, queries, keys) is True where a query may attend to a key; ``distance`` (batch, queries, keys) is the
+    query's position minus the key's, which sliding windows limit.
     """
 
     def make(keep: Tensor) -> Mask:
-        return blocked(keep) if config._attn_implementation == "flex_attention" else additive(keep, dtype)
+        return flex_block_mask(keep) if config._attn_implementation == "flex_attention" else additive_mask(keep, dtype)
 
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
@@ -51,14 +52,14 @@ def masks_of(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype:
     return masks
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch, 1, queries, keys), 0 where allowed: for eager and SDPA."""
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """For eager attention and SDPA: (batch, 1, queries, keys), 0 where allowed and the least number of ``dtype`` elsewhere."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def blocked(allowed: Tensor) -> BlockMask:
-    """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed: most branches to each other."""
+def flex_block_mask(allowed: Tensor) -> BlockMask:
+    """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed, as between most branches."""
 
     def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return allowed[batch, query, key]
@@ -67,20 +68,20 @@ def blocked(allowed: Tensor) -> BlockMask:
     return create_block_mask(keep, batch, None, queries, keys, device=allowed.device)
 
 
-def branched(lengths: Tensor, main: int, branch_begin: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """The training layout: ``main`` columns of main stream, then blocks of ``queries`` columns, one a branch.
+def branch_mask(lengths: Tensor, main: int, branch_boi: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """The layout in training: ``main`` columns of the main stream, then ``queries`` columns for each branch.
 
-    ``lengths`` (batch,) valid main columns; ``branch_begin`` (batch, branches) index of each branch's BOI, -1
+    ``lengths`` (batch,) valid main columns; ``branch_boi`` (batch, branches) index of each branch's BOI, -1
     for none. Returns ``allowed`` (batch, columns, columns) and position ids (batch, columns): a branch has the
     positions it would have had after its BOI, sees the main stream up to and including it, and itself causally.
     """
-    batch, branches = branch_begin.shape
+    batch, branches = branch_boi.shape
     device = lengths.device
     column = torch.arange(main + branches * queries, device=device)
     is_main = column < main
     owner = torch.where(is_main, -1, (column - main) // queries)
     begin = torch.cat(
-        [column[:main].expand(batch, -1), branch_begin.repeat_interleave(queries, dim=1)], dim=1
+        [column[:main].expand(batch, -1), branch_boi.repeat_interleave(queries, dim=1)], dim=1
     )  # last main column that a column may see
     position = torch.where(is_main, column, begin + 1 + (column - main) % queries)
     present = torch.where(is_main, column < lengths[:, None], begin >= 0)
@@ -89,7 +90,10 @@ def branched(lengths: Tensor, main: int, branch_begin: Tensor, queries: int) -> 
     return (sees_main | same_branch) & present[:, None, :], position.clamp(min=0)
 
 
-def cached(query_positions: Tensor, key_positions: Tensor, key_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Decoding: what queries (batch, q) may see of keys (batch, k), by position; and the distances."""
+def decode_mask(query_positions: Tensor, key_positions: Tensor, key_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """``allowed`` and ``distance`` (batch, queries, keys) in decoding: causal by position.
+
+    ``query_positions`` (batch, queries), ``key_positions`` and ``key_valid`` (batch, keys).
+    """
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     return (distance >= 0) & key_valid[:, None, :], distance

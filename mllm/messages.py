@@ -1,4 +1,4 @@
-"""Conversations as users write them, checked and brought into one form."""
+"""Messages of a conversation, validated and normalized."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class EmittedText(str):
-    """Text that the model wrote, with the ids it wrote: history keeps them, nothing is tokenized twice."""
+    """Text that the model wrote, with its token ids: in the history it keeps them and is not tokenized again."""
 
     ids: tuple[int, ...]
 
@@ -22,11 +22,11 @@ class EmittedText(str):
         return self
 
 
-def checked(messages: str | Sequence[Message]) -> list[Message]:
+def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A prompt or messages as a list of ``{"role", "content": [parts]}``.
 
     A part is ``{"type": "text", "text": str}`` or ``{"type": "image", "image": PIL.Image}``. Raises
-    ValueError for anything else, saying which message it was.
+    ValueError for anything else, naming the message.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]

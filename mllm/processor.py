@@ -1,4 +1,4 @@
-"""The stream's grammar for a plain ``generate()`` of transformers."""
+"""Image tokens in a plain ``generate()`` of transformers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .vocabulary import Vocabulary
 
 
 class ImageTokenLogitsProcessor(LogitsProcessor):
-    """Forces BOI → ``<img_00000>`` → … → ``</img>`` and shape → BOI, and puts slots and ends at -inf anywhere else.
+    """Forces BOI → ``<img_00000>`` → … → ``</img>`` and shape → BOI; elsewhere slots and ends have a score of -inf.
 
-    Works on the last token alone, so sampling, beams and batches need no state; no loop over the batch, no
-    host sync. ``num_queries`` is the number of slots of a drawing.
+    It depends on the last token alone, so it works with sampling, beams and batches without a state, without a loop over
+    the batch and without waiting for the device. ``num_queries`` is the number of slots of an image.
     """
 
     def __init__(self, vocabulary: Vocabulary, num_queries: int, vocab_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The stream model: a backbone, an eye, learned queries and the two resamplers between them."""
+"""The stream model: backbone, vision tower, learned queries, input and output resampler."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from transformers.cache_utils import Cache
 
 from ..resamplers import Resampler
 from .config import LimnerConfig
-from .encoding import IGNORED, Encoded
-from .eye import Eye
-from .masks import Masks, branched, check_backbone, masks_of
+from .encoding import IGNORE_INDEX, Encoded
+from .masks import Masks, attention_masks, branch_mask, check_backbone
+from .vision_tower import VisionTower
 from .vocabulary import Vocabulary
 
 
 @dataclass
 class StreamBatch:
-    """Conversations side by side, padded on the right."""
+    """A batch of conversations, padded on the right."""
 
     input_ids: Tensor
     """(batch, tokens)"""
     labels: Tensor
-    """(batch, tokens), -100 where no loss counts"""
+    """(batch, tokens), -100 where the loss ignores them"""
     lengths: Tensor
     """(batch,) tokens that are not padding"""
     feature_mask: Tensor
@@ -35,10 +35,10 @@ class StreamBatch:
     pixel_values: Tensor
     """(views, 3, image_size, image_size), in the order of their slots"""
     view_positions: Tensor
-    """(views, 2) centres within their pictures; used only by models with tiles"""
+    """(views, 2): centres (x, y) in [0, 1] within their images; used only by models with tiles"""
     drawing_row: Tensor
-    """(drawings,) row of each picture to be drawn, rising"""
-    drawing_begin: Tensor
+    """(drawings,) row of each image to be drawn, ascending"""
+    drawing_boi: Tensor
     """(drawings,) index of its BOI"""
 
     def to(self, device: torch.device) -> StreamBatch:
@@ -47,20 +47,22 @@ class StreamBatch:
 
 @dataclass
 class StreamOutput:
+    """What `StreamModel.forward` returns."""
+
     hidden: Tensor
-    """(batch, tokens, width) of the main stream"""
+    """(batch, tokens, width): last hidden states of the main stream"""
     query_states: Tensor
-    """(drawings, num_queries, width)"""
+    """(drawings, num_queries, width): last hidden states of the queries"""
     prompt: Tensor | None
     """(drawings, prompt_tokens, width), the last states up to and including BOI"""
     prompt_mask: Tensor | None
 
 
 def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerConfig) -> StreamBatch:
-    """Conversations as `StreamEncoder.encode` gives them, into one batch."""
+    """Pads conversations (`StreamEncoder.encode`) to one batch."""
     batch, length = len(encoded), max(len(e.input_ids) for e in encoded)
     ids = torch.full((batch, length), vocabulary.pad)
-    labels = torch.full((batch, length), IGNORED)
+    labels = torch.full((batch, length), IGNORE_INDEX)
     features = torch.zeros(batch, length, dtype=torch.bool)
     queries = torch.zeros(batch, length, dtype=torch.bool)
     pixels, positions, rows, begins = [], [], [], []
@@ -73,7 +75,7 @@ def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerCo
             positions.append(view.position or (0.5, 0.5))
         for start in e.queries:
             queries[row, start : start + config.num_queries] = True
-        drawn = [picture.begin for picture in e.pictures if picture.drawn]
+        drawn = [picture.boi_index for picture in e.pictures if picture.drawn]
         rows += [row] * len(drawn)
         begins += drawn
     size = config.image_size
@@ -86,31 +88,36 @@ def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerCo
         pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size),
         view_positions=torch.tensor(positions).reshape(-1, 2),
         drawing_row=torch.tensor(rows, dtype=torch.long),
-        drawing_begin=torch.tensor(begins, dtype=torch.long),
+        drawing_boi=torch.tensor(begins, dtype=torch.long),
     )
 
 
 class StreamModel(nn.Module):
-    """Raises ValueError for a backbone with layers that branches cannot use."""
+    """Reads and writes: text, and the query states that condition a drawing.
 
-    def __init__(self, llm: PreTrainedModel, eye: Eye, config: LimnerConfig, vocabulary: Vocabulary) -> None:
+    Raises ValueError for a backbone with layers that cannot be masked or cropped (`check_backbone`).
+    """
+
+    def __init__(
+        self, llm: PreTrainedModel, vision_tower: VisionTower, config: LimnerConfig, vocabulary: Vocabulary
+    ) -> None:
         super().__init__()
         check_backbone(llm.config)
         self.config, self.vocabulary = config, vocabulary
-        self.llm, self.eye = llm, eye
+        self.llm, self.vision_tower = llm, vision_tower
         width = llm.config.hidden_size
         self.width = width
         attention = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
         self.input_resampler = Resampler(
-            eye.width, width, config.image_tokens, local=config.local_image_tokens, **attention
+            vision_tower.width, width, config.image_tokens, local=config.local_image_tokens, **attention
         )
-        self.output_resampler = Resampler(width, eye.width, config.feature_tokens, **attention)
+        self.output_resampler = Resampler(width, vision_tower.width, config.feature_tokens, **attention)
         self.queries = nn.Embedding(config.num_queries, width)
         nn.init.normal_(self.queries.weight, std=0.02)
-        # SEED-X: the tile's centre (x, y, 1 - x, 1 - y) / 2 through four learned vectors
+        # as in SEED-X: a tile's centre, (x, y, 1 - x, 1 - y) / 2, weighs four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
-        # an adapter's change of BOI: its embedding and, where the head is not tied to it, its row of the head
+        # an adapter's change of BOI: of its embedding and, where the head is not tied to it, of its row of the head
         self.boi_delta: nn.Parameter | None = None
 
     @property
@@ -122,39 +129,43 @@ class StreamModel(nn.Module):
         return self.queries.weight.dtype
 
     @property
-    def longest(self) -> int:
-        """Tokens that the backbone takes; where its config tells no number, more than any conversation has."""
+    def max_position_embeddings(self) -> int:
+        """Tokens that the backbone takes; where its config has no such number, more than any conversation has."""
         return getattr(self.llm.config, "max_position_embeddings", None) or 10**9
 
-    def see(self, eye_features: Tensor, view_positions: Tensor | None) -> Tensor:
-        """The eye's features (views, patches, eye width) to the stream's (views, image_tokens, width)."""
-        tokens = self.input_resampler(eye_features.to(self.dtype))
+    def get_image_features(self, vision_features: Tensor, view_positions: Tensor | None) -> Tensor:
+        """Features of `VisionTower` (views, patches, vision width) to image tokens (views, image_tokens, width).
+
+        ``view_positions`` (views, 2) are needed only by models with tiles.
+        """
+        tokens = self.input_resampler(vision_features.to(self.dtype))
         if self.tile_embed is not None:
             places = torch.cat([view_positions, 1 - view_positions], dim=-1).to(tokens) / 2
             tokens = tokens + (places @ self.tile_embed)[:, None]
         return tokens
 
-    def token_embeds(self, ids: Tensor) -> Tensor:
-        """Ids of any shape to embeddings (..., width), with an adapter's change of BOI."""
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Ids of any shape to embeddings (..., width), an adapter's change of BOI included."""
         embeds = self.llm.get_input_embeddings()(ids)
         if self.boi_delta is not None:
             embeds = embeds + (ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
         return embeds
 
-    def embed(
+    def build_inputs_embeds(
         self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Ids (batch, tokens) to embeddings, with seen features and queries in their slots.
+        """Ids (batch, tokens) to embeddings (batch, tokens, width), with image features and queries in their slots.
 
-        Raises ValueError when the slots do not hold the features.
+        ``feature_mask`` and ``query_mask`` (batch, tokens) mark the slots of ``features`` (views, image_tokens, width) and of
+        queries. Raises ValueError when there are more or fewer slots than features.
         """
-        slots, given = int(feature_mask.sum()), features.shape[0] * features.shape[1]
-        if slots != given:
-            raise ValueError(f"{slots} slots for {given} image features")
-        # the slots' own rows are never read: frozen means frozen, tied embeddings need no hook
+        slots, num_features = int(feature_mask.sum()), features.shape[0] * features.shape[1]
+        if slots != num_features:
+            raise ValueError(f"{slots} slots for {num_features} image features")
+        # the embedding rows of slots are never read, so that frozen and tied embeddings need no special case
         plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
-        embeds = self.token_embeds(plain)
-        if given:
+        embeds = self.embed_tokens(plain)
+        if num_features:
             embeds = embeds.masked_scatter(feature_mask[..., None], features.to(embeds.dtype))
         if query_mask is not None and query_mask.any():
             blocks = int(query_mask.sum()) // self.config.num_queries
@@ -175,6 +186,7 @@ class StreamModel(nn.Module):
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) to logits (..., vocabulary), with an adapter's change of BOI and Gemma's soft cap."""
         logits = self.llm.get_output_embeddings()(hidden)
         if self.boi_delta is not None:
             boi = logits[..., self.vocabulary.boi] + hidden @ self.boi_delta[-1]
@@ -182,16 +194,19 @@ class StreamModel(nn.Module):
         cap = getattr(self.llm.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def forward(self, batch: StreamBatch, eye_features: Tensor | None = None) -> StreamOutput:
-        """One forward for whole conversations: the main stream and, in the "seen" mode, a branch a drawing.
+    def forward(self, batch: StreamBatch, vision_features: Tensor | None = None) -> StreamOutput:
+        """One forward pass over whole conversations: the main stream and, in the "seen" mode, a branch for each drawing.
 
-        ``eye_features`` (views, patches, eye width) saves running the eye.
+        With ``vision_features`` (views, patches, vision width) the vision tower is not run.
         """
         config, n = self.config, self.config.num_queries
-        if eye_features is None:
-            eye_features = self.eye(batch.pixel_values)
-        embeds = self.embed(
-            batch.input_ids, batch.feature_mask, self.see(eye_features, batch.view_positions), batch.query_mask
+        if vision_features is None:
+            vision_features = self.vision_tower(batch.pixel_values)
+        embeds = self.build_inputs_embeds(
+            batch.input_ids,
+            batch.feature_mask,
+            self.get_image_features(vision_features, batch.view_positions),
+            batch.query_mask,
         )
         rows, main = embeds.shape[:2]
         drawings = batch.drawing_row.shape[0]
@@ -201,17 +216,17 @@ class StreamModel(nn.Module):
         branches = int(order.max()) + 1 if on_branches else 0
         begin = torch.full((rows, branches), -1, device=embeds.device)
         if on_branches:
-            begin[batch.drawing_row, order] = batch.drawing_begin
+            begin[batch.drawing_row, order] = batch.drawing_boi
             block = self.queries.weight.to(embeds.dtype).repeat(branches, 1).expand(rows, -1, -1)
             embeds = torch.cat([embeds, block], dim=1)
-        allowed, position_ids = branched(batch.lengths, main, begin, n)
+        allowed, position_ids = branch_mask(batch.lengths, main, begin, n)
         distance = position_ids[:, :, None] - position_ids[:, None, :]
-        masks = masks_of(allowed, distance, self.llm.config, embeds.dtype)
+        masks = attention_masks(allowed, distance, self.llm.config, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
         if on_branches:
             start = main + order * n
         else:
-            start = batch.drawing_begin + 1
+            start = batch.drawing_boi + 1
         columns = start[:, None] + torch.arange(n, device=embeds.device)
         query_states = hidden[batch.drawing_row[:, None], columns]
         prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)
@@ -219,5 +234,5 @@ class StreamModel(nn.Module):
 
     def _prompt(self, hidden: Tensor, batch: StreamBatch) -> tuple[Tensor, Tensor]:
         p = self.config.prompt_tokens
-        columns = batch.drawing_begin[:, None] + torch.arange(1 - p, 1, device=hidden.device)
+        columns = batch.drawing_boi[:, None] + torch.arange(1 - p, 1, device=hidden.device)
         return hidden[batch.drawing_row[:, None], columns.clamp(min=0)], columns >= 0

@@ -1,4 +1,4 @@
-"""A picture as the eye sees it: one view, or the tiles of the best grid and the whole picture last (SEED-X)."""
+"""Views of an image for the vision tower: the whole image or, as in SEED-X, the tiles of the best grid before it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from .config import LimnerConfig
 
 @dataclass(frozen=True)
 class View:
+    """An input of the vision tower."""
+
     pixel_values: Tensor
     """(3, image_size, image_size), normalised"""
     position: tuple[float, float] | None
-    """Centre (x, y) in [0, 1] within the picture; None where the model uses no tiles."""
+    """Centre (x, y) in [0, 1] within the image; None where the model uses no tiles."""
 
 
 Grids = tuple[tuple[int, int], ...]
-"""Rows and columns."""
+"""Rows and columns of each tile grid."""
 
 
 def least_waste(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
-    """Width and height in pixels of the grid that keeps most of the picture's pixels, of equal ones wastes least."""
+    """Width and height in pixels of the grid that keeps most of the image's pixels and, among equals, wastes least."""
 
     def rank(grid: tuple[int, int]) -> tuple[int, int]:
         w, h = grid[1] * tile, grid[0] * tile
@@ -38,7 +40,7 @@ def least_waste(width: int, height: int, grids: Grids, tile: int) -> tuple[int, 
 
 
 def nearest_aspect(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
-    """Width and height in pixels of the grid with the closest aspect ratio, of equal ones the closest area."""
+    """Width and height in pixels of the grid with the closest aspect ratio and, among equals, the closest area."""
 
     def rank(grid: tuple[int, int]) -> tuple[float, float]:
         ratios = sorted((grid[0] / grid[1], height / width))
@@ -50,12 +52,13 @@ def nearest_aspect(width: int, height: int, grids: Grids, tile: int) -> tuple[in
 
 
 def best_grid(width: int, height: int, grids: Grids, tile: int) -> tuple[int, int]:
-    """SEED-X's rule: of `least_waste` and `nearest_aspect` the one with fewer tiles, the first when they tie."""
+    """SEED-X's rule: the smaller of `least_waste` and `nearest_aspect`, the first where they are equal."""
     picks = least_waste(width, height, grids, tile), nearest_aspect(width, height, grids, tile)
     return min(picks, key=lambda size: size[0] * size[1])
 
 
 def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
+    """An RGB image, stretched to a square, to pixel values (3, image_size, image_size)."""
     size = (config.image_size, config.image_size)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
@@ -64,19 +67,19 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
     return (pixels - mean) / std
 
 
-def views_of(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
-    """Views of an RGB picture, the whole one last. ``tiles`` False: the whole one only (drawn pictures)."""
-    whole = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
+def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
+    """Views of an RGB image: tiles, then the whole image. ``tiles`` False: only the whole (for drawn images)."""
+    whole_view = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
     if not tiles or not config.tile_grids:
-        return [whole]
+        return [whole_view]
     tile = config.image_size
     width, height = best_grid(*image.size, config.tile_grids, tile)
     stretched = image.resize((width, height), Image.Resampling.BICUBIC)
     columns, rows = width // tile, height // tile
-    cut = []
+    tile_views = []
     for row in range(rows):
         for column in range(columns):
             part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
             centre = ((column + 0.5) / columns, (row + 0.5) / rows)
-            cut.append(View(normalise(part, config), centre))
-    return [*cut, whole]
+            tile_views.append(View(normalise(part, config), centre))
+    return [*tile_views, whole_view]

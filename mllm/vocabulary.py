@@ -1,4 +1,4 @@
-"""Control tokens of the stream, named as in SEED-X."""
+"""Control tokens of the stream, with SEED-X's names."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class Vocabulary:
     patch: int
     end_patch: int
     slots: tuple[int, ...]
-    """``<img_00000>`` …: they say where features or queries go; their embedding rows are never read."""
+    """``<img_00000>`` …: placeholders for features and queries; their embedding rows are never read."""
     shapes: tuple[int, ...]
-    """One a shape of the config, just before BOI."""
+    """One for each shape of the config; it stands just before BOI."""
     end_of_turn: tuple[int, ...]
     pad: int
 
     @property
     def control(self) -> frozenset[int]:
+        """All ids that plain text never has."""
         return frozenset((self.boi, self.eoi, self.patch, self.end_patch, *self.slots, *self.shapes))
 
 
@@ -35,21 +36,26 @@ def shape_name(shape: tuple[int, int]) -> str:
 
 
 def control_tokens(config: LimnerConfig) -> list[str]:
+    """Names of all control tokens that a model of ``config`` needs."""
     slots = [f"<img_{i:05d}>" for i in range(max(config.num_queries, config.image_tokens))]
     return ["<img>", "</img>", "<patch>", "</patch>", *slots, *(shape_name(s) for s in config.shapes)]
 
 
 def add_control_tokens(tokenizer: PreTrainedTokenizerBase, config: LimnerConfig) -> Vocabulary:
-    """Adds what is missing (call `resize_token_embeddings` when the tokenizer grew) and returns the ids."""
+    """Adds missing control tokens and returns the ids. When the tokenizer grew, call the backbone's
+    ``resize_token_embeddings``."""
     tokens = [AddedToken(t, special=True, normalized=False) for t in control_tokens(config)]
     tokenizer.add_tokens(tokens, special_tokens=True)
-    return vocabulary_of(tokenizer, config)
+    return vocabulary_from_tokenizer(tokenizer, config)
 
 
-def vocabulary_of(
+def vocabulary_from_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: LimnerConfig, end_of_turn: tuple[int, ...] = ()
 ) -> Vocabulary:
-    """Raises ValueError when the tokenizer lacks a control token or an end of turn."""
+    """Ids of the control tokens; ``end_of_turn`` defaults to the tokenizer's end of sequence.
+
+    Raises ValueError when the tokenizer lacks a control token or an end of turn.
+    """
     known = tokenizer.get_added_vocab()
     missing = [t for t in control_tokens(config) if t not in known]
     if missing:
@@ -57,7 +63,7 @@ def vocabulary_of(
     ends = end_of_turn or (() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
     if not ends:
         raise ValueError("the tokenizer has no end-of-sequence token, so no reply would ever end")
-    # a tokenizer may bring more of them than the model runs (SEED-X has 100): none of them is ever text
+    # a tokenizer may have more slots than the model uses (SEED-X has 100); none of them is ever text
     slots = itertools.takewhile(known.__contains__, (f"<img_{i:05d}>" for i in itertools.count()))
     return Vocabulary(
         boi=known["<img>"],

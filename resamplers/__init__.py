@@ -1,7 +1,7 @@
-"""Token sets in, token sets of another length and width out."""
+"""Resamplers turn a token set into one of another length and width."""
 
 from .perceiver import PerceiverResampler
-from .positions import grid_for, sincos_2d
+from .positions import default_grid, sincos_2d
 from .resampler import Resampler
 
-__all__ = ["PerceiverResampler", "Resampler", "grid_for", "sincos_2d"]
+__all__ = ["PerceiverResampler", "Resampler", "default_grid", "sincos_2d"]

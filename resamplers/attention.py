@@ -1,4 +1,4 @@
-"""The attention of resamplers and MM-DiT."""
+"""The attention that resamplers, MM-DiT and Qwen-VL's tower share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORT = 512
-"""Queries up to which plain products beat SDPA on a CPU (several times in the backward pass, measured)."""
+PLAIN_ATTENTION_MAX_QUERIES = 512
+"""Up to this many queries, plain matrix products are faster than SDPA on a CPU (several times in the backward pass,
+measured)."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """(batch, heads, tokens, head_width) each; ``mask`` (batch, key tokens), True where a key counts; ``bias`` (heads,
-    query tokens, key tokens), added to the scores."""
+    """Scaled dot-product attention, (batch, heads, query tokens, head_width).
+
+    ``q``, ``k`` and ``v`` are (batch, heads, tokens, head_width); ``mask`` (batch, key tokens) is True where a key counts;
+    ``bias`` (heads, query tokens, key tokens) is added to the scores.
+    """
     mask = None if mask is None else mask[:, None, None, :]
-    if q.device.type == "cpu" and q.shape[2] <= SHORT:
+    if q.device.type == "cpu" and q.shape[2] <= PLAIN_ATTENTION_MAX_QUERIES:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return scores.softmax(-1) @ v
-    if bias is not None:  # SDPA takes one of the two
+    if bias is not None:  # SDPA takes a mask or a bias, not both
         mask = bias[None] if mask is None else bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

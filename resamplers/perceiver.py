@@ -1,4 +1,4 @@
-"""The resampler that SEED-X's SDXL de-tokenizers read image features with; parameter names are the released ones."""
+"""The resampler of SEED-X's SDXL de-tokenizers. Its parameters have the names of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .attention import attention
 
 
 class PerceiverAttention(nn.Module):
-    """The latents read the tokens and each other (Flamingo, arXiv:2204.14198)."""
+    """The latents attend to the tokens and to each other (Flamingo, arXiv:2204.14198)."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -28,7 +28,8 @@ class PerceiverAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """(batch, tokens, width) to (batch, out_width): the tokens' mean reads them all (CLIP's ResNet, arXiv:2103.00020)."""
+    """(batch, tokens, width) to (batch, out_width): the tokens' mean attends to all of them (CLIP's ResNet,
+    arXiv:2103.00020)."""
 
     def __init__(self, tokens: int, width: int, heads: int, out_width: int) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class AttentionPool(nn.Module):
 
 class PerceiverResampler(nn.Module):
     """(batch, any number of tokens, in_width) to (batch, num_queries, out_widths[0] + out_widths[1]) and
-    (batch, out_widths[1]): what SDXL takes for its two text encoders' states and the second one's pooled vector."""
+    (batch, out_widths[1]): these replace the states of SDXL's two text encoders and the pooled vector of the second."""
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def grid_for(tokens: int) -> tuple[int, int]:
-    """Rows and columns of a token set that came without a grid: square where it can be, else one row."""
+def default_grid(tokens: int) -> tuple[int, int]:
+    """Rows and columns for a token set that has no grid: a square where ``tokens`` is a square number, else one row."""
     side = math.isqrt(tokens)
     return (side, side) if side * side == tokens else (1, tokens)
 

@@ -1,4 +1,4 @@
-"""The one resampler: learned queries read a token set by cross-attention."""
+"""The resampler used throughout: learned queries attend to a token set by cross-attention."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .positions import grid_for, sincos_2d
+from .positions import default_grid, sincos_2d
 
-LOCALITY = 4.0
-"""Of a local resampler's heads at the start: a neighbour cell's nearest token counts an eighth of one's own."""
+INITIAL_LOCALITY = 4.0
+"""Start value of each head's locality (`Resampler`). With two tokens along each side of a cell, the nearest token of a
+neighbouring cell has an eighth of the weight of one in the query's cell, exp(-4 · (0.75² - 0.25²))."""
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention with the parameter layout of `nn.MultiheadAttention` (as released checkpoints have it).
 
-    ``qk_norm`` keeps the scores from growing while training (arXiv:2302.05442). Muon needs it: without, they reach
-    hundreds, every query reads one token, and no gradient passes to change which.
+    ``qk_norm`` keeps the scores from growing in training (arXiv:2302.05442). The Muon optimizer needs it: without it the
+    scores reach hundreds, each query attends to a single token, and the gradient that could change this vanishes.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
@@ -42,7 +43,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A further layer: the queries read the tokens and each other, then a feed-forward (Perceiver, arXiv:2103.03206)."""
+    """A further layer: the queries attend to the tokens and each other; a feed-forward follows (Perceiver, arXiv:2103.03206)."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -63,16 +64,18 @@ class Resampler(nn.Module):
     """(batch, any number of tokens, in_width) to (batch, num_queries, out_width).
 
     With ``depth`` 1 and ``width == out_width`` this is the resampler of Qwen-VL and SEED-X (one
-    cross-attention, 2-D sine-cosine positions on queries and keys, no residual: the queries do not depend
-    on the input, so there is nothing to add to). More depth adds `Block` layers and, where the widths
-    differ, an output projection.
+    cross-attention with 2-D sine-cosine positions on queries and keys; there is no residual, because the
+    queries do not depend on the input). More depth adds `Block` layers. Where the widths differ, an output
+    projection follows.
 
     ``pooled_width`` adds a second output, (batch, pooled_width), read from the mean of the queries.
 
-    ``local``: every query begins at its own place of the grid. Each head subtracts a learned multiple of the squared
-    distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query itself is added to
-    what it reads. Most wavelengths of the positions are far longer than a grid, so neighbours look alike, and without
-    this a projector finds out slowly, or never, where things are (Honeybee, arXiv:2312.06742).
+    ``local``: at the start every query attends to its own place of the grid. Each head subtracts a learned multiple of the
+    squared distance between query and key from its scores (2-D ALiBi, arXiv:2108.12409), and the query is added to the
+    result. Most wavelengths of the positions are far longer than a grid, so neighbouring positions are nearly equal, and
+    a projector without locality learns slowly, or never, where things are (Honeybee, arXiv:2312.06742).
+
+    Raises ValueError for a depth or number of queries below 1, and for heads that do not divide the width.
     """
 
     def __init__(
@@ -96,28 +99,31 @@ class Resampler(nn.Module):
         self.kv_proj = nn.Linear(in_width, width, bias=False) if in_width != width else nn.Identity()
         self.ln_q, self.ln_kv = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = CrossAttention(width, heads, qk_norm)
-        self.locality = nn.Parameter(torch.full((heads,), LOCALITY)) if local else None
+        self.locality = nn.Parameter(torch.full((heads,), INITIAL_LOCALITY)) if local else None
         self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth - 1))
         self.out_proj = nn.Linear(width, out_width) if width != out_width else nn.Identity()
         self.pooled_proj = nn.Linear(width, pooled_width) if pooled_width else None
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """Keys on another grid than the queries' lie between the queries' positions, as in Qwen-VL's interpolation."""
-        return sincos_2d(self.query.shape[1], *self.places(grid)).to(like)
+        """Sine-cosine positions (rows · columns, width) of a grid. One of another size than the queries' lies between their
+        positions, as in Qwen-VL's interpolation."""
+        return sincos_2d(self.query.shape[1], *self.cell_coordinates(grid)).to(like)
 
-    def places(self, grid: tuple[int, int]) -> list[Tensor]:
-        """Rows and columns of a grid, in cells of the queries' own."""
-        own = grid_for(self.query.shape[0])
+    def cell_coordinates(self, grid: tuple[int, int]) -> list[Tensor]:
+        """Rows and columns of ``grid``, measured in cells of the queries' grid."""
+        query_grid = default_grid(self.query.shape[0])
         return [
-            torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, own, strict=True)
+            torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5
+            for n, m in zip(grid, query_grid, strict=True)
         ]
 
-    def distances(self, grid: tuple[int, int]) -> Tensor:
-        """Squared, in cells, between each query and each token of a grid: (queries, tokens)."""
-        here, there = (
-            torch.cartesian_prod(*(p.float() for p in self.places(g))) for g in (grid_for(self.query.shape[0]), grid)
+    def squared_distances(self, grid: tuple[int, int]) -> Tensor:
+        """(queries, tokens): squared distances, in cells, between each query and each token of ``grid``."""
+        query_cells, token_cells = (
+            torch.cartesian_prod(*(p.float() for p in self.cell_coordinates(g)))
+            for g in (default_grid(self.query.shape[0]), grid)
         )
-        return (here[:, None] - there).square().sum(-1)
+        return (query_cells[:, None] - token_cells).square().sum(-1)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
@@ -126,20 +132,20 @@ class Resampler(nn.Module):
 
         Raises ValueError when the grid does not hold the tokens.
         """
-        grid = grid or grid_for(x.shape[1])
+        grid = grid or default_grid(x.shape[1])
         if grid[0] * grid[1] != x.shape[1]:
             raise ValueError(f"{x.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}")
-        own = self.positions(grid_for(self.query.shape[0]), x)
+        query_positions = self.positions(default_grid(self.query.shape[0]), x)
         value = self.ln_kv(self.kv_proj(x))
         key = value + self.positions(grid, x)
         query = self.ln_q(self.query).expand(x.shape[0], -1, -1)
         if self.locality is None:
-            hidden = self.attn(query + own, key, value, mask)
+            hidden = self.attn(query + query_positions, key, value, mask)
         else:
-            bias = -self.locality[:, None, None] * self.distances(grid).to(x)
-            hidden = self.query + self.attn(query + own, key, value, mask, bias)
+            bias = -self.locality[:, None, None] * self.squared_distances(grid).to(x)
+            hidden = self.query + self.attn(query + query_positions, key, value, mask, bias)
         for block in self.blocks:
-            hidden = block(hidden, own, key, value, mask)
+            hidden = block(hidden, query_positions, key, value, mask)
         if self.pooled_proj is None:
             return self.out_proj(hidden)
         return self.out_proj(hidden), self.pooled_proj(hidden.mean(1))

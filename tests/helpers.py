@@ -24,8 +24,8 @@ from limner.inference.model import Limner
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.mllm.config import LimnerConfig
 from limner.mllm.encoding import StreamEncoder
-from limner.mllm.eye import Eye
 from limner.mllm.stream import StreamModel
+from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
 from limner.train.stages.tokenizer import CHAT_TEMPLATE
 
@@ -102,7 +102,7 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
     }
     llm_config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
     llm = AutoModelForCausalLM.from_config(llm_config)
-    eye = Eye(
+    vision_tower = VisionTower(
         SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=16,
@@ -115,7 +115,7 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
             )
         )
     )
-    model = StreamModel(llm, eye, config, vocabulary)
+    model = StreamModel(llm, vision_tower, config, vocabulary)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=std)
@@ -222,7 +222,7 @@ def scripted(decoder, scripts: list[str]) -> dict[int, list[torch.Tensor]]:
         if not left[row.index]:
             return vocabulary.end_of_turn[0]
         letter = left[row.index].pop(0)
-        return decoder.openers[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]
+        return decoder.begin_image_ids[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]
 
     decoder._sample = sample
     return seen

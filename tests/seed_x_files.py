@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from limner.integrations.seed_x.released import SDXL, TOKENIZER, Sizes
+from limner.integrations.seed_x.conversion import SDXL, TOKENIZER, Sizes
 
 DATA = Path(__file__).parent / "data"
 AGENT = json.loads((DATA / "seed_x_agent.json").read_text())

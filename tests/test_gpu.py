@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes, in training and in drawing: on a real one, or on one that is `pretended`,
+"""What a GPU computes is what a CPU computes, in training and in drawing: on a real one, or on one that is `fake_cuda`,
 where a tensor left behind on the CPU is an error as well.
 """
 
@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 import seed_x_files
 import torch
+from fake_cuda import fake_gpu
 from PIL import ImageChops, ImageStat
-from pretended import gpu
 
 import limner
 from helpers import make_limner, make_sdxl, picture
@@ -20,18 +20,18 @@ from limner.inference.convert import convert_seed_x
 from limner.inference.model import STUDENT
 from limner.train import distill, recipe
 from limner.train.datasets import check, readers
-from limner.train.datasets.mixture import Finite, Mixture, World
-from limner.train.finetune import FinetuneConfig, adapted_losses, finetune, load_config, prepared
-from limner.train.frozen import Store, encoders, precompute
+from limner.train.datasets.mixture import ExampleSource, Mixture, WorldSource
+from limner.train.finetune import FinetuneConfig, adapter_losses, finetune, load_config, prepare_adapter
+from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
 from limner.train.loop import LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee, compile_blocks, recomputing
+from limner.train.trainable import TrainableModel, compile_blocks, gradient_checkpointing
 
 REAL = torch.cuda.is_available()
 STAGE = JointStage(flow_samples=2, align_weight=0.5, align_block=0, prompt_dropout=0.3)
-HALVES = [(World(("describe", "answer")), 0.5), (World(("draw", "edit")), 0.5)]
+HALVES = [(WorldSource(("describe", "answer")), 0.5), (WorldSource(("draw", "edit")), 0.5)]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def _gpu(monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
         yield
     else:
-        with gpu():
+        with fake_gpu():
             yield
 
 
@@ -56,8 +56,8 @@ def drawn(model, size: int = 8):
 
 
 @contextmanager
-def compiled(trainee):
-    compile_blocks(trainee)
+def compiled(trainable):
+    compile_blocks(trainable)
     yield
 
 
@@ -65,11 +65,11 @@ def gradients(device: str, change=nullcontext, **changes):
     """A joint step's losses and gradients."""
     model = made(device, **changes)
     torch.manual_seed(1)
-    trainee = Trainee(model.mllm, model.detokenizer, align=True).to(device)
-    with change(trainee):
-        values = joint_losses(trainee, STAGE, 3, drawn(model)(0), 0)
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True).to(device)
+    with change(trainable):
+        values = joint_losses(trainable, STAGE, 3, drawn(model)(0), 0)
         values["loss"].backward()
-    found = {n: p.grad.cpu() for n, p in trainee.named_parameters() if p.grad is not None}
+    found = {n: p.grad.cpu() for n, p in trainable.named_parameters() if p.grad is not None}
     return {k: float(v.detach()) for k, v in values.items()}, found
 
 
@@ -98,7 +98,7 @@ def test_what_is_left_behind_is_an_error():
             mixes()
 
 
-CHANGES = [nullcontext, recomputing, *([compiled] if REAL else [])]
+CHANGES = [nullcontext, gradient_checkpointing, *([compiled] if REAL else [])]
 """What is compiled for a GPU takes one; `test_compiled_blocks_give_the_same_losses_and_gradients` compiles for the CPU."""
 
 
@@ -119,12 +119,12 @@ def test_a_joint_step_of_other_models(changes):
 def test_what_an_adapter_keeps():
     def values(device):
         model = made(device)
-        trainee, _ = prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi"), streams=("context",)))
+        trainable, _ = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi"), streams=("context",)))
         torch.manual_seed(5)
         with torch.no_grad():
-            for parameter in (p for p in trainee.parameters() if p.requires_grad):
+            for parameter in (p for p in trainable.parameters() if p.requires_grad):
                 parameter += 0.1 * torch.randn(parameter.shape).to(parameter)
-        told = adapted_losses(model, trainee, replace(STAGE, align_weight=0.0), 3, 6.0, drawn(model)(0), 0)
+        told = adapter_losses(model, trainable, replace(STAGE, align_weight=0.0), 3, 6.0, drawn(model)(0), 0)
         return {k: float(v.detach()) for k, v in told.items()}
 
     assert values("cuda") == pytest.approx(values("cpu"), rel=1e-3)
@@ -151,21 +151,21 @@ def test_masters_step_as_on_a_cpu(kind, near):
 def test_a_run_goes_on(tmp_path):
     def run(folder, steps, cut=None):
         model = made("cuda").to(torch.bfloat16)
-        trainee = Trainee(model.mllm, model.detokenizer, align=True).to("cuda", torch.bfloat16)
+        trainable = TrainableModel(model.mllm, model.detokenizer, align=True).to("cuda", torch.bfloat16)
         config = LoopConfig(
             steps=cut or steps,
             batch_size=4,
             learning_rate=1e-3,
-            warmup=1,
+            warmup_steps=1,
             schedule="constant",
             save_every=2,
             ema_decay=0.9,
-            workers=int(REAL),
+            num_workers=int(REAL),
         )
-        fit("test", trainee, drawn(model, 4), partial(joint_losses, trainee, STAGE, 3), config, folder)
+        fit("test", trainable, drawn(model, 4), partial(joint_losses, trainable, STAGE, 3), config, folder)
         if cut:
             return run(folder, steps)
-        return {n: p.detach().float().cpu() for n, p in trainee.named_parameters()}
+        return {n: p.detach().float().cpu() for n, p in trainable.named_parameters()}
 
     whole, resumed = run(tmp_path / "whole", 4), run(tmp_path / "cut", 4, cut=2)
     for name, value in whole.items():  # a GPU adds in an order of its own: equal, but not bit for bit
@@ -178,8 +178,8 @@ def test_an_adapter_is_trained_and_used(data, tmp_path):
     quick = [
         "joint.loop.steps=2",
         "joint.loop.batch_size=2",
-        "joint.loop.warmup=1",
-        "joint.loop.workers=0",
+        "joint.loop.warmup_steps=1",
+        "joint.loop.num_workers=0",
         "rank=2",
         "samples=1",
         "extra=[queries,boi]",
@@ -210,8 +210,8 @@ def test_a_student_is_trained_and_used(data, tmp_path):
         "rank=2",
         "loop.steps=2",
         "loop.batch_size=2",
-        "loop.warmup=1",
-        "loop.workers=0",
+        "loop.warmup_steps=1",
+        "loop.num_workers=0",
         f"data=[{data}]",
     ]
     distill.distill(model, tmp_path / "student", distill.load_config(quick), [])
@@ -225,13 +225,13 @@ def test_what_was_precomputed_is_read_back(data, tmp_path):
     model = make_limner().to("cuda")
     examples = check.check(readers.read(data), model.encoder, 1024).examples
     assert precompute(model, examples, tmp_path / "store", batch_size=2)
-    mixture = Mixture([(Finite(examples, 0.5), 1.0)], model.encoder, 4, 0, pool=1)
+    mixture = Mixture([(ExampleSource(examples, 0.5), 1.0)], model.encoder, 4, 0, pool=1)
     mixture.keys = True
     found = []
-    for store in (None, Store(tmp_path / "store", encoders(model))):
-        trainee = Trainee(model.mllm, model.detokenizer)
-        trainee.frozen.store = store
-        values = joint_losses(trainee, JointStage(), 0, mixture(0), 0)
+    for store in (None, EncoderCache(tmp_path / "store", encoders_fingerprint(model))):
+        trainable = TrainableModel(model.mllm, model.detokenizer)
+        trainable.frozen_encoders.cache = store
+        values = joint_losses(trainable, JointStage(), 0, mixture(0), 0)
         found.append({k: float(v.detach()) for k, v in values.items()})
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
@@ -240,7 +240,7 @@ def test_what_was_precomputed_is_read_back(data, tmp_path):
 def test_every_stage(tmp_path):
     """From nothing to a model, its judge and its reader, at a tiny size."""
     short = [
-        f"{stage}.loop.{key}" for stage in recipe.STAGES if stage != "tokenizer" for key in ("workers=0", "steps=2")
+        f"{stage}.loop.{key}" for stage in recipe.STAGES if stage != "tokenizer" for key in ("num_workers=0", "steps=2")
     ]
     short += [
         f"{stage}.{key}"
@@ -248,9 +248,9 @@ def test_every_stage(tmp_path):
         for key in ("loop.batch_size=4", "sample_prompts=[a cat]")
     ]
     tiny = recipe.load_recipe("tiny", [*short, f"output={tmp_path / 'run'}", "device=cuda"])
-    folder = recipe.run(tiny, tuple(s for s in recipe.STAGES if s != "decoder"))
+    folder = recipe.run_recipe(tiny, tuple(s for s in recipe.STAGES if s != "decoder"))
     more = [*short, f"output={tmp_path / 'more'}", f"warm_start={folder}", "device=cuda"]
-    assert recipe.run(recipe.load_recipe("tiny", more), ("decoder",)).exists()
+    assert recipe.run_recipe(recipe.load_recipe("tiny", more), ("decoder",)).exists()
 
 
 def test_nano_says_and_draws_the_same():

@@ -22,7 +22,7 @@ from .optimizer import MasterOptimizer
 
 
 @dataclass
-class Progress:
+class RunState:
     step: int = 0
     """Steps done"""
     bad_batches: int = 0
@@ -33,12 +33,12 @@ class Progress:
     best_step: int = -1
 
 
-def steps_of(folder: Path) -> list[Path]:
+def saved_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first. A folder still being written has a name of another form."""
     return sorted(p for p in folder.glob("[0-9]" * 8) if p.is_dir())
 
 
-def save(folder: Path, optimizer: MasterOptimizer, progress: Progress, keep: int = 1) -> None:
+def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int = 1) -> None:
     """Write checkpoint ``progress.step``; afterwards the newest ``keep`` and the best one are there.
 
     Raises OSError when it cannot be written (a full disk); those already there stay as they are.
@@ -49,54 +49,54 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: Progress, keep: int
         for stale in folder.glob("*.new"):
             shutil.rmtree(stale)
         fresh.mkdir(parents=True)
-    parallel.wait()
+    parallel.barrier()
     try:
         writer = HuggingFaceStorageWriter(str(fresh), save_distributed=True)
         with _quiet():
             # channels-last kernels are not contiguous, safetensors are
-            state = {k: v if parallel.is_spread(v) else v.contiguous() for k, v in optimizer.state_dict().items()}
-            dcp.save(state, storage_writer=writer, no_dist=parallel.size() == 1)
+            state = {k: v if parallel.is_sharded(v) else v.contiguous() for k, v in optimizer.state_dict().items()}
+            dcp.save(state, storage_writer=writer, no_dist=parallel.world_size() == 1)
         if parallel.rank() == 0:
             (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
-            _to_disk(fresh.iterdir())
+            _fsync(fresh.iterdir())
     except Exception as error:  # the writer wraps what the disk says in errors of its own
         shutil.rmtree(fresh, ignore_errors=True)
-        there = steps_of(folder)
+        there = saved_checkpoints(folder)
         good = f"the last good one is {there[-1]}" if there else "there is none yet"
         raise OSError(f"checkpoint {progress.step} could not be written to {folder}: {error}; {good}") from error
-    parallel.wait()
+    parallel.barrier()
     if parallel.rank() == 0:
         if path.exists():  # the same step again, after a run that was stopped just here
             shutil.rmtree(path)
         os.replace(fresh, path)
-        _to_disk([folder])
-        for old in steps_of(folder)[:-keep]:
+        _fsync([folder])
+        for old in saved_checkpoints(folder)[:-keep]:
             if int(old.name) != progress.best_step:
                 shutil.rmtree(old)
-    parallel.wait()
+    parallel.barrier()
 
 
-def load(folder: Path, optimizer: MasterOptimizer) -> Progress:
+def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
     """Bring the optimizer to the newest checkpoint, whatever number of processes wrote it; fresh where there is none.
 
     Raises ValueError for one of other parameters, or one that cannot be read.
     """
-    there = steps_of(folder)
+    there = saved_checkpoints(folder)
     if not there:
-        return Progress()
+        return RunState()
     path = there[-1]
     try:
-        progress = Progress(**json.loads((path / "progress.json").read_text()))
+        progress = RunState(**json.loads((path / "progress.json").read_text()))
         reader = HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata
     except (OSError, ValueError, TypeError, KeyError, struct.error, SafetensorError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); take it away and the run goes on from the one before"
         ) from error
-    optimizer.expect({name: tuple(getattr(meta, "size", ())) for name, meta in stored.items()}, path)
-    state: dict[str, Tensor] = optimizer.blank_state(stored)
+    optimizer.check_shapes({name: tuple(getattr(meta, "size", ())) for name, meta in stored.items()}, path)
+    state: dict[str, Tensor] = optimizer.empty_state(stored)
     with _quiet():
-        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=parallel.size() == 1)
+        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=parallel.world_size() == 1)
     optimizer.load_state_dict(state)
     return progress
 
@@ -109,7 +109,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _to_disk(paths: Iterable[Path]) -> None:
+def _fsync(paths: Iterable[Path]) -> None:
     """Ask the system to write files (or a folder's names) through, so that a rename never comes before its contents."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)

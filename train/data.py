@@ -1,4 +1,4 @@
-"""Conversations to joint batches: the stream's part, the pictures, and who draws what from which references."""
+"""Batches of conversations: the stream's inputs, the pictures, and each drawing's target and references."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..mllm.encoding import IGNORED, StreamEncoder
+from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
-from .pictures import pixels_of
+from .pictures import to_array
 
 
 @dataclass
 class JointBatch:
     stream: StreamBatch
     pictures: list[Tensor]
-    """8-bit pixels (count, height, width, 3), one tensor a shape"""
+    """8-bit pixels (count, height, width, 3), one tensor for each shape"""
     target: list[tuple[int, int]]
-    """Of each drawing: which shape, which picture of it"""
+    """For each drawing: (index of the tensor in ``pictures``, index in it)"""
     references: list[list[tuple[int, int]]]
-    """The pictures before its BOI, newest first, at most ``max_references``"""
+    """For each drawing: the pictures before its BOI, newest first, at most ``max_references``"""
     unseen_views: Tensor
     """(views, 3, image_size, image_size) of pictures to be drawn that the stream does not show itself ("queries" mode)"""
     target_views: list[int]
-    """Of each drawing: which of `views` is the eye's of it"""
-    numbers: list[int]
-    """Of each drawing, unique in the batch of all processes: its noise and times come from it"""
-    words: list[tuple[str, ...]] = field(default_factory=list)
-    """That each drawing is to carry"""
+    """For each drawing: the index in `views` of the vision tower's input of the drawn picture"""
+    drawing_ids: list[int]
+    """For each drawing: a number unique over the batch of all processes, which seeds its noise and timesteps"""
+    glyph_text: list[tuple[str, ...]] = field(default_factory=list)
+    """For each drawing: the text that is to be written in it"""
     view_keys: list[str] = field(default_factory=list)
-    """`key` of each of `views` and of each picture; empty where nobody asks"""
+    """`tensor_key` of each of `views` and of each picture, if they were requested"""
     picture_keys: list[list[str]] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
-    """Of each conversation, which source of a mixture it is from"""
+    """For each conversation: which source of a mixture it is from"""
     left_out: list[str] = field(default_factory=list)
     """Conversations of this batch that could not be used, and why"""
     totals: tuple[int, int] | None = None
-    """`counts` of all the batches whose gradients make one step, where those are several"""
+    """`counts` summed over the batches of one step, with gradient accumulation"""
 
     def counts(self) -> tuple[int, int]:
-        """What losses are averaged over: decisions of the assistant (labels) and drawings."""
-        return int((self.stream.labels[:, 1:] != IGNORED).sum()), len(self.target)
+        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings."""
+        return int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target)
 
     def views(self) -> Tensor:
         """(views, 3, image_size, image_size): the stream's, then those it does not show."""
@@ -60,8 +60,8 @@ class JointBatch:
         return replace(self, **moved)
 
 
-PICTURES_MOST = 1000
-"""More than a conversation has pictures."""
+MAX_PICTURES = 1000
+"""An upper bound of the pictures of one conversation."""
 
 
 def joint_batch(
@@ -77,46 +77,46 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, unseen, target_views, numbers, words = [], [], [], [], [], []
+    target, references, unseen, target_views, drawing_ids, glyph_text = [], [], [], [], [], []
     stream = collate(encoded, encoder.vocabulary, config)
-    before = 0  # views of the conversations before
-    for e, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
+    views_before = 0  # views of the conversations before
+    for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
         earlier: list[tuple[tuple[int, int], int]] = []
-        shown = {start: before + index for index, (start, _) in enumerate(e.views)}
-        before += len(e.views)
-        for picture in e.pictures:
-            shelf = by_shape.setdefault(picture.shape, [])
-            place = (picture.shape, len(shelf))
-            shelf.append(torch.from_numpy(pixels_of(picture.image).copy()))
+        view_at = {start: views_before + index for index, (start, _) in enumerate(conversation.views)}
+        views_before += len(conversation.views)
+        for picture in conversation.pictures:
+            pictures = by_shape.setdefault(picture.shape, [])
+            place = (picture.shape, len(pictures))
+            pictures.append(torch.from_numpy(to_array(picture.image).copy()))
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
-                view = shown.get(picture.begin + 1)
+                view = view_at.get(picture.boi_index + 1)
                 if view is None:
                     view = len(stream.pixel_values) + len(unseen)
                     unseen.append(normalise(picture.image, config))
                 target_views.append(view)
-                words.append(picture.words)
-                numbers.append(number * PICTURES_MOST + len(earlier))
+                glyph_text.append(picture.glyph_text)
+                drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
     shapes = {shape: index for index, shape in enumerate(by_shape)}
     size = config.image_size
     made = JointBatch(
         stream=stream,
-        pictures=[torch.stack(shelf) for shelf in by_shape.values()],
+        pictures=[torch.stack(pictures) for pictures in by_shape.values()],
         target=[(shapes[s], i) for s, i in target],
         references=[[(shapes[s], i) for s, i in row] for row in references],
         unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
         target_views=target_views,
-        numbers=numbers,
-        words=words,
+        drawing_ids=drawing_ids,
+        glyph_text=glyph_text,
     )
     if keys:
-        made.view_keys = [key(v) for v in made.views()]
-        made.picture_keys = [[key(p) for p in shelf] for shelf in made.pictures]
+        made.view_keys = [tensor_key(v) for v in made.views()]
+        made.picture_keys = [[tensor_key(p) for p in pictures] for pictures in made.pictures]
     return made
 
 
-def key(tensor: Tensor) -> str:
-    """Of an encoder's input, whatever picture of whatever data set it came from."""
+def tensor_key(tensor: Tensor) -> str:
+    """A hash of an encoder's input: equal pixels have equal keys, whichever data set they come from."""
     return hashlib.blake2b(tensor.contiguous().numpy().tobytes(), digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
-"""A few-step student: LoRA on the MM-DiT with which one plain step goes where many guided steps of the teacher go.
+"""Distillation of a few-step student: LoRA on the MM-DiT whose single unguided step replaces several guided ones.
 
 The target is progressive distillation's (Salimans and Ho 2022, arXiv:2202.00512) with guidance folded in (Meng et al. 2023,
-arXiv:2210.03142); the points it is taken at lie on the student's own path, as those are the ones it will meet. The result is
-an adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): the teacher is what remains when it rests.
+arXiv:2210.03142); it is taken at points of the student's own path, which are those that it will meet. The result is an
+adapter, as LCM-LoRA is (Luo et al. 2023, arXiv:2311.05556): without it the model is the teacher.
 """
 
 from __future__ import annotations
@@ -29,37 +29,45 @@ from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.messages import Message
 from . import parallel
+from .config_parsing import parse_overrides
 from .data import JointBatch
-from .datasets.mixture import Mixture, Told, sources_of
-from .finetune import RUN, as_it_was, compared, draw_samples, finish, learning_rate, training_precision
-from .flow_loss import draws, grouped, prompt_of
+from .datasets.mixture import ConversationSource, Mixture, load_sources
+from .finetune import (
+    RUN_FOLDER,
+    comparison_section,
+    draw_samples,
+    learning_rate,
+    remove_checkpoints,
+    restored,
+    training_precision,
+)
+from .flow_loss import group_by_shape, prompt_states, random_choices
 from .loop import LoopConfig, fit
 from .losses import squared_error
-from .resume import SETTINGS, same_run, settled
-from .stages.joint import tell
+from .resume import SETTINGS_FILE, check_same_run, run_settings
+from .stages.joint import forward_losses
 from .stages.joint_options import JointStage
-from .strict import overridden
-from .trainee import Trainee
+from .trainable import TrainableModel
 
-NAME = "student"
-TRIES = 64
-"""Conversations of a source that may pass without a drawing before it counts as one that has none."""
+ADAPTER_NAME = "student"
+MAX_TRIES = 64
+"""After so many conversations without a drawing a source counts as one without drawings."""
 
 
 @dataclass
 class DistillConfig:
     steps: int = 4
-    """Of the student, from noise to picture"""
+    """Steps of the student from noise to picture"""
     teacher_steps: int = 20
-    """Of the teacher over the same way; a multiple of the student's"""
+    """Steps of the teacher from noise to picture; a multiple of the student's"""
     guidance_scale: float | None = None
-    """The teacher's; None takes the model's own"""
+    """Guidance scale of the teacher; None means the model's default"""
     rank: int = 32
     alpha: float = 32.0
     warm_start: str = ""
     """Folder of an earlier student, of this rank and base, to go on from"""
     data: tuple[str, ...] = ("world",)
-    """Whose requests are drawn; its pictures are not looked at, but for those that a request shows"""
+    """Data sets whose requests are drawn; of their pictures only those in requests are used"""
     seed: int = 0
     dtype: str = "auto"
     loop: LoopConfig = field(
@@ -67,8 +75,8 @@ class DistillConfig:
             steps=400,
             batch_size=12,
             learning_rate=0.0,
-            warmup=20,
-            decay=0.5,
+            warmup_steps=20,
+            decay_ratio=0.5,
             ema_decay=0.98,
             save_every=50,
             sample_every=0,
@@ -86,16 +94,16 @@ class DistillConfig:
 
 def load_config(overrides: Sequence[str] = ()) -> DistillConfig:
     """Defaults and overrides (``loop.steps=100``), every key checked. Raises ValueError."""
-    return overridden(DistillConfig, overrides)
+    return parse_overrides(DistillConfig, overrides)
 
 
 @dataclass(frozen=True)
-class Drawings:
-    """Those of a source's conversations in which something is drawn."""
+class DrawingSource:
+    """Those conversations of a source in which something is drawn."""
 
-    source: Told
+    source: ConversationSource
 
-    def tell(self, seed: int, place: int) -> list[Message]:
+    def sample(self, seed: int, place: int) -> list[Message]:
         return self._found(seed, place)[0]
 
     @property
@@ -106,68 +114,84 @@ class Drawings:
         return self.source.name(seed, self._found(seed, place)[1])
 
     def _found(self, seed: int, place: int) -> tuple[list[Message], int]:
-        for number in range(place * TRIES, (place + 1) * TRIES):
-            told = self.source.tell(seed, number)
-            if any(p["type"] == "image" for m in told if m["role"] == "assistant" for p in m["content"]):
-                return told, number
-        raise ValueError(f"{TRIES} conversations without a drawing, up to {self.source.name(seed, number)}")
+        for number in range(place * MAX_TRIES, (place + 1) * MAX_TRIES):
+            messages = self.source.sample(seed, number)
+            if any(p["type"] == "image" for m in messages if m["role"] == "assistant" for p in m["content"]):
+                return messages, number
+        raise ValueError(f"{MAX_TRIES} conversations without a drawing, up to {self.source.name(seed, number)}")
 
 
 @dataclass
 class Student:
-    """The MM-DiT with the student's LoRA, which `switch` turns on and off."""
+    """The MM-DiT with the student's LoRA, which `switch` turns on and off (off, it is the teacher)."""
 
     mmdit: MMDiT
 
     def switch(self, on: bool) -> None:
-        adapters.scale(self.mmdit, NAME, float(on))
+        adapters.set_lora_scale(self.mmdit, ADAPTER_NAME, float(on))
 
 
 def student_losses(
-    trainee: Trainee, config: DistillConfig, scale: float, batch: JointBatch, step: int
+    trainable: TrainableModel, config: DistillConfig, scale: float, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """The loss of every segment of every drawing's way, averaged."""
-    batch = batch.to(trainee.stream.device)
-    detokenizer = trainee.detokenizer
+    """The loss of all drawings of a batch, averaged over the segments of their paths."""
+    batch = batch.to(trainable.stream.device)
+    detokenizer = trainable.detokenizer
     student = Student(detokenizer.mmdit)
-    chance = draws(JointStage(), batch, config.seed, step)
+    choices = random_choices(JointStage(), batch, config.seed, step)
     with torch.no_grad():
-        told = tell(trainee, batch)
-        latents = [trainee.frozen.latents(p, ()) for p in batch.pictures]
-        condition = detokenizer.condition(told.features, *prompt_of(detokenizer, told), batch.words)
+        stream_losses = forward_losses(trainable, batch)
+        latents = [trainable.frozen_encoders.latents(p, ()) for p in batch.pictures]
+        condition = detokenizer.condition(
+            stream_losses.features, *prompt_states(detokenizer, stream_losses), batch.glyph_text
+        )
     total = torch.zeros((), device=condition.context.device)
-    for group in grouped(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
-        own = condition.rows(group.drawings)
-        own = Condition(own.context, own.context_mask, own.pooled, group.references, own.negative)
-        noise = chance.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
-        height, width = (n * detokenizer.autoencoder.factor for n in group.latents.shape[-2:])
-        total = total + path_loss(student, own, noise, detokenizer.shift(height, width), config, scale).sum()
-    return {"loss": total / told.counted}
+    for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
+        group_condition = condition.rows(group.drawings)
+        group_condition = Condition(
+            group_condition.context,
+            group_condition.context_mask,
+            group_condition.pooled,
+            group.references,
+            group_condition.negative,
+        )
+        noise = choices.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
+        height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
+        total = (
+            total
+            + path_loss(student, group_condition, noise, detokenizer.timestep_shift(height, width), config, scale).sum()
+        )
+    return {"loss": total / stream_losses.loss_denominator}
 
 
 def path_loss(
     student: Student, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
 ) -> Tensor:
-    """Each picture's squared error (batch,) of the student's velocities on its own way from ``noise``, over its segments."""
+    """The student's squared error for each picture (batch,), averaged over the segments of its own path from ``noise``.
+
+    In each segment the target is the mean velocity of the teacher's guided steps from the same point.
+    """
     mmdit = student.mmdit
     dtype = mmdit.proj_out.weight.dtype
     ratio = config.teacher_steps // config.steps
-    fine = flow.inference_timesteps(config.teacher_steps, shift)
-    times = fine[::ratio]
+    teacher_times = flow.inference_timesteps(config.teacher_steps, shift)
+    times = teacher_times[::ratio]
     with torch.no_grad():
-        guided = GuidedVelocity(mmdit, condition, Guidance(scale), fine.to(noise.device), dtype)
+        guided = GuidedVelocity(mmdit, condition, Guidance(scale), teacher_times.to(noise.device), dtype)
         plain = GuidedVelocity(mmdit, condition, Guidance(), times.to(noise.device), dtype)
     x, errors = noise, []
     for segment in range(config.steps):
         t, t_next = times[segment].item(), times[segment + 1].item()
         student.switch(False)
         with torch.no_grad():
-            there = x
+            teacher_x = x
             for i in range(segment * ratio, (segment + 1) * ratio):
-                there = there + (fine[i + 1] - fine[i]).item() * guided(there, i, fine[i].item())
+                teacher_x = teacher_x + (teacher_times[i + 1] - teacher_times[i]).item() * guided(
+                    teacher_x, i, teacher_times[i].item()
+                )
         student.switch(True)
         velocity = plain(x, segment, t)
-        errors.append(squared_error(velocity, (there - x) / (t_next - t)))
+        errors.append(squared_error(velocity, (teacher_x - x) / (t_next - t)))
         x = x + (t_next - t) * velocity.detach()
     return torch.stack(errors).mean(0)
 
@@ -178,18 +202,18 @@ def distill(
     """Train a student of ``model`` and write its adapter to ``output``; the model is as it was before.
 
     ``prompts`` are drawn by the teacher and the student for the adapter's card. A run that was stopped goes on. Raises
-    ValueError for options or data that cannot be used, and for a model whose painter is no MM-DiT.
+    ValueError for options or data that cannot be used, and for a model that draws with another network than the MM-DiT.
     """
     config, output = config or DistillConfig(), Path(output)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN}/{SETTINGS}")
-    if model.adapters.given:
+    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
+    if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
-    if not isinstance(model.detokenizer.painter, MMDiT):
+    if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with model.adapters.aside(), as_it_was(model, NAME):
-        device = parallel.start()
+    with model.adapters.without_bundled(), restored(model, ADAPTER_NAME):
+        device = parallel.init_process_group()
         model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
         return _train(model, output, config, prompts)
 
@@ -199,14 +223,14 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     if not config.loop.learning_rate:
         config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
-    start = earlier(Path(config.warm_start), model, config) if config.warm_start else {}
-    run, first = output / RUN, parallel.rank() == 0
-    given = sources_of(config.data, model.encoder, model.mllm.longest, 1.0)
-    sources = [(Drawings(source), weight) for source, weight in given]
+    start = load_student(Path(config.warm_start), model, config) if config.warm_start else {}
+    run, first = output / RUN_FOLDER, parallel.rank() == 0
+    all_sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
+    sources = [(DrawingSource(source), weight) for source, weight in all_sources]
     make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
     if first:
-        settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": settled(config)}
-        same_run(run, settings)
+        settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
+        check_same_run(run, settings)
         if prompts and not (output / "samples/teacher.png").exists():
             draw_samples(
                 model,
@@ -216,14 +240,14 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
                 num_inference_steps=config.teacher_steps,
                 guidance_scale=scale,
             )
-    trainee = prepared(model, config)
+    trainable = prepare_student(model, config)
     if start:
-        set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=NAME)
-    trained = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
+        set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=ADAPTER_NAME)
+    trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
     print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
-    parallel.wait()
-    fit("distill", trainee, make_batch, partial(student_losses, trainee, config, scale), config.loop, run)
+    parallel.barrier()
+    fit("distill", trainable, make_batch, partial(student_losses, trainable, config, scale), config.loop, run)
     if not first:
         return output
     if prompts:
@@ -236,26 +260,26 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
             guidance_scale=1.0,
         )
     made = {"student_steps": config.steps, "config": asdict(config)}
-    write_text(output / "README.md", card(model, config, scale, prompts))
-    model.adapters.save(NAME, output, {}, made)
-    finish(run, config.loop)
+    write_text(output / "README.md", model_card(model, config, scale, prompts))
+    model.adapters.save(ADAPTER_NAME, output, {}, made)
+    remove_checkpoints(run, config.loop)
     return output
 
 
-def prepared(model: Limner, config: DistillConfig) -> Trainee:
-    """The trainee with only the student's LoRA requiring a gradient."""
-    trainee = Trainee(model.mllm, model.detokenizer)
-    trainee.requires_grad_(False)
+def prepare_student(model: Limner, config: DistillConfig) -> TrainableModel:
+    """The module with only the student's LoRA requiring a gradient."""
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    trainable.requires_grad_(False)
     lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
-    model.adapters.add_lora(NAME, "mmdit", lora)
-    model.adapters.add(NAME, Adapter(1.0, ("mmdit",)))
+    model.adapters.add_lora(ADAPTER_NAME, "mmdit", lora)
+    model.adapters.add(ADAPTER_NAME, Adapter(1.0, ("mmdit",)))
     for name, parameter in model.detokenizer.named_parameters():
-        parameter.requires_grad_(f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name)
-    return trainee
+        parameter.requires_grad_(f".lora_A.{ADAPTER_NAME}." in name or f".lora_B.{ADAPTER_NAME}." in name)
+    return trainable
 
 
-def earlier(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Tensor]:
-    """LoRA weights of an earlier student. Raises ValueError for a folder that holds none, one of another base, rank or alpha."""
+def load_student(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Tensor]:
+    """LoRA weights of an earlier student. Raises ValueError for a folder without one, or for another base, rank or alpha."""
     adapter = adapter_files.read_card(folder)
     made = adapter["made"]
     if adapter["base_fingerprint"] != model.adapters.fingerprint or "student_steps" not in made:
@@ -268,9 +292,9 @@ def earlier(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Ten
     return adapter_files.read_lora(folder, "mmdit")
 
 
-def card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:
+def model_card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:
     """The adapter's README."""
-    pictured = compared("teacher", "student", prompts, config.seed)
+    pictured = comparison_section("teacher", "student", prompts, config.seed)
     return f"""---
 base_model: {model.name}
 library_name: limner

@@ -1,4 +1,4 @@
-"""The flow loss of a batch's drawings, from conditions to velocities, whichever process has them."""
+"""The flow loss of a batch's drawings: conditions, random choices, velocities and their errors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from . import parallel
 from .data import JointBatch
 from .losses import align_loss, squared_error
 from .stages.joint_options import JointStage
-from .targets import Kept, Painted, Sample
-from .trainee import Told, Trainee
+from .targets import PredictedVelocities, Sample, SelfDistillationTargets
+from .trainable import StreamLosses, TrainableModel
 
-KEPT_DRAWINGS = 2
-"""Of a conversation whose drawings are kept as the base makes them, how many are compared at a step"""
+MAX_DISTILLED_DRAWINGS = 2
+"""How many drawings of a replayed conversation are compared with the base at a step."""
 
 
 @dataclass
-class Group:
-    """Samples of one shape, all with or all without references, so that nothing is padded."""
+class DrawingGroup:
+    """Samples whose pictures and references have the same shapes, so that nothing is padded."""
 
     samples: list[Sample]
     latents: Tensor
@@ -38,14 +38,19 @@ class Group:
         return [drawing for drawing, _ in self.samples]
 
 
-def grouped(batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]) -> list[Group]:
-    """``samples`` of the batch's drawings by shape and by their references' shapes; drawings ``dropped`` lose theirs."""
+def group_by_shape(
+    batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]
+) -> list[DrawingGroup]:
+    """``samples`` of the batch's drawings, grouped by the shapes of their pictures and references.
+
+    ``latents`` are `encode_pictures`; the drawings in ``dropped`` lose their references.
+    """
     groups: dict[tuple, list[Sample]] = {}
     for drawing, number in samples:
         references = () if drawing in dropped else tuple(s for s, _ in batch.references[drawing])
         groups.setdefault((batch.target[drawing][0], references), []).append((drawing, number))
     return [
-        Group(
+        DrawingGroup(
             members,
             torch.stack([latents[s][i] for s, i in (batch.target[d] for d, _ in members)]),
             [[latents[s][i] for s, i in batch.references[d]] if references else [] for d, _ in members],
@@ -55,30 +60,30 @@ def grouped(batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample],
 
 
 @dataclass
-class Draws:
-    """What chance decides about the drawings of a batch, from (seed, step, drawing) whatever process has them."""
+class RandomChoices:
+    """Timesteps, noise and dropout of a batch's drawings: a function of (seed, step, drawing), on whichever process."""
 
-    bare: Tensor
-    """(drawings,) drawn without context, so that guidance can be had"""
-    blind: Tensor
-    """(drawings,) drawn without references"""
-    wordless: Tensor
-    """(drawings,) drawn from the queries' features alone, without the prompt's hidden states"""
-    times: Tensor
+    drop_context: Tensor
+    """(drawings,) True to drop the whole context, as classifier-free guidance needs"""
+    drop_references: Tensor
+    """(drawings,) True to drop the reference pictures"""
+    drop_prompt: Tensor
+    """(drawings,) True to drop the prompt's hidden states, so that only the queries' features remain"""
+    timesteps: Tensor
     """(flow_samples, drawings)"""
     seeds: list[int]
     weights: Tensor
-    """(drawings,) what each of its samples counts; 0 where it has none. They add up to the number of drawings."""
+    """(drawings,) weight of each of its samples, 0 if it has none; weight times samples adds up to the number of drawings"""
     counts: list[int]
-    """Samples of each drawing"""
+    """How many samples each drawing has"""
 
     @property
     def samples(self) -> list[Sample]:
         return [(drawing, number) for drawing, count in enumerate(self.counts) for number in range(count)]
 
     def noise(self, samples: Sequence[Sample], shape: torch.Size) -> Tensor:
-        """(samples, …) standard normal."""
-        repeats = len(self.times)
+        """Standard normal noise (samples, *shape), on the CPU."""
+        repeats = len(self.timesteps)
         made = {
             d: torch.randn(repeats, *shape, generator=torch.Generator().manual_seed(self.seeds[d]))
             for d in {d for d, _ in samples}
@@ -86,142 +91,158 @@ class Draws:
         return torch.stack([made[d][number] for d, number in samples])
 
 
-def draws(stage: JointStage, batch: JointBatch, seed: int, step: int, kept: Tensor | None = None) -> Draws:
-    """Chance for the drawings of a batch. Those that are ``kept`` (drawings,) take one time and noise each, and at most
-    `KEPT_DRAWINGS` of a conversation: a story of six is most of a step's work and teaches no more than another story does."""
-    seeds, chances, times = [], [], []
-    numbers = batch.numbers
-    for number in numbers:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{number}".encode()))
+def random_choices(
+    stage: JointStage, batch: JointBatch, seed: int, step: int, distilled: Tensor | None = None
+) -> RandomChoices:
+    """Chance for the drawings of a batch. Those that are ``distilled`` (drawings,) take one time and noise each, and at most
+    `MAX_DISTILLED_DRAWINGS` of a conversation: a story of six is most of the work and teaches no more than another story does."""
+    seeds, uniforms, timesteps = [], [], []
+    drawing_ids = batch.drawing_ids
+    for drawing_id in drawing_ids:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{drawing_id}".encode()))
         seeds.append(int(torch.randint(2**31, (1,), generator=generator)))
-        chances.append(torch.rand(3, generator=generator))
-        times.append(
+        uniforms.append(torch.rand(3, generator=generator))
+        timesteps.append(
             flow.sample_timesteps(stage.flow_samples, stage.density, stage.density_mean, stage.density_std, generator)
         )
-    chance = torch.stack(chances)
+    uniform = torch.stack(uniforms)
     limits = torch.tensor([stage.context_dropout, stage.reference_dropout, stage.prompt_dropout])
-    bare, blind, wordless = (chance < limits).unbind(1)
-    counts, shares = [stage.flow_samples] * len(numbers), [1 / stage.flow_samples] * len(numbers)
+    drop_context, drop_references, drop_prompt = (uniform < limits).unbind(1)
+    counts, shares = [stage.flow_samples] * len(drawing_ids), [1 / stage.flow_samples] * len(drawing_ids)
     by_row: dict[int, list[int]] = {}
-    kept_drawings = [] if kept is None else kept.nonzero().flatten().tolist()
+    distilled_drawings = [] if distilled is None else distilled.nonzero().flatten().tolist()
     rows = batch.stream.drawing_row.tolist()
-    for drawing in kept_drawings:
+    for drawing in distilled_drawings:
         by_row.setdefault(rows[drawing], []).append(drawing)
     for drawings in by_row.values():
-        chosen = sorted(drawings, key=lambda d: seeds[d])[:KEPT_DRAWINGS]
+        selected = sorted(drawings, key=lambda d: seeds[d])[:MAX_DISTILLED_DRAWINGS]
         for drawing in drawings:
-            counts[drawing] = int(drawing in chosen)
-            shares[drawing] = counts[drawing] * len(drawings) / len(chosen)
-    return Draws(bare, blind, wordless, torch.stack(times, 1), seeds, torch.tensor(shares), counts)
+            counts[drawing] = int(drawing in selected)
+            shares[drawing] = counts[drawing] * len(drawings) / len(selected)
+    return RandomChoices(
+        drop_context, drop_references, drop_prompt, torch.stack(timesteps, 1), seeds, torch.tensor(shares), counts
+    )
 
 
 @torch.no_grad()
-def encoded(trainee: Trainee, batch: JointBatch) -> list[Tensor]:
-    """The latents of all the batch's pictures, a tensor a shape."""
+def encode_pictures(trainable: TrainableModel, batch: JointBatch) -> list[Tensor]:
+    """Latents of all the batch's pictures, one tensor (pictures, channels, h, w) for each of its shapes."""
     names = batch.picture_keys or [()] * len(batch.pictures)
-    return [trainee.frozen.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
+    return [trainable.frozen_encoders.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
 
 
-def painted(
-    trainee: Trainee,
+def predict_velocities(
+    trainable: TrainableModel,
     stage: JointStage,
     batch: JointBatch,
-    told: Told,
-    chance: Draws,
+    stream_losses: StreamLosses,
+    choices: RandomChoices,
     latents: list[Tensor],
     only: Tensor | None = None,
-) -> tuple[list[Painted], Tensor]:
-    """Velocities of all samples (or ``only`` those of the drawings of a mask (drawings,)); and a zero that stands for the
-    runs of other processes. ``latents`` are `encoded`."""
-    detokenizer = trainee.detokenizer
+) -> tuple[list[PredictedVelocities], Tensor]:
+    """Velocities of all samples, or ``only`` of the drawings in a mask (drawings,), and a zero that carries the gradient of
+    `dummy_forward`: all processes have to run the MM-DiT equally often. ``latents`` are `encode_pictures`."""
+    detokenizer = trainable.detokenizer
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
-    prompt, prompt_mask = prompt_of(detokenizer, told)
+    prompt, prompt_mask = prompt_states(detokenizer, stream_losses)
     if prompt_mask is not None:
-        prompt_mask = prompt_mask & ~chance.wordless.to(device)[:, None]
-    condition = detokenizer.condition(told.features, prompt, prompt_mask, batch.words)
-    condition = condition.without_context(chance.bare.to(device))
-    chosen = None if only is None else set(only.nonzero().flatten().tolist())
-    samples = [sample for sample in chance.samples if chosen is None or sample[0] in chosen]
-    groups = grouped(batch, latents, samples, set(chance.blind.nonzero().flatten().tolist()))
-    idle_runs = int(parallel.most(len(groups))) - len(groups)  # asked first: the others wait in their blocks' gathers
+        prompt_mask = prompt_mask & ~choices.drop_prompt.to(device)[:, None]
+    condition = detokenizer.condition(stream_losses.features, prompt, prompt_mask, batch.glyph_text)
+    condition = condition.without_context(choices.drop_context.to(device))
+    selected = None if only is None else set(only.nonzero().flatten().tolist())
+    samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
+    groups = group_by_shape(batch, latents, samples, set(choices.drop_references.nonzero().flatten().tolist()))
+    dummy_runs = int(parallel.max_over_processes(len(groups))) - len(
+        groups
+    )  # before any forward: the others wait in their blocks' all-gathers
     made, nothing = [], torch.zeros((), device=device)
     for group in groups:
         x0 = group.latents
-        noise = chance.noise(group.samples, x0.shape[1:]).to(x0)
-        t = torch.stack([chance.times[number, drawing] for drawing, number in group.samples]).to(device)
-        own = condition.rows(group.drawings)
+        noise = choices.noise(group.samples, x0.shape[1:]).to(x0)
+        t = torch.stack([choices.timesteps[number, drawing] for drawing, number in group.samples]).to(device)
+        group_condition = condition.rows(group.drawings)
         references = mmdit.pack_references(group.references)
-        early: list[Tensor] | None = [] if trainee.align is not None else None
+        early: list[Tensor] | None = [] if trainable.align is not None else None
         velocity = mmdit(
             flow.interpolate(x0, noise, t),
             t,
-            own.context,
-            own.pooled,
-            context_mask=own.context_mask,
+            group_condition.context,
+            group_condition.pooled,
+            context_mask=group_condition.context_mask,
             references=references,
             early=early,
             early_block=stage.align_block,
         )
-        made.append(Painted(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None))
-    for _ in range(idle_runs):
-        nothing = nothing + idle(mmdit)
+        made.append(
+            PredictedVelocities(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None)
+        )
+    for _ in range(dummy_runs):
+        nothing = nothing + dummy_forward(mmdit)
     return made, nothing
 
 
 def flow_losses(
-    trainee: Trainee, stage: JointStage, batch: JointBatch, told: Told, chance: Draws, kept: Kept | None = None
+    trainable: TrainableModel,
+    stage: JointStage,
+    batch: JointBatch,
+    stream_losses: StreamLosses,
+    choices: RandomChoices,
+    self_targets: SelfDistillationTargets | None = None,
 ) -> dict[str, Tensor]:
-    """Flow loss, and alignment where configured, averaged over all drawings, times and noises; where something is
-    ``kept``, its velocities are the target."""
-    mmdit = trainee.detokenizer.mmdit
-    latents = encoded(trainee, batch) if kept is None else kept.latents
-    groups, flow_sum = painted(trainee, stage, batch, told, chance, latents)
+    """Flow loss and, if configured, alignment loss, averaged over all drawings, timesteps and noises. Replayed drawings have the
+    velocities of ``self_targets`` as targets."""
+    mmdit = trainable.detokenizer.mmdit
+    latents = encode_pictures(trainable, batch) if self_targets is None else self_targets.latents
+    groups, flow_sum = predict_velocities(trainable, stage, batch, stream_losses, choices, latents)
     align_sum = torch.zeros_like(flow_sum)
     for group in groups:
         drawings = [drawing for drawing, _ in group.samples]
-        target = group.target if kept is None else kept.target(group)
-        weights = chance.weights[drawings].to(target.device)
+        target = group.target if self_targets is None else self_targets.replace_targets(group)
+        weights = choices.weights[drawings].to(target.device)
         if group.early is not None:
-            seen = eye_on_grid(told.eye_features[drawings], target.shape[-2:], mmdit.config.patch_size)
-            align_sum = align_sum + (weights * align_loss(trainee.align, group.early, seen)).sum()
-        if kept is not None:
-            weights = weights * kept.weights[drawings]
+            vision_features = resize_features(
+                stream_losses.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size
+            )
+            align_sum = align_sum + (weights * align_loss(trainable.align, group.early, vision_features)).sum()
+        if self_targets is not None:
+            weights = weights * self_targets.weights[drawings]
         flow_sum = flow_sum + (weights * squared_error(group.velocity, target)).sum()
-    losses = {"flow": flow_sum / told.counted}
-    if trainee.align is not None:
-        losses["align"] = align_sum / told.counted
+    losses = {"flow": flow_sum / stream_losses.loss_denominator}
+    if trainable.align is not None:
+        losses["align"] = align_sum / stream_losses.loss_denominator
     return losses
 
 
-def prompt_of(detokenizer: Detokenizer, told: Told) -> tuple[Tensor | None, Tensor | None]:
-    """The prompt's hidden states and mask; none to attend to where no stream has run."""
-    if told.output is not None:
-        return told.output.prompt, told.output.prompt_mask
+def prompt_states(detokenizer: Detokenizer, stream_losses: StreamLosses) -> tuple[Tensor | None, Tensor | None]:
+    """The prompt's hidden states (drawings, tokens, width) and their mask. The mask is empty if the stream has not run; both are
+    None if the adapter takes no prompt."""
+    if stream_losses.output is not None:
+        return stream_losses.output.prompt, stream_losses.output.prompt_mask
     width = detokenizer.adapter.config.prompt_width
     if not width:
         return None, None
-    empty = told.features.new_zeros(told.features.shape[0], 1, width)
+    empty = stream_losses.features.new_zeros(stream_losses.features.shape[0], 1, width)
     return empty, torch.zeros(empty.shape[:2], dtype=torch.bool, device=empty.device)
 
 
-def idle(mmdit: MMDiT) -> Tensor:
-    """A forward of weight zero: a sharded block that runs on one process has to run on all."""
+def dummy_forward(mmdit: MMDiT) -> Tensor:
+    """A forward that adds zero to the loss: a sharded block that runs on one process has to run on all."""
     config, like = mmdit.config, mmdit.proj_out.weight
     latents = like.new_zeros(1, config.latent_channels, config.patch_size, config.patch_size)
     context, pooled = like.new_zeros(1, 1, config.context_width), like.new_zeros(1, config.pooled_width)
     return mmdit(latents, like.new_zeros(1), context, pooled).float().sum() * 0
 
 
-def idle_losses(trainee: Trainee) -> dict[str, Tensor]:
-    """The losses of a process without a picture while others have some."""
-    runs = int(parallel.most(0))
-    losses = {"flow": sum((idle(trainee.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
-    return losses | ({"align": torch.zeros(())} if trainee.align is not None else {})
+def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
+    """The (zero) losses of a process without a drawing while other processes have some."""
+    runs = int(parallel.max_over_processes(0))
+    losses = {"flow": sum((dummy_forward(trainable.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
+    return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
 
 
-def eye_on_grid(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
-    """Eye features (drawings, patches, width) on the MM-DiT's token grid."""
+def resize_features(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
+    """Vision features (drawings, patches, width), resized to the MM-DiT's token grid (drawings, tokens, width)."""
     side = round(features.shape[1] ** 0.5)
     size = (latent_size[0] // patch, latent_size[1] // patch)
     if size == (side, side):

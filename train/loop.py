@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
-from .optimizer import MasterOptimizer, rate_at
+from .optimizer import MasterOptimizer, learning_rate_factor
 
 
 @dataclass
@@ -26,43 +26,43 @@ class LoopConfig:
     optimizer: str = "adamw"
     """"adamw" or "muon" """
     learning_rate: float = 1e-3
-    warmup: int = 100
+    warmup_steps: int = 100
     schedule: str = "linear"
     """How the rate falls at the end: "linear", "cosine", or "constant" for not at all"""
-    decay: float = 0.2
+    decay_ratio: float = 0.2
     """Share of the steps over which the learning rate falls to zero; 1 for all after the warm-up."""
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     """Batches whose gradients make one step"""
     weight_decay: float = 0.01
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     ema_decay: float = 0.0
     save_every: int = 200
     sample_every: int = 500
     """0 for never; else also after the last step"""
     log_every: int = 10
     tracker: str = "tensorboard"
-    """Where the figures go: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
-    workers: int | None = 1
-    """Processes that make batches. None is one where a GPU trains and none on a CPU: where batches are quickly made, one takes
-    more from the products than it saves"""
-    keep: int = 1
+    """Where metrics are logged: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
+    num_workers: int | None = 1
+    """Processes that make batches. None means one if a GPU trains and 0 on a CPU, where a worker would take more time from the
+    matrix products than it saves."""
+    save_total_limit: int = 1
     """Newest checkpoints to keep, besides the best one by validation loss."""
     parallel: str = "ddp"
-    """How several processes share the work: "ddp", "fsdp", "hsdp"; one process alone needs none of it."""
+    """Data parallelism over several processes: "ddp", "fsdp" or "hsdp"; one process alone ignores it."""
     max_bad_batches: int = 20
     """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
 
 
-TOLERATED = 0.01
-"""Share of the examples that may be broken."""
+MAX_SKIPPED_SHARE = 0.01
+"""Share of the examples that may be broken before training stops."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; a checkpoint was written first."""
+    """SIGTERM or Ctrl-C stopped the run, after a checkpoint was written."""
 
 
-class _Steps(Dataset):
-    """Batch number ``step`` is a function of the step alone, so that resuming needs no replay."""
+class _StepDataset(Dataset):
+    """Batches by number: each is a function of its number alone, so that resuming needs no replay."""
 
     def __init__(self, make_batch: Callable[[int], Any], steps: int) -> None:
         self.make_batch, self.steps = make_batch, steps
@@ -74,9 +74,9 @@ class _Steps(Dataset):
         return self.make_batch(step)
 
 
-def _one_thread(_: int) -> None:
+def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C belongs to the main process, which asks the workers to end
+    # only the main process handles Ctrl-C; it ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -98,8 +98,8 @@ def fit(
     OSError when a checkpoint cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    objective = parallel.spread(parallel.Objective(module, losses), config.parallel)
-    sharded = any(parallel.is_spread(p) for p in module.parameters())
+    objective = parallel.shard(parallel.Objective(module, losses), config.parallel)
+    sharded = any(parallel.is_sharded(p) for p in module.parameters())
     optimizer = MasterOptimizer(
         module.named_parameters(),
         config.learning_rate,
@@ -109,24 +109,26 @@ def fit(
     )
     progress = checkpoints.load(folder / "checkpoints", optimizer)
     if progress.step >= config.steps:
-        put(module, optimizer.averaged())
+        copy_parameters(module, optimizer.averaged())
         return optimizer
     if progress.step:
         print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
     first = parallel.rank() == 0
-    tracker = tracking.begin(config.tracker, folder) if first else None
+    tracker = tracking.start_tracker(config.tracker, folder) if first else None
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    workers = config.workers
+    workers = config.num_workers
     if workers is None:
         workers = int(optimizer.masters[0].device.type != "cpu")
     loader = DataLoader(
-        _Steps(make_batch, config.steps * config.accumulate),
+        _StepDataset(make_batch, config.steps * config.gradient_accumulation_steps),
         batch_size=None,
-        sampler=range(progress.step * config.accumulate, config.steps * config.accumulate),
+        sampler=range(
+            progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps
+        ),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_init_worker,
     )
     bar = tqdm(
         range(progress.step, config.steps),
@@ -140,23 +142,25 @@ def fit(
     smooth: dict[str, float] = {}
     begun = time.monotonic()
     try:
-        batches = enumerate(loader, progress.step * config.accumulate)
+        batches = enumerate(loader, progress.step * config.gradient_accumulation_steps)
         for step in bar:
             values: dict[str, Tensor] = {}
-            for number, batch, share in together([next(batches) for _ in range(config.accumulate)]):
-                count_broken(name, batch, progress, (number + 1) * config.batch_size)
+            for number, batch, share in with_shared_totals(
+                [next(batches) for _ in range(config.gradient_accumulation_steps)]
+            ):
+                count_skipped(name, batch, progress, (number + 1) * config.batch_size)
                 parts = {key: value * share for key, value in objective(batch, number).items()}
                 backward(parts["loss"])
                 values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
-            rate = rate_at(step, config.steps, config.warmup, config.decay, config.schedule)
-            norm = optimizer.step(rate, config.clip)
+            rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
+            norm = optimizer.step(rate, config.max_grad_norm)
             progress.step = done = step + 1
             bad = norm != norm or norm == float("inf")
             if bad:
                 progress.bad_batches += 1
                 tqdm.write(
                     f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
-                    f"{names(make_batch, step, config.accumulate)}"
+                    f"{batch_names(make_batch, step, config.gradient_accumulation_steps)}"
                 )
                 if progress.bad_batches > config.max_bad_batches:
                     raise FloatingPointError(
@@ -166,22 +170,22 @@ def fit(
                 logged = {f"{name}/gradient_norm": norm}
                 for key, value in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum
-                    value = parallel.total(float(value)) / (parallel.size() if key == "loss" else 1)
+                    value = parallel.sum_over_processes(float(value)) / (parallel.world_size() if key == "loss" else 1)
                     smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
                     logged[f"{name}/{key}"] = value
                 if tracker:
                     tracker.log(logged, step=step)
                 bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
-            stopping = bool(parallel.most(len(stop)))
+            stopping = bool(parallel.max_over_processes(len(stop)))
             saving = done % config.save_every == 0 or done == config.steps or stopping
             due = config.sample_every and (done % config.sample_every == 0 or done == config.steps)
             if sample and due and not sharded and not stopping:
-                value = sampled(sample, module, optimizer, done) if first else None
+                value = sample_with_averages(sample, module, optimizer, done) if first else None
                 if value is not None and (progress.best is None or value < progress.best):
                     progress.best, progress.best_step, saving = value, done, True
-                saving = bool(parallel.most(saving))
+                saving = bool(parallel.max_over_processes(saving))
             if saving:
-                checkpoints.save(folder / "checkpoints", optimizer, progress, config.keep)
+                checkpoints.save(folder / "checkpoints", optimizer, progress, config.save_total_limit)
                 if first:
                     with (folder / "log.jsonl").open("a") as log:
                         seconds = round(time.monotonic() - begun, 1)
@@ -194,17 +198,17 @@ def fit(
             tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    put(module, optimizer.averaged())
+    copy_parameters(module, optimizer.averaged())
     if sharded:
-        parallel.gather(module)
+        parallel.unshard(module)
     return optimizer
 
 
-def together(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
-    """The numbered batches of one step, and the share of each in its loss.
+def with_shared_totals(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
+    """The numbered batches of one step (gradient accumulation), and the weight of each loss.
 
     Their gradients make the step that one large batch would: batches that count what their losses are averaged over
-    (`JointBatch.counts`) are told the counts of all of them, those of other stages are of one size.
+    (`JointBatch.counts`) get the totals of all of them; those of other stages are equally large.
     """
     if len(batches) == 1 or not hasattr(batches[0][1], "counts"):
         return [(number, batch, 1 / len(batches)) for number, batch in batches]
@@ -213,46 +217,49 @@ def together(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]
 
 
 def backward(loss: Tensor) -> None:
-    """Or nothing, where a batch has nothing for what learns: all are words, and only drawing is learned."""
+    """Back-propagate, unless no trained parameter takes part: a batch of text alone while only drawing is learned."""
     if loss.requires_grad:
         loss.backward()
 
 
-def count_broken(name: str, batch: Any, progress: checkpoints.Progress, seen: int) -> None:
-    """Say what a batch had to leave out. Raises ValueError when it is more than 1 % of what was seen (of 1,000 at least)."""
-    broken = getattr(batch, "left_out", [])
-    for line in broken:
+def count_skipped(name: str, batch: Any, progress: checkpoints.RunState, seen: int) -> None:
+    """Print the examples that a batch had to skip.
+
+    Raises ValueError when they are more than `MAX_SKIPPED_SHARE` of the examples so far (of 1,000 at least).
+    """
+    skipped = getattr(batch, "left_out", [])
+    for line in skipped:
         tqdm.write(f"{name}: left out {line}")
-    progress.left_out += int(parallel.total(len(broken))) if hasattr(batch, "left_out") else 0
-    if progress.left_out > TOLERATED * max(seen, 1000):
+    progress.left_out += int(parallel.sum_over_processes(len(skipped))) if hasattr(batch, "left_out") else 0
+    if progress.left_out > MAX_SKIPPED_SHARE * max(seen, 1000):
         raise ValueError(
-            f"{name}: {progress.left_out} of {seen} examples are broken, more than {TOLERATED:.0%}; stopping"
+            f"{name}: {progress.left_out} of {seen} examples are broken, more than {MAX_SKIPPED_SHARE:.0%}; stopping"
         )
 
 
-def names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:
-    """What a step trained on, for a message, where the batches know."""
+def batch_names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:
+    """The examples of a step for an error message, if the batches know them."""
     of = getattr(make_batch, "names", None)
     if of is None:
         return ""
     return ": " + ", ".join(n for k in range(step * accumulate, (step + 1) * accumulate) for n in of(k))
 
 
-def sampled(
+def sample_with_averages(
     sample: Callable[[int], float | None], module: nn.Module, optimizer: MasterOptimizer, step: int
 ) -> float | None:
-    """``sample(step)`` with the averaged weights in place of the current ones."""
+    """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
     current = {n: p.detach().clone() for n, p in optimizer.named}
-    put(module, optimizer.averaged())
+    copy_parameters(module, optimizer.averaged())
     try:
-        with parallel.alone():
+        with parallel.single_process():
             return sample(step)
     finally:
-        put(module, current)
+        copy_parameters(module, current)
 
 
 @torch.no_grad()
-def put(module: nn.Module, values: dict[str, Tensor]) -> None:
+def copy_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, value in values.items():
         parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Losses of the stream and the flow."""
+"""Losses of the stream and of the flow."""
 
 from __future__ import annotations
 
@@ -6,56 +6,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..mllm.encoding import IGNORED
+from ..mllm.encoding import IGNORE_INDEX
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from . import parallel
-from .targets import Kept
+from .targets import SelfDistillationTargets
 
 
-def decided(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """What the assistant decides, text, shape token, BOI, end of turn: logits (decisions, vocabulary), the slots' -inf;
-    what it is to decide (decisions,); and in which conversation (decisions,)."""
+def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the assistant predicts a token (text, shape token, BOI, end of turn): logits (tokens, vocabulary), with -inf for
+    query slots; target ids (tokens,); and the row of the batch (tokens,)."""
     targets = batch.labels[:, 1:]
-    counted = targets != IGNORED
+    counted = targets != IGNORE_INDEX
     logits = model.logits(output.hidden[:, :-1][counted]).float()
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
 
 def language_loss(
-    model: StreamModel, output: StreamOutput, batch: StreamBatch, decisions: int, kept: Kept | None = None
+    model: StreamModel,
+    output: StreamOutput,
+    batch: StreamBatch,
+    decisions: int,
+    self_targets: SelfDistillationTargets | None = None,
 ) -> Tensor:
-    """Cross entropy of what the assistant decides; where something is ``kept``, the divergence from it.
+    """Cross entropy of the assistant's tokens; in replayed conversations the KL divergence from ``self_targets``.
 
-    The batch's sum over the number of ``decisions``, this process's in all the batches of a step, with several processes
-    over those of all of them.
+    The batch's sum divided by ``decisions``, the number of the assistant's tokens in all batches of a step, summed over all
+    processes.
     """
-    logits, targets, rows = decided(model, output, batch)
-    count = parallel.total(decisions)
-    if kept is None:
+    logits, targets, rows = assistant_logits(model, output, batch)
+    count = parallel.sum_over_processes(decisions)
+    if self_targets is None:
         return F.cross_entropy(logits, targets, reduction="sum") / count
-    keeps = kept.conversations[rows]
-    learned = F.cross_entropy(logits[~keeps], targets[~keeps], reduction="sum")
-    return (learned + kept.weight * divergence(logits[keeps], kept.logits).sum()) / count
+    distilled = self_targets.conversations[rows]
+    learned = F.cross_entropy(logits[~distilled], targets[~distilled], reduction="sum")
+    return (learned + self_targets.weight * kl_divergence(logits[distilled], self_targets.logits).sum()) / count
 
 
-def divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """Kullback-Leibler, from the distributions of ``target`` to those of ``logits``, both (decisions, vocabulary): (decisions,).
+def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary).
 
-    Ids at -inf in both count nothing.
+    Ids at -inf in both add nothing.
     """
-    told, true = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
-    return (true.exp() * (true - told)).sum(-1)
+    log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
+    return (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared error of each drawing (drawings,), from (drawings, tokens, width) and the eye's detached features (SEED-X)."""
+    """Mean squared error of each drawing (drawings,) between features (drawings, tokens, width); the target is detached."""
     return squared_error(predicted, target.detach())
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
-    """Of each row, 1 - cosine of early MM-DiT tokens, through ``head``, with the eye's features of the clean picture (REPA).
+    """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,).
 
-    tokens (batch, n, width), target (batch, n, eye width). Yu et al. 2024, arXiv:2410.06940.
+    ``tokens`` (batch, n, width) of an early MM-DiT block go through ``head``; ``target`` (batch, n, vision width) are the vision tower's
+    features of the clean picture.
     """
     return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
 
@@ -65,7 +70,7 @@ def squared_error(velocity: Tensor, target: Tensor) -> Tensor:
     return (velocity.float() - target.float()).square().flatten(1).mean(1)
 
 
-def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
-    """Adds ``"loss"``, the weighted sum of the named ones."""
+def add_weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """``losses`` and their weighted sum as ``"loss"``; a loss without a weight is only logged."""
     total = sum((weights.get(name, 0.0) * value for name, value in losses.items()), torch.zeros(()))
     return {"loss": total, **losses}

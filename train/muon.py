@@ -12,7 +12,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """About U Vᵀ of a matrix's singular value decomposition (rows, columns), computed in ``dtype``.
 
     Five Newton-Schulz steps leave the singular values between about 0.5 and 1.5, in bf16 as in fp32.
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalised(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
+                update = orthogonalize(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
                 # steps of AdamW's size: a root mean square of 0.2
                 rate = group["lr"] * 0.2 * max(parameter.shape) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..inference import precision
 from .muon import Muon
-from .parallel import agreed, own, whole
+from .parallel import common_dtype, full_tensor, local_shard
 
 _REPEATED = re.compile(r"\b(blocks|layers)\.\d+\.")
 
@@ -52,7 +52,7 @@ class MasterOptimizer:
             groups = [g for g in groups if g["params"]]
             self.optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8, fused=True))
         if inner:
-            dtype = agreed(precision.choose(inner[0].device))
+            dtype = common_dtype(precision.choose_dtype(inner[0].device))
             self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
         self.ema = [m.detach().clone() for m in self.masters] if ema_decay else []
@@ -68,10 +68,10 @@ class MasterOptimizer:
         for _, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
             grads.append(p.grad.float())
             p.grad = None
-        norm = float(whole(nn.utils.get_total_norm(grads)))
+        norm = float(full_tensor(nn.utils.get_total_norm(grads)))
         if math.isfinite(norm):
             if norm > clip:
-                torch._foreach_mul_([own(g) for g in grads], clip / norm)
+                torch._foreach_mul_([local_shard(g) for g in grads], clip / norm)
             for (master, _), grad in zip(used, grads, strict=True):
                 master.grad = grad
             for optimizer in self.optimizers:
@@ -81,15 +81,15 @@ class MasterOptimizer:
                 optimizer.zero_grad(set_to_none=True)
             self.updates += 1
             with torch.no_grad():
-                masters = [own(m) for m in self.masters]
-                torch._foreach_copy_([own(p) for _, p in self.named], masters)
-                if self.ema:  # a young average follows faster (as in timm and diffusers)
+                masters = [local_shard(m) for m in self.masters]
+                torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
+                if self.ema:  # a new average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-                    torch._foreach_lerp_([own(e) for e in self.ema], masters, 1 - decay)
+                    torch._foreach_lerp_([local_shard(e) for e in self.ema], masters, 1 - decay)
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
-        """The weights to ship: EMA where one is kept, else the masters."""
+        """The weights to save: the EMA, if there is one, else the masters."""
         values = self.ema or self.masters
         return {name: value.detach() for (name, _), value in zip(self.named, values, strict=True)}
 
@@ -105,21 +105,21 @@ class MasterOptimizer:
                     state[f"state.{key}.{name}"] = value
         return state
 
-    def expect(self, stored: dict[str, tuple[int, ...]], where: Path) -> None:
-        """Raises ValueError when names and shapes that were stored are not these parameters'."""
+    def check_shapes(self, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+        """Raises ValueError when stored names and shapes are not those of the optimizer's parameters."""
         known = {f"master.{name}": tuple(p.shape) for name, p in self.named}
-        saved = {key: shape for key, shape in stored.items() if key.startswith("master.")}
+        saved = {key: shape for key, shape in shapes.items() if key.startswith("master.")}
         wrong = sorted(
             key.removeprefix("master.") for key in known.keys() | saved.keys() if known.get(key) != saved.get(key)
         )
         if wrong:
             key = f"master.{wrong[0]}"
             raise ValueError(
-                f"{where} is a checkpoint of other parameters: {wrong[0]} is {saved.get(key, 'missing')} there and "
+                f"{path} is a checkpoint of other parameters: {wrong[0]} is {saved.get(key, 'missing')} there and "
                 f"{known.get(key, 'missing')} here ({len(wrong)} differ); it belongs to another configuration"
             )
 
-    def blank_state(self, names: Iterable[str]) -> dict[str, Tensor]:
+    def empty_state(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors of the right shapes and sharding for `load_state_dict`, to be read into."""
         masters = {name: master for (name, _), master in zip(self.named, self.masters, strict=True)}
         state = {}
@@ -136,7 +136,7 @@ class MasterOptimizer:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Raises ValueError for the state of other parameters."""
-        self.expect({key: tuple(value.shape) for key, value in state.items()}, Path("the state"))
+        self.check_shapes({key: tuple(value.shape) for key, value in state.items()}, Path("the state"))
         self.updates = int(state["updates"])
         with torch.no_grad():
             for index, ((name, p), master) in enumerate(zip(self.named, self.masters, strict=True)):
@@ -153,8 +153,8 @@ class MasterOptimizer:
                         }
 
 
-def rate_at(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
-    """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not ("constant").
+def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
+    """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not at all ("constant").
 
     Raises ValueError for another schedule.
     """

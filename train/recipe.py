@@ -1,4 +1,4 @@
-"""From nothing to a model folder: the stages of a recipe, in order, each resumable."""
+"""Train a model folder from scratch or from a warm start: the stages of a recipe, in order, each resumable."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from ..inference.generation_defaults import GenerationDefaults
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.config import LimnerConfig
-from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
+from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
-from .deepen import deepened
-from .resume import same_run, settled
+from .block_expansion import expand_blocks
+from .config_parsing import parse_config
+from .renamed_keys import current_keys, current_override
+from .resume import check_same_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .stages.joint_options import JointStage, LanguageStage
-from .strict import into
 
 
 @dataclass
@@ -62,10 +63,10 @@ class Recipe:
     seed: int = 1
     output: str = "runs/nano"
     warm_start: str = ""
-    """A model folder to go on from; the stages before ``language`` are then its parts, of which the eye can be trained on
-    (``--stages vision,language,joint``)."""
+    """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
+    on (``--stages vision,language,joint``)."""
     stages: tuple[str, ...] = ()
-    """That run where ``--stages`` names none; without any, those that make a model like nano"""
+    """The stages to run if ``--stages`` names none; if empty, `DEFAULT_STAGES`"""
     device: str = "auto"
     dtype: str = "auto"
     """Of the weights while training: "auto" is what the machine computes faster, bfloat16 or float32. The optimizer's masters
@@ -75,7 +76,7 @@ class Recipe:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
     glyphs: GlyphConfig = field(default_factory=GlyphConfig)
-    """An encoder of the words that pictures carry; a warm start without one gains it"""
+    """The encoder of text in pictures; a warm start without one gets it"""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
     decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
@@ -91,7 +92,7 @@ class Recipe:
             language_weight=0.0,
         )
     )
-    """A frozen backbone and MM-DiT; what lies between them learns"""
+    """Backbone and MM-DiT are frozen; what connects them learns"""
     joint: JointStage = field(default_factory=JointStage)
     sft: JointStage = field(default_factory=JointStage)
     """Like ``joint``, on conversations of one's own"""
@@ -99,11 +100,11 @@ class Recipe:
     reader: reader.ReaderStage = field(default_factory=reader.ReaderStage)
 
 
-DRAWING = ("detokenizer", "align", "joint", "sft")
-"""Stages of one form: they differ in what learns, from what, and by which losses."""
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *DRAWING, "decoder")
-FROM_NOTHING = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
-"""What makes a model like nano; the others are for parts that come trained."""
+JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
+"""Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *JOINT_STAGES, "decoder")
+DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
+"""The stages that train a model like nano from scratch; the others are for trained parts."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -122,16 +123,17 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             # struct mode off: unknown keys are refused below, with the names of those that exist
-            values = compose("config", [f"recipe={name}", *(f"++recipe.{o}" for o in overrides or [])])
+            changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
+            values = compose("config", [f"recipe={name}", *changes])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = OmegaConf.merge(asdict(Recipe()), values.recipe)
+            values = OmegaConf.merge(asdict(Recipe()), current_keys(OmegaConf.to_container(values.recipe)))
     except (OmegaConfBaseException, HydraException) as error:
         raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
-    return into(Recipe, OmegaConf.to_container(values, resolve=True))
+    return parse_config(Recipe, OmegaConf.to_container(values, resolve=True))
 
 
-def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoencoder) -> Limner:
-    """A fresh model around a trained eye and autoencoder; widths that follow from the parts are filled in."""
+def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: VisionTower, vae: Autoencoder) -> Limner:
+    """A fresh model around a trained vision tower and autoencoder; widths that follow from the parts are filled in."""
     torch.manual_seed(recipe.seed)
     vocabulary = add_control_tokens(words, recipe.stream)
     options = asdict(recipe.backbone)
@@ -145,11 +147,11 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
         bos_token_id=None,
     )
     llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    mllm = StreamModel(llm, eye, recipe.stream, vocabulary)
-    adapter = replace(recipe.adapter, feature_width=eye.width)
+    mllm = StreamModel(llm, vision_tower, recipe.stream, vocabulary)
+    adapter = replace(recipe.adapter, feature_width=vision_tower.width)
     if recipe.stream.prompt_tokens:
         adapter = replace(adapter, prompt_width=config.hidden_size)
-    glyphs = GlyphEncoder.fresh(recipe.glyphs) if recipe.glyphs.width else None
+    glyphs = GlyphEncoder.from_config(recipe.glyphs) if recipe.glyphs.width else None
     adapter = replace(adapter, glyph_width=recipe.glyphs.width)
     mmdit = replace(
         recipe.mmdit,
@@ -159,20 +161,19 @@ def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoenc
         max_references=recipe.stream.max_references,
     )
     height, width = recipe.stream.default_size
-    tokens = height * width // (vae.factor * mmdit.patch_size) ** 2
+    tokens = height * width // (vae.downsample_factor * mmdit.patch_size) ** 2
     detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs)
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 
-def grow(model: Limner, recipe: Recipe) -> None:
-    """What a warm start lacks and the recipe has: more layers, an encoder of words to be written, more references, longer
-    replies."""
+def extend_model(model: Limner, recipe: Recipe) -> None:
+    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies."""
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
-        model.mllm.llm = deepened(model.mllm.llm, recipe.backbone.num_hidden_layers)
+        model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
-        model.detokenizer.learn_to_write(GlyphEncoder.fresh(recipe.glyphs))
+        model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(recipe.glyphs))
     if recipe.stream.max_references > model.config.max_references:
-        model.detokenizer.mmdit.see_more(recipe.stream.max_references)
+        model.detokenizer.mmdit.resize_references(recipe.stream.max_references)
         model.config.max_references = recipe.stream.max_references
     longest = {
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
@@ -181,85 +182,87 @@ def grow(model: Limner, recipe: Recipe) -> None:
     model.defaults = replace(model.defaults, **longest)
 
 
-FIRST = ("tokenizer", "autoencoder", "vision")
-"""What a warm start brings along."""
-BESIDE = ("judge", "reader")
-"""No parts of the model"""
-RECIPE = "recipe.json"
+PART_STAGES = ("tokenizer", "autoencoder", "vision")
+"""Stages whose parts a warm start has already."""
+EVALUATION_STAGES = ("judge", "reader")
+"""Stages that train networks of the evaluation, no parts of the model"""
+RECIPE_FILE = "recipe.json"
 """File of a run's recipe in its output"""
 
 
-def chosen(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The stages asked for, the recipe's own, or those that make a model from nothing or from a warm start.
+def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The given stages, else the recipe's, else those that train a model from scratch or from a warm start.
 
-    Raises ValueError for one that there is not, and for one that a warm start has no use for.
+    Raises ValueError for an unknown stage, and for one whose part the warm start has already.
     """
     stages = stages or recipe.stages
     if unknown := sorted(set(stages) - set(STAGES)):
         raise ValueError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if not recipe.warm_start:
-        return stages or FROM_NOTHING
-    stages = stages or tuple(s for s in FROM_NOTHING if s not in (*FIRST, *BESIDE))  # the eye only by name
-    useless = [s for s in stages if s in FIRST and s != "vision"]
+        return stages or DEFAULT_STAGES
+    stages = stages or tuple(
+        s for s in DEFAULT_STAGES if s not in (*PART_STAGES, *EVALUATION_STAGES)
+    )  # the vision tower only by name
+    useless = [s for s in stages if s in PART_STAGES and s != "vision"]
     if useless:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
     return stages
 
 
-def run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
+def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     """Run the stages (finished ones are skipped) and return the model folder.
 
-    Raises ValueError as `chosen` does, for an output that holds other things, and for a stage that has begun there with
+    Raises ValueError as `select_stages` does, for an output that holds other things, and for a stage that has begun there with
     other data, from another base or by other settings.
     """
-    stages = chosen(recipe, stages)
-    folder = check_folder(recipe.output, RECIPE)
+    stages = select_stages(recipe, stages)
+    folder = check_folder(recipe.output, RECIPE_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(recipe), indent=1) + "\n"
-    if not (folder / RECIPE).exists():
-        write_text(folder / RECIPE, text)
-    device = parallel.start() or torch.device(
+    if not (folder / RECIPE_FILE).exists():
+        write_text(folder / RECIPE_FILE, text)
+    device = parallel.init_process_group() or torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
     )
-    dtype = parallel.agreed(precision.choose(device, recipe.dtype))
+    dtype = parallel.common_dtype(precision.choose_dtype(device, recipe.dtype))
     print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
     seed = recipe.seed
     if recipe.warm_start:
         model = Limner.from_pretrained(recipe.warm_start).float()
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
         torch.manual_seed(seed)
-        grow(model, recipe)
-        beside(recipe, stages, model.detokenizer.autoencoder, folder, device, dtype)
-        if set(stages) <= set(BESIDE):
+        extend_model(model, recipe)
+        run_evaluation_stages(recipe, stages, model.detokenizer.autoencoder, folder, device, dtype)
+        if set(stages) <= set(EVALUATION_STAGES):
             return folder
         if "vision" in stages:
-            begin(recipe, "vision", folder, model.mllm.eye)
-            model.mllm.eye = vision.run(
-                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.eye
+            check_stage(recipe, "vision", folder, model.mllm.vision_tower)
+            model.mllm.vision_tower = vision.run_vision(
+                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
         missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
-        if parallel.size() > 1 and missing:
+        if parallel.world_size() > 1 and missing:
             raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
-        made = first_parts(recipe, stages, folder, device, dtype)
+        made = train_parts(recipe, stages, folder, device, dtype)
         if made is None:
             return folder
-        model = build(recipe, *made)
-    print(summary(model), flush=True)
+        model = build_model(recipe, *made)
+    print(parameter_summary(model), flush=True)
     if "language" in stages:
         run_language(recipe.language, model, seed, folder / "language", device, dtype)
-    for name in DRAWING:
+    for name in JOINT_STAGES:
         if name in stages:
             run_joint(getattr(recipe, name), model, seed, folder / name, device, dtype, name)
     if "decoder" in stages:
-        begin(recipe, "decoder", folder, model.detokenizer.autoencoder)
+        check_stage(recipe, "decoder", folder, model.detokenizer.autoencoder)
         autoencoder.run_decoder(
             recipe.decoder, model.detokenizer.autoencoder.float(), seed + 8, folder / "decoder", device, dtype
         )
     if parallel.rank() == 0:
         model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
-        write_text(folder / RECIPE, text)  # of the last command that went through
-    parallel.wait()
+        write_text(folder / RECIPE_FILE, text)  # of the last command that went through
+    parallel.barrier()
     return folder / "model"
 
 
@@ -268,55 +271,57 @@ def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = copy.deepcopy(recipe)
         trial.output = folder
-        trial.tokenizer.lines = min(trial.tokenizer.lines, 2000)
+        trial.tokenizer.num_lines = min(trial.tokenizer.num_lines, 2000)
         for name in set(STAGES) - {"tokenizer"}:
             loop = getattr(trial, name).loop
-            loop.steps, loop.save_every, loop.sample_every, loop.warmup = 2, 2, 2, 1
-        run(trial, stages)
+            loop.steps, loop.save_every, loop.sample_every, loop.warmup_steps = 2, 2, 2, 1
+        run_recipe(trial, stages)
 
 
-def begin(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> None:
-    """Note what stage ``name`` is of, in its folder. Raises ValueError where it has begun, or ended, with another ``base`` or
-    by other settings."""
-    stage = settled(getattr(recipe, name))
-    same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> None:
+    """Write the settings of stage ``name`` to its folder, or compare them (`check_same_run`).
+
+    Raises ValueError if it was begun or finished there with another ``base`` or other settings.
+    """
+    stage = run_settings(getattr(recipe, name))
+    check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
 
 
-def beside(
+def run_evaluation_stages(
     recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Judge and reader, which are no part of the model: `limner eval` reads them from weights/."""
+    """Train the judge and the reader, networks of the evaluation; `limner eval` reads them from weights/."""
     for name, stage in (("judge", judge), ("reader", reader)):
         if name in stages:
-            begin(recipe, name, folder, vae)
+            check_stage(recipe, name, folder, vae)
             stage.run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
             vae.to("cpu", torch.float32)
 
 
-def first_parts(
+def train_parts(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
-) -> tuple[PreTrainedTokenizerBase, Eye, Autoencoder] | None:
-    """Tokenizer, eye and autoencoder (and the judge, no part of the model); None where the stages end before them."""
+) -> tuple[PreTrainedTokenizerBase, VisionTower, Autoencoder] | None:
+    """Train tokenizer, autoencoder and eye, and the networks of the evaluation; None if ``stages`` end before the vision tower."""
     seed = recipe.seed
-    begin(recipe, "tokenizer", folder)
-    words = tokenizer.run(recipe.tokenizer, seed, folder / "tokenizer")
+    check_stage(recipe, "tokenizer", folder)
+    words = tokenizer.run_tokenizer(recipe.tokenizer, seed, folder / "tokenizer")
     if "autoencoder" not in stages:
         return None
-    begin(recipe, "autoencoder", folder)
-    vae = autoencoder.run(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
-    beside(recipe, stages, vae, folder, device, dtype)
+    check_stage(recipe, "autoencoder", folder)
+    vae = autoencoder.run_autoencoder(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
+    run_evaluation_stages(recipe, stages, vae, folder, device, dtype)
     if "vision" not in stages:
         return None
-    begin(recipe, "vision", folder)
-    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
-    return words, eye, vae
+    check_stage(recipe, "vision", folder)
+    vision_tower = vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
+    return words, vision_tower, vae
 
 
-def summary(model: Limner) -> str:
-    """Parameters of each part, in millions."""
+def parameter_summary(model: Limner) -> str:
+    """A line with the number of parameters of each part, in millions."""
     parts: dict[str, Any] = {
         "backbone": model.mllm.llm,
-        "eye": model.mllm.eye,
+        "vision tower": model.mllm.vision_tower,
         "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
         "adapter": model.detokenizer.adapter,
         "mmdit": model.detokenizer.mmdit,

@@ -1,4 +1,4 @@
-"""A run goes on only with the data, base and settings that it began with."""
+"""A stopped run is resumed only with the data, base model and settings that it was begun with."""
 
 from __future__ import annotations
 
@@ -9,52 +9,62 @@ from pathlib import Path
 from typing import Any
 
 from ..inference.output import write_text
+from .renamed_keys import current_keys
 
-SETTINGS = "settings.json"
-FREE = frozenset(
-    ("workers", "keep", "save_every", "sample_every", "log_every", "tracker", "max_bad_batches", "parallel")
+SETTINGS_FILE = "settings.json"
+UNCHECKED = frozenset(
+    (
+        "num_workers",
+        "save_total_limit",
+        "save_every",
+        "sample_every",
+        "log_every",
+        "tracker",
+        "max_bad_batches",
+        "parallel",
+    )
 )
-"""Of a loop, what changes nothing of what is learned: it may be another when a run goes on."""
+"""Options of a loop that do not change what is learned, and may differ when a run is resumed."""
 
 
-def settled(config: Any) -> dict[str, Any]:
-    """A dataclass with a ``loop`` (a stage, say) as plain values, without what is `FREE`."""
+def run_settings(config: Any) -> dict[str, Any]:
+    """A dataclass with a ``loop`` (a stage, say) as JSON values, without the options in `UNCHECKED`."""
     values = asdict(config)
     for part in (values, *(v for v in values.values() if isinstance(v, dict))):
         if isinstance(part.get("loop"), dict):
-            part["loop"] = {key: value for key, value in part["loop"].items() if key not in FREE}
+            part["loop"] = {key: value for key, value in part["loop"].items() if key not in UNCHECKED}
     return json.loads(json.dumps(values))  # as JSON has it: lists, no tuples
 
 
-def same_run(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note what the run in ``folder`` is of, or check it where one has begun.
+def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new run to ``folder``, or compare them with those of the run there.
 
-    Raises ValueError, naming what differs, when that one is of other data, another base or other settings.
+    Raises ValueError, naming what differs, for a run of other data, another base model or other settings.
     """
-    path, settings = folder / SETTINGS, json.loads(json.dumps(settings))
+    path, settings = folder / SETTINGS_FILE, json.loads(json.dumps(settings))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(settings, indent=1) + "\n")
         return
     try:
-        before = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
+        before = dict(flatten(current_keys(json.loads(path.read_text(encoding="utf-8")))))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}; take {folder} away to begin anew") from error
-    now = dict(flat(settings))
+    now = dict(flatten(settings))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
-        told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:3])
+        differences = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
-            f"{folder} holds a run with other data, another base or other settings: {told}{more}; run it as it began, "
+            f"{folder} holds a run with other data, another base or other settings: {differences}{more}; run it as it began, "
             "choose another output, or take it away to begin anew"
         )
 
 
-def flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings as (dotted name, value)."""
     if isinstance(values, dict):
         for key, value in values.items():
-            yield from flat(value, f"{name}.{key}".strip("."))
+            yield from flatten(value, f"{name}.{key}".strip("."))
     else:
         yield name, values

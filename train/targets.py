@@ -1,4 +1,4 @@
-"""What losses compare: what is painted with what it is to be, the truth or what the base makes of it."""
+"""Predicted velocities and their targets, which are the true ones or, in self-distillation, the base model's."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ import torch
 from torch import Tensor
 
 Sample = tuple[int, int]
-"""A drawing of the batch, and which of its times and noises"""
+"""(drawing of the batch, which of its timesteps and noises)"""
 
 
 @dataclass
-class Painted:
-    """What the MM-DiT makes of drawings of one shape."""
+class PredictedVelocities:
+    """The MM-DiT's velocities for drawings of one shape."""
 
     samples: list[Sample]
     velocity: Tensor
     """(samples, channels, h, w)"""
     target: Tensor
     early: Tensor | None
-    """Image tokens of an early block, where they are to be aligned"""
+    """Image tokens of an early block (samples, tokens, width), if there is an alignment loss."""
 
 
 @dataclass
-class Kept:
-    """The base's answers to some conversations of a batch."""
+class SelfDistillationTargets:
+    """The base model's outputs for those conversations of a batch that are replayed; they are the targets there."""
 
     conversations: Tensor
-    """(batch,) True where they count"""
+    """(batch,) True for replayed conversations"""
     drawings: Tensor
-    """(drawings,) True where they count"""
+    """(drawings,) True for their drawings"""
     logits: Tensor
-    """(decisions of these conversations, vocabulary)"""
+    """(predicted tokens of these conversations, vocabulary)"""
     features: Tensor | None
-    """(drawings, feature_tokens, eye width) predicted; None where nothing is drawn or kept"""
+    """(drawings, feature_tokens, vision width) predicted; None if nothing is drawn or replayed"""
     velocities: dict[Sample, Tensor]
-    """Of each sample of a drawing that counts (channels, h, w)"""
+    """(channels, h, w) for each sample of a replayed drawing"""
     weight: float
-    """What leaving them counts, beside 1 for what is learned"""
+    """Weight of these targets in the language loss; new examples have 1"""
     weights: Tensor
-    """(drawings,) the same for each drawing, 1 where it is learned"""
-    seen: Tensor
-    """(views, patches, eye width): what the frozen eye made of the batch's views, and"""
+    """(drawings,) weight of each drawing's losses; new examples have 1"""
+    vision_features: Tensor
+    """(views, patches, vision width): the frozen vision tower's features of the batch's views, so that they are computed once"""
     latents: list[Tensor]
-    """the autoencoder of its pictures, so that neither is asked twice"""
+    """Latents of the batch's pictures, one tensor a shape, so that they are computed once"""
 
-    def target(self, group: Painted) -> Tensor:
-        """The group's (samples, channels, h, w), with what is kept in its place."""
+    def replace_targets(self, group: PredictedVelocities) -> Tensor:
+        """The group's target velocities (samples, channels, h, w), with the base's for replayed drawings."""
         return torch.stack([self.velocities.get(s, true) for s, true in zip(group.samples, group.target, strict=True)])

@@ -1,4 +1,4 @@
-"""Where a run's figures go: TensorBoard, or any other of accelerate's trackers."""
+"""Logging of metrics to TensorBoard or any other of accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
 
-def begin(kind: str, folder: Path) -> GeneralTracker:
+def start_tracker(kind: str, folder: Path) -> GeneralTracker:
     """A started tracker, its files (where it keeps some) in ``folder / kind``; `log` takes figures, `finish` ends it.
 
     One registered by `accelerate.tracking.register_tracker_class` serves as well. Raises ValueError for a name that

@@ -1,5 +1,5 @@
-"""Drawn from what is shown: the things of two pictures together, along edges, a silhouette, a sketch or a depth map, or
-into a masked part of a picture."""
+"""Conversations that draw from shown pictures: two pictures combined, a control picture (edges, silhouette, sketch, depth), a
+masked part filled in."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import sampling
 from .held_out import relation
 from .messages import Example, assistant, image, user
 from .pen import CONTROLS
-from .phrasing import ground, loose
+from .phrasing import background_phrase, casual_typing
 from .scene import SIZES, Scene, Thing
-from .words import Detail, announced, caption, lowered, noun_phrase, with_article
+from .words import Detail, caption, lower_first, noun_phrase, with_article, with_colon
 
 TOGETHER = (
     "put the {a} of the first picture and the {b} of the second {where}", "the {a} and the {b} together {where}",
@@ -27,7 +27,7 @@ PLACED = (
 )  # fmt: skip
 
 
-def shown(rng: random.Random, scene: Scene) -> list[Scene]:
+def separate_scenes(rng: random.Random, scene: Scene) -> list[Scene]:
     """Each thing of a pair on its own picture, somewhere."""
     alone = []
     for thing in scene.things:
@@ -38,20 +38,20 @@ def shown(rng: random.Random, scene: Scene) -> list[Scene]:
 
 
 def pair(rng: random.Random) -> Scene:
-    """What both make together: the first on the left, unless something else is said."""
-    return sampling.seen(lambda: replace(sampling.pair(rng), height=128, width=128))
+    """The scene that combines both pictures."""
+    return sampling.allowed_scene(lambda: replace(sampling.pair(rng), height=128, width=128))
 
 
 def compose(rng: random.Random) -> Example:
     scene = pair(rng)
     a, b = scene.things
     placed = relation(a, b) != "left of" or rng.random() < 0.3
-    where = ground(rng, scene.background) if scene.background != "plain" or rng.random() < 0.2 else ""
+    where = background_phrase(rng, scene.background) if scene.background != "plain" or rng.random() < 0.2 else ""
     form = rng.choice(PLACED if placed else TOGETHER)
     words = form.format(a=a.name, b=b.name, relation=relation(a, b), where=where).strip()
-    plan = announced(f"The {a.name} and the {b.name}: {lowered(caption(scene))}")
-    pictures = [image(s) for s in shown(rng, scene)]
-    return Example("compose", [user(*pictures, loose(rng, words)), assistant(plan, image(scene))])
+    plan = with_colon(f"The {a.name} and the {b.name}: {lower_first(caption(scene))}")
+    pictures = [image(s) for s in separate_scenes(rng, scene)]
+    return Example("compose", [user(*pictures, casual_typing(rng, words)), assistant(plan, image(scene))])
 
 
 ALONG = (
@@ -83,7 +83,7 @@ def shaped(rng: random.Random) -> Example:
     if rng.random() < 0.5:
         words = f"draw {words}" if not words.startswith("same") else words
     return Example(
-        "shaped", [user(image(other), loose(rng, words)), assistant(announced(caption(scene)), image(scene))]
+        "shaped", [user(image(other), casual_typing(rng, words)), assistant(with_colon(caption(scene)), image(scene))]
     )
 
 
@@ -96,7 +96,7 @@ FILL = (
 )  # fmt: skip
 
 
-def masked(rng: random.Random, scene: Scene) -> Scene:
+def mask_thing(rng: random.Random, scene: Scene) -> Scene:
     """One of its things, wholly covered by a grey box."""
     thing = rng.choice(scene.things)
     left, top, right, bottom = scene.box(thing)
@@ -109,18 +109,18 @@ def masked(rng: random.Random, scene: Scene) -> Scene:
 def fill(rng: random.Random) -> Example:
     """A picture with a masked part and what is to be there."""
     scene = sampling.any_scene(rng)
-    shape = masked(rng, scene)
-    thing = hidden(shape)
+    shape = mask_thing(rng, scene)
+    thing = masked_thing(shape)
     usual = thing.color == sampling.USUAL_COLORS[thing.name] and rng.random() < 0.6
     said = with_article(thing.name if usual else f"{thing.color} {thing.name}")
-    plan = announced(f"{said[0].upper()}{said[1:]} in the grey part: {lowered(caption(scene))}")
+    plan = with_colon(f"{said[0].upper()}{said[1:]} in the grey part: {lower_first(caption(scene))}")
     return Example(
-        "fill", [user(image(shape), loose(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))]
+        "fill", [user(image(shape), casual_typing(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))]
     )
 
 
-def hidden(scene: Scene) -> Thing:
-    """The one under the box: its middle is the nearest."""
+def masked_thing(scene: Scene) -> Thing:
+    """The object under the mask: the one nearest to its centre."""
     assert scene.hole is not None
     left, top, right, bottom = scene.hole
     return min(scene.things, key=lambda t: abs(t.x - (left + right) / 2) + abs(t.y - (top + bottom) / 2))
@@ -131,7 +131,7 @@ def control(rng: random.Random) -> Example:
     scene = sampling.any_scene(rng)
     shape = replace(scene, style=rng.choice(CONTROLS))
     words = rng.choice(ALONG).format(noun_phrase(scene, Detail(background=scene.background != "plain")))
-    content = [image(shape), loose(rng, words)]
+    content = [image(shape), casual_typing(rng, words)]
     return Example(
-        "control", [user(*content[:: rng.choice((1, 1, -1))]), assistant(announced(caption(scene)), image(scene))]
+        "control", [user(*content[:: rng.choice((1, 1, -1))]), assistant(with_colon(caption(scene)), image(scene))]
     )

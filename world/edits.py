@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from . import sampling
 from .held_out import is_held_out
 from .pen import STYLES
-from .phrasing import MANNERS, ground
+from .phrasing import STYLE_VARIANTS, background_phrase
 from .scene import SIZES, Scene, Thing
 from .words import (
     BACKGROUND_PHRASES,
     STYLE_PHRASES,
     Detail,
-    announced,
+    canonical_order,
     caption,
-    in_order,
-    lowered,
+    lower_first,
     noun_phrase,
     plural,
     sentence,
     with_article,
+    with_colon,
 )
 
 KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize", "swap", "count", "style")
@@ -44,7 +44,7 @@ def base_scene(rng: random.Random, kind: str) -> Scene:
     if kind in ("remove", "swap"):
         return sampling.pair(rng)
     if kind == "count":
-        return sampling.counted(rng)
+        return sampling.several(rng)
     if kind == "resize":
         return sampling.single(rng)
     if kind in ("add", "move"):
@@ -55,10 +55,10 @@ def base_scene(rng: random.Random, kind: str) -> Scene:
             x, y = y, x
         thing = Thing(name, color, "medium", sampling.jitter(rng, x, 0.03), sampling.jitter(rng, y, 0.03))
         return Scene((thing,), sampling.background(rng), height, width)
-    return rng.choices((sampling.single, sampling.pair, sampling.counted), (5, 4, 1))[0](rng)
+    return rng.choices((sampling.single, sampling.pair, sampling.several), (5, 4, 1))[0](rng)
 
 
-WORDS: dict[str, tuple[str, ...]] = {
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "recolour": (
         "make {it} {color}", "paint {it} {color}", "change the colour of {it} to {color}", "now make {it} {color}",
         "turn {it} {color}", "i want {it} {color}", "can you make {it} {color}", "{it} should be {color}",
@@ -160,7 +160,7 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     short = ("them", "these") if many else ("it", "that", "this", "it")
     it = rng.choice(short) if same and (pronoun or rng.random() < 0.25) else the
     said: dict[str, str] = {"it": it, "the": the, "name": target.name, "old": target.color}
-    forms = WORDS.get(kind, ())
+    forms = INSTRUCTIONS.get(kind, ())
 
     if kind == "recolour":
         color = rng.choice([c for c in sampling.COLOR_NAMES if c != target.color])
@@ -168,7 +168,7 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         after = replace(scene, things=tuple(things))
         said["color"] = color
         if same and rng.random() < 0.35:
-            forms = WORDS["recolour the only"]
+            forms = INSTRUCTIONS["recolour the only"]
         plan = f"{the} in {color}"
     elif kind == "replace":
         present = {t.name for t in scene.things}
@@ -180,7 +180,11 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     elif kind == "background":
         background = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])
         after = replace(scene, background=background)
-        said |= {"where": ground(rng, background), "ground": background, "whole": it if same else "everything"}
+        said |= {
+            "where": background_phrase(rng, background),
+            "ground": background,
+            "whole": it if same else "everything",
+        }
         plan = BACKGROUND_PHRASES[background]
     elif kind == "move":
         sides = {"left": (0.26, None), "right": (0.74, None), "top": (None, 0.26), "bottom": (None, 0.74)}
@@ -201,7 +205,7 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     elif kind == "add":
         name = rng.choice([n for n in sampling.NAMES if n != target.name])
         color = sampling.USUAL_COLORS[name] if rng.random() < 0.4 else rng.choice(sampling.COLOR_NAMES)
-        after = _beside(scene, target, Thing(name, color, "medium", 0.5, 0.5), rng)
+        after = _add_beside(scene, target, Thing(name, color, "medium", 0.5, 0.5), rng)
         usual = color == sampling.USUAL_COLORS[name] and rng.random() < 0.7
         said["new"] = with_article(name if usual else f"{color} {name}")
         plan = f"{with_article(f'{color} {name}')} next to {the}"
@@ -214,7 +218,7 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
         at = sizes.index(target.size)
         forms_of = [("bigger", s) for s in sizes[at + 1 :]] + [("smaller", s) for s in sizes[:at]]
         form, size = rng.choice(forms_of)
-        forms = WORDS[form]
+        forms = INSTRUCTIONS[form]
         after = replace(scene, things=(replace(target, size=size),))
         plan = f"{the} {form}"
     elif kind == "swap":
@@ -226,26 +230,26 @@ def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False
     elif kind == "style":
         style = rng.choice([s for s in STYLES if s != scene.style])
         after = replace(scene, style=style)
-        forms = WORDS["flat"] if style == "flat" else WORDS["style"]
-        said |= {"manner": rng.choice(MANNERS.get(style, ("",))), "whole": it if same else "everything"}
+        forms = INSTRUCTIONS["flat"] if style == "flat" else INSTRUCTIONS["style"]
+        said |= {"manner": rng.choice(STYLE_VARIANTS.get(style, ("",))), "whole": it if same else "everything"}
         plan = STYLE_PHRASES[style].strip() or "as usual"
     elif kind == "count":
         count = len(scene.things)
         form, number = rng.choice([f for f in (("more", count + 1), ("less", count - 1)) if 2 <= f[1] <= 4])
-        forms = WORDS[form]
-        spots = sampling.counted(rng, number, (scene.height, scene.width)).things
+        forms = INSTRUCTIONS[form]
+        spots = sampling.several(rng, number, (scene.height, scene.width)).things
         after = replace(scene, things=tuple(replace(target, x=spot.x, y=spot.y) for spot in spots))
         plan = f"one {form}"
     else:
         raise ValueError(f"no edit {kind!r}; there are {', '.join(KINDS)}")
-    reply = f"Done: {noun_phrase(in_order(after), Detail(background=False))}."
+    reply = f"Done: {noun_phrase(canonical_order(after), Detail(background=False))}."
     # the plainest words as often as all the others together
     words = rng.choice(forms[:6] if rng.random() < 0.4 else forms).format(**said)
-    plan = announced(sentence(f"{plan}: {lowered(caption(after))}"))
+    plan = with_colon(sentence(f"{plan}: {lower_first(caption(after))}"))
     return Edit(kind, words, scene, after, plan, reply)
 
 
-def _beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:
+def _add_beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:
     """The new thing on the free side; a thing in the middle first steps aside."""
     along_x = scene.width > scene.height or (scene.width == scene.height and abs(target.x - 0.5) >= abs(target.y - 0.5))
     place = target.x if along_x else target.y
@@ -269,7 +273,7 @@ def seen_edit(
     for _ in range(10_000):
         kind = fixed or rng.choice(kinds)
         scene = before or base_scene(rng, kind)
-        if is_held_out(scene) or not possible(scene, kind):
+        if is_held_out(scene) or not is_possible(scene, kind):
             assert before is None or not is_held_out(before)
             if before is not None and fixed is not None:
                 raise ValueError(f"a scene that {kind!r} does not fit")
@@ -280,7 +284,7 @@ def seen_edit(
     raise AssertionError("no allowed edit in 10,000 draws")
 
 
-def possible(scene: Scene, kind: str) -> bool:
+def is_possible(scene: Scene, kind: str) -> bool:
     if kind in ("add", "move"):
         return len(scene.things) == 1 and (kind == "add" or scene.things[0].size != "large")
     if kind == "resize":

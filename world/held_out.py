@@ -1,4 +1,4 @@
-"""What training never shows: the combinations that GenEval's prompts ask for, 15 % of the other pairs, and the requests
+"""What is never in the training data: the combinations that GenEval's prompts ask for, 15 % of the other pairs, and the requests
 that people wrote by hand for evaluation (``requests.jsonl``).
 
 The prompts are those of Ghosh et al. 2023 (MIT licence), shipped as ``geneval_prompts.jsonl``.
@@ -59,14 +59,14 @@ def held_out() -> HeldOut:
 
 
 @functools.cache
-def by_hand() -> frozenset[str]:
-    """The hand-written requests, as `bare` words."""
+def handwritten_requests() -> frozenset[str]:
+    """The hand-written requests, `normalized`."""
     lines = (Path(__file__).parent / "requests.jsonl").read_text().splitlines()
-    return frozenset(bare(json.loads(line)["say"]) for line in lines)
+    return frozenset(normalized(json.loads(line)["say"]) for line in lines)
 
 
-def bare(words: str) -> str:
-    """Without case and punctuation."""
+def normalized(words: str) -> str:
+    """Lower-case words without punctuation."""
     return " ".join(re.findall(r"\w+", words.lower()))
 
 

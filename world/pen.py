@@ -46,7 +46,7 @@ CONTROLS = ("edges", "silhouette", "sketch", "depth")
 """Not to be drawn: what a picture is drawn from"""
 
 
-def toned(ink: Ink, style: str) -> Ink:
+def area_ink(ink: Ink, style: str) -> Ink:
     """An area's colour in a style."""
     if style in CONTROLS:
         return (0, 0, 0) if style in ("edges", "sketch") else (255, 255, 255)
@@ -57,7 +57,7 @@ def toned(ink: Ink, style: str) -> Ink:
     return mix(ink, (255, 255, 255), 0.5) if style == "pastel" else ink
 
 
-def edged(ink: Ink, style: str) -> Ink:
+def line_ink(ink: Ink, style: str) -> Ink:
     """The line around an area of this ink."""
     if style in CONTROLS:
         return (255, 255, 255)
@@ -68,7 +68,7 @@ def edged(ink: Ink, style: str) -> Ink:
     return mix(OUTLINE, (255, 255, 255), 0.4) if style == "pastel" else OUTLINE
 
 
-WIDEST = "M"
+WIDEST_LETTER = "M"
 """It fills its cell; most letters leave a third of theirs free."""
 
 
@@ -101,12 +101,12 @@ class Pen:
             return self.flat
         ink = self.inks.get(name) or INKS[name]
         drawn = line and self.style in ("outline", "chalk", *CONTROLS)
-        return self.dimmed(edged(ink, self.style) if drawn else toned(ink, self.style))
+        return self.dimmed(line_ink(ink, self.style) if drawn else area_ink(ink, self.style))
 
     def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
         if self.flat is not None:
             return self.flat
-        return self.dimmed(edged(self.inks.get(ink) or INKS[ink], self.style)) if wanted else None
+        return self.dimmed(line_ink(self.inks.get(ink) or INKS[ink], self.style)) if wanted else None
 
     def dimmed(self, ink: Ink) -> Ink:
         """Grey by how near it is, on a depth map."""
@@ -153,7 +153,7 @@ class Pen:
         if not self.words or self.flat is not None:
             return
         left, top, right, bottom = self.corners(x0, y0, x1, y1)
-        box = ImageFont.load_default(100).getbbox(WIDEST, anchor="mm", stroke_width=2)
+        box = ImageFont.load_default(100).getbbox(WIDEST_LETTER, anchor="mm", stroke_width=2)
         cell = min((right - left) / len(self.words), (bottom - top) * (box[2] - box[0]) / (box[3] - box[1]))
         size = 110 * cell / (box[2] - box[0])
         light = sum(part * share for part, share in zip(COLORS[self.color], (0.3, 0.59, 0.11), strict=True)) < 140

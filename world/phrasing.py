@@ -1,4 +1,4 @@
-"""How people put it: one wish in many words, orders and spellings. What nano answers keeps to one form (`words`)."""
+"""Requests in many words, orders and spellings, as people put them. Replies have one form (`words`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from .held_out import relation
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, PAIRED, PLURALS, Detail, noun_phrase, plural, tells_size, with_article
+from .words import BACKGROUND_PHRASES, PAIRED, PLURALS, Detail, mentions_size, noun_phrase, plural, with_article
 
-GROUNDS: dict[str, tuple[str, ...]] = {
+BACKGROUND_VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("on a plain background", "on a simple background", "without a background", "on grey", "on a blank page"),
     "sky": ("in the sky", "in the air", "up in the sky", "in front of a blue sky", "in the clouds", "high up in the sky"),
     "grass": ("on grass", "on the grass", "on a meadow", "in a field", "on a lawn", "standing on grass", "in the garden"),
@@ -18,9 +18,9 @@ GROUNDS: dict[str, tuple[str, ...]] = {
     "night": ("at night", "in the dark", "by night", "in the night", "under a night sky", "in the evening", "after dark"),
     "room": ("in a room", "in the room", "indoors", "at home", "in the living room", "inside a house", "on the floor"),
 }  # fmt: skip
-"""Where a scene lies, as people say it; the first is the world's own phrase."""
+"""Phrases for backgrounds; the first is that of captions."""
 
-MANNERS = {
+STYLE_VARIANTS = {
     "outline": (
         "in outline",
         "as a line drawing",
@@ -40,7 +40,7 @@ MANNERS = {
         "in light colours",
     ),
 }
-"""How a picture is to be drawn, as people say it"""
+"""Phrases for styles."""
 
 COUNTS = {2: ("two", "2", "a pair of", "a couple of", "exactly two", "two"),
           3: ("three", "3", "exactly three", "three", "a group of three"),
@@ -63,10 +63,10 @@ TOGETHER = (
     "{a} together with {b}", "{a} and then {b}", "{a} along with {b}", "{a} & {b}", "{a} as well as {b}", "{a} near {b}",
     "{a} by {b}",
 )  # fmt: skip
-AFTERWARDS = ("{thing} in {color}", "{thing} that is {color}", "{thing}, {color}", "{thing} which is {color}",
+TRAILING_COLORS = ("{thing} in {color}", "{thing} that is {color}", "{thing}, {color}", "{thing} which is {color}",
               "{thing} ({color})",
               "{thing} coloured {color}", "{thing} with {color} colour", "{thing} painted {color}")  # fmt: skip
-"""A colour said after the thing."""
+"""Templates with the colour after the object."""
 
 ASKS = (
     "draw {}", "draw {}", "draw me {}", "paint {}", "paint me {}", "sketch {}", "make {}", "make me {}", "create {}",
@@ -93,16 +93,16 @@ PICTURES = (
     "a painting of {}", "a scene with {}", "an image that shows {}", "drawing of {}", "a photograph of {}", "pic of {}",
     "a nice picture of {}", "a simple drawing of {}", "a picture showing {}",
 )  # fmt: skip
-BEFORE = ("please ", "please, ", "hey, ", "hi, ", "ok, ", "ok ", "now ", "so ", "hello, ", "well, ", "next, ", "and now ", "um, ",
-          "pls ", "good, ", "thanks, now ", "hey limner, ", "great, ", "next: ", "then ", "quick: ")  # fmt: skip
-BEHIND = (" please", ", please", " pls", " for me", " now", ", thanks", ", thank you", "!", "!!", ".", "?", " if you can", " thx",
-          " for my friend", " quickly", " ok?", " :)", ", can you?", " for a card", " and nothing else", " if possible",
+PREFIXES = ("please ", "please, ", "hey, ", "hi, ", "ok, ", "ok ", "now ", "so ", "hello, ", "well, ", "next, ", "and now ",
+            "um, ", "pls ", "good, ", "thanks, now ", "hey limner, ", "great, ", "next: ", "then ", "quick: ")  # fmt: skip
+SUFFIXES = (" please", ", please", " pls", " for me", " now", ", thanks", ", thank you", "!", "!!", ".", "?", " if you can",
+            " thx", " for my friend", " quickly", " ok?", " :)", ", can you?", " for a card", " and nothing else", " if possible",
           " right away", "...", " for my son", " today")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker's habits through one phrase."""
+    """Choices of wording that stay the same throughout one phrase."""
 
     articles: bool
     digits: bool
@@ -115,12 +115,12 @@ class Voice:
         return cls(
             rng.random() < 0.75,
             rng.random() < 0.3,
-            rng.choice(AFTERWARDS) if rng.random() < 0.15 else None,
+            rng.choice(TRAILING_COLORS) if rng.random() < 0.15 else None,
             rng.choice(("", "", "a ", "a pair of ")),
         )
 
     def one(self, thing: Thing, detail: Detail, alone: bool) -> str:
-        size = [thing.size] if tells_size(thing, detail, alone) else []
+        size = [thing.size] if mentions_size(thing, detail, alone) else []
         color = [thing.color] if detail.color else []
         words = " ".join([*size, *([] if self.color_after else color), thing.name])
         if thing.name in PAIRED:
@@ -130,25 +130,25 @@ class Voice:
 
 
 def phrase(rng: random.Random, scene: Scene, detail: Detail) -> str:
-    """What `noun_phrase` says, as someone might say it."""
+    """A random phrase with the meaning of `noun_phrase`."""
     voice, things = Voice.random(rng), scene.things
     if len(things) == 1:
         words = voice.one(things[0], detail, alone=True)
     elif len({(t.name, t.color) for t in things}) == 1:
         words = _several(rng, voice, things, detail)
     elif len(things) == 2:
-        forms, a, b = arranged(things, detail, PLACED, TOGETHER)
+        forms, a, b = pair_templates(things, detail, PLACED, TOGETHER)
         words = rng.choice(forms).format(a=voice.one(a, detail, False), b=voice.one(b, detail, False))
     else:
         return noun_phrase(scene, detail)
-    words = f"{words} {rng.choice(GROUNDS[scene.background])}" if detail.background else words
-    return words if scene.style == "flat" else f"{words} {rng.choice(MANNERS[scene.style])}"
+    words = f"{words} {rng.choice(BACKGROUND_VARIANTS[scene.background])}" if detail.background else words
+    return words if scene.style == "flat" else f"{words} {rng.choice(STYLE_VARIANTS[scene.style])}"
 
 
-def arranged(
+def pair_templates(
     things: tuple[Thing, ...], detail: Detail, placed: dict[str, tuple[str, ...]], together: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Thing, Thing]:
-    """The forms that tell how two things stand and which are their {a} and {b}; in any tongue."""
+    """Templates for two objects, and which object is {a} and which is {b}; for any language."""
     where = relation(*things)
     if where and detail.relation:
         a, b = things if where in ("left of", "above") else things[::-1]
@@ -159,7 +159,7 @@ def arranged(
 
 def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail: Detail) -> str:
     count = str(len(things)) if voice.digits else rng.choice(COUNTS[len(things)])
-    size = f"{things[0].size} " if tells_size(things[0], detail, alone=False) else ""
+    size = f"{things[0].size} " if mentions_size(things[0], detail, alone=False) else ""
     name, color = plural(things[0].name), things[0].color
     if things[0].name in PLURALS and rng.random() < 0.2:  # GenEval asks for "four knifes"
         name = things[0].name + "s"
@@ -170,7 +170,7 @@ def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail
     return f"{count} {size}{color} {name}"
 
 
-def asked(rng: random.Random, thing: str) -> str:
+def draw_request(rng: random.Random, thing: str) -> str:
     """A request to draw ``thing``."""
     frame = rng.choice(rng.choices((ASKS, WANTS, CANS, PICTURES, ("{}",)), (5, 3, 3, 4, 3))[0])
     if frame in PICTURES and rng.random() < 0.35:
@@ -179,8 +179,10 @@ def asked(rng: random.Random, thing: str) -> str:
     return frame.format(thing)
 
 
-def wrapped(rng: random.Random, words: str, before: tuple[str, ...] = BEFORE, behind: tuple[str, ...] = BEHIND) -> str:
-    """With the small words around a wish, or without."""
+def add_fillers(
+    rng: random.Random, words: str, before: tuple[str, ...] = PREFIXES, behind: tuple[str, ...] = SUFFIXES
+) -> str:
+    """``words`` with filler words before or after them, or without."""
     if rng.random() < 0.25:
         words = rng.choice(before) + words
     if rng.random() < 0.4:
@@ -188,21 +190,21 @@ def wrapped(rng: random.Random, words: str, before: tuple[str, ...] = BEFORE, be
     return words
 
 
-def loose(rng: random.Random, words: str) -> str:
-    """Spelling and case as people type them."""
+def casual_typing(rng: random.Random, words: str) -> str:
+    """``words`` with missing articles, typing errors, or other upper and lower case."""
     if rng.random() < 0.12:
         words = re.sub(r"\b(a|an|the) ", "", words)
     if rng.random() < 0.12:
         for _ in range(rng.choice((1, 1, 2))):
-            words = mistyped(rng, words)
+            words = add_typo(rng, words)
     manner = rng.random()
     if manner < 0.3:
         return words[0].upper() + words[1:]
     return words.upper() if manner < 0.38 else words
 
 
-def mistyped(rng: random.Random, words: str) -> str:
-    """One slip in one longer word: two letters swapped, one missing, one doubled, one hit beside."""
+def add_typo(rng: random.Random, words: str) -> str:
+    """One typing error in a longer word: two letters swapped, one missing, doubled or replaced."""
     places = [m.span() for m in re.finditer(r"[A-Za-z]{4,}", words)]
     if not places:
         return words
@@ -216,5 +218,5 @@ def mistyped(rng: random.Random, words: str) -> str:
     return words[:at] + (words[at] * 2 if slip == "double" else rng.choice("aeiounrst")) + words[at + 1 :]
 
 
-def ground(rng: random.Random, background: str) -> str:
-    return rng.choice(GROUNDS[background]) if rng.random() < 0.6 else BACKGROUND_PHRASES[background]
+def background_phrase(rng: random.Random, background: str) -> str:
+    return rng.choice(BACKGROUND_VARIANTS[background]) if rng.random() < 0.6 else BACKGROUND_PHRASES[background]

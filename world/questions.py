@@ -69,7 +69,7 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
     absent = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in scene.things)])
     name = thing.name if count == 1 else plural(thing.name)
     verbs = {"is": "is" if count == 1 else "are", "does": "does" if count == 1 else "do"}
-    asked = [
+    pairs = [
         (put(HOW_MANY).format(plural(thing.name)), sentence(NUMBERS[count])),
         (put(COLOUR).format(the=f"the {name}", **verbs), sentence(thing.color)),
         (put(PRESENT).format(with_article(thing.name), bare=thing.name), "Yes."),
@@ -79,42 +79,42 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
     if count == 1 and rng.random() < 0.4:
         color = rng.choice((thing.color, rng.choice(sampling.COLOR_NAMES)))
         truth = "Yes." if color == thing.color else sentence(f"no, it is {thing.color}")
-        asked.append((rng.choice(IS_IT).format(name=thing.name, color=color), truth))
+        pairs.append((rng.choice(IS_IT).format(name=thing.name, color=color), truth))
     if len({t.color for t in scene.things if t.name == thing.name}) == 1:
         x, y = rng.sample((thing.color, rng.choice([c for c in sampling.COLOR_NAMES if c != thing.color])), 2)
-        asked.append((rng.choice(EITHER).format(the=f"the {name}", x=x, y=y, **verbs), sentence(thing.color)))
+        pairs.append((rng.choice(EITHER).format(the=f"the {name}", x=x, y=y, **verbs), sentence(thing.color)))
     if rng.random() < 0.5:
         wrong = rng.choice([n for n in NUMBERS if n != count])
         said = rng.choice((count, wrong))
         many = thing.name if said == 1 else plural(thing.name)
         truth = "Yes." if said == count else sentence(f"no, {NUMBERS[count]}")
         if said > 1:
-            asked.append((rng.choice(AS_MANY).format(n=NUMBERS[said], many=many), truth))
+            pairs.append((rng.choice(AS_MANY).format(n=NUMBERS[said], many=many), truth))
         n, m = sorted((count, wrong))
-        asked.append(
+        pairs.append(
             (
                 rng.choice(OR_AS_MANY).format(n=NUMBERS[n], m=NUMBERS[m], many=plural(thing.name)),
                 sentence(NUMBERS[count]),
             )
         )
     if len(scene.things) == 1:
-        asked.append((rng.choice(IS_THIS).format(with_article(thing.name)), "Yes."))
-        asked.append(
+        pairs.append((rng.choice(IS_THIS).format(with_article(thing.name)), "Yes."))
+        pairs.append(
             (rng.choice(IS_THIS).format(with_article(absent)), sentence(f"no, it is {with_article(thing.name)}"))
         )
     if rng.random() < 0.5:
         other = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])
         x, y = rng.sample((scene.background, other), 2)
-        asked.append((rng.choice(WHICH_GROUND).format(x=x, y=y), sentence(scene.background)))
+        pairs.append((rng.choice(WHICH_GROUND).format(x=x, y=y), sentence(scene.background)))
     if len(scene.things) == 2 and count == 1:
         a, b = scene.things if scene.things[0] is thing else scene.things[::-1]
         where = relation(a, b)
         if where:
-            told = sentence(with_article(f"{a.color} {a.name}"))
+            answer = sentence(with_article(f"{a.color} {a.name}"))
             phrase = rng.choice((where, f"to the {where}")) if where not in ("above", "below") else where
-            asked.append((put(BESIDE).format(where=phrase, b=b.name), told))
-            asked.append(
+            pairs.append((put(BESIDE).format(where=phrase, b=b.name), answer))
+            pairs.append(
                 (put(PLACE).format(a=a.name, one=SIDES[where], other=OPPOSITE[SIDES[where]]), sentence(SIDES[where]))
             )
-            asked.append((put(SIDE).format(side=SIDES[where]), told))
-    return rng.choice(asked)
+            pairs.append((put(SIDE).format(side=SIDES[where]), answer))
+    return rng.choice(pairs)

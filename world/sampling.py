@@ -1,4 +1,4 @@
-"""Random scenes: how many things, which, where. Every function takes its own ``random.Random``."""
+"""Random scenes: which objects, how many, where. Every function takes a ``random.Random``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ that training may show (a red apple is one of GenEval's prompts)."""
 USUAL_SHARE = 0.3
 
 
-def seen(make: Callable[[], Scene]) -> Scene:
+def allowed_scene(make: Callable[[], Scene]) -> Scene:
     """Draw scenes until one is allowed in training."""
     for _ in range(10_000):
         scene = make()
@@ -83,7 +83,7 @@ def single(rng: random.Random) -> Scene:
     return Scene((thing,), background(rng), *shape(rng))
 
 
-def counted(rng: random.Random, count: int | None = None, size: tuple[int, int] | None = None) -> Scene:
+def several(rng: random.Random, count: int | None = None, size: tuple[int, int] | None = None) -> Scene:
     """One to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
     three, learning makes four."""
     count = count or rng.randint(2, 4)
@@ -118,23 +118,23 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
     return Scene(things, background(rng), height, width)
 
 
-STYLED = 0.12
+STYLED_SHARE = 0.12
 
 
-def styled(rng: random.Random, scene: Scene) -> Scene:
-    """Sometimes in another style, where its colours can be told."""
-    if rng.random() >= STYLED:
+def with_random_style(rng: random.Random, scene: Scene) -> Scene:
+    """The scene, sometimes in another style in which its colours are still visible."""
+    if rng.random() >= STYLED_SHARE:
         return scene
     style = rng.choice(STYLES[1:])
     hidden = {"outline": "white", "chalk": "black", "pastel": None}[style]
     return scene if any(t.color == hidden for t in scene.things) else replace(scene, style=style)
 
 
-READ = (2, 2, 5)
-"""`any_scene`'s weights where a picture is to be read: two different things are told apart last."""
+READING_WEIGHTS = (2, 2, 5)
+"""Weights of `any_scene` for pictures that are described: scenes with two different objects are learned last."""
 
 
 def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:
     """One thing, several of a kind or two different ones, by ``weights``."""
-    make = rng.choices((single, counted, pair), weights)[0]
-    return seen(lambda: make(rng))
+    make = rng.choices((single, several, pair), weights)[0]
+    return allowed_scene(lambda: make(rng))

@@ -11,80 +11,82 @@ from . import sampling
 from .edits import seen_edit
 from .messages import Example, assistant, image, user
 from .objects.signs import SIGNS
-from .phrasing import ASKS, CANS, WANTS, loose
+from .phrasing import ASKS, CANS, WANTS, casual_typing
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, announced, caption, lowered, with_article
+from .words import BACKGROUND_PHRASES, caption, lower_first, with_article, with_colon
 
 COMMON = tuple(
     """OPEN CLOSED CAFE SHOP HELLO STOP EXIT SALE BAKERY SCHOOL WELCOME HOTEL BUS TAXI PARK ZOO BANK FOOD PIZZA TEA BAR GYM MAP
     NEWS LOVE HOME HAPPY PARTY YES NO GO UP ON OFF HOT ICE FREE NEW BIG SUN STAR MOON CAT DOG FISH BOOKS MUSIC DANCE ART LAB
     WIFI INFO HELP SLOW QUIET PULL PUSH TOYS BEACH POOL LAKE FARM MILK EGGS BREAD FRUIT 2026 100 24 7 50 NO1 A1 B2""".split()
 )
-MOST = {"sign": 8, "banner": 8, "t-shirt": 4}
+MAX_LETTERS = {"sign": 8, "banner": 8, "t-shirt": 4}
 """Letters"""
 SAYS = ('{thing} that says "#"', '{thing} with the word "#"', '{thing} saying "#"', '{thing} with "#" on it', '{thing}: "#"',
         '{thing} that reads "#"', '{thing} with the text "#"', '"#" on {thing}', '{thing} with "#" written on it')  # fmt: skip
 CHANGES = ('change the word to "#"', 'it should say "#"', 'write "#" on it instead', 'now with "#"', 'make it say "#"',
            'replace the text with "#"', '"#" instead', 'let it read "#"')  # fmt: skip
-HELD_OUT = 0.1
+HELD_OUT_SHARE = 0.1
 
 
-def is_kept(words: str) -> bool:
-    """For evaluation: one in ten of what could be written never is in training."""
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") < HELD_OUT * 2**32
+def is_held_out_word(words: str) -> bool:
+    """Whether a text is for evaluation only: one in ten of all possible texts."""
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
-def word(rng: random.Random, most: int, kept: bool = False) -> str:
-    """Of 1 to ``most`` letters or digits, common ones or any; short ones more often."""
+def random_word(rng: random.Random, max_letters: int, held_out: bool = False) -> str:
+    """A text of 1 to ``max_letters`` letters or digits, a common word or random; short ones are more frequent."""
     while True:
-        length = min(most, rng.choices(range(1, 9), (2, 3, 4, 4, 3, 2, 1, 1))[0])
+        length = min(max_letters, rng.choices(range(1, 9), (2, 3, 4, 4, 3, 2, 1, 1))[0])
         letters = "".join(
             rng.choice(string.ascii_uppercase if rng.random() < 0.85 else string.digits) for _ in range(length)
         )
         made = rng.choice(COMMON) if rng.random() < 0.4 else letters
-        if len(made) <= most and is_kept(made) == kept:
+        if len(made) <= max_letters and is_held_out_word(made) == held_out:
             return made
 
 
-def signed(rng: random.Random, kept: bool = False) -> Scene:
+def sign_scene(rng: random.Random, held_out: bool = False) -> Scene:
     name = rng.choice(tuple(SIGNS))
     x, y = (sampling.jitter(rng, 0.5, 0.05) for _ in range(2))
-    words = word(rng, MOST[name], kept)
+    words = random_word(rng, MAX_LETTERS[name], held_out)
     size = "medium" if len(words) <= 3 and rng.random() < 0.2 else "large"  # more letters would be a few pixels each
     thing = Thing(name, rng.choice(sampling.COLOR_NAMES), size, x, y, words)
     return Scene((thing,), sampling.background(rng), *sampling.shape(rng))
 
 
-def quoted(rng: random.Random, form: str, words: str, **said: str) -> str:
+def with_quoted_text(rng: random.Random, form: str, words: str, **said: str) -> str:
     """Typed loosely but for what is to be written, which may be in small letters, or a common word without the quotes:
     then the plan has them."""
-    typed = loose(rng, form.format(**said))
+    typed = casual_typing(rng, form.format(**said))
     if words in COMMON and rng.random() < 0.25:
         return typed.replace('"#"', words)
     return typed.replace("#", words.lower() if rng.random() < 0.2 else words)
 
 
-def spelled(asked: str, thing: Thing, plan: str) -> str:
-    """The plan; it names what is to be written where the request has it without quotes."""
-    return announced(plan if '"' in asked else f'"{thing.words}": {lowered(plan)}')
+def plan_with_text(request: str, thing: Thing, plan: str) -> str:
+    """The plan; it quotes the text to be written if the request does not."""
+    return with_colon(plan if '"' in request else f'"{thing.words}": {lower_first(plan)}')
 
 
 def sign(rng: random.Random) -> Example:
     """A sign drawn, or one shown that is to say something else or to change otherwise."""
-    scene = signed(rng)
+    scene = sign_scene(rng)
     thing = scene.things[0]
     if rng.random() < 0.7:
         ground = f" {BACKGROUND_PHRASES[scene.background]}" if scene.background != "plain" or rng.random() < 0.2 else ""
         size = f"{thing.size} " if thing.size != "large" or rng.random() < 0.1 else ""
         said = rng.choice(SAYS).format(thing=with_article(f"{size}{thing.color} {thing.name}")) + ground
-        asked = rng.choice((*ASKS, *WANTS, *CANS, "{}", "{}", "a photo of {}")).format(said)
-        asked = quoted(rng, asked, thing.words)
-        return Example("sign", [user(asked), assistant(spelled(asked, thing, caption(scene)), image(scene))])
+        request = rng.choice((*ASKS, *WANTS, *CANS, "{}", "{}", "a photo of {}")).format(said)
+        request = with_quoted_text(rng, request, thing.words)
+        return Example("sign", [user(request), assistant(plan_with_text(request, thing, caption(scene)), image(scene))])
     if rng.random() < 0.6:
-        after = replace(scene, things=(replace(thing, words=word(rng, MOST[thing.name])),))
-        asked = quoted(rng, rng.choice(CHANGES), after.things[0].words)
-        plan = spelled(asked, after.things[0], f"The {thing.name} with other words: {lowered(caption(after))}")
+        after = replace(scene, things=(replace(thing, words=random_word(rng, MAX_LETTERS[thing.name])),))
+        request = with_quoted_text(rng, rng.choice(CHANGES), after.things[0].words)
+        plan = plan_with_text(
+            request, after.things[0], f"The {thing.name} with other words: {lower_first(caption(after))}"
+        )
     else:
         change = seen_edit(rng, rng.choice(("recolour", "background")), before=scene, pronoun=True)
-        asked, after, plan = loose(rng, change.instruction), change.after, change.plan
-    return Example("sign", [user(image(scene), asked), assistant(announced(plan.rstrip(":")), image(after))])
+        request, after, plan = casual_typing(rng, change.instruction), change.after, change.plan
+    return Example("sign", [user(image(scene), request), assistant(with_colon(plan.rstrip(":")), image(after))])

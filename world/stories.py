@@ -6,12 +6,12 @@ import random
 from dataclasses import replace
 
 from . import sampling
-from .edits import SIDES, Edit, possible, seen_edit
+from .edits import SIDES, Edit, is_possible, seen_edit
 from .held_out import is_held_out
 from .messages import Example, assistant, image, text, user
-from .phrasing import loose
+from .phrasing import casual_typing
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, NUMBERS, announced, caption, lowered, with_article
+from .words import BACKGROUND_PHRASES, NUMBERS, caption, lower_first, with_article, with_colon
 
 LENGTHS = {**NUMBERS, 5: "five", 6: "six"}
 ASKS = (
@@ -36,33 +36,33 @@ KINDS = tuple(HAPPENS)
 
 def story(rng: random.Random) -> Example:
     length = rng.choices((3, 4, 5, 6), (2, 4, 1, 1))[0]
-    hero, scenes, told = _told(rng, length)
+    hero, scenes, sentences = _story_scenes(rng, length)
     named = with_article(hero.name if hero.color == sampling.USUAL_COLORS[hero.name] else f"{hero.color} {hero.name}")
     words = rng.choice(ASKS).format(named) if rng.random() < 0.85 else rng.choice(FREE)
     if length != 4 or rng.random() < 0.5:  # four pictures unless another number is said
         words = rng.choice(LONG).format(words.rstrip("?."), LENGTHS[length] if rng.random() < 0.7 else length)
-    parts = [part for said, scene in zip(told, scenes, strict=True) for part in (text(said), image(scene))]
-    return Example("story", [user(loose(rng, words)), assistant(*parts, rng.choice(THE_END))])
+    parts = [part for said, scene in zip(sentences, scenes, strict=True) for part in (text(said), image(scene))]
+    return Example("story", [user(casual_typing(rng, words)), assistant(*parts, rng.choice(THE_END))])
 
 
-def _told(rng: random.Random, length: int) -> tuple[Thing, list[Scene], list[str]]:
+def _story_scenes(rng: random.Random, length: int) -> tuple[Thing, list[Scene], list[str]]:
     """The character, the scenes and what is said before each."""
-    scene = _beginning(rng)
+    scene = _first_scene(rng)
     hero = scene.things[0]
-    scenes, told = [scene], [announced(f"Once there was {lowered(caption(scene))}")]
+    scenes, sentences = [scene], [with_colon(f"Once there was {lower_first(caption(scene))}")]
     before = ""
     while len(scenes) < length:
-        kinds = [kind for kind in KINDS if possible(scene, kind) and kind != before]
+        kinds = [kind for kind in KINDS if is_possible(scene, kind) and kind != before]
         change = seen_edit(rng, rng.choice(kinds), before=scene)
         if not any((t.name, t.color) == (hero.name, hero.color) for t in change.after.things):
             continue  # the character has to stay
         scenes.append(change.after)
-        told.append(announced(f"{_happens(rng, change)}: {lowered(caption(change.after))}"))
+        sentences.append(with_colon(f"{_event_sentence(rng, change)}: {lower_first(caption(change.after))}"))
         scene, before = change.after, change.kind
-    return hero, scenes, told
+    return hero, scenes, sentences
 
 
-def _beginning(rng: random.Random) -> Scene:
+def _first_scene(rng: random.Random) -> Scene:
     while True:
         scene = replace(sampling.single(rng), height=128, width=128)
         scene = replace(scene, things=(replace(scene.things[0], size="medium", x=rng.choice((0.26, 0.74)), y=0.5),))
@@ -70,7 +70,7 @@ def _beginning(rng: random.Random) -> Scene:
             return scene
 
 
-def _happens(rng: random.Random, change: Edit) -> str:
+def _event_sentence(rng: random.Random, change: Edit) -> str:
     said = {"it": "it", "It": "It"}
     gone = [t for t in change.before.things if t not in change.after.things]
     come = [t for t in change.after.things if t not in change.before.things]

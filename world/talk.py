@@ -1,4 +1,4 @@
-"""Conversations about the world: messages in English and, by `abroad`, in Chinese and Korean."""
+"""Conversations about the world, in English and, from `language_talk`, in Chinese and Korean."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from . import abroad, sampling
+from . import language_talk, sampling
 from .composing import compose, control, fill, shaped
 from .edits import Edit, seen_edit
-from .held_out import bare, by_hand, relation
+from .held_out import handwritten_requests, normalized, relation
+from .languages import LANGUAGES
 from .messages import Example, Message, assistant, image, text, user
-from .phrasing import asked, loose, phrase, wrapped
+from .phrasing import add_fillers, casual_typing, draw_request, phrase
 from .questions import question
 from .scene import Scene
 from .signs import sign
 from .stories import story
-from .tongues import TONGUES
-from .unknown import UNKNOWN, invented
-from .words import NUMBERS, Detail, announced, caption, lowered, noun_phrase, with_article
+from .unknown import UNKNOWN, invented_word
+from .words import NUMBERS, Detail, caption, lower_first, noun_phrase, with_article, with_colon
 
 DRAW = (
     "draw {}", "Draw {}.", "please draw {}", "can you draw {}?", "a photo of {}", "a photo of {}", "{}", "paint {}",
@@ -112,18 +112,18 @@ def random_detail(rng: random.Random, scene: Scene) -> Detail:
 
 
 def request(rng: random.Random, scene: Scene, detail: Detail) -> str:
-    """Plain words and phrase, or one of them free, or both."""
+    """A request for a drawing: frame and phrase are plain or free."""
     plain = rng.random() < 0.5
     said = noun_phrase(scene, detail) if rng.random() < (0.85 if plain else 0.4) else phrase(rng, scene, detail)
     if plain:
         return rng.choice(DRAW).format(said)
-    return wrapped(rng, asked(rng, said))
+    return add_fillers(rng, draw_request(rng, said))
 
 
-def _shown(rng: random.Random, scene: Scene, detail: Detail, planned: bool) -> Message:
+def _drawing_reply(rng: random.Random, scene: Scene, detail: Detail, planned: bool) -> Message:
     """The drawing after a plan: the scene's full description, which settles what the request left open."""
     if planned:
-        return assistant(announced(caption(scene)), image(scene))
+        return assistant(with_colon(caption(scene)), image(scene))
     words = noun_phrase(scene, replace(detail, size=False))
     here = "Here is {}." if words.startswith("a") else "Here are {}."
     return assistant(image(scene), rng.choice((here, "Here you are: {}.")).format(words))
@@ -140,22 +140,22 @@ def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
 
 
 def draw(rng: random.Random) -> Example:
-    scene = sampling.styled(
+    scene = sampling.with_random_style(
         rng, sampling.any_scene(rng, (7, 2, 3))
     )  # a large thing alone has the most detail and is learned last
-    if len(scene.things) > 1 and len({t.name for t in scene.things}) == 1 and rng.random() < INDIRECT:
+    if len(scene.things) > 1 and len({t.name for t in scene.things}) == 1 and rng.random() < COUNTING_SHARE:
         return _after_counting(rng, scene)
     detail = random_detail(rng, scene)
-    planned = rng.random() < PLANNED
+    planned = rng.random() < PLAN_SHARE
     words = shape_words(rng, scene, request(rng, scene, detail))
-    if rng.random() < SILENT:
+    if rng.random() < NO_TEXT_SHARE:
         words = f"{words.rstrip('.?!')}, {rng.choice(NO_WORDS)}"
-        return Example("draw", [user(loose(rng, words)), assistant(image(scene))])
-    return Example("draw", [user(loose(rng, words)), _shown(rng, scene, detail, planned)])
+        return Example("draw", [user(casual_typing(rng, words)), assistant(image(scene))])
+    return Example("draw", [user(casual_typing(rng, words)), _drawing_reply(rng, scene, detail, planned)])
 
 
 def _after_counting(rng: random.Random, scene: Scene) -> Example:
-    """Asked for by the number before: the plan says it first."""
+    """A request that gives the number before the count; the plan names both numbers first."""
     count, thing = len(scene.things), scene.things[0]
     fewer = replace(scene, things=scene.things[1:])
     before = noun_phrase(fewer, replace(random_detail(rng, fewer), size=thing.size == "small" and count > 2))
@@ -169,36 +169,39 @@ def _after_counting(rng: random.Random, scene: Scene) -> Example:
             "count on from {}",
         )
     ).format(before)
-    plan = f"After {NUMBERS[count - 1]} comes {NUMBERS[count]}: {lowered(caption(scene))}"
-    return Example("draw", [user(loose(rng, words)), assistant(announced(plan), image(scene))])
+    plan = f"After {NUMBERS[count - 1]} comes {NUMBERS[count]}: {lower_first(caption(scene))}"
+    return Example("draw", [user(casual_typing(rng, words)), assistant(with_colon(plan), image(scene))])
 
 
-TELL = (
+DESCRIBE_VERBS = (
     "describe {}", "tell me {}", "say {}", "name {}", "explain {}", "write down {}", "sum up {}", "give me {} in words",
     "report {}",
     "note {}", "read out {}", "talk about {}", "spell out {}", "can you tell {}", "could you say {}", "i want to know {}",
     "i wonder {}", "let me know {}", "please name {}", "would you describe {}", "help me understand {}", "go through {}",
 )  # fmt: skip
-TOLD = (
+DESCRIBE_OBJECTS = (
     "what is shown", "what you see", "what is in it", "the whole picture", "the scene", "the contents", "all of it",
     "what there is",
     "what this image shows", "the things in it", "what stands there", "every object and its colour", "what the painter drew",
     "what is on this photo", "the objects you find", "what i sent you", "what is depicted", "the image", "this picture",
 )  # fmt: skip
-MANNER = ("", "", "", "in one line", "briefly", "in a sentence", "as a caption", "for someone who can't see it", "in plain words",
-          "with all colours", "exactly", "in detail", "for my notes", "like a guide would")  # fmt: skip
+DESCRIBE_MANNERS = ("", "", "", "in one line", "briefly", "in a sentence", "as a caption", "for someone who can't see it",
+                    "in plain words", "with all colours", "exactly", "in detail", "for my notes",
+                    "like a guide would")  # fmt: skip
 
 
-def described(rng: random.Random) -> str:
+def describe_request(rng: random.Random) -> str:
     words = rng.choice(DESCRIBE[:8] if rng.random() < 0.4 else DESCRIBE)
     if rng.random() < 0.35:
-        words = f"{rng.choice(TELL).format(rng.choice(TOLD))} {rng.choice(MANNER)}".strip()
-    return loose(rng, wrapped(rng, words) if rng.random() < 0.2 else words)
+        words = (
+            f"{rng.choice(DESCRIBE_VERBS).format(rng.choice(DESCRIBE_OBJECTS))} {rng.choice(DESCRIBE_MANNERS)}".strip()
+        )
+    return casual_typing(rng, add_fillers(rng, words) if rng.random() < 0.2 else words)
 
 
 def describe(rng: random.Random) -> Example:
-    scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
-    content = [image(scene), text(described(rng))]
+    scene = sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
+    content = [image(scene), text(describe_request(rng))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
     if rng.random() < 0.35:
         turns += _questions(rng, scene, 1)
@@ -208,50 +211,50 @@ def describe(rng: random.Random) -> Example:
 def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
     turns = []
     for _ in range(count):
-        asked_, answered = question(rng, scene)
-        turns += [user(loose(rng, asked_)), assistant(answered)]
+        question_text, answer_text = question(rng, scene)
+        turns += [user(casual_typing(rng, question_text)), assistant(answer_text)]
     return turns
 
 
 def answer(rng: random.Random) -> Example:
-    scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
+    scene = sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
     first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
 
 
-def _edited(rng: random.Random, change: Edit) -> Message:
-    if rng.random() < PLANNED:
+def _edit_reply(rng: random.Random, change: Edit) -> Message:
+    if rng.random() < PLAN_SHARE:
         done = [change.reply] if rng.random() < 0.25 else []
         return assistant(change.plan, image(change.after), *done)
     return assistant(image(change.after), change.reply)
 
 
-def _instructed(rng: random.Random, change: Edit) -> str:
-    return loose(rng, wrapped(rng, change.instruction) if rng.random() < 0.4 else change.instruction)
+def _edit_request(rng: random.Random, change: Edit) -> str:
+    return casual_typing(rng, add_fillers(rng, change.instruction) if rng.random() < 0.4 else change.instruction)
 
 
 def edit(rng: random.Random) -> Example:
     change = seen_edit(rng)
-    content = [image(change.before), text(_instructed(rng, change))]
-    return Example("edit", [user(*content[:: rng.choice((1, 1, -1))]), _edited(rng, change)])
+    content = [image(change.before), text(_edit_request(rng, change))]
+    return Example("edit", [user(*content[:: rng.choice((1, 1, -1))]), _edit_reply(rng, change)])
 
 
 def two_pictures(rng: random.Random) -> Example:
     def plain() -> Scene:
-        make = rng.choices((sampling.single, sampling.counted), (3, 1))[0]
+        make = rng.choices((sampling.single, sampling.several), (3, 1))[0]
         return replace(make(rng), background="plain", height=128, width=128)
 
-    scenes = [sampling.seen(plain), sampling.seen(plain)]
+    scenes = [sampling.allowed_scene(plain), sampling.allowed_scene(plain)]
     details = [replace(random_detail(rng, scene), background=False) for scene in scenes]
     a, b = (noun_phrase(scene, detail) for scene, detail in zip(scenes, details, strict=True))
     words = (f"draw {a} and {b}, each on its own picture", f"two pictures please: {a}, then {b}",
              f"draw two pictures: first {a}, then {b}", f"first draw {a}, then {b} in a second picture",
              f"one picture of {a} and one of {b}", f"{a} and {b} as two pictures", f"two images: {a}; {b}")  # fmt: skip
-    said = (announced(caption(scene)) for scene in scenes)
+    said = (with_colon(caption(scene)) for scene in scenes)
     reply = assistant(
-        f"First, {lowered(next(said))}", image(scenes[0]), f"Then, {lowered(next(said))}", image(scenes[1])
+        f"First, {lower_first(next(said))}", image(scenes[0]), f"Then, {lower_first(next(said))}", image(scenes[1])
     )
-    return Example("two_pictures", [user(loose(rng, rng.choice(words))), reply])
+    return Example("two_pictures", [user(casual_typing(rng, rng.choice(words))), reply])
 
 
 def follow_up(rng: random.Random) -> Example:
@@ -261,37 +264,37 @@ def follow_up(rng: random.Random) -> Example:
     if manner < 0.15:
         return Example("follow_up", [*first.messages, *_questions(rng, scene, 1)])
     if manner < 0.27:
-        return Example("follow_up", [*first.messages, user(described(rng)), assistant(caption(scene))])
+        return Example("follow_up", [*first.messages, user(describe_request(rng)), assistant(caption(scene))])
     turns = first.messages
     for _ in range(1 if manner < 0.8 else 2):
         change = seen_edit(rng, before=scene, pronoun=True)
-        turns = [*turns, user(_instructed(rng, change)), _edited(rng, change)]
+        turns = [*turns, user(_edit_request(rng, change)), _edit_reply(rng, change)]
         scene = change.after
     return Example("follow_up", turns)
 
 
 def small_talk(rng: random.Random) -> Example:
     said, answered = rng.choice(SMALL_TALK)
-    return Example("small_talk", [user(loose(rng, rng.choice(said))), assistant(answered)])
+    return Example("small_talk", [user(casual_typing(rng, rng.choice(said))), assistant(answered)])
 
 
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: float = 0.25) -> Example:
-    name = invented(rng) if rng.random() < made_up else rng.choice(names)
+    name = invented_word(rng) if rng.random() < made_up else rng.choice(names)
     thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
     other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
     both = thing if other is None else " and ".join(rng.sample((thing, other), 2))
-    words = rng.choice(DRAW).format(both) if rng.random() < 0.5 else wrapped(rng, asked(rng, both))
+    words = rng.choice(DRAW).format(both) if rng.random() < 0.5 else add_fillers(rng, draw_request(rng, both))
     reply = f"I can't draw {with_article(name)} yet; I know cats, cars, apples, eighty things in all."
-    return Example("refuse", [user(loose(rng, words)), assistant(reply)])
+    return Example("refuse", [user(casual_typing(rng, words)), assistant(reply)])
 
 
 NO_WORDS = ("no words", "just the picture", "without a plan", "don't say anything", "only the image", "no explanation",
             "and say nothing", "no talking", "skip the plan", "nothing but the picture", "no text")  # fmt: skip
-SILENT = 0.04
-"""Share of the drawings that are to come without a word"""
-INDIRECT = 0.15
-"""Share of the drawings of several that are asked for by the number before"""
-PLANNED = 0.85
+NO_TEXT_SHARE = 0.04
+"""Share of the drawings that are requested without text."""
+COUNTING_SHARE = 0.15
+"""Share of the drawings of several objects whose count is given by the number before it."""
+PLAN_SHARE = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
 MIXTURE = {
     draw: 36,
@@ -309,40 +312,42 @@ MIXTURE = {
     small_talk: 4,
     refuse: 6,
 }
-EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
+EARLIER_MIXTURE = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
-ABROAD = 0.45
-"""Share of the conversations, of kinds that can be had so, in Chinese or Korean"""
+OTHER_LANGUAGE_SHARE = 0.45
+"""Share of the conversations in Chinese or Korean, of those kinds that exist in them."""
 
 
 def kinds(names: str) -> tuple[str, ...]:
     """Of "describe+answer". Raises ValueError for one that the mixture has not."""
     known = [make.__name__ for make in MIXTURE]
-    asked = tuple(names.split("+")) if names else ()
-    for name in asked:
+    chosen = tuple(names.split("+")) if names else ()
+    for name in chosen:
         if name not in known:
             raise ValueError(f"the world has no conversations of the kind {name!r}; there are {', '.join(known)}")
-    return asked
+    return chosen
 
 
 def conversation(rng: random.Random, only: tuple[str, ...] = ()) -> Example:
     """One training conversation, by the mixture's weights (or those of some kinds); often after an exchange about
     something else, so that neither an earlier refusal nor an earlier picture decides what comes next."""
-    example = _unheld(rng, {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only})
+    example = _allowed_example(
+        rng, {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only}
+    )
     if rng.random() < EARLIER_SHARE:  # in any language: people mix them
-        before = _unheld(rng, EARLIER)
+        before = _allowed_example(rng, EARLIER_MIXTURE)
         example = Example(example.kind, [*before.messages, *example.messages])
     return example
 
 
-def _unheld(rng: random.Random, mixture: dict[Callable[[random.Random], Example], int]) -> Example:
-    """An example that says nothing of what is kept for evaluation."""
+def _allowed_example(rng: random.Random, mixture: dict[Callable[[random.Random], Example], int]) -> Example:
+    """A conversation without a text of the hand-written requests, which are for evaluation only."""
     while True:
         make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
-        if make.__name__ in abroad.TELLS and rng.random() < ABROAD:
-            example = abroad.TELLS[make.__name__](rng, rng.choice(TONGUES))
+        if make.__name__ in language_talk.CONVERSATIONS and rng.random() < OTHER_LANGUAGE_SHARE:
+            example = language_talk.CONVERSATIONS[make.__name__](rng, rng.choice(LANGUAGES))
         else:
             example = make(rng)
         said = (part.get("text") for message in example.messages for part in message["content"])
-        if not any(bare(words) in by_hand() for words in said if words):
+        if not any(normalized(words) in handwritten_requests() for words in said if words):
             return example

@@ -1,4 +1,4 @@
-"""Things that nano does not draw: names, and words that nobody knows."""
+"""Objects that nano cannot draw: names, and invented words."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ ONSETS = ("b", "br", "c", "ch", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "
 VOWELS, CODAS = ("a", "e", "i", "o", "u", "oo", "ee"), ("", "", "", "b", "ck", "ld", "m", "n", "p", "r", "sh", "t", "x")
 
 
-def invented(rng: random.Random) -> str:
-    """A word that nobody knows: what is outside the world has no list."""
+def invented_word(rng: random.Random) -> str:
+    """A random word that means nothing, as unknown objects cannot all be listed."""
     syllable = ("".join(rng.choice(letters) for letters in (ONSETS, VOWELS, CODAS)) for _ in range(rng.randint(1, 3)))
     word = "".join(syllable)
-    return word if len(word) > 3 and word not in sampling.NAMES else invented(rng)
+    return word if len(word) > 3 and word not in sampling.NAMES else invented_word(rng)

@@ -1,4 +1,4 @@
-"""Scenes into words, and the world's own captions back into facts."""
+"""Captions and noun phrases of scenes, and the facts that a caption states."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Detail:
 
     color: bool = True
     size: bool = False
-    """Of a thing alone; of several only what is not of the usual medium size"""
+    """The size of a single object; of several, only sizes other than medium"""
     relation: bool = True
     background: bool = True
 
 
-def tells_size(thing: Thing, detail: Detail, alone: bool) -> bool:
+def mentions_size(thing: Thing, detail: Detail, alone: bool) -> bool:
     return detail.size and (alone or thing.size != "medium")
 
 
@@ -71,14 +71,14 @@ def noun_phrase(scene: Scene, detail: Detail) -> str:
 
     def one(index: int) -> str:
         thing = things[index]
-        words = [thing.size] if tells_size(thing, detail, len(things) == 1) else []
+        words = [thing.size] if mentions_size(thing, detail, len(things) == 1) else []
         return with_article(" ".join([*words, *([thing.color] if detail.color else []), thing.name]))
 
     if len({(t.name, t.color) for t in things}) == 1:
         if len(things) == 1:
             phrase = one(0)
         else:
-            size = f"{things[0].size} " if tells_size(things[0], detail, False) else ""
+            size = f"{things[0].size} " if mentions_size(things[0], detail, False) else ""
             color = f"{things[0].color} " if detail.color else ""
             phrase = f"{NUMBERS[len(things)]} {size}{color}{plural(things[0].name)}"
     elif len(things) == 2:
@@ -94,37 +94,37 @@ def sentence(phrase: str) -> str:
     return phrase[0].upper() + phrase[1:].rstrip(".") + "."
 
 
-def lowered(words: str) -> str:
+def lower_first(words: str) -> str:
     return words[0].lower() + words[1:]
 
 
-def announced(text: str) -> str:
-    """A sentence that a picture follows: "A red cat." becomes "A red cat:" """
+def with_colon(text: str) -> str:
+    """A sentence before a picture: "A red cat." becomes "A red cat:" """
     return text.rstrip(".") + ":"
 
 
-def in_order(scene: Scene) -> Scene:
-    """Two things told from the left or from the top: one picture, one way to say it."""
+def canonical_order(scene: Scene) -> Scene:
+    """The scene with two objects ordered from the left or from the top, so that a picture has one caption."""
     if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
         return replace(scene, things=scene.things[::-1])
     return scene
 
 
 def caption(scene: Scene) -> str:
-    """The full description that nano is taught to give, of a picture it sees and of one it is about to draw."""
-    return sentence(noun_phrase(in_order(scene), Detail(size=True)))
+    """The full description: the caption of a picture that is shown, and the plan of one to be drawn."""
+    return sentence(noun_phrase(canonical_order(scene), Detail(size=True)))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption claims: how many of each (object, colour), where, on what."""
+    """What a caption states: the count of each (object, colour), their relation, the background."""
 
     counts: tuple[tuple[tuple[str, str], int], ...]
     relation: tuple[str, str, str] | None
     background: str | None
 
 
-def claimed(a: str, where: str, b: str) -> tuple[str, str, str]:
+def canonical_relation(a: str, where: str, b: str) -> tuple[str, str, str]:
     """ "a right of b" and "b left of a" are one claim."""
     return (b, MIRROR[where], a) if where in ("right of", "below") else (a, where, b)
 
@@ -132,7 +132,7 @@ def claimed(a: str, where: str, b: str) -> tuple[str, str, str]:
 def facts(scene: Scene) -> Facts:
     counts = Counter((t.name, t.color) for t in scene.things)
     where = relation(*scene.things) if len(scene.things) == 2 and len(counts) == 2 else None
-    claim = claimed(scene.things[0].name, where, scene.things[1].name) if where else None
+    claim = canonical_relation(scene.things[0].name, where, scene.things[1].name) if where else None
     return Facts(tuple(sorted(counts.items())), claim, scene.background)
 
 
@@ -155,5 +155,5 @@ def read_caption(text: str) -> Facts:
         counts[_SINGULAR[name], color] += numbers[number]
         order.append(_SINGULAR[name])
     where = _RELATION.search(text)
-    claim = claimed(order[0], where.group(1), order[1]) if where and len(order) == 2 else None
+    claim = canonical_relation(order[0], where.group(1), order[1]) if where and len(order) == 2 else None
     return Facts(tuple(sorted(counts.items())), claim, background)

@@ -28,7 +28,7 @@ def drawing_options(options: argparse.Namespace) -> dict[str, Any]:
 def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
     import transformers
 
-    from ...inference.adapters import with_weight
+    from ...inference.adapters import split_weight
     from ...inference.loading import load
 
     transformers.utils.logging.disable_progress_bar()
@@ -40,16 +40,16 @@ def loaded(options: argparse.Namespace, dtype: str = "auto") -> Any:
     more = {name: getattr(options, name) for name in ("bits", "offload") if hasattr(options, name)}
     model = load(options.model, device=device, dtype=dtype, **more)
     for given in getattr(options, "adapter", []):
-        folder, weight = with_weight(given)
+        folder, weight = split_weight(given)
         model.load_adapter(folder, weight=weight)
     return model
 
 
 def run_chat(options: argparse.Namespace) -> int:
-    from ...inference.model_folders import place
+    from ...inference.model_folders import find_model
     from . import line_input
 
-    place(options.model)  # a mistyped name is said before anything loads
+    find_model(options.model)  # a mistyped name is said before anything loads
 
     def make() -> Any:
         from .repl import Repl
@@ -74,9 +74,9 @@ def run_draw(options: argparse.Namespace) -> int:
 def _draw_sd3(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from ...detokenizer.files import found
-    from ...inference.loading import settle
-    from ...inference.output import check_picture_path, free_path, save_picture
+    from ...detokenizer.files import resolve_source
+    from ...inference.loading import place_model
+    from ...inference.output import check_picture_path, free_path, save_image
     from ...integrations.sd3.text_to_image import StableDiffusion3
 
     for name in ("adapter", "bits", "offload"):
@@ -84,7 +84,7 @@ def _draw_sd3(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is for a Limner model, not for the sd3 backend")
     options.out = options.out or free_path("limner-{:03d}.png")
     check_picture_path(options.out)
-    model = settle(StableDiffusion3.from_pretrained(found(options.model)), options.device)
+    model = place_model(StableDiffusion3.from_pretrained(resolve_source(options.model)), options.device)
     chosen = {name: value for name, value in drawing_options(options).items() if value is not None}
     with tqdm(desc="drawing", disable=None, leave=False) as bar:
 
@@ -92,7 +92,7 @@ def _draw_sd3(options: argparse.Namespace) -> int:
             bar.total = steps
             bar.update()
 
-        save_picture(model.generate(options.prompt, callback=report, **chosen)[0], options.out)
+        save_image(model.generate(options.prompt, callback=report, **chosen)[0], options.out)
     print(options.out)
     return 0
 
@@ -110,21 +110,21 @@ def run_edit(options: argparse.Namespace) -> int:
 def _save(
     options: argparse.Namespace, messages: list[dict[str, Any]], prompt: str, edited: Image.Image | None = None
 ) -> int:
-    from ...inference.fitting import nearest
-    from ...inference.output import check_picture_path, free_path, save_picture
-    from ...inference.progress import Progress
+    from ...inference.output import check_picture_path, free_path, save_image
+    from ...inference.progress import ProgressBar
+    from ...inference.resizing import nearest_size
 
     if not prompt.strip():
         raise ValueError("the prompt is empty")
     out = options.out or free_path("limner-{:03d}.png")
     check_picture_path(out)
     model = loaded(options)
-    if edited is not None and (note := model.fitting(edited, options.size)):
+    if edited is not None and (note := model.resize_note(edited, options.size)):
         print(note, file=sys.stderr)
-        options.size = options.size or nearest(edited, model.config)
-    with Progress() as progress:
+        options.size = options.size or nearest_size(edited, model.config)
+    with ProgressBar() as progress:
         reply = model.draw(messages, callback=progress, **drawing_options(options))
-    save_picture(reply.images[0], out)
+    save_image(reply.images[0], out)
     if reply.text:
         print(reply.text)
     print(out)
@@ -134,7 +134,7 @@ def _save(
 def run_describe(options: argparse.Namespace) -> int:
     from ...inference.boxes import draw_boxes
     from ...inference.images import load_image
-    from ...inference.output import check_picture_path, free_path, save_picture
+    from ...inference.output import check_picture_path, free_path, save_image
 
     image = load_image(options.image)
     out = options.out or free_path(f"{Path(options.image).stem.replace('{', '(').replace('}', ')')}-boxes-{{:03d}}.png")
@@ -150,7 +150,7 @@ def run_describe(options: argparse.Namespace) -> int:
             raise ValueError("the reply holds no boxes; nano writes none, SEED-X does where it is asked for a place")
         for box in reply.boxes:
             print("box", *box.pixels(*image.size))
-        save_picture(draw_boxes(image, reply.boxes), out)
+        save_image(draw_boxes(image, reply.boxes), out)
         print(out)
     return 0
 
@@ -174,8 +174,10 @@ def run_eval(options: argparse.Namespace) -> int:
         raise ValueError(f"--part {options.part} is not I/N, such as 1/4")
     given = {"limit": options.limit, "steps": options.steps, "part": (int(index) - 1, int(parts))}
     if options.suite == "geneval":
-        if options.seeds not in (None, geneval.SAMPLES):
-            raise ValueError(f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES} pictures of every prompt")
+        if options.seeds not in (None, geneval.SAMPLES_PER_PROMPT):
+            raise ValueError(
+                f"--seeds is {options.seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt"
+            )
         if options.only:
             raise ValueError("--only is for world; GenEval's prompts are asked together")
         geneval.evaluate(loaded(options, options.dtype), options.output, **given)
@@ -209,7 +211,7 @@ def run_train(options: argparse.Namespace) -> int:
         print("two steps of every stage went through")
         return 0
     try:
-        print(recipe.run(loaded, stages))
+        print(recipe.run_recipe(loaded, stages))
     except Interrupted as stopped:
         print(f"limner: {stopped}", file=sys.stderr)
         return 130
@@ -260,15 +262,15 @@ def run_data(options: argparse.Namespace) -> int:
     if options.what == "check":
         options.device = "cpu"
         model = loaded(options)
-        report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
+        report = check.check(readers.read(options.data), model.encoder, model.mllm.max_position_embeddings)
         print(report.table())
-        report.require()
+        report.raise_if_unusable()
         return 0
     if options.output is None:
         raise ValueError("data filter needs -o DIR, the folder of the filtered data set")
     names = ("min_side", "max_aspect", "min_similarity", "similarity_model", "duplicate_bits")
     rules = filter.Rules(**{name: getattr(options, name) for name in names})
-    counts = filter.run(options.data, options.output, rules)
+    counts = filter.filter_dataset(options.data, options.output, rules)
     print(f"kept {counts['kept']}, dropped {counts['dropped']} ({options.output / 'dropped.jsonl'} says why)")
     return 0
 
@@ -300,13 +302,13 @@ def run_convert(options: argparse.Namespace) -> int:
 def run_precompute(options: argparse.Namespace) -> int:
     from ...inference.output import check_folder
     from ...train.datasets import check, readers
-    from ...train.frozen import precompute
+    from ...train.frozen_encoders import precompute
 
     check_folder(options.output)
     model = loaded(options)
-    report = check.check(readers.read(options.data), model.encoder, model.mllm.longest)
+    report = check.check(readers.read(options.data), model.encoder, model.mllm.max_position_embeddings)
     print(report.table())
-    report.require()
+    report.raise_if_unusable()
     count = precompute(model, report.examples, options.output)
     print(f"{options.output}: {count} tensors; train with STAGE.precomputed={options.output}")
     return 0

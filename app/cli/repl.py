@@ -12,12 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from ...inference.adapters import with_weight
+from ...inference.adapters import split_weight
 from ...inference.chat import Chat
 from ...inference.images import load_image
 from ...inference.model import Limner
-from ...inference.output import free_path, save_picture
-from ...inference.progress import Progress
+from ...inference.output import free_path, save_image
+from ...inference.progress import ProgressBar
 from ...mllm.events import Finished, PictureDone, TextPiece
 from .line_input import read
 from .memory import out_of_memory
@@ -96,7 +96,7 @@ class Repl:
 
     def say(self, text: str, images: list[Image.Image]) -> None:
         fresh, whole = True, not self.chat.forgotten
-        with Progress() as progress:
+        with ProgressBar() as progress:
             for event in self.chat.stream(text, images):
                 progress(event)
                 if isinstance(event, TextPiece):
@@ -117,7 +117,7 @@ class Repl:
 
     def picture(self, image: Image.Image) -> None:
         path = free_path("limner-{:03d}.png")
-        save_picture(image, path)
+        save_image(image, path)
         columns = min(48, shutil.get_terminal_size().columns)
         print(show(image, self.graphics, columns), end="")
         print(path, flush=True)
@@ -128,11 +128,11 @@ class Repl:
         image = load_image(Path(path).expanduser())
         self.pending.append(image)
         print(f"({path} goes with your next message)")
-        if note := self.model.fitting(image):
+        if note := self.model.resize_note(image):
             print(f"({note})")
 
     def retry(self, _: str) -> None:
-        with self.chat.taken_back() as (text, images):
+        with self.chat.popped_turn() as (text, images):
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
             self.say(text, images)
 
@@ -143,10 +143,10 @@ class Repl:
 
     def adapter(self, text: str) -> None:
         if text == "off":
-            for name in self.model.adapters.given:
+            for name in self.model.adapters.user:
                 self.model.delete_adapter(name)
         elif text:
-            folder, weight = with_weight(text)
+            folder, weight = split_weight(text)
             name = Path(folder).resolve().name
             if name in self.model.adapters.loaded:  # the same one at another weight
                 self.model.set_adapters(*zip(*(self.model.get_active_adapters() | {name: weight}).items(), strict=True))

@@ -1,4 +1,4 @@
-"""SD3 and SD3.5 from disk, in diffusers' folders or the original single file, and back into diffusers' folder."""
+"""Reads SD3 and SD3.5 from a diffusers folder or the original single file, and writes a diffusers folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder
-from ...detokenizer.files import fits, on_meta, read_json, resolved, shards_of, tensors
+from ...detokenizer.files import build_on_meta, check_state_dict, load_tensors, read_json, resolve_folder, shard_files
 from ...detokenizer.mmdit import MMDiT
 from ...detokenizer.mmdit_config import MMDiTConfig
 from .layouts import (
@@ -24,18 +24,17 @@ from .layouts import (
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 
-def read(path: str | Path, max_references: int = 0) -> MMDiT:
-    """A diffusers folder (the transformer's own or the pipeline's) or a single file in the original layout.
+def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
+    """The MM-DiT of a diffusers folder (of a transformer or a pipeline) or a single file in the original layout.
 
-    ``max_references`` adds room for reference pictures, told apart by an embedding that starts at zero. Tensors are
-    memory-mapped until they are used. Raises ValueError for anything else, and for weights without a place, missing ones
-    and wrong shapes, naming them.
+    ``max_references`` adds embeddings for so many reference images, zero at first. Tensors are memory-mapped until they are
+    used. Raises ValueError for anything else, and for unknown or missing weights and wrong shapes, naming them.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
-        theirs = tensors(path)
+        theirs = load_tensors(path)
         config = replace(config_from_original(theirs), max_references=max_references)
-        return filled(config, weights_from_original(theirs, config), path)
+        return mmdit_from_weights(config, weights_from_original(theirs, config), path)
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
@@ -43,15 +42,15 @@ def read(path: str | Path, max_references: int = 0) -> MMDiT:
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
     config = replace(config_from_diffusers(options), max_references=max_references)
-    return filled(config, weights_from_diffusers(in_folder(folder), config), folder)
+    return mmdit_from_weights(config, weights_from_diffusers(load_shards(folder), config), folder)
 
 
-def pipeline_parts(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoencoder, float]:
+def load_pipeline(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoencoder, float]:
     """MM-DiT, autoencoder and timestep shift of a diffusers pipeline's folder.
 
     Raises ValueError for a folder without them, or with a scheduler that shifts by another rule.
     """
-    mmdit = read(folder, max_references)
+    mmdit = load_mmdit(folder, max_references)
     if not (folder / "vae/config.json").exists():
         raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
     scheduler = folder / "scheduler/scheduler_config.json"
@@ -61,38 +60,38 @@ def pipeline_parts(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoen
     return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)
 
 
-def named(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
-    """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names in place of copies; None where it names none."""
+def load_named_source(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
+    """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names as its source; None where it names none."""
     if not (folder / "mmdit/source.json").exists():
         return None
     options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
-    mmdit = read(resolved(folder / "mmdit"), options.get("max_references", 0))
-    return mmdit, Autoencoder.from_pretrained(resolved(folder / "vae") / "vae")
+    mmdit = load_mmdit(resolve_folder(folder / "mmdit"), options.get("max_references", 0))
+    return mmdit, Autoencoder.from_pretrained(resolve_folder(folder / "vae") / "vae")
 
 
-def in_folder(folder: Path) -> dict[str, Tensor]:
+def load_shards(folder: Path) -> dict[str, Tensor]:
     """The weights of a diffusers folder, in one file or several. Raises ValueError for a shard outside the folder."""
     if not (folder / INDEX).exists():
-        return tensors(folder / "diffusion_pytorch_model.safetensors")
+        return load_tensors(folder / "diffusion_pytorch_model.safetensors")
     found: dict[str, Tensor] = {}
-    for shard in shards_of(folder / INDEX):
-        found |= tensors(shard)
+    for shard in shard_files(folder / INDEX):
+        found |= load_tensors(shard)
     return found
 
 
-def filled(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:
-    """An MM-DiT that takes the tensors as they are, without a copy of its own. Raises ValueError where they do not fit."""
-    model = on_meta(lambda: MMDiT(config), where)
-    fits(weights, model, where)
+def mmdit_from_weights(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:
+    """An MM-DiT of these tensors, without copying them. Raises ValueError where they do not fit (`check_state_dict`)."""
+    model = build_on_meta(lambda: MMDiT(config), where)
+    check_state_dict(weights, model, where)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
 def save_diffusers(mmdit: MMDiT, folder: str | Path, drop_references: bool = False) -> None:
-    """Write ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load.
+    """Writes ``mmdit`` as an `SD3Transformer2DModel` that diffusers' pipelines load.
 
-    Raises ValueError for an MM-DiT that diffusers' class cannot express; ``drop_references`` leaves out the embedding that
-    tells reference pictures apart, which is all that one trained with references has more.
+    ``drop_references`` leaves out the embedding of references, which diffusers' class does not have. Raises ValueError for
+    an MM-DiT that this class cannot express.
     """
     from diffusers import SD3Transformer2DModel
 

@@ -1,4 +1,4 @@
-"""SD3's transformer in diffusers' layout to ours: names map one to one, except that ours fuse q, k and v."""
+"""SD3's weights between diffusers' layout, the original one and `MMDiT`'s, which fuses q, k and v."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FUSED = {
 
 
 def config_from_diffusers(config: Mapping[str, Any]) -> MMDiTConfig:
-    """Of the ``config.json`` of an `SD3Transformer2DModel`. Raises ValueError for a norm we do not have."""
+    """The config for the ``config.json`` of an `SD3Transformer2DModel`. Raises ValueError for norms that `MMDiT` lacks."""
     if config.get("qk_norm") not in (None, "rms_norm"):
         raise ValueError(f"qk_norm {config['qk_norm']!r}; only rms_norm is known")
     width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -122,14 +122,17 @@ _ORIGINAL_DUAL = {
     "attn2.ln_k": "dual.norm_k",
 }
 _ORIGINAL_PREFIX = "model.diffusion_model."
-HEAD = 64
-"""Width of a head in every released SD3; the original files do not say it where there is no QK norm."""
-BASE = 64
+HEAD_WIDTH = 64
+"""Width of a head in every released SD3; it cannot be read from the original files where there is no QK norm."""
+POSITION_BASE = 64
 """Side in patches that positions are measured against: 1024 pixels, in every released SD3."""
 
 
 def config_from_original(theirs: Mapping[str, Tensor]) -> MMDiTConfig:
-    """Of the weights of a single file in the original layout, whose shapes say it all but two numbers (`HEAD`, `BASE`)."""
+    """The config for weights in the original layout, from their shapes and two constants (`HEAD_WIDTH`, `POSITION_BASE`).
+
+    Raises ValueError for weights that are not an SD3's.
+    """
     weights = {k.removeprefix(_ORIGINAL_PREFIX): v for k, v in theirs.items() if k.startswith(_ORIGINAL_PREFIX)}
     missing = [
         name for name in ("x_embedder.proj.weight", "pos_embed", "context_embedder.weight") if name not in weights
@@ -145,19 +148,21 @@ def config_from_original(theirs: Mapping[str, Tensor]) -> MMDiTConfig:
         patch_size=patch,
         width=width,
         depth=len(blocks),
-        heads=width // (HEAD if norm is None else norm.shape[0]),
+        heads=width // (HEAD_WIDTH if norm is None else norm.shape[0]),
         context_width=weights["context_embedder.weight"].shape[1],
         pooled_width=weights["y_embedder.mlp.0.weight"].shape[1],
         qk_norm=norm is not None,
         dual_attention_blocks=tuple(dual),
         position_table=round(weights["pos_embed"].shape[1] ** 0.5),
-        position_base=BASE,
+        position_base=POSITION_BASE,
     )
 
 
 def weights_from_original(theirs: Mapping[str, Tensor], config: MMDiTConfig) -> dict[str, Tensor]:
-    """A state dict for `MMDiT` from the original single-file layout; other parts of the file (text encoders, VAE) are
-    left alone. Raises ValueError naming every key of the MM-DiT that has no place."""
+    """A state dict for `MMDiT` from the original single-file layout, without the file's other parts (text encoders, VAE).
+
+    Raises ValueError naming every key of the MM-DiT that has no place.
+    """
     left = {k.removeprefix(_ORIGINAL_PREFIX): v for k, v in theirs.items() if k.startswith(_ORIGINAL_PREFIX)}
     left.pop("pos_embed", None)
     ours: dict[str, Tensor] = {"reference_embed": torch.zeros(config.max_references, config.width)}
@@ -187,7 +192,7 @@ def weights_from_original(theirs: Mapping[str, Tensor], config: MMDiTConfig) -> 
 
 
 def config_to_diffusers(config: MMDiTConfig) -> dict[str, Any]:
-    """Options of an `SD3Transformer2DModel`. Raises ValueError for what diffusers' class cannot express."""
+    """The arguments of `SD3Transformer2DModel`. Raises ValueError for what that class cannot express."""
     for wrong, what in (
         (config.adaln != "full", f"adaln {config.adaln!r}"),
         (config.positions != "sincos", f"positions {config.positions!r}"),
@@ -214,8 +219,10 @@ def config_to_diffusers(config: MMDiTConfig) -> dict[str, Any]:
 
 
 def weights_to_diffusers(ours: Mapping[str, Tensor], config: MMDiTConfig) -> dict[str, Tensor]:
-    """The way back from `weights_from_diffusers`, without the fixed position table. Raises ValueError for a key with no
-    place."""
+    """The inverse of `weights_from_diffusers`, without the fixed position table.
+
+    Raises ValueError for a key with no place.
+    """
     left = dict(ours)
     left.pop("reference_embed", None)
     patch = left.pop("patch_embed.weight")

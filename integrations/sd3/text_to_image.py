@@ -1,7 +1,7 @@
 """``limner draw --backend sd3``: SD3 with its own text encoders, a plain text-to-image baseline.
 
-Esser et al. 2024, arXiv:2403.03206: CLIP-L's and CLIP-G's states side by side, T5's after them. Each encoder may be absent;
-zeros then take its place, as they did in a part of the training.
+Esser et al. 2024, arXiv:2403.03206: the states of CLIP-L and CLIP-G are concatenated along the width, T5's follow as further
+tokens. Each encoder may be absent; its output is then zeros, as in a part of SD3's training.
 """
 
 from __future__ import annotations
@@ -17,51 +17,52 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import Detokenizer, Progress
-from ...detokenizer.files import whole
-from .files import pipeline_parts
+from ...detokenizer.detokenizer import Detokenizer, StepCallback
+from ...detokenizer.files import load_strict
+from .files import load_pipeline
 
 CLIP_TOKENS = 77
 T5_TOKENS = 256
 
 
 class TextEncoder(nn.Module):
-    """One of the three, with its tokenizer."""
+    """A text encoder with its tokenizer."""
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
 
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """States (batch, tokens, width); CLIP's are those before the last layer, with its projected vector."""
-        given = self.tokenizer(
+        """States (batch, tokens, width) and, for CLIP, the projected vector (batch, width). CLIP's states are those before the
+        last layer."""
+        inputs = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         )
-        out = self.model(given.input_ids.to(self.model.device), output_hidden_states=True)
+        out = self.model(inputs.input_ids.to(self.model.device), output_hidden_states=True)
         if isinstance(self.model, T5EncoderModel):
             return out.last_hidden_state, None
         return out.hidden_states[-2], out.text_embeds
 
 
 class StableDiffusion3(nn.Module):
-    """Made by `from_pretrained`. ``encoders`` are CLIP-L, CLIP-G and T5; None for one that is absent."""
+    """Text to image (`generate`). ``encoders`` are CLIP-L, CLIP-G and T5, None for one that is absent."""
 
     def __init__(
         self,
-        painter: Detokenizer,
+        detokenizer: Detokenizer,
         encoders: Sequence[TextEncoder | None],
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         super().__init__()
-        self.painter, self.scheduler = painter, scheduler
+        self.detokenizer, self.scheduler = detokenizer, scheduler
         self.clip_l, self.clip_g, self.t5 = encoders
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> StableDiffusion3:
         """A diffusers folder of SD3 or SD3.5. Raises ValueError for parts that cannot be read or do not fit."""
         folder = Path(folder)
-        mmdit, autoencoder, shift = pipeline_parts(folder)
-        painter = Detokenizer(nn.Identity(), mmdit, autoencoder, base_shift=shift)
+        mmdit, autoencoder, shift = load_pipeline(folder)
+        detokenizer = Detokenizer(nn.Identity(), mmdit, autoencoder, base_shift=shift)
         if not (folder / "scheduler").is_dir():
             raise ValueError(f"{folder} has no scheduler")
         kinds = (
@@ -70,22 +71,25 @@ class StableDiffusion3(nn.Module):
             ("text_encoder_3", "tokenizer_3", T5EncoderModel, T5_TOKENS),
         )
         encoders = []
-        for name, words, kind, tokens in kinds:
+        for name, tokenizer_name, kind, tokens in kinds:
             present = (folder / name).is_dir()
-            if present and not (folder / words).is_dir():
-                raise ValueError(f"{folder / name} has no tokenizer beside it ({words})")
+            if present and not (folder / tokenizer_name).is_dir():
+                raise ValueError(f"{folder / name} has no tokenizer beside it ({tokenizer_name})")
             encoders.append(
                 TextEncoder(
-                    whole(kind, folder / name, dtype="auto"), AutoTokenizer.from_pretrained(folder / words), tokens
+                    load_strict(kind, folder / name, dtype="auto"),
+                    AutoTokenizer.from_pretrained(folder / tokenizer_name),
+                    tokens,
                 )
                 if present
                 else None
             )
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-        return cls(painter, encoders, scheduler).eval()
+        return cls(detokenizer, encoders, scheduler).eval()
 
-    def times(self, steps: int) -> Tensor:
-        """As the checkpoint's scheduler spaces them (not as `flow.inference_timesteps`). ValueError: fewer than one."""
+    def sigmas(self, steps: int) -> Tensor:
+        """The checkpoint's own times (steps + 1,), which differ from `flow.inference_timesteps`. Raises ValueError for fewer
+        than one step."""
         if steps < 1:
             raise ValueError(f"num_inference_steps is {steps}; it must be at least 1")
         self.scheduler.set_timesteps(steps)
@@ -94,26 +98,27 @@ class StableDiffusion3(nn.Module):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Context (batch, 77 + 256, context_width) and pooled vectors (batch, pooled_width)."""
-        config, batch = self.painter.mmdit.config, len(prompts)
-        parameter = next(self.painter.mmdit.parameters())
+        config, batch = self.detokenizer.mmdit.config, len(prompts)
+        parameter = next(self.detokenizer.mmdit.parameters())
 
         def zeros(*shape: int) -> Tensor:
             return parameter.new_zeros(batch, *shape)
 
-        told = [None if clip is None else clip(prompts) for clip in (self.clip_l, self.clip_g)]
-        known = sum(pooled.shape[-1] for _, pooled in filter(None, told))
-        if told.count(None) == 2:
-            told = [(zeros(CLIP_TOKENS, config.pooled_width), zeros(config.pooled_width))]
-        else:  # an absent one has the width that the other leaves
+        clip_outputs = [None if clip is None else clip(prompts) for clip in (self.clip_l, self.clip_g)]
+        known = sum(pooled.shape[-1] for _, pooled in filter(None, clip_outputs))
+        if clip_outputs.count(None) == 2:
+            clip_outputs = [(zeros(CLIP_TOKENS, config.pooled_width), zeros(config.pooled_width))]
+        else:  # the widths of the two add up to pooled_width
             left = config.pooled_width - known
-            told = [(zeros(CLIP_TOKENS, left), zeros(left)) if own is None else own for own in told]
-        states = torch.cat([own.to(parameter) for own, _ in told], dim=-1)
-        pooled = torch.cat([own.to(parameter) for _, own in told], dim=-1)
+            clip_outputs = [(zeros(CLIP_TOKENS, left), zeros(left)) if own is None else own for own in clip_outputs]
+        states = torch.cat([own.to(parameter) for own, _ in clip_outputs], dim=-1)
+        pooled = torch.cat([own.to(parameter) for _, own in clip_outputs], dim=-1)
         states = F.pad(states, (0, config.context_width - states.shape[-1]))
         long = zeros(T5_TOKENS, config.context_width) if self.t5 is None else self.t5(prompts)[0].to(parameter)
         return torch.cat([states, long], dim=1), pooled
 
     def condition(self, prompts: Sequence[str], negative_prompt: str = "") -> Condition:
+        """The condition of the prompts, with that of ``negative_prompt`` as the negative one."""
         context, pooled = self.encode([*prompts, negative_prompt])
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         return Condition(context[:-1], mask[:-1], pooled[:-1], negative=(context[-1], pooled[-1]))
@@ -128,19 +133,19 @@ class StableDiffusion3(nn.Module):
         num_inference_steps: int = 28,
         guidance_scale: float = 7.0,
         seed: int = 0,
-        callback: Progress | None = None,
+        callback: StepCallback | None = None,
     ) -> list[Image.Image]:
-        """A picture a prompt. Raises ValueError for an empty prompt and for sizes or options that make no sense."""
+        """One image for each prompt. Raises ValueError for an empty prompt and for sizes or options that make no sense."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("the prompt is empty")
-        self.painter.check_size(height, width)
-        drawn = self.painter.draw(
+        self.detokenizer.check_size(height, width)
+        drawn = self.detokenizer.draw(
             self.condition(prompts, negative_prompt),
             height,
             width,
             seeds=[(seed, i) for i in range(len(prompts))],
-            times=self.times(num_inference_steps),
+            times=self.sigmas(num_inference_steps),
             guidance_scale=guidance_scale,
             callback=callback,
         )

@@ -1,4 +1,4 @@
-"""SEED-X's de-tokenizers: SDXL's UNet steered by image features, with or without a picture to start from.
+"""SEED-X's de-tokenizers: SDXL's UNet conditioned on image features, with or without a reference image.
 
 Ge et al. 2024 (SEED-X), arXiv:2404.14396; Podell et al. 2023 (SDXL), arXiv:2307.01952. UNet, autoencoder and scheduler are
 diffusers'. A UNet of twice the latents' channels takes the newest reference beside the noise, as InstructPix2Pix does.
@@ -17,16 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...detokenizer import samplers
-from ...detokenizer.autoencoder import Autoencoder, to_bytes, to_pixels
+from ...detokenizer.autoencoder import Autoencoder, to_pixels, to_uint8
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import Progress
-from ...detokenizer.files import filled, read_json, stored_dtype, whole
+from ...detokenizer.detokenizer import StepCallback
+from ...detokenizer.files import load_module, load_strict, read_json, stored_dtype
 from ...detokenizer.guidance import Guidance
 from ...resamplers import PerceiverResampler
 
 
 @dataclass
 class SDXLAdapterConfig:
+    """Sizes of an `SDXLAdapter`. Raises ValueError for a prompt width."""
+
     feature_width: int = 4096
     feature_tokens: int = 64
     num_tokens: int = 64
@@ -35,9 +37,9 @@ class SDXLAdapterConfig:
     heads: int = 16
     head_width: int = 64
     context_widths: tuple[int, int] = (768, 1280)
-    """Of SDXL's two text encoders; the second one's is the pooled vector's too."""
+    """Widths of SDXL's two text encoders; the second is also that of the pooled vector."""
     prompt_width: int = 0
-    """No second source of context: always 0"""
+    """Always 0: there is no second context source."""
 
     def __post_init__(self) -> None:
         self.context_widths = tuple(self.context_widths)
@@ -46,7 +48,7 @@ class SDXLAdapterConfig:
 
 
 class SDXLAdapter(nn.Module):
-    """Image features to a `Condition`; guidance pushes away from what a black picture's features would draw."""
+    """Image features to a `Condition`, whose negative is that of a black image's features."""
 
     def __init__(self, config: SDXLAdapterConfig) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class SDXLAdapter(nn.Module):
 
 
 class SDXLDetokenizer(nn.Module):
-    """What `Detokenizer` is with an MM-DiT: the same `draw`, references and folder, another painter."""
+    """`Detokenizer` with SDXL's UNet in place of the MM-DiT."""
 
     def __init__(
         self,
@@ -89,23 +91,24 @@ class SDXLDetokenizer(nn.Module):
         self.takes_reference = channels == 2 * own
 
     def condition(
-        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, words: Sequence[Sequence[str]]
+        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """As `Detokenizer.condition`; what words are to be written goes by the features alone."""
+        """As `Detokenizer.condition`. ``glyph_text`` has no effect: the image features alone say what is to be written."""
         return self.adapter(features, prompt, prompt_mask)
 
     @property
-    def painter(self) -> nn.Module:
+    def transformer(self) -> nn.Module:
+        """The network that predicts the noise, here a UNet."""
         return self.unet
 
     @property
-    def multiple(self) -> int:
+    def size_multiple(self) -> int:
         """Heights and widths in pixels must be multiples of this."""
-        return self.autoencoder.factor * 2 ** (len(self.unet.config.down_block_types) - 1)
+        return self.autoencoder.downsample_factor * 2 ** (len(self.unet.config.down_block_types) - 1)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for a size that cannot be drawn, naming those that can."""
-        step = self.multiple
+        step = self.size_multiple
         if min(height, width) < step or height % step or width % step:
             raise ValueError(f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}")
 
@@ -113,7 +116,7 @@ class SDXLDetokenizer(nn.Module):
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """8-bit pixels (height, width, 3), stretched to the drawing's ``size``, to latents (channels, h, w).
 
-        They are not brought to unit scale: the released UNet was trained on the autoencoder's own.
+        They are not scaled to unit variance: the released UNet was trained with unscaled reference latents.
         """
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device)
@@ -134,9 +137,9 @@ class SDXLDetokenizer(nn.Module):
         image_guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         sampler: str = "euler",
-        callback: Progress | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
-        """8-bit pictures (batch, height, width, 3), as `Detokenizer.draw`; ``sampler`` is the checkpoint's, Euler.
+        """8-bit images (batch, height, width, 3), as `Detokenizer.draw`; ``sampler`` must be "euler", the checkpoint's scheduler.
 
         Raises ValueError for sizes, steps, scales or samplers that make no sense here.
         """
@@ -148,19 +151,21 @@ class SDXLDetokenizer(nn.Module):
         if sampler != "euler":
             raise ValueError(f"an SDXL de-tokenizer draws with its own Euler scheduler, not with {sampler!r}")
         guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        factor = self.autoencoder.factor
-        shape = (self.autoencoder.channels, height // factor, width // factor)
+        downsample_factor = self.autoencoder.downsample_factor
+        shape = (self.autoencoder.channels, height // downsample_factor, width // downsample_factor)
         noise = torch.stack([samplers.noise_like(shape, seed, index) for seed, index in seeds])
         latents = self.denoise(noise, condition, guidance, num_inference_steps, callback)
-        return to_bytes(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
 
     @torch.no_grad()
     def denoise(
-        self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int, callback: Progress | None = None
+        self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int, callback: StepCallback | None = None
     ) -> Tensor:
         """Noise (batch, channels, h, w) to latents of the same shape."""
         parameter = next(self.unet.parameters())
-        scheduler = EulerDiscreteScheduler.from_config(self.scheduler.config)  # it counts its steps: one a drawing
+        scheduler = EulerDiscreteScheduler.from_config(
+            self.scheduler.config
+        )  # a scheduler counts its steps, so each drawing has its own
         scheduler.set_timesteps(steps, device=parameter.device)
         x = noise.to(parameter.device) * scheduler.init_noise_sigma
         predict = GuidedNoise(self, condition, guidance, tuple(noise.shape[1:]))
@@ -172,6 +177,7 @@ class SDXLDetokenizer(nn.Module):
         return x
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads."""
         folder = Path(folder)
         (folder / "adapter").mkdir(parents=True, exist_ok=True)
         (folder / "adapter/config.json").write_text(json.dumps(asdict(self.adapter.config), indent=1) + "\n")
@@ -185,12 +191,13 @@ class SDXLDetokenizer(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> SDXLDetokenizer:
         """Raises ValueError for unknown config keys and for weights that do not fit."""
         folder = Path(folder)
-        adapter = filled(SDXLAdapter, SDXLAdapterConfig, folder / "adapter")
-        unet = whole(UNet2DConditionModel, folder / "unet", torch_dtype=stored_dtype(folder / "unet"))
-        return cls(adapter, unet, Autoencoder.from_pretrained(folder / "vae"), scheduler_of(folder / "scheduler"))
+        adapter = load_module(SDXLAdapter, SDXLAdapterConfig, folder / "adapter")
+        unet = load_strict(UNet2DConditionModel, folder / "unet", torch_dtype=stored_dtype(folder / "unet"))
+        return cls(adapter, unet, Autoencoder.from_pretrained(folder / "vae"), load_scheduler(folder / "scheduler"))
 
 
-def scheduler_of(folder: Path) -> EulerDiscreteScheduler:
+def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
+    """Raises ValueError for a folder with a scheduler of another class."""
     name = read_json(folder / "scheduler_config.json").get("_class_name")
     if name != "EulerDiscreteScheduler":
         raise ValueError(f"{folder}: a scheduler of class {name!r}; an SDXL de-tokenizer takes EulerDiscreteScheduler")
@@ -198,19 +205,19 @@ def scheduler_of(folder: Path) -> EulerDiscreteScheduler:
 
 
 class GuidedNoise:
-    """The noise that all guidance passes, run as one batch, agree on."""
+    """The guided noise prediction; all guidance passes run as one batch."""
 
     def __init__(
         self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, int, int]
     ) -> None:
         self.unet, self.guidance = detokenizer.unet, guidance
         parameter = next(self.unet.parameters())
-        self.dtype, factor = parameter.dtype, detokenizer.autoencoder.factor
+        self.dtype, downsample_factor = parameter.dtype, detokenizer.autoencoder.downsample_factor
         self.has_references = detokenizer.takes_reference and any(condition.references)
-        bare = condition.without_context()
-        self.forms = {"full": condition, "no_context": bare, "nothing": bare}
-        size = (shape[1] * factor, shape[2] * factor)
-        # original size, crop and target size: a whole picture of this size
+        without_context = condition.without_context()
+        self.conditions = {"full": condition, "no_context": without_context, "nothing": without_context}
+        size = (shape[1] * downsample_factor, shape[2] * downsample_factor)
+        # original size, crop and target size: an image of this size that is not cropped
         self.time_ids = torch.tensor([[*size, 0, 0, *size]], device=parameter.device, dtype=self.dtype)
         self.reference = torch.zeros(0)
         if detokenizer.takes_reference:
@@ -220,7 +227,7 @@ class GuidedNoise:
 
     def __call__(self, x: Tensor, timestep: Tensor, t: float) -> Tensor:
         names = self.guidance.passes(t, self.has_references)
-        forms = [self.forms[name] for name in names]
+        conditions = [self.conditions[name] for name in names]
         inputs = x.repeat(len(names), 1, 1, 1)
         if len(self.reference):
             beside = [torch.zeros_like(self.reference) if name == "nothing" else self.reference for name in names]
@@ -228,9 +235,9 @@ class GuidedNoise:
         noise = self.unet(
             inputs.to(self.dtype),
             timestep,
-            torch.cat([f.context for f in forms]).to(self.dtype),
+            torch.cat([f.context for f in conditions]).to(self.dtype),
             added_cond_kwargs={
-                "text_embeds": torch.cat([f.pooled for f in forms]).to(self.dtype),
+                "text_embeds": torch.cat([f.pooled for f in conditions]).to(self.dtype),
                 "time_ids": self.time_ids.expand(len(inputs), -1),
             },
         ).sample

@@ -1,4 +1,4 @@
-"""SEED-X's agent (Ge et al. 2024, arXiv:2404.14396) to the parts of a `StreamModel`: weights' names and prompt forms."""
+"""Weights and prompt formats of SEED-X's agent (Ge et al. 2024, arXiv:2404.14396) for a `StreamModel`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TURNS = (
 )
 _ASKED = "{% if loop.last and images == 'force' %}Generate an image: {% endif %}{{ message.content }}"
 TEMPLATES = {
-    # the pre-trained model goes on from a caption (with a picture or with a box) or answers a question
+    # the pre-trained model continues a caption (with an image or a box) or answers a question
     "seed_x": (
         "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content }}\n"
         "{% elif images == 'force' and loop.last %}{{ message.content }}"
@@ -34,10 +34,10 @@ TEMPLATES = {
 
 
 def weights_from_seed_x(theirs: Mapping[str, Tensor], slots: Sequence[int]) -> dict[str, Tensor]:
-    """A state dict for everything of a `StreamModel` but its eye.
+    """A state dict for a `StreamModel` without its vision tower.
 
-    The rows of the query slots move from the vocabulary's embeddings into ``queries``; the resamplers' position tables are
-    fixed and computed here. Raises ValueError naming every key that has no place, and what must be there and is not.
+    The embedding rows of the query slots become ``queries``; the resamplers' position tables are fixed and left out. Raises
+    ValueError naming every key that has no place, and the keys that are missing.
     """
     left = dict(theirs)
     needed = ("patch_pos_embed", "llm.model.embed_tokens.weight")

@@ -12,30 +12,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...detokenizer.files import shards_of, tensors
+from ...detokenizer.files import load_tensors, shard_files
 
-NAMES = ("model", "diffusion_pytorch_model", "pytorch_model")
-"""How transformers and diffusers call a folder's weights"""
+WEIGHT_NAMES = ("model", "diffusion_pytorch_model", "pytorch_model")
+"""File names, without endings, that transformers and diffusers give to weights"""
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """A file of weights or a folder with one or several, memory-mapped; safetensors where there are both.
 
     Raises ValueError for what is missing, cannot be read, holds code, or lies outside the folder.
     """
     if path.is_file():
-        return tensors(path) if path.suffix == ".safetensors" else unpickled(path)
+        return load_tensors(path) if path.suffix == ".safetensors" else load_pickle(path)
     for ending in ("safetensors", "bin"):
-        for name in NAMES:
+        for name in WEIGHT_NAMES:
             single, index = path / f"{name}.{ending}", path / f"{name}.{ending}.index.json"
             if index.is_file():
-                return {name: value for shard in shards_of(index) for name, value in read(shard).items()}
+                return {name: value for shard in shard_files(index) for name, value in read_weights(shard).items()}
             if single.is_file():
-                return read(single)
-    raise ValueError(f"no weights at {path}: neither a file nor a folder with {' or '.join(NAMES)} in it")
+                return read_weights(single)
+    raise ValueError(f"no weights at {path}: neither a file nor a folder with {' or '.join(WEIGHT_NAMES)} in it")
 
 
-def unpickled(path: Path) -> dict[str, Tensor]:
+def load_pickle(path: Path) -> dict[str, Tensor]:
     """A pickle of tensors by name."""
     try:
         try:

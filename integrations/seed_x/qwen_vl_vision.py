@@ -1,4 +1,4 @@
-"""The vision tower of Qwen-VL-Chat and SEED-X: a ViT whose patches are read by learned queries (attention pooling).
+"""The vision tower of Qwen-VL-Chat and SEED-X: a ViT with attention pooling by learned queries.
 
 Bai et al. 2023, arXiv:2308.12966. Parameter names are those of the released checkpoints. transformers has no class for
 it; this one is a `PreTrainedModel`, so it saves and loads like the others.
@@ -20,13 +20,13 @@ from ...resamplers.attention import attention
 
 EPS = 1e-6
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of its pictures' red, green and blue"""
-TABLE = 256
-"""Rows of the learned position table, a grid of 16 x 16 whatever the picture's size."""
+"""Mean and standard deviation of red, green and blue"""
+NUM_POSITIONS = 256
+"""Rows of the learned position table, a grid of 16 x 16 whatever the image's size."""
 
 
 class QwenVLVisionConfig(PretrainedConfig):
-    """Defaults are Qwen-VL-Chat's. ``hidden_size`` is the width of what comes out, as `Eye` reads it."""
+    """Defaults are Qwen-VL-Chat's. ``hidden_size`` is the width of the output, where `VisionTower` looks for it."""
 
     model_type = "qwen_vl_vision"
 
@@ -53,8 +53,8 @@ class QwenVLVisionConfig(PretrainedConfig):
         super().__init__(**options)
 
 
-def resized(table: Tensor, side: int) -> Tensor:
-    """Positions (rows, width) of a square grid for one of another side, bicubic as Qwen-VL does it."""
+def resize_positions(table: Tensor, side: int) -> Tensor:
+    """Positions (rows, width) of a square grid, interpolated (bicubic, as in Qwen-VL) to one of side ``side``."""
     own = math.isqrt(table.shape[0])
     if own == side:
         return table
@@ -64,7 +64,7 @@ def resized(table: Tensor, side: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Queries, keys and values lie head by head in the projection, not one after the other."""
+    """In the projection, queries, keys and values are interleaved head by head."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,14 +91,16 @@ class Block(nn.Module):
 
 
 class Pool(Resampler):
-    """The queries' fixed positions, stretched over the patches' grid, are the keys' positions."""
+    """The positions of the keys are those of the queries, interpolated to the grid of patches."""
 
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         side = math.isqrt(self.query.shape[0])
-        return resized(super().positions((side, side), like), grid[0])
+        return resize_positions(super().positions((side, side), like), grid[0])
 
 
 class QwenVLVisionModel(PreTrainedModel):
+    """Pixel values to features (`forward`)."""
+
     config_class = QwenVLVisionConfig
     main_input_name = "pixel_values"
     _supports_sdpa = True
@@ -107,7 +109,7 @@ class QwenVLVisionModel(PreTrainedModel):
         super().__init__(config)
         width, out = config.width, config.hidden_size
         self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
-        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(TABLE, width))
+        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(NUM_POSITIONS, width))
         self.ln_pre = nn.LayerNorm(width, eps=EPS)
         self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(Block(config) for _ in range(config.layers))})
         self.attn_pool = Pool(width, out, config.num_queries, heads=out // 128)
@@ -119,7 +121,7 @@ class QwenVLVisionModel(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         """(batch, 3, image_size, image_size) to ``last_hidden_state`` (batch, num_queries, hidden_size)."""
         patches = self.conv1(pixel_values)
-        x = patches.flatten(2).transpose(1, 2) + resized(self.positional_embedding, patches.shape[-1])
+        x = patches.flatten(2).transpose(1, 2) + resize_positions(self.positional_embedding, patches.shape[-1])
         x = self.ln_pre(x)
         for block in self.transformer["resblocks"]:
             x = block(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import make_limner
-from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
+from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
 from limner.detokenizer.detokenizer import Detokenizer
 
 
@@ -57,8 +57,8 @@ def test_guided_passes_in_one_batch_equal_passes_one_by_one(detokenizer):
         return nothing + 1.5 * (plain - nothing) + 3.0 * (full - plain)
 
     noise = torch.stack([samplers.noise_like((4, 8, 8), s, 0) for s in (5, 6)])
-    times = flow.inference_timesteps(4, detokenizer.shift(32, 32))
-    expected = to_bytes(detokenizer.autoencoder.decode(samplers.euler(velocity, noise, times)))
+    times = flow.inference_timesteps(4, detokenizer.timestep_shift(32, 32))
+    expected = to_uint8(detokenizer.autoencoder.decode(samplers.euler(velocity, noise, times)))
     out = detokenizer.draw(
         base, 32, 32, seeds=[(5, 0), (6, 0)], num_inference_steps=4, guidance_scale=3.0, image_guidance_scale=1.5
     )
@@ -94,7 +94,7 @@ def test_autoencoder_round_trip_sizes_and_scale(tmp_path):
     vae.vae.register_to_config(scaling_factor=2.0, shift_factor=0.5)
     pixels = torch.rand(1, 3, 32, 48) * 2 - 1
     latents = vae.encode(pixels)
-    assert vae.factor == 8 and latents.shape == (1, 4, 4, 6) and vae.decode(latents).shape == pixels.shape
+    assert vae.downsample_factor == 8 and latents.shape == (1, 4, 4, 6) and vae.decode(latents).shape == pixels.shape
     torch.testing.assert_close(latents, (vae.moments(pixels)[0] - 0.5) * 2)
     vae.save_pretrained(tmp_path)
     torch.testing.assert_close(Autoencoder.from_pretrained(tmp_path).encode(pixels), latents)
@@ -107,4 +107,4 @@ def test_autoencoder_round_trip_sizes_and_scale(tmp_path):
 
 def test_bytes_and_pixels_are_inverse():
     image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    assert torch.equal(to_bytes(to_pixels(image)), image)
+    assert torch.equal(to_uint8(to_pixels(image)), image)

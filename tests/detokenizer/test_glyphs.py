@@ -9,11 +9,11 @@ from transformers import ByT5Tokenizer, T5Config, T5EncoderModel, T5ForCondition
 
 import limner
 from helpers import make_limner
-from limner.detokenizer.glyphs import LONGEST, PAD, GlyphConfig, GlyphEncoder, places, spelled
-from limner.train.datasets.mixture import Mixture, World
+from limner.detokenizer.glyphs import MAX_BYTES, PAD, GlyphConfig, GlyphEncoder, byte_ids, byte_positions
+from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee
+from limner.train.trainable import TrainableModel
 
 CONFIG = GlyphConfig(width=16, layers=2, heads=2, mlp_width=32)
 ASKED = {"images": "force", "max_images": 1, "max_new_tokens": 2, "num_inference_steps": 2}
@@ -23,7 +23,7 @@ def model(writes=True):
     made = make_limner(prompt_tokens=6).requires_grad_(False)
     if writes:
         torch.manual_seed(1)
-        made.detokenizer.learn_to_write(GlyphEncoder.fresh(CONFIG))
+        made.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(CONFIG))
     return made
 
 
@@ -40,20 +40,20 @@ def drawn(made, text):
 @pytest.mark.parametrize("word", ["OPEN", "a b", "커피", "naïve 茶"])
 def test_bytes_as_byt5_has_them(word):
     own = ByT5Tokenizer()(word).input_ids
-    assert spelled([[word]]).tolist() == [own]
-    assert spelled([[word, "x"], []]).tolist() == [own + ByT5Tokenizer()("x").input_ids, [PAD] * (len(own) + 2)]
+    assert byte_ids([[word]]).tolist() == [own]
+    assert byte_ids([[word, "x"], []]).tolist() == [own + ByT5Tokenizer()("x").input_ids, [PAD] * (len(own) + 2)]
 
 
 def test_what_is_too_long_is_cut_and_nothing_is_one_masked_token():
-    assert spelled([["x" * 300]]).shape == (1, LONGEST)
-    assert spelled([[], []]).tolist() == [[PAD], [PAD]]
-    features, mask = GlyphEncoder.fresh(CONFIG)([[], []])
+    assert byte_ids([["x" * 300]]).shape == (1, MAX_BYTES)
+    assert byte_ids([[], []]).tolist() == [[PAD], [PAD]]
+    features, mask = GlyphEncoder.from_config(CONFIG)([[], []])
     assert features.shape == (2, 1, 16) and not mask.any() and features.isfinite().all()
 
 
 def test_features_are_transformers_own_and_do_not_depend_on_the_batch():
     torch.manual_seed(0)
-    glyphs = GlyphEncoder.fresh(CONFIG).eval()
+    glyphs = GlyphEncoder.from_config(CONFIG).eval()
     given = ByT5Tokenizer()("OPEN", return_tensors="pt")
     expected = glyphs.encoder(**given).last_hidden_state
     features, mask = glyphs([["OPEN"], ["much longer"], []])
@@ -73,11 +73,11 @@ def table(glyphs, *words):
 
 
 def test_where_a_letter_stands_is_told_from_both_ends_of_its_word():
-    start, end = places([["OPEN", "A1"], [], ["é"]], 9)
+    start, end = byte_positions([["OPEN", "A1"], [], ["é"]], 9)
     assert start.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0], [0] * 9, [0, 1, 2, 0, 0, 0, 0, 0, 0]]
     assert end.tolist() == [[4, 3, 2, 1, 0, 2, 1, 0, 0], [0] * 9, [2, 1, 0, 0, 0, 0, 0, 0, 0]]
-    assert places([["x" * 300]], LONGEST)[1][0, -1] == 300 - LONGEST + 1
-    glyphs = GlyphEncoder.fresh(CONFIG).eval()
+    assert byte_positions([["x" * 300]], MAX_BYTES)[1][0, -1] == 300 - MAX_BYTES + 1
+    glyphs = GlyphEncoder.from_config(CONFIG).eval()
     same = glyphs([["AAAA"]])[0][0]
     assert (same[0] - same[1]).abs().max() > 0.1 and (same[1] - same[2]).abs().max() > 0.1
 
@@ -121,25 +121,25 @@ def test_saved_and_loaded_it_writes_the_same(tmp_path):
 def test_the_flow_teaches_the_glyphs_and_only_where_something_is_written():
     made = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
     made.detokenizer.mmdit.config.position_table = 32
-    made.detokenizer.learn_to_write(GlyphEncoder.fresh(CONFIG))
+    made.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(CONFIG))
     taught(made)
-    trainee, stage = Trainee(made.mllm, made.detokenizer), JointStage(flow_samples=1, context_dropout=0.0)
-    batch = Mixture([(World(("draw",)), 1.0)], made.encoder, 4, 0, pool=1)(0)
-    assert batch.words == [()] * len(batch.target)
+    trainable, stage = TrainableModel(made.mllm, made.detokenizer), JointStage(flow_samples=1, context_dropout=0.0)
+    batch = Mixture([(WorldSource(("draw",)), 1.0)], made.encoder, 4, 0, pool=1)(0)
+    assert batch.glyph_text == [()] * len(batch.target)
     first = made.detokenizer.glyphs.encoder.shared.weight
 
     def learned(words):
         made.zero_grad()
-        joint_losses(trainee, stage, 0, dataclasses.replace(batch, words=words), 0)["flow"].backward()
+        joint_losses(trainable, stage, 0, dataclasses.replace(batch, glyph_text=words), 0)["flow"].backward()
         return 0.0 if first.grad is None else float(first.grad.abs().sum())
 
-    assert learned(batch.words) == 0 and learned([("OPEN",)] * len(batch.target)) > 0
+    assert learned(batch.glyph_text) == 0 and learned([("OPEN",)] * len(batch.target)) > 0
 
 
 def test_widths_that_do_not_fit_are_refused():
     for width, heads in ((16, 3), (6, 2)):
         with pytest.raises(ValueError, match=f"a multiple of 4 and of its {heads} heads"):
-            GlyphEncoder.fresh(GlyphConfig(width=width, heads=heads))
+            GlyphEncoder.from_config(GlyphConfig(width=width, heads=heads))
     made = model()
     with pytest.raises(ValueError, match="glyphs of width 0, the adapter takes 16"):
         type(made.detokenizer)(made.detokenizer.adapter, made.detokenizer.mmdit, made.detokenizer.autoencoder)

@@ -183,4 +183,4 @@ def test_a_new_model_predicts_zero_and_every_block_is_the_identity():
     early: list = []
     model(latents, t, context, pooled, early=early, early_block=2)
     x = model.patch_embed(model.patchify(latents))
-    torch.testing.assert_close(early[0], model.place(x, 4, 6, None)[0])
+    torch.testing.assert_close(early[0], model.add_positions(x, 4, 6, None)[0])

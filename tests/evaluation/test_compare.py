@@ -6,7 +6,7 @@ import math
 import pytest
 
 from limner.app.cli.main import main
-from limner.evaluation import answers
+from limner.evaluation import saved_replies
 from limner.evaluation.compare import compare
 
 
@@ -15,7 +15,7 @@ def measured(folder, name, right, seeds=1, judge="j", asked=None):
     score = {"judge": judge, "right": right, "extra": {}, "seeds": seeds}
     (folder / name / "score.json").write_text(json.dumps(score))
     lines = [json.dumps({"asked": [asked or f"q{i % (len(right) // seeds)}"], "parts": []}) for i in range(len(right))]
-    (folder / name / answers.LINES).write_text("\n".join(lines) + "\n")
+    (folder / name / saved_replies.REPLIES_FILE).write_text("\n".join(lines) + "\n")
 
 
 def test_what_was_lost_and_won(tmp_path, capsys):
@@ -76,4 +76,4 @@ def test_nothing_is_compared_that_differs_otherwise(tmp_path, capsys):
     with pytest.raises(ValueError, match="give both the same --limit"):
         compare(base, tmp_path / "fewer")
     assert main(["compare", str(base), str(tmp_path / "none")]) == 2
-    assert "no measure in common" in capsys.readouterr().err
+    assert "no task in common" in capsys.readouterr().err

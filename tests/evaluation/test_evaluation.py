@@ -8,11 +8,11 @@ from PIL import Image
 import limner
 from helpers import make_limner
 from limner.app.cli import main as cli
-from limner.evaluation import answers, measures, world
-from limner.evaluation.all import measures as all_measures
-from limner.evaluation.cases import CATEGORIES
+from limner.evaluation import saved_replies, tasks, world
+from limner.evaluation.geneval_cases import CATEGORIES
 from limner.evaluation.judge import Judge
-from limner.evaluation.shapes import shrunk
+from limner.evaluation.shapes import downscale
+from limner.evaluation.task_list import all_tasks as all_measures
 from limner.world.edits import KINDS
 
 
@@ -35,7 +35,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     assert Image.open(tmp_path / "sheet.png").size == (8 * 138, 3 * 138)
 
     page = (tmp_path / "index.html").read_text()
-    (edit,) = answers.stored(tmp_path / "edit-add")
+    (edit,) = saved_replies.load_replies(tmp_path / "edit-add")
     shown, said = edit["asked"]
     assert f'src="edit-add/{shown["image"]}"' in page and said in page
     assert Image.open(tmp_path / "edit-add" / shown["image"]).size == (128, 128)
@@ -46,7 +46,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     monkeypatch.setattr(limner.inference.model.Limner, "generate", never)
     assert world.evaluate(nano, tmp_path, **options)["scores"] == results["scores"]
     looked = []
-    monkeypatch.setattr(Judge, "look", lambda self, images: looked.append(images) or [NOTHING] * len(images))
+    monkeypatch.setattr(Judge, "detect", lambda self, images: looked.append(images) or [NOTHING] * len(images))
     monkeypatch.setattr(world, "digest", lambda of: "another judge" if isinstance(of, Judge) else REAL(of))
     again = world.evaluate(nano, tmp_path, **options)
     assert looked and not any(r["rate"] for r in again["scores"] if r["name"].startswith(("draw/", "edit/")))
@@ -62,42 +62,42 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
 
 
 REAL = world.digest
-NOTHING = measures.Verdict((), "plain")
+NOTHING = tasks.Verdict((), "plain")
 
 
 def test_a_cut_measure_goes_on_with_whole_batches(nano, tmp_path):
-    measure = measures.by_hand("talk", 0)
-    assert len(measure.asked) < measures.BATCH, "one batch: half of it is asked again, all of it is not"
-    whole = answers.ask(nano, measure, tmp_path)
-    text = (tmp_path / answers.LINES).read_text()
-    (tmp_path / answers.LINES).write_text(text[: len(text) // 2])
-    assert len(answers.stored(tmp_path)) < len(whole)
+    task = tasks.handwritten_task("talk", 0)
+    assert len(task.prompts) < tasks.BATCH_SIZE, "one batch: half of it is asked again, all of it is not"
+    whole = saved_replies.generate_replies(nano, task, tmp_path)
+    text = (tmp_path / saved_replies.REPLIES_FILE).read_text()
+    (tmp_path / saved_replies.REPLIES_FILE).write_text(text[: len(text) // 2])
+    assert len(saved_replies.load_replies(tmp_path)) < len(whole)
 
     def timeless(lines):
         return [{k: v for k, v in told.items() if k != "seconds"} for told in lines]
 
-    assert timeless(answers.ask(nano, measure, tmp_path)) == timeless(whole)
-    assert timeless(answers.stored(tmp_path)) == timeless(whole)
-    replies = [answers.reply_of(told, tmp_path) for told in whole]
-    assert [reply.text for reply in replies] == [reply.text for reply in measure.replies(nano, 0)]
-    (tmp_path / answers.LINES).write_text("nonsense\n" + text)
+    assert timeless(saved_replies.generate_replies(nano, task, tmp_path)) == timeless(whole)
+    assert timeless(saved_replies.load_replies(tmp_path)) == timeless(whole)
+    replies = [saved_replies.to_reply(told, tmp_path) for told in whole]
+    assert [reply.text for reply in replies] == [reply.text for reply in task.generate_batch(nano, 0)]
+    (tmp_path / saved_replies.REPLIES_FILE).write_text("nonsense\n" + text)
     with pytest.raises(ValueError, match=r"replies.jsonl, line 1: .*take the folder away"):
-        answers.stored(tmp_path)
+        saved_replies.load_replies(tmp_path)
 
 
 def test_the_judge_sees_a_picture_alike_alone_and_among_others():
-    judge = Judge.from_pretrained(world.JUDGE)
-    images = [measures.render(case.scene) for case in measures.cases("two_object", False, 5)]
+    judge = Judge.from_pretrained(world.JUDGE_FOLDER)
+    images = [tasks.render(case.scene) for case in tasks.make_cases("two_object", False, 5)]
     images.insert(2, images[0].resize((160, 96)))
-    together = judge.look(images)
+    together = judge.detect(images)
     for image, verdict in zip(images, together, strict=True):
-        (alone,) = judge.look([image])
+        (alone,) = judge.detect([image])
         assert alone.background == verdict.background
         assert [(d.name, d.color, d.x, d.y) for d in alone.detections] == [
             (d.name, d.color, d.x, d.y) for d in verdict.detections
         ]
     with pytest.raises(ValueError, match="sizes that 8 divides, not 100 x 100"):
-        judge.look([images[0].resize((100, 100))])
+        judge.detect([images[0].resize((100, 100))])
 
 
 def test_several_seeds_count_once_for_the_interval_and_the_best_stands_beside():
@@ -110,13 +110,13 @@ def test_several_seeds_count_once_for_the_interval_and_the_best_stands_beside():
     def answer(_, chunk, seed):
         return [f"{said}{number // 4}" for said, number in zip(chunk, seed, strict=True)]
 
-    thrice = measures.repeated(measures.Measure("draw/x", asked, answer, right), 3)
+    thrice = tasks.with_seeds(tasks.Task("draw/x", asked, answer, right), 3)
     score = thrice.run(None, None)
-    assert (score.right, score.total) == (2, 12)
+    assert (score.correct, score.total) == (2, 12)
     assert score.extra == {"best_of_3": 0.5, "found": 1.0, "none": None}
     row = score.row()
     assert row["rate"] == pytest.approx(1 / 6) and row["n"] == 12
-    once = measures.Score("x", 1, 4, {}).row()
+    once = tasks.Score("x", 1, 4, {}).row()
     assert (row["low"], row["high"]) == (once["low"], once["high"]), (
         "the interval is over four prompts, not twelve pictures"
     )
@@ -126,7 +126,7 @@ def test_an_evaluation_with_seeds_is_not_mixed_with_one_without(nano, tmp_path, 
     options = {"limit": 1, "steps": 1, "part": (0, 40)}
     assert world.evaluate(nano, tmp_path, seeds=2, **options) is None
     assert "best of 2" in capsys.readouterr().out
-    assert len(answers.stored(tmp_path / "draw-single_object-seen")) == 2
+    assert len(saved_replies.load_replies(tmp_path / "draw-single_object-seen")) == 2
     with pytest.raises(ValueError, match="holds answers with seeds 2, this is None"):
         world.evaluate(nano, tmp_path, **options)
 
@@ -143,7 +143,7 @@ def test_some_measures_only(nano, tmp_path, capsys):
     ]
     assert not (tmp_path / "sheet.png").exists() and (tmp_path / "index.html").exists()
     assert cli.main(["eval", "world", *options, "--only", "edits"]) == 2
-    assert "no measure's name begins with 'edits'; there are draw/" in capsys.readouterr().err
+    assert "no task's name begins with 'edits'; there are draw/" in capsys.readouterr().err
     assert cli.main(["eval", "geneval", "--only", "colors", "--output", str(tmp_path / "geneval")]) == 2
     assert "--only is for world" in capsys.readouterr().err
 
@@ -162,13 +162,13 @@ def test_bad_options(tmp_path, capsys):
 
 
 def test_a_score_says_how_sure_it_is():
-    row = measures.Score("x", 475, 500, {}).row()
+    row = tasks.Score("x", 475, 500, {}).row()
     assert row["rate"] == 0.95 and row["low"] == pytest.approx(0.9273, abs=1e-3)
     assert row["high"] == pytest.approx(0.9658, abs=1e-3)  # Wilson's interval, as statsmodels gives it
     assert json.loads(json.dumps(row)) == row
 
 
 def test_larger_pictures_are_judged_at_the_size_that_the_judge_knows():
-    assert shrunk(Image.new("RGB", (256, 256))).size == shrunk(Image.new("RGB", (192, 192))).size == (128, 128)
-    assert shrunk(Image.new("RGB", (160, 96))).size == (160, 96)
-    assert shrunk(Image.new("RGB", (320, 192))).size == (168, 96)
+    assert downscale(Image.new("RGB", (256, 256))).size == downscale(Image.new("RGB", (192, 192))).size == (128, 128)
+    assert downscale(Image.new("RGB", (160, 96))).size == (160, 96)
+    assert downscale(Image.new("RGB", (320, 192))).size == (168, 96)

@@ -21,55 +21,55 @@ def verdict(*things):
 def by_tag(tag, **wanted):
     return next(
         p
-        for p in geneval.prompts()
-        if p.about["tag"] == tag
-        and p.known
-        and all(any(thing.get(k) == v for thing in p.about["include"]) for k, v in wanted.items())
+        for p in geneval.load_prompts()
+        if p.metadata["tag"] == tag
+        and p.in_world
+        and all(any(thing.get(k) == v for thing in p.metadata["include"]) for k, v in wanted.items())
     )
 
 
 def test_all_prompts_are_there_and_a_limit_takes_some_of_each():
-    chosen = geneval.prompts()
+    chosen = geneval.load_prompts()
     assert len(chosen) == 553 and [p.number for p in chosen] == list(range(553))
-    tags = [p.about["tag"] for p in geneval.prompts(3)]
+    tags = [p.metadata["tag"] for p in geneval.load_prompts(3)]
     assert {tag: tags.count(tag) for tag in tags} == dict.fromkeys(geneval.CATEGORIES, 3)
 
 
 def test_the_rules():
-    one = by_tag("single_object").about["include"][0]["class"]
+    one = by_tag("single_object").metadata["include"][0]["class"]
     single = by_tag("single_object")
-    assert single.met_by(verdict((one, "red", 0.5, 0.5))) and not single.met_by(verdict())
+    assert single.matches(verdict((one, "red", 0.5, 0.5))) and not single.matches(verdict())
     # GenEval does not mind what else there is
-    assert single.met_by(verdict((one, "red", 0.5, 0.5), ("kite", "red", 0.2, 0.2)))
+    assert single.matches(verdict((one, "red", 0.5, 0.5), ("kite", "red", 0.2, 0.2)))
     counting = by_tag("counting", count=2)
-    name = counting.about["include"][0]["class"]
+    name = counting.metadata["include"][0]["class"]
     spots = [(name, "red", x, 0.5) for x in (0.2, 0.5, 0.8)]
     assert (
-        counting.met_by(verdict(*spots[:2]))
-        and not counting.met_by(verdict(*spots))
-        and not counting.met_by(verdict(spots[0]))
+        counting.matches(verdict(*spots[:2]))
+        and not counting.matches(verdict(*spots))
+        and not counting.matches(verdict(spots[0]))
     )
     color = by_tag("colors")
-    thing = color.about["include"][0]
-    assert color.met_by(verdict((thing["class"], thing["color"], 0.5, 0.5)))
-    assert not color.met_by(verdict((thing["class"], "no colour", 0.5, 0.5)))
-    both = by_tag("color_attr").about["include"]
+    thing = color.metadata["include"][0]
+    assert color.matches(verdict((thing["class"], thing["color"], 0.5, 0.5)))
+    assert not color.matches(verdict((thing["class"], "no colour", 0.5, 0.5)))
+    both = by_tag("color_attr").metadata["include"]
     right = [(t["class"], t["color"], x, 0.5) for t, x in zip(both, (0.25, 0.75), strict=True)]
     swapped = [(t["class"], o["color"], x, 0.5) for t, o, x in zip(both, both[::-1], (0.25, 0.75), strict=True)]
-    assert by_tag("color_attr").met_by(verdict(*right)) and not by_tag("color_attr").met_by(verdict(*swapped))
+    assert by_tag("color_attr").matches(verdict(*right)) and not by_tag("color_attr").matches(verdict(*swapped))
 
 
 def test_the_second_thing_stands_in_the_relation_to_the_first():
     prompt = next(
         p
-        for p in geneval.prompts()
-        if p.known and p.about["tag"] == "position" and p.about["include"][1]["position"][0] == "right of"
+        for p in geneval.load_prompts()
+        if p.in_world and p.metadata["tag"] == "position" and p.metadata["include"][1]["position"][0] == "right of"
     )
-    first, second = (thing["class"] for thing in prompt.about["include"])
-    assert f"{second} right of" in prompt.about["prompt"]
+    first, second = (thing["class"] for thing in prompt.metadata["include"])
+    assert f"{second} right of" in prompt.metadata["prompt"]
     good = verdict((first, "red", 0.2, 0.5), (second, "red", 0.8, 0.5))
-    assert prompt.met_by(good)
-    assert not prompt.met_by(verdict((first, "red", 0.8, 0.5), (second, "red", 0.2, 0.5)))
+    assert prompt.matches(good)
+    assert not prompt.matches(verdict((first, "red", 0.8, 0.5), (second, "red", 0.2, 0.5)))
 
 
 def test_true_scenes_are_what_is_asked_for():
@@ -77,14 +77,14 @@ def test_true_scenes_are_what_is_asked_for():
     import random
 
     rng = random.Random(0)
-    for prompt in geneval.prompts():
-        if not prompt.known:
+    for prompt in geneval.load_prompts():
+        if not prompt.in_world:
             continue
         scene = prompt.scene(rng)
         assert isinstance(scene, Scene)
-        assert prompt.met_by(verdict(*((t.name, t.color, t.x, t.y) for t in scene.things))), prompt.about
-        if prompt.about["tag"] in ("two_object", "position", "color_attr", "colors"):
-            assert held_out.is_held_out(scene), prompt.about
+        assert prompt.matches(verdict(*((t.name, t.color, t.x, t.y) for t in scene.things))), prompt.metadata
+        if prompt.metadata["tag"] in ("two_object", "position", "color_attr", "colors"):
+            assert held_out.is_held_out(scene), prompt.metadata
 
 
 def test_folders_are_geneval_s_and_a_cut_run_goes_on(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_folders_are_geneval_s_and_a_cut_run_goes_on(tmp_path, capsys):
     assert geneval.evaluate(model, tmp_path, part=(0, 2), **options) is None
     assert "still to be drawn" in capsys.readouterr().out
     drawn = sorted(tmp_path.glob("*/samples/*.png"))
-    assert len(drawn) == 3 * geneval.SAMPLES
+    assert len(drawn) == 3 * geneval.SAMPLES_PER_PROMPT
     kept = drawn[0].stat().st_mtime_ns
     drawn[1].unlink()
     results = geneval.evaluate(model, tmp_path, part=(1, 2), **options)

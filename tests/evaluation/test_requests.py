@@ -6,10 +6,10 @@ from collections import Counter
 from PIL import Image
 
 from limner.evaluation.judge import Detection, Verdict
-from limner.evaluation.requests import TASKS, Request, requests
+from limner.evaluation.requests import TASKS, Request, load_requests
 from limner.inference.reply import Reply
 from limner.world import talk
-from limner.world.held_out import bare
+from limner.world.held_out import normalized
 
 
 class Sees:
@@ -18,12 +18,12 @@ class Sees:
     def __init__(self, *things, background="plain"):
         self.verdict = Verdict(tuple(Detection(n, c, x, 0.5, 1.0) for c, n, x in things), background)
 
-    def look(self, images):
+    def detect(self, images):
         return [self.verdict]
 
 
 def test_there_are_a_hundred_and_none_is_a_template_of_the_world():
-    chosen = requests()
+    chosen = load_requests()
     counts = Counter(request.task for request in chosen)
     assert len(chosen) >= 200 and set(counts) == set(TASKS) and min(counts.values()) >= 10
     assert len({request.say for request in chosen}) == len(chosen)
@@ -31,26 +31,26 @@ def test_there_are_a_hundred_and_none_is_a_template_of_the_world():
     trained = set()
     for _ in range(20_000):
         for message in talk.conversation(rng).messages:
-            trained |= {bare(part["text"]) for part in message["content"] if part["type"] == "text"}
-    assert not trained & {bare(request.say) for request in chosen}
+            trained |= {normalized(part["text"]) for part in message["content"] if part["type"] == "text"}
+    assert not trained & {normalized(request.say) for request in chosen}
 
 
 def test_what_counts_as_done():
     picture, cat = Image.new("RGB", (8, 8)), Sees(("red", "cat", 0.3))
     draw = Request("draw", "a red cat", ("red cat",))
-    assert draw.met_by(Reply([picture], "stop"), cat)
-    assert not draw.met_by(Reply(["A red cat."], "stop"), cat)
-    assert not draw.met_by(Reply([picture], "stop"), Sees(("blue", "cat", 0.3)))
+    assert draw.matches(Reply([picture], "stop"), cat)
+    assert not draw.matches(Reply(["A red cat."], "stop"), cat)
+    assert not draw.matches(Reply([picture], "stop"), Sees(("blue", "cat", 0.3)))
     two = Request("draw", "cat left of dog", ("- cat", "- dog"), "left of")
-    assert two.met_by(Reply([picture], "stop"), Sees(("red", "cat", 0.2), ("blue", "dog", 0.8)))
-    assert not two.met_by(Reply([picture], "stop"), Sees(("red", "cat", 0.8), ("blue", "dog", 0.2)))
+    assert two.matches(Reply([picture], "stop"), Sees(("red", "cat", 0.2), ("blue", "dog", 0.8)))
+    assert not two.matches(Reply([picture], "stop"), Sees(("red", "cat", 0.8), ("blue", "dog", 0.2)))
     night = Request("edit", "make it night", ("red cat",), shown=("red cat",), after="night")
-    assert not night.met_by(Reply([picture], "stop"), cat)
-    assert night.met_by(Reply([picture], "stop"), Sees(("red", "cat", 0.5), background="night"))
+    assert not night.matches(Reply([picture], "stop"), cat)
+    assert night.matches(Reply([picture], "stop"), Sees(("red", "cat", 0.5), background="night"))
     answer = Request("answer", "how many?", shown=("red cat", "red cat"), words=("two",))
-    assert answer.met_by(Reply(["Two."], "stop"), cat) and not answer.met_by(Reply(["Three."], "stop"), cat)
+    assert answer.matches(Reply(["Two."], "stop"), cat) and not answer.matches(Reply(["Three."], "stop"), cat)
     assert answer.picture().size == (128, 128)
     refuse, talked = Request("refuse", "draw a frog"), Request("talk", "hi")
-    assert refuse.met_by(Reply(["I can't draw a frog yet."], "stop"), cat)
-    assert not refuse.met_by(Reply(["Hello!"], "stop"), cat) and talked.met_by(Reply(["Hello!"], "stop"), cat)
-    assert not talked.met_by(Reply(["Hello!", picture], "stop"), cat)
+    assert refuse.matches(Reply(["I can't draw a frog yet."], "stop"), cat)
+    assert not refuse.matches(Reply(["Hello!"], "stop"), cat) and talked.matches(Reply(["Hello!"], "stop"), cat)
+    assert not talked.matches(Reply(["Hello!", picture], "stop"), cat)

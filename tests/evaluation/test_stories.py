@@ -5,7 +5,7 @@ import re
 from PIL import Image
 
 from limner.evaluation.judge import Detection, Verdict
-from limner.evaluation.measures import telling
+from limner.evaluation.tasks import story_task
 from limner.inference.reply import Reply
 from limner.world.held_out import is_held_out
 from limner.world.stories import LENGTHS, story
@@ -16,7 +16,7 @@ def test_one_character_throughout_and_something_new_in_every_picture():
     rng = random.Random(0)
     lengths = set()
     for _ in range(300):
-        asked, told = story(rng).messages
+        request, told = story(rng).messages
         scenes = [p["image"] for p in told["content"] if p["type"] == "image"]
         said = [p["text"] for p in told["content"] if p["type"] == "text"]
         hero = scenes[0].things[0]
@@ -26,7 +26,7 @@ def test_one_character_throughout_and_something_new_in_every_picture():
         assert len(said) == len(scenes) + 1 and all(words.endswith(":") for words in said[:-1])
         for words, scene in zip(said, scenes, strict=False):
             assert read_caption(words.removeprefix("Once there was ").split(": ")[-1]) == facts(scene)
-        words = asked["content"][0]["text"].lower()
+        words = request["content"][0]["text"].lower()
         number = next((n for n, name in LENGTHS.items() if re.search(rf"({n}|{name})\\W*(pic|par)", words)), None)
         assert number in (None, len(scenes))
     assert lengths == {3, 4, 5, 6}
@@ -34,12 +34,12 @@ def test_one_character_throughout_and_something_new_in_every_picture():
 
 def test_a_story_is_right_with_as_many_pictures_as_were_asked_for():
     """One that does not stop keeps its character in the first four, too."""
-    measure = telling(1)
-    color, name = re.search(r"about an? (\S+) (.+) in four", measure.asked[0]).groups()
+    task = story_task(1)
+    color, name = re.search(r"about an? (\S+) (.+) in four", task.prompts[0]).groups()
 
     class Sees:
-        def look(self, images: list[Image.Image]) -> list[Verdict]:
+        def detect(self, images: list[Image.Image]) -> list[Verdict]:
             return [Verdict((Detection(name, color, 0.5, 0.5, 1.0),), "plain") for _ in images]
 
     told = [Reply([Image.new("RGB", (128, 128))] * count, "stop") for count in (3, 4, 5)]
-    assert [measure.right(None, Sees(), [reply])[0] for reply in told] == [[False], [True], [False]]
+    assert [task.grade(None, Sees(), [reply])[0] for reply in told] == [[False], [True], [False]]

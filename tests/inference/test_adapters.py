@@ -9,23 +9,23 @@ from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import adapter_files, adapters, folding
-from limner.inference.adapters import EXTRA, Adapter, with_weight
+from limner.inference import adapter_files, adapters, lora_fusion
+from limner.inference.adapters import EXTRA, Adapter, split_weight
 from limner.mllm.decoding import Decoder, DecodingOptions
-from limner.train.finetune import NAME, FinetuneConfig, prepared
+from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
 
 
 def trained(model, folder, seed, extra=("queries", "boi"), std=0.1):
     """An adapter with random weights, saved; the model is the base again."""
     generator = torch.Generator().manual_seed(seed)
-    trainee, start = prepared(model, FinetuneConfig(rank=2, extra=extra))
+    trainable, start = prepare_adapter(model, FinetuneConfig(rank=2, extra=extra))
     with torch.no_grad():
-        for parameter in trainee.parameters():
+        for parameter in trainable.parameters():
             if parameter.requires_grad:
                 parameter.add_(std * torch.randn(parameter.shape, generator=generator))
     now = dict(model.named_parameters())
-    model.adapters.save(NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
-    model.delete_adapter(NAME)
+    model.adapters.save(ADAPTER_NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
+    model.delete_adapter(ADAPTER_NAME)
     model.requires_grad_(False)
     return folder
 
@@ -40,7 +40,7 @@ def outputs(model):
     encoded = model.encoder.encode("a red cat", add_generation_prompt=True)
     ids = torch.tensor([[*encoded.input_ids, model.mllm.vocabulary.boi]])
     none = torch.zeros_like(ids, dtype=torch.bool)
-    embeds = model.mllm.embed(ids, none, torch.zeros(0, 4, model.mllm.width))
+    embeds = model.mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, model.mllm.width))
     hidden = model.mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
     generator = torch.Generator().manual_seed(0)
     config = model.detokenizer.mmdit.config
@@ -61,28 +61,28 @@ def model():
 
 def test_a_fresh_adapter_changes_nothing(model, tmp_path):
     before = outputs(model)
-    prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
+    prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
     assert gap(before, outputs(model)) == 0
 
 
 def test_one_that_rests_while_it_trains_is_not_computed(model):
     """The base again bit for bit, at the base's cost, and what learns still does."""
     before = outputs(model)
-    trainee, _ = prepared(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
-    learns = {n for n, p in trainee.named_parameters() if p.requires_grad}
+    trainable, _ = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
+    learns = {n for n, p in trainable.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        for name, parameter in trainee.named_parameters():
-            if f".lora_B.{NAME}." in name:
+        for name, parameter in trainable.named_parameters():
+            if f".lora_B.{ADAPTER_NAME}." in name:
                 parameter.add_(0.1)
     now = outputs(model)
     assert gap(before, now) > 0.01
     computed = []
-    loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{NAME}")]
+    loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{ADAPTER_NAME}")]
     hooks = [m.register_forward_hook(lambda *_: computed.append(1)) for m in loras]
-    with model.adapters.resting(NAME):
+    with model.adapters.disabled(ADAPTER_NAME):
         assert gap(before, outputs(model)) == 0 and not computed
     assert gap(now, outputs(model)) == 0 and len(computed) == len(loras) > 10
-    assert {n for n, p in trainee.named_parameters() if p.requires_grad} == learns
+    assert {n for n, p in trainable.named_parameters() if p.requires_grad} == learns
     for hook in hooks:
         hook.remove()
 
@@ -97,17 +97,17 @@ def test_while_it_is_folded_nothing_else_is_computed(model, tmp_path, monkeypatc
     for lora in loras:
         lora.register_forward_hook(lambda *_: computed.append(1))
     owner = model.adapters
-    with owner.folded():
-        with owner.folded():  # another drawing begins
+    with owner.fused():
+        with owner.fused():  # another drawing begins
             pass
         assert gap([unfolded], outputs(model)[-1:]) <= 1e-5 and not computed
-        assert not torch.equal(owner.folding.held[0][1], owner.folding.held[0][2])
+        assert not torch.equal(owner.lora_fusion.originals[0][1], owner.lora_fusion.originals[0][2])
     assert gap([unfolded], outputs(model)[-1:]) == 0 and len(computed) == len(loras) > 10
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
     computed.clear()
     pixels(model)
     assert not computed, "a drawing is folded by itself"
-    monkeypatch.setattr(folding, "FOLDED", 1000)
+    monkeypatch.setattr(lora_fusion, "MAX_FUSED_BYTES", 1000)
     pixels(model)
     assert computed, "a large model is not copied"
 
@@ -126,8 +126,8 @@ def test_lora_of_another_kind_is_not_folded(model, tmp_path):
             parameter.data.fill_(0.1)
     model.adapters.add("b", Adapter(1.0, ("mmdit",)))
     unfolded = outputs(model)[-1]
-    with model.adapters.folded():
-        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.folding.held
+    with model.adapters.fused():
+        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.lora_fusion.originals
 
 
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
@@ -284,7 +284,7 @@ def test_an_adapter_remembers_its_base_in_any_precision(tmp_path):
 
 
 def test_directory_and_weight():
-    assert with_weight("out") == ("out", 1.0)
-    assert with_weight("a/out:0.5") == ("a/out", 0.5)
-    assert with_weight("a:b/out") == ("a:b/out", 1.0)
+    assert split_weight("out") == ("out", 1.0)
+    assert split_weight("a/out:0.5") == ("a/out", 0.5)
+    assert split_weight("a:b/out") == ("a:b/out", 1.0)
     assert Adapter(1.0, ()).extra == {}

@@ -4,7 +4,7 @@ from PIL import Image
 from helpers import make_limner, picture
 from limner.app.cli import commands
 from limner.app.cli import main as cli
-from limner.inference.boxes import Box, boxes_of, draw_boxes, without_boxes
+from limner.inference.boxes import Box, draw_boxes, parse_boxes, strip_boxes
 from limner.inference.reply import Reply
 
 CAT, DOG = "<loc-112><loc-56><loc-112><loc-112>", "<loc-0><loc-0><loc-40><loc-60>"
@@ -13,21 +13,21 @@ REPLY = f"A cat <box_start>{CAT}<box_end> and a dog<box_start>{DOG}<box_end>."
 
 def test_centre_and_size_in_224ths_become_edges():
     """SEED-X: x1 = (x - w / 2) / 224 · width, and so on; what leaves the picture is cut."""
-    cat, dog = boxes_of(REPLY)
+    cat, dog = parse_boxes(REPLY)
     assert cat == Box(0.25, 0.0, 0.75, 0.5)
     assert cat.pixels(448, 200) == (112, 0, 336, 100)
     assert (dog.left, dog.top) == (0, 0) and dog.right == pytest.approx(20 / 224)
-    assert without_boxes(REPLY) == "A cat and a dog."
+    assert strip_boxes(REPLY) == "A cat and a dog."
 
 
 def test_the_form_with_underscores_and_a_box_that_the_prompt_began():
-    assert boxes_of("<loc_112><loc_112><loc_224><loc_224><box_end>") == [Box(0, 0, 1, 1)]
-    assert without_boxes("<loc_112><loc_112><loc_224><loc_224><box_end> ]]") == " ]]"
+    assert parse_boxes("<loc_112><loc_112><loc_224><loc_224><box_end>") == [Box(0, 0, 1, 1)]
+    assert strip_boxes("<loc_112><loc_112><loc_224><loc_224><box_end> ]]") == " ]]"
 
 
 @pytest.mark.parametrize("text", ["", "no box", "<box_start><loc-1><loc-2><box_end>", "<loc-x><loc-1><loc-1><loc-1>"])
 def test_what_is_no_box_stays_text(text):
-    assert boxes_of(text) == [] and without_boxes(text) == text
+    assert parse_boxes(text) == [] and strip_boxes(text) == text
 
 
 def test_a_reply_has_them_and_its_text_does_not():

@@ -21,12 +21,12 @@ from transformers import (
 import limner
 from helpers import BACKBONES, byte_tokenizer, picture
 from limner.app.cli.main import main
-from limner.inference.build import BuildOptions, build, heads
+from limner.inference.build import BuildOptions, build, num_heads
 from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
 from limner.train.stages.joint import joint_losses
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee, freeze
+from limner.train.trainable import TrainableModel, freeze_parameters
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 TOWERS = {
@@ -111,16 +111,18 @@ def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
         model.config.image_mean == ((0.4, 0.5, 0.6) if tower != "qwen-vl" else CLIP_MEAN)
         and model.detokenizer.base_shift == 3.0
     )
-    assert model.detokenizer.shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
+    assert model.detokenizer.timestep_shift(16, 16) == 3.0 and model.detokenizer.mmdit.config.max_references == 1
 
-    trainee = Trainee(model.mllm, model.detokenizer)
-    freeze(trainee, ("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter"))
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    freeze_parameters(
+        trainable, ("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter")
+    )
     shown, drawn = ({"type": "image", "image": picture(k)} for k in (1, 2))
     talk = [
         {"role": "user", "content": [shown, {"type": "text", "text": "again"}]},
         {"role": "assistant", "content": [drawn, {"type": "text", "text": "done"}]},
     ]
-    joint_losses(trainee, JointStage(), 0, joint_batch([talk], model.encoder), 0)["loss"].backward()
+    joint_losses(trainable, JointStage(), 0, joint_batch([talk], model.encoder), 0)["loss"].backward()
     assert model.mllm.queries.weight.grad.abs().sum() > 0 and model.mllm.llm.get_input_embeddings().weight.grad is None
 
     options = {"images": "force", "max_images": 1, "max_new_tokens": 5, "num_inference_steps": 2}
@@ -138,14 +140,19 @@ def test_the_recipe_of_released_parts_runs_stage_by_stage(data, tmp_path, capsys
     small = [
         f"{stage}.{key}"
         for stage in stages
-        for key in (f"data=[{data}]", "loop.batch_size=2", "loop.workers=0", "loop.parallel=ddp")
+        for key in (f"data=[{data}]", "loop.batch_size=2", "loop.num_workers=0", "loop.parallel=ddp")
     ]
     command = ["train", "released", f"warm_start={tmp_path / 'built'}", "dtype=float32", "joint.compile=false", *small]
     assert main([*command, "--dry-run", "--stages", ",".join(stages)]) == 0
     told = capsys.readouterr().out
     assert told.count("frozen") == 4 and "two steps of every stage" in told
 
-    short = ["align.loop.steps=2", "align.loop.warmup=0", "align.loop.learning_rate=1e-2", "align.loop.sample_every=2"]
+    short = [
+        "align.loop.steps=2",
+        "align.loop.warmup_steps=0",
+        "align.loop.learning_rate=1e-2",
+        "align.loop.sample_every=2",
+    ]
     assert main([*command, *short, f"output={tmp_path / 'run'}", "--stages", "align"]) == 0
     (measured,) = (json.loads(line) for line in (tmp_path / "run/align/validation.jsonl").read_text().splitlines())
     assert measured["step"] == 2 and {"flow", "features", "language", "loss"} <= set(measured)
@@ -171,9 +178,9 @@ def test_what_cannot_be_joined_is_refused(tmp_path):
     (llm / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(ValueError, match="no chat template"):
         build(llm, vision, sd3, OPTIONS)
-    assert heads(4096, 1152) == 32 and heads(32) == 1
+    assert num_heads(4096, 1152) == 32 and num_heads(32) == 1
     with pytest.raises(ValueError, match="no number of heads divides the widths 33"):
-        heads(33)
+        num_heads(33)
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

@@ -278,19 +278,19 @@ def test_references_are_the_newest_pictures_first():
 
     model = make_limner()
     asked = []
-    original = drawing.condition_of
+    original = drawing.build_condition
 
     def spy(detokenizer, group, config, size):
-        asked.append([request.earlier[: config.max_references] for request in group])
+        asked.append([request.previous_images[: config.max_references] for request in group])
         return original(detokenizer, group, config, size)
 
-    drawing.condition_of = spy
+    drawing.build_condition = spy
     try:
         shown = [picture(1), picture(2), picture(3)]
         content = [{"type": "image", "image": image} for image in shown]
         model.generate([{"role": "user", "content": content}], images="force", max_images=1, max_new_tokens=1)
     finally:
-        drawing.condition_of = original
+        drawing.build_condition = original
     assert [image.tobytes() for image in asked[0][0]] == [shown[2].tobytes(), shown[1].tobytes()]
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import limner
-from limner.evaluation.cases import CATEGORIES, cases
+from limner.evaluation.geneval_cases import CATEGORIES, make_cases
 from limner.evaluation.judge import Judge
-from limner.evaluation.measures import judge_on_truth
-from limner.evaluation.world import JUDGE
+from limner.evaluation.tasks import judge_accuracy
+from limner.evaluation.world import JUDGE_FOLDER
 from limner.world import sampling, talk
 from limner.world.scene import Scene, Thing, render
 from limner.world.words import facts, read_caption
@@ -56,7 +56,7 @@ def test_it_says_the_colour_and_background_of_a_plain_picture(nano):
 def test_it_tells_what_stands_where_and_how_often(nano):
     """Chance is a half for the side and a third for the count: before its tokens knew their places it got 12 of 24."""
     rng = random.Random("where")
-    scenes = [sampling.seen(lambda make=make: make(rng)) for make in (sampling.pair, sampling.counted) * 12]
+    scenes = [sampling.allowed_scene(lambda make=make: make(rng)) for make in (sampling.pair, sampling.several) * 12]
     asked = [
         [{"role": "user", "content": [talk.image(render(scene)), talk.text("What is in this picture?")]}]
         for scene in scenes
@@ -76,7 +76,7 @@ def test_what_it_costs():
 
 
 def test_the_judge_knows_true_renders_from_near_misses():
-    judge = Judge.from_pretrained(JUDGE)
-    measured = [judge_on_truth(judge, cases(category, False, 15)) for category in CATEGORIES]
+    judge = Judge.from_pretrained(JUDGE_FOLDER)
+    measured = [judge_accuracy(judge, make_cases(category, False, 15)) for category in CATEGORIES]
     assert sum(m["judge_accuracy"] for m in measured) / len(measured) >= 0.97
     assert sum(m["false_accepts"] for m in measured) / len(measured) <= 0.05

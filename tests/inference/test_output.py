@@ -39,7 +39,7 @@ def test_a_folder_for_results_holds_nothing_else(tmp_path):
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     output.write_text(path, "first")
-    with pytest.raises(OSError, match="full"), output.replacing(path) as fresh:
+    with pytest.raises(OSError, match="full"), output.atomic_file(path) as fresh:
         fresh.write_text("half")
         raise OSError("the disk is full")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
@@ -52,12 +52,12 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(OSError, match="full"), output.replacing_folder(target) as fresh:
+    with pytest.raises(OSError, match="full"), output.atomic_folder(target) as fresh:
         (fresh / "weights").write_text("half")
         raise OSError("the disk is full")
     assert not list(tmp_path.iterdir())
     for text in ("one", "two"):
-        with output.replacing_folder(target, ("old",), owned=lambda _: True) as fresh:
+        with output.atomic_folder(target, ("old",), owned=lambda _: True) as fresh:
             (fresh / "part").mkdir()
             (fresh / "part/weights").write_text(text)
         if text == "one":
@@ -67,7 +67,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert {p.name for p in target.iterdir()} == {"part", "README.md"} and [*tmp_path.iterdir()] == [target]
     with (
         pytest.raises(ValueError, match="holds part, which is not of what is saved"),
-        output.replacing_folder(target) as f,
+        output.atomic_folder(target) as f,
     ):
         (f / "part").mkdir()
     assert (target / "part/weights").read_text() == "two"
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_replaced_is_as_it_was(failing, tmp_path, monkey
         real(source, place)
 
     monkeypatch.setattr(output.os, "rename", rename)
-    replaced = output.replacing_folder(target, ("old",), owned=lambda _: True)
+    replaced = output.atomic_folder(target, ("old",), owned=lambda _: True)
     with pytest.raises(OSError, match="no rights"), replaced as fresh:
         for name in ("a", "b"):
             (fresh / name).mkdir()
@@ -135,9 +135,9 @@ def test_a_format_that_is_not_written_is_refused_before_anything_is_drawn(name, 
     assert "no picture format that is written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", output.FORMATS)
+@pytest.mark.parametrize("ending", output.IMAGE_SUFFIXES)
 def test_every_format_is_written(ending, tmp_path):
-    output.save_picture(picture(1), tmp_path / f"a{ending}")
+    output.save_image(picture(1), tmp_path / f"a{ending}")
     assert Image.open(tmp_path / f"a{ending}").size == (32, 32) and len(list(tmp_path.iterdir())) == 1
 
 

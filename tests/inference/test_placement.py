@@ -6,8 +6,8 @@ import torch
 import limner
 from helpers import make_limner
 from limner.app.cli import main as cli
+from limner.inference.offload import ModelOffload
 from limner.inference.quantize import linear_layers, quantize
-from limner.inference.resting import Resting
 
 OPTIONS = {"images": "force", "max_images": 1, "max_new_tokens": 3, "seed": 3}
 
@@ -36,9 +36,9 @@ def test_the_half_that_rests_is_in_host_memory_and_replies_are_the_same(monkeypa
     model = make_limner()
     plain = model.generate("a cat", **OPTIONS)
     seen = []
-    resting = model.resting = Resting(model.mllm, model.detokenizer)
-    assert resting.painting_on.type == "cpu"
-    resting.writing_on, resting.painting_on = "writer", "painter"  # there is no device here to move to
+    offload = model.offload = ModelOffload(model.mllm, model.detokenizer)
+    assert offload.detokenizer_device.type == "cpu"
+    offload.mllm_device, offload.detokenizer_device = "writer", "painter"  # there is no device here to move to
 
     for name, half in (("mllm", model.mllm), ("detokenizer", model.detokenizer)):
         monkeypatch.setattr(half, "to", lambda place, name=name: seen.append((name, str(place))))
@@ -49,7 +49,7 @@ def test_the_half_that_rests_is_in_host_memory_and_replies_are_the_same(monkeypa
 
 def test_a_drawing_that_is_stopped_leaves_the_halves_where_they_were(monkeypatch):
     model, seen = make_limner(), []
-    model.resting = Resting(model.mllm, model.detokenizer)
+    model.offload = ModelOffload(model.mllm, model.detokenizer)
     monkeypatch.setattr(model.mllm, "to", lambda place: seen.append(str(place)))
     events = model.stream("a cat", **OPTIONS)
     for event in events:

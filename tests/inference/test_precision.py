@@ -23,15 +23,17 @@ def machine(monkeypatch, ratio):
 @pytest.mark.parametrize("name", MACHINES)
 def test_what_is_chosen(name, monkeypatch, caplog):
     machine(monkeypatch, MACHINES[name])
-    assert precision.choose("cpu") == (torch.bfloat16 if name == "fast" else torch.float32)
+    assert precision.choose_dtype("cpu") == (torch.bfloat16 if name == "fast" else torch.float32)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert precision.choose("cpu", "bfloat16") == precision.choose("cpu", torch.bfloat16) == torch.bfloat16
+        assert (
+            precision.choose_dtype("cpu", "bfloat16") == precision.choose_dtype("cpu", torch.bfloat16) == torch.bfloat16
+        )
     assert len(caplog.records) == (2 if name == "emulating" else 0)
     assert all("40 times as long as in float32" in record.getMessage() for record in caplog.records)
     for wrong in ("half", "int8", "float64", "32"):
         with pytest.raises(ValueError, match=f"dtype is '{wrong}'; it can be auto, float32, bfloat16 or float16"):
-            precision.choose("cpu", wrong)
+            precision.choose_dtype("cpu", wrong)
 
 
 def test_it_is_timed():
@@ -43,7 +45,7 @@ def test_it_is_timed():
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variable is for x86-64")
 def test_a_cpu_without_bf16_units_computes_in_fp32():
     """oneDNN held to AVX2 emulates bf16, as a processor without the units does."""
-    code = "from limner.inference.precision import choose; print(choose('cpu'))"
+    code = "from limner.inference.precision import choose_dtype; print(choose_dtype('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},

@@ -14,19 +14,19 @@ from limner.train import distill, finetune
 from limner.train.finetune import FinetuneConfig, load_config
 
 ASKED = {"images": "force", "max_images": 1, "max_new_tokens": 2}
-QUICK = ["joint.loop.steps=2", "joint.loop.batch_size=4", "joint.loop.workers=0", "rank=2", "samples=1"]
+QUICK = ["joint.loop.steps=2", "joint.loop.batch_size=4", "joint.loop.num_workers=0", "rank=2", "samples=1"]
 
 
 def adapter(model, folder, seed, made=None, part="mmdit"):
     """Random LoRA on one part, saved; the model is as it was."""
     torch.manual_seed(seed)
-    trainee, _ = finetune.prepared(model, FinetuneConfig(rank=2, parts=(part,), extra=()))
+    trainable, _ = finetune.prepare_adapter(model, FinetuneConfig(rank=2, parts=(part,), extra=()))
     with torch.no_grad():
-        for parameter in trainee.parameters():
+        for parameter in trainable.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.adapters.save(finetune.NAME, folder, {}, made)
-    model.delete_adapter(finetune.NAME)
+    model.adapters.save(finetune.ADAPTER_NAME, folder, {}, made)
+    model.delete_adapter(finetune.ADAPTER_NAME)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_it_draws_unless_the_teacher_is_asked_for(folder, tmp_path):
 def test_it_is_no_adapter_that_anyone_loaded(folder, tmp_path):
     model = limner.load(folder)
     own = drawn(model)
-    assert model.get_active_adapters() == {} and model.adapters.given == []
+    assert model.get_active_adapters() == {} and model.adapters.user == []
     other = adapter(limner.load(tmp_path / "base"), tmp_path / "other", 2)
     model.load_adapter(other)
     both = drawn(model, num_inference_steps=2)
@@ -144,8 +144,8 @@ def test_training_leaves_it_aside_and_puts_it_back(folder, data, tmp_path):
             f"data=[{data}]",
             "loop.steps=1",
             "loop.batch_size=2",
-            "loop.workers=0",
-            "loop.warmup=0",
+            "loop.num_workers=0",
+            "loop.warmup_steps=0",
         ]
     )
     distill.distill(model, tmp_path / "student", config)

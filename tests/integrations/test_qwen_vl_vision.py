@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from limner.integrations.seed_x.qwen_vl_vision import (
     QwenVLVisionConfig,
     QwenVLVisionModel,
-    resized,
+    resize_positions,
     weights_from_released,
 )
-from limner.mllm.eye import Eye
+from limner.mllm.vision_tower import VisionTower
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -32,17 +32,19 @@ def test_qwen_vl_tower_equals_the_reference():
     model, saved = reference()
     features = model(saved["io.pixel_values"]).last_hidden_state
     torch.testing.assert_close(features, saved["io.features"], atol=1e-5, rtol=1e-5)
-    eye = Eye(model)
-    assert (eye.width, eye.patches) == (256, 16) and eye(saved["io.pixel_values"]).shape == saved["io.features"].shape
-    assert eye(torch.zeros(0, 3, 56, 56)).shape == (0, 16, 256)
+    vision_tower = VisionTower(model)
+    assert (vision_tower.width, vision_tower.num_patches) == (256, 16) and vision_tower(
+        saved["io.pixel_values"]
+    ).shape == saved["io.features"].shape
+    assert vision_tower(torch.zeros(0, 3, 56, 56)).shape == (0, 16, 256)
 
 
 def test_the_pools_fixed_table_is_the_released_one():
     model, saved = reference()
     ours = model.attn_pool.positions((4, 4), model.proj)
     torch.testing.assert_close(ours, saved["weights.attn_pool.pos_embed"], atol=1e-6, rtol=1e-5)
-    larger = resized(ours, 8)
-    assert larger.shape == (64, 256) and torch.equal(resized(ours, 4), ours)
+    larger = resize_positions(ours, 8)
+    assert larger.shape == (64, 256) and torch.equal(resize_positions(ours, 4), ours)
 
 
 def test_qwen_vl_full_size_has_the_released_shapes():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from limner.detokenizer import samplers
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
-from limner.integrations.sd3.files import read, save_diffusers
+from limner.integrations.sd3.files import load_mmdit, save_diffusers
 from limner.integrations.sd3.layouts import config_from_diffusers, config_to_diffusers, weights_from_diffusers
 
 RELEASED = {
@@ -131,7 +131,7 @@ def inputs():
 def test_the_single_file_equals_diffusers_reading_of_it(kind, tmp_path):
     weights = original(kind)
     save_file(weights | {"first_stage_model.x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    ours = read(tmp_path / "model.safetensors")
+    ours = load_mmdit(tmp_path / "model.safetensors")
     theirs = SD3Transformer2DModel(**TINY, **KINDS[kind])
     converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(weights))
     converted["pos_embed.pos_embed"] = theirs.pos_embed.pos_embed  # the tiny file's table is random
@@ -147,7 +147,7 @@ def test_what_was_trained_with_references_goes_to_diffusers_without_them(tmp_pat
     torch.manual_seed(0)
     theirs = SD3Transformer2DModel(**TINY)
     theirs.save_pretrained(tmp_path / "transformer")
-    ours = read(tmp_path / "transformer", max_references=2)
+    ours = load_mmdit(tmp_path / "transformer", max_references=2)
     with torch.no_grad():
         ours.reference_embed.normal_()
     with pytest.raises(ValueError, match="drop_references leaves them out"):
@@ -163,12 +163,12 @@ def test_there_and_back_is_bit_equal(kind, tmp_path):
     theirs = SD3Transformer2DModel(**TINY, **KINDS[kind])
     theirs.save_pretrained(tmp_path / "pipeline/transformer", max_shard_size="1MB")
     assert len(list((tmp_path / "pipeline/transformer").glob("*.safetensors"))) > 1
-    ours = read(tmp_path / "pipeline")
+    ours = load_mmdit(tmp_path / "pipeline")
     save_diffusers(ours, tmp_path / "back")
     back = SD3Transformer2DModel.from_pretrained(tmp_path / "back")
     assert back.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in theirs.state_dict().items())
-    again = read(tmp_path / "back")
+    again = load_mmdit(tmp_path / "back")
     assert again.config == ours.config
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in ours.state_dict().items())
 
@@ -205,7 +205,7 @@ def test_a_whole_sampling_loop_equals_the_pipeline(tmp_path):
         height=64,
         width=96,
     ).images
-    ours = read(tmp_path)
+    ours = load_mmdit(tmp_path)
 
     def velocity(x, step, t):
         both = ours(torch.cat([x, x]), torch.full((2,), t), context, pooled)
@@ -236,20 +236,20 @@ def test_what_is_wrong_is_named(tmp_path):
     ):
         save_file(changed, tmp_path / f"{name}.safetensors")
         with pytest.raises(ValueError, match=said):
-            read(tmp_path / f"{name}.safetensors")
+            load_mmdit(tmp_path / f"{name}.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "more.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read"):
-        read(tmp_path / "cut.safetensors")
+        load_mmdit(tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match="is no SD3"):
-        read(tmp_path)
+        load_mmdit(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel"}))
     with pytest.raises(ValueError, match="not SD3Transformer2DModel"):
-        read(tmp_path)
+        load_mmdit(tmp_path)
     SD3Transformer2DModel(**TINY).save_pretrained(tmp_path / "ok", max_shard_size="1MB")
     index = tmp_path / "ok/diffusion_pytorch_model.safetensors.index.json"
     index.write_text(index.read_text().replace('"diffusion_pytorch_model-00001', '"../diffusion_pytorch_model-00001'))
     with pytest.raises(ValueError, match="not a file of this folder"):
-        read(tmp_path / "ok")
+        load_mmdit(tmp_path / "ok")
 
 
 def test_what_diffusers_cannot_express_is_refused(tmp_path):

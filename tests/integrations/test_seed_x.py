@@ -17,22 +17,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import limner
 from helpers import make_sdxl, picture
 from limner.app.cli import main as cli
-from limner.detokenizer.files import fits, on_meta
+from limner.detokenizer.files import build_on_meta, check_state_dict
 from limner.inference.convert import convert_seed_x
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from limner.integrations.seed_x.agent import TEMPLATES, weights_from_seed_x
-from limner.integrations.seed_x.released import GRIDS, SDXL
-from limner.integrations.seed_x.released import tokenizer as seed_x_tokenizer
+from limner.integrations.seed_x.conversion import GRIDS, SDXL
+from limner.integrations.seed_x.conversion import load_tokenizer as seed_x_tokenizer
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder, DecodingOptions
 from limner.mllm.encoding import Encoded, StreamEncoder
 from limner.mllm.stream import StreamBatch, StreamModel
 from limner.mllm.views import View
-from limner.mllm.vocabulary import Vocabulary, vocabulary_of
+from limner.mllm.vocabulary import Vocabulary, vocabulary_from_tokenizer
 
 
 class Given(nn.Module):
-    """An eye that gives the reference's features, whatever it is shown."""
+    """A vision tower that gives the reference's features, whatever it is shown."""
 
     def __init__(self, features):
         super().__init__()
@@ -65,7 +65,7 @@ def model(converted):
 def test_its_parts_are_the_reference(model):
     _, io = reference("qwen_vl_vision")
     with torch.no_grad():
-        torch.testing.assert_close(model.mllm.eye(io["pixel_values"]), io["features"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.mllm.vision_tower(io["pixel_values"]), io["features"], atol=1e-5, rtol=1e-5)
         _, io = reference("detokenizer_resampler")
         condition = model.detokenizer.adapter(io["x"])
     torch.testing.assert_close(condition.context, io["prompt_embeds"], atol=1e-5, rtol=1e-5)
@@ -82,7 +82,7 @@ def test_its_resamplers_are_the_reference(converted):
 
 def test_guidance_pushes_away_from_a_black_picture(model):
     with torch.no_grad():
-        black = model.mllm.eye(torch.zeros(1, 3, 56, 56))
+        black = model.mllm.vision_tower(torch.zeros(1, 3, 56, 56))
         context, pooled = model.detokenizer.adapter.resampler(black)  # 16 features for 16: nothing to pool
         condition = model.detokenizer.adapter(torch.randn(2, 16, 256))
     torch.testing.assert_close(condition.negative[0], context[0], atol=1e-5, rtol=1e-5)
@@ -96,7 +96,7 @@ def test_it_sees_two_tiles_draws_and_goes_on_writing(converted, which):
     """Through our decoder: the features it draws from to 1e-4, and the very ids that follow the picture."""
     loaded = limner.load(converted[which], device="cpu")
     model, (_, io) = loaded.mllm, reference("seed_x_agent")
-    model.eye = Given(io["image_embeds"])
+    model.vision_tower = Given(io["image_embeds"])
     ids = io["input_ids"][0].tolist()
     starts = [i + 1 for i, token in enumerate(ids[:-1]) if token in (model.vocabulary.patch, model.vocabulary.boi)]
     blank = torch.zeros(3, 56, 56)
@@ -138,7 +138,7 @@ def test_its_training_step(model):
         pixel_values=torch.zeros(1, 3, 56, 56),
         view_positions=step["patch_positions"][:1],
         drawing_row=torch.tensor([0]),
-        drawing_begin=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
+        drawing_boi=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
     )
     with torch.no_grad():
         output = stream(batch, step["image_embeds"][:1])
@@ -225,7 +225,7 @@ def test_a_sentencepiece_model_is_read_as_it_reads_itself(source, tmp_path):
 
     words = seed_x_tokenizer(folder, "seed_x_i")
     config = LimnerConfig(num_queries=16, image_tokens=16, feature_tokens=16)
-    encoder = StreamEncoder(words, config, vocabulary_of(words, config))
+    encoder = StreamEncoder(words, config, vocabulary_from_tokenizer(words, config))
     content = [{"type": "image", "image": picture(0)}, {"type": "text", "text": "Describe the  cat"}]
     ids = encoder.encode([{"role": "user", "content": content}]).input_ids
     slots = [added["<img>"], *encoder.vocabulary.slots[:16], added["</img>"]]
@@ -345,22 +345,22 @@ def test_the_full_size_agent_has_a_place_for_every_released_weight():
     config = LimnerConfig(tile_grids=GRIDS, drawn_images="queries", feature_pool="sequence")
     slots = tuple(range(32004, 32104))
     vocabulary = Vocabulary(32000, 32001, 32002, 32003, slots, (), (2,), 2)
-    eye = Given(torch.zeros(1, 256, 4096, device="meta"))
-    stream = on_meta(lambda: StreamModel(LlamaForCausalLM(llama), eye, config, vocabulary), "SEED-X")
-    stream.eye = None
+    vision_tower = Given(torch.zeros(1, 256, 4096, device="meta"))
+    stream = build_on_meta(lambda: StreamModel(LlamaForCausalLM(llama), vision_tower, config, vocabulary), "SEED-X")
+    stream.vision_tower = None
     released = {f"llm.{name}": tuple(value.shape) for name, value in stream.llm.state_dict().items()}
     released |= {f"input_resampler.{name}": shape for name, shape in cross_attention(5120, 4096).items()}
     released |= {f"output_resampler.{name}": shape for name, shape in cross_attention(4096, 5120).items()}
     released["patch_pos_embed"] = (4, 5120)
     assert released["llm.model.embed_tokens.weight"] == released["llm.lm_head.weight"] == (32330, 5120)
     theirs = {name: torch.empty(shape, device="meta") for name, shape in released.items()}
-    fits(weights_from_seed_x(theirs, slots[:64]), stream, "SEED-X")
+    check_state_dict(weights_from_seed_x(theirs, slots[:64]), stream, "SEED-X")
 
 
 @pytest.mark.parametrize("channels", [4, 8])
 def test_the_full_size_detokenizer_has_a_place_for_every_released_weight(channels):
     """SDXL's UNet from its public configuration (2,567,463,684 parameters), and the resampler in front of it."""
-    unet = on_meta(
+    unet = build_on_meta(
         lambda: UNet2DConditionModel(
             sample_size=128,
             in_channels=channels,
@@ -379,7 +379,7 @@ def test_the_full_size_detokenizer_has_a_place_for_every_released_weight(channel
         "SDXL",
     )
     assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684 + (channels - 4) * 320 * 9
-    adapter = on_meta(lambda: SDXLAdapter(SDXLAdapterConfig()), "SDXL")
+    adapter = build_on_meta(lambda: SDXLAdapter(SDXLAdapterConfig()), "SDXL")
     released = {"latents": (1, 64, 1024), "proj_in.weight": (1024, 4096), "proj_in.bias": (1024,)}
     for i in range(4):
         released |= {f"layers.{i}.0.{n}.{p}": (1024,) for n in ("norm1", "norm2") for p in ("weight", "bias")}
@@ -407,7 +407,7 @@ def test_the_full_size_detokenizer_has_a_place_for_every_released_weight(channel
     released |= {f"unet_attnpool.{n}_proj.bias": (1024,) for n in "qkv"}
     theirs = {f"resampler.{name}": torch.empty(shape, device="meta") for name, shape in released.items()}
     theirs["negative_features"] = torch.empty(64, 4096, device="meta")
-    fits(theirs, adapter, "SEED-X")
+    check_state_dict(theirs, adapter, "SEED-X")
 
 
 def test_templates_are_named_after_the_released_models():

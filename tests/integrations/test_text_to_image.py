@@ -90,8 +90,8 @@ def folder(pipeline, tmp_path_factory):
 
 
 def ours(model: StableDiffusion3, noise: torch.Tensor, prompts: list[str], steps: int = 10) -> torch.Tensor:
-    times = model.times(steps)
-    velocity = GuidedVelocity(model.painter.mmdit, model.condition(prompts), Guidance(5.0), times, torch.float32)
+    times = model.sigmas(steps)
+    velocity = GuidedVelocity(model.detokenizer.mmdit, model.condition(prompts), Guidance(5.0), times, torch.float32)
     return samplers.euler(velocity, noise, times)
 
 

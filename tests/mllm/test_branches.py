@@ -43,18 +43,18 @@ def test_one_training_forward_equals_decoding_from_the_cache(backbone):
     drawing = 0
     for row, e in enumerate(encoded):
         one = collate([e], model.vocabulary, model.config)
-        features = model.see(model.eye(one.pixel_values), None)
-        embeds = model.embed(one.input_ids, one.feature_mask, features)
+        features = model.get_image_features(model.vision_tower(one.pixel_values), None)
+        embeds = model.build_inputs_embeds(one.input_ids, one.feature_mask, features)
         for picture_ in (p for p in e.pictures if p.drawn):
             cache = StreamCache(model, 1, keep_hidden=True)
-            main = cache.extend(embeds[:, : picture_.begin + 1])
-            torch.testing.assert_close(main[0], output.hidden[row, : picture_.begin + 1], atol=1e-5, rtol=1e-5)
+            main = cache.extend(embeds[:, : picture_.boi_index + 1])
+            torch.testing.assert_close(main[0], output.hidden[row, : picture_.boi_index + 1], atol=1e-5, rtol=1e-5)
             states = cache.extend(model.queries.weight[None])
             torch.testing.assert_close(states[0], output.query_states[drawing], atol=1e-5, rtol=1e-5)
             cache.crop(model.config.num_queries)
-            rest = cache.extend(embeds[:, picture_.begin + 1 :])
+            rest = cache.extend(embeds[:, picture_.boi_index + 1 :])
             torch.testing.assert_close(
-                rest[0], output.hidden[row, picture_.begin + 1 : len(e.input_ids)], atol=1e-5, rtol=1e-5
+                rest[0], output.hidden[row, picture_.boi_index + 1 : len(e.input_ids)], atol=1e-5, rtol=1e-5
             )
             wanted = main[0, -6:]
             torch.testing.assert_close(output.prompt[drawing][-len(wanted) :], wanted, atol=1e-5, rtol=1e-5)
@@ -87,7 +87,9 @@ def test_flex_attention_equals_eager(backbone):
         model.llm.set_attn_implementation(attention)
         output = model(batch)
         cache = StreamCache(model, 3, keep_hidden=True)
-        embeds = model.embed(batch.input_ids, batch.feature_mask, model.see(model.eye(batch.pixel_values), None))
+        embeds = model.build_inputs_embeds(
+            batch.input_ids, batch.feature_mask, model.get_image_features(model.vision_tower(batch.pixel_values), None)
+        )
         main = cache.extend(embeds, count)
         states = cache.extend(model.queries.weight.expand(3, -1, -1))
         cache.crop(model.config.num_queries)

@@ -62,12 +62,14 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
             written = sum(len(t.ids) for t in texts)
             assert not control.intersection(t for text in texts for t in text.ids)
             assert len(images) <= options.max_images and written <= options.max_new_tokens
-            assert row.reason == ("length" if written == options.max_new_tokens and row.reason != "stop" else "stop")
+            assert row.finish_reason == (
+                "length" if written == options.max_new_tokens and row.finish_reason != "stop" else "stop"
+            )
             assert options.images != "never" or not images
             assert options.images != "force" or not isinstance(row.parts[0], str)
             assert all(isinstance(t, EmittedText) for t in texts)
             pictures_seen += len(images)
-            cut += row.reason == "length"
+            cut += row.finish_reason == "length"
         assert sum(isinstance(e, Finished) for e in events) == 4
         assert sum(isinstance(e, PictureDone) for e in events) <= 4 * options.max_images
         for row in rows:
@@ -81,7 +83,7 @@ def test_a_limit_says_length_and_an_end_says_stop():
     decoder = Decoder(model, encoder, DecodingOptions(max_new_tokens=3))
     scripted(decoder, ["abcdef", "ab"])
     rows, _ = play(decoder, ["x", "y"])
-    assert [(row.parts, row.reason) for row in rows] == [(["abc"], "length"), (["ab"], "stop")]
+    assert [(row.parts, row.finish_reason) for row in rows] == [(["abc"], "length"), (["ab"], "stop")]
 
 
 def test_stop_strings_end_the_reply_before_themselves_even_across_tokens():
@@ -89,7 +91,9 @@ def test_stop_strings_end_the_reply_before_themselves_even_across_tokens():
     decoder = Decoder(model, encoder, DecodingOptions(stop=("END",)))
     scripted(decoder, ["ab@EcENDxyz"])
     rows, events = play(decoder, ["x"])
-    assert [p if isinstance(p, str) else "@" for p in rows[0].parts] == ["ab", "@", "Ec"] and rows[0].reason == "stop"
+    assert [p if isinstance(p, str) else "@" for p in rows[0].parts] == ["ab", "@", "Ec"] and rows[
+        0
+    ].finish_reason == "stop"
     assert "".join(e.text for e in events if isinstance(e, TextPiece)) == "abEc"
 
 

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from helpers import byte_tokenizer, make_stream, picture, stream_config
 from limner.mllm.config import LimnerConfig
-from limner.mllm.encoding import IGNORED, StreamEncoder, nearest_shape
-from limner.mllm.messages import EmittedText, checked
-from limner.mllm.views import best_grid, nearest_aspect, views_of
-from limner.mllm.vocabulary import add_control_tokens, vocabulary_of
+from limner.mllm.encoding import IGNORE_INDEX, StreamEncoder, nearest_shape
+from limner.mllm.messages import EmittedText, normalize_messages
+from limner.mllm.views import best_grid, image_views, nearest_aspect
+from limner.mllm.vocabulary import add_control_tokens, vocabulary_from_tokenizer
 
 DATA = Path(__file__).parent.parent / "data"
 SEED_X_GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))
@@ -87,11 +87,11 @@ def test_labels_cover_the_assistants_decisions_only(encoder):
             },
         ]
     )
-    labelled = [t for t in e.labels if t != IGNORED]
+    labelled = [t for t in e.labels if t != IGNORE_INDEX]
     assert labelled == [*encoder.text_ids("ab"), v.shapes[1], v.boi, v.end_of_turn[0]]
-    assert all(label in (IGNORED, token) for token, label in zip(e.input_ids, e.labels, strict=True))
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(e.input_ids, e.labels, strict=True))
     assert [p.drawn for p in e.pictures] == [False, True]
-    assert all(e.input_ids[p.begin] == v.boi for p in e.pictures)
+    assert all(e.input_ids[p.boi_index] == v.boi for p in e.pictures)
     assert [e.input_ids[start] for start, _ in e.views] == [v.slots[0]] * 2
 
 
@@ -118,10 +118,10 @@ def test_views_hold_the_tiles_in_order_and_the_whole_picture_last():
     config = LimnerConfig(image_size=16, tile_grids=SEED_X_GRIDS)
     halves = Image.new("RGB", (32, 16), (0, 0, 0))
     halves.paste((255, 255, 255), (16, 0, 32, 16))
-    views = views_of(halves, config, tiles=True)
+    views = image_views(halves, config, tiles=True)
     assert [v.position for v in views] == [(0.25, 0.5), (0.75, 0.5), (0.5, 0.5)]
     assert views[0].pixel_values.max() == -1 and views[1].pixel_values.min() == 1
-    assert len(views_of(halves, config, tiles=False)) == 1
+    assert len(image_views(halves, config, tiles=False)) == 1
 
 
 def test_tiles_of_a_users_picture_and_one_view_of_a_drawn_one():
@@ -160,14 +160,14 @@ def test_nearest_shape():
 )
 def test_malformed_messages_are_refused(messages):
     with pytest.raises(ValueError):
-        checked(messages)
+        normalize_messages(messages)
 
 
 def test_tokenizers_that_cannot_keep_the_promise_are_refused():
     config = stream_config()
     tokenizer = byte_tokenizer()
     with pytest.raises(ValueError, match="lacks control tokens"):
-        vocabulary_of(tokenizer, config)
+        vocabulary_from_tokenizer(tokenizer, config)
     vocabulary = add_control_tokens(tokenizer, config)
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):

@@ -78,7 +78,7 @@ def test_block_path_equals_stepwise_generate(backbone):
         assert after[: n + 1] == [*model.vocabulary.slots[:n], model.vocabulary.eoi]
         theirs = after[n + 1 :]
         ours = list(rows[i].parts[1].ids) if len(rows[i].parts) > 1 else []
-        if rows[i].reason == "stop":
+        if rows[i].finish_reason == "stop":
             ours.append(model.vocabulary.end_of_turn[0])
         assert ours == theirs[: len(ours)] and len(theirs) in (len(ours), 12), prompt
 

@@ -29,7 +29,7 @@ def test_gradients(mode):
     drawing = touched(model.output_resampler(output.query_states).square().sum())
     assert "queries.weight" in drawing and any(n.startswith("output_resampler") for n in drawing)
     # the picture that is being drawn is not in its own condition
-    assert not any(n.startswith(("input_resampler", "eye")) for n in drawing)
+    assert not any(n.startswith(("input_resampler", "vision_tower")) for n in drawing)
     writing = touched(language_loss(model, output, batch, 1))
     seen = mode == "seen"
     # the text after a picture sees its features in one mode, its queries in the other

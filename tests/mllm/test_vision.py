@@ -1,4 +1,4 @@
-"""Every kind of eye through one conversation, saved and loaded."""
+"""Every kind of vision tower through one conversation, saved and loaded."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from transformers import (
 import limner
 from helpers import make_limner, picture
 from limner.integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
-from limner.mllm.eye import Eye
+from limner.mllm.vision_tower import VisionTower
 from limner.resamplers import Resampler
 
 SMALL = {
@@ -39,8 +39,8 @@ TOWERS = {
 def test_every_tower_sees_draws_saves_and_loads(tower, tmp_path):
     torch.manual_seed(0)
     model = make_limner()
-    model.mllm.eye = Eye(TOWERS[tower]().eval())
-    width = model.mllm.eye.width
+    model.mllm.vision_tower = VisionTower(TOWERS[tower]().eval())
+    width = model.mllm.vision_tower.width
     model.mllm.input_resampler = Resampler(width, model.mllm.width, 4, heads=2, qk_norm=True, local=True)
     model.mllm.output_resampler = Resampler(model.mllm.width, width, 4, heads=2, qk_norm=True)
     model.detokenizer.adapter.config.feature_width = width

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from limner.resamplers import PerceiverResampler, Resampler, grid_for
-from limner.resamplers.attention import SHORT, attention
+from limner.resamplers import PerceiverResampler, Resampler, default_grid
+from limner.resamplers.attention import PLAIN_ATTENTION_MAX_QUERIES, attention
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -66,9 +66,9 @@ def test_attention_equals_sdpa(masked):
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_adds_its_bias_however_it_is_computed(masked):
     """Plain products and SDPA (what more queries take) against the formula."""
-    q, k, v = torch.randn(3, 2, 4, SHORT + 1, 16).unbind(0)
-    bias = torch.randn(4, SHORT + 1, SHORT + 1)
-    mask = torch.rand(2, SHORT + 1) > 0.4 if masked else None
+    q, k, v = torch.randn(3, 2, 4, PLAIN_ATTENTION_MAX_QUERIES + 1, 16).unbind(0)
+    bias = torch.randn(4, PLAIN_ATTENTION_MAX_QUERIES + 1, PLAIN_ATTENTION_MAX_QUERIES + 1)
+    mask = torch.rand(2, PLAIN_ATTENTION_MAX_QUERIES + 1) > 0.4 if masked else None
     scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / 4 + bias
     if masked:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
@@ -109,8 +109,8 @@ def test_a_local_resampler_begins_at_each_querys_own_place():
 
 def test_a_local_resampler_knows_distances_on_any_grid():
     resampler = Resampler(24, 32, 16, heads=4, local=True)
-    assert resampler.distances((4, 4))[5].view(4, 4)[1].tolist() == [1, 0, 1, 4]
-    assert resampler.distances((8, 2))[0].view(8, 2)[:2].tolist() == [[0.3125, 6.3125], [0.3125, 6.3125]]
+    assert resampler.squared_distances((4, 4))[5].view(4, 4)[1].tolist() == [1, 0, 1, 4]
+    assert resampler.squared_distances((8, 2))[0].view(8, 2)[:2].tolist() == [[0.3125, 6.3125], [0.3125, 6.3125]]
     assert Resampler(24, 32, 4, heads=4).locality is None
     wide = resampler(torch.randn(1, 16, 24), grid=(8, 2))
     wide.sum().backward()
@@ -122,4 +122,4 @@ def test_bad_sizes_are_refused():
         Resampler(8, 32, 4, heads=3)
     with pytest.raises(ValueError, match="do not fill a grid of 2 x 2"):
         Resampler(8, 32, 4, heads=4)(torch.randn(1, 5, 8), grid=(2, 2))
-    assert grid_for(16) == (4, 4) and grid_for(15) == (1, 15)
+    assert default_grid(16) == (4, 4) and default_grid(15) == (1, 15)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from limner.train import checkpoints
-from limner.train.checkpoints import Progress
+from limner.train.checkpoints import RunState
 from limner.train.loop import LoopConfig, fit
 from limner.train.optimizer import MasterOptimizer
 
@@ -29,11 +29,11 @@ def optimizer(width: int = 4, kind: str = "adamw") -> MasterOptimizer:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_everything_comes_back_bit_for_bit(tmp_path, kind):
     made = optimizer(kind=kind)
-    checkpoints.save(tmp_path, made, Progress(7, 1, 2, 0.5, 3))
+    checkpoints.save(tmp_path, made, RunState(7, 1, 2, 0.5, 3))
     again = MasterOptimizer(
         [(n, nn.Parameter(torch.zeros_like(p))) for n, p in made.named], 1e-2, ema_decay=0.9, kind=kind
     )
-    assert checkpoints.load(tmp_path, again) == Progress(7, 1, 2, 0.5, 3)
+    assert checkpoints.load(tmp_path, again) == RunState(7, 1, 2, 0.5, 3)
     before, after = made.state_dict(), again.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(v, after[k]) for k, v in before.items())
     assert all(torch.equal(p, q) for (_, p), (_, q) in zip(made.named, again.named, strict=True))
@@ -44,37 +44,37 @@ def test_everything_comes_back_bit_for_bit(tmp_path, kind):
 def test_the_newest_few_and_the_best_are_kept(tmp_path):
     made = optimizer()
     for step in range(1, 7):
-        checkpoints.save(tmp_path, made, Progress(step, best=0.1, best_step=2), keep=2)
-    assert [p.name for p in checkpoints.steps_of(tmp_path)] == ["00000002", "00000005", "00000006"]
+        checkpoints.save(tmp_path, made, RunState(step, best=0.1, best_step=2), keep=2)
+    assert [p.name for p in checkpoints.saved_checkpoints(tmp_path)] == ["00000002", "00000005", "00000006"]
 
 
 def test_half_a_checkpoint_is_no_checkpoint(tmp_path):
     made = optimizer()
-    checkpoints.save(tmp_path, made, Progress(4))
+    checkpoints.save(tmp_path, made, RunState(4))
     (tmp_path / "00000008.new").mkdir()
     (tmp_path / "00000008.new/progress.json").write_text(json.dumps({"step": 8}))
     assert checkpoints.load(tmp_path, optimizer()).step == 4
-    checkpoints.save(tmp_path, made, Progress(5))
+    checkpoints.save(tmp_path, made, RunState(5))
     assert [p.name for p in tmp_path.iterdir()] == ["00000005"], "what was left of a cut write is cleared away"
 
 
 def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
     made = optimizer()
-    checkpoints.save(tmp_path, made, Progress(4))
+    checkpoints.save(tmp_path, made, RunState(4))
 
     def full(state, **_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.dcp, "save", full)
     with pytest.raises(OSError, match=r"No space left on device; the last good one is .*00000004"):
-        checkpoints.save(tmp_path, made, Progress(5))
+        checkpoints.save(tmp_path, made, RunState(5))
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["00000004"]
     assert checkpoints.load(tmp_path, optimizer()).step == 4
 
 
 def test_what_cannot_be_read_or_does_not_fit_is_refused(tmp_path):
-    checkpoints.save(tmp_path, optimizer(), Progress(4))
+    checkpoints.save(tmp_path, optimizer(), RunState(4))
     with pytest.raises(ValueError, match=r"of other parameters: layers\.0\.weight is \(4, 4\) there and \(4, 8\) here"):
         checkpoints.load(tmp_path, optimizer(8))
     (file,) = tmp_path.rglob("*.safetensors")
@@ -87,7 +87,7 @@ def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
     values = iter([3.0, 1.0, 2.0])
-    config = LoopConfig(steps=6, save_every=1, sample_every=2, workers=0)
+    config = LoopConfig(steps=6, save_every=1, sample_every=2, num_workers=0)
     fit(
         "best",
         model,
@@ -97,14 +97,14 @@ def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
         tmp_path,
         lambda step: next(values),
     )
-    assert [int(p.name) for p in checkpoints.steps_of(tmp_path / "checkpoints")] == [4, 6]
+    assert [int(p.name) for p in checkpoints.saved_checkpoints(tmp_path / "checkpoints")] == [4, 6]
 
 
 @pytest.mark.slow
 def test_fifty_kills(tmp_path):
     """SIGKILL at random moments, some while a checkpoint is written: every run ends with the losses and weights, bit
     for bit, of one that was never killed."""
-    script = Path(__file__).parent / "killed.py"
+    script = Path(__file__).parent / "kill_training.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "50"], capture_output=True, text=True, timeout=300
     )

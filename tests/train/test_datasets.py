@@ -12,10 +12,10 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
-from limner.inference.fitting import fitted
+from limner.inference.resizing import resize_to_shape
 from limner.train.datasets.check import check
-from limner.train.datasets.example import Captioned, Conversation, Problem, opened
-from limner.train.datasets.mixture import Finite, Mixture, World, measure, sources_of
+from limner.train.datasets.example import CaptionedPicture, Conversation, Problem, open_picture
+from limner.train.datasets.mixture import ExampleSource, Mixture, WorldSource, conversation_size, load_sources
 from limner.train.datasets.readers import read
 
 
@@ -50,7 +50,7 @@ def test_captions_beside_pictures(folder):
     (folder / "0b.jpg").write_bytes(png(4))
     examples, problems = split(read(folder))
     assert [e.captions for e in examples] == [("a red cat", "a cat, red")]
-    assert opened(examples[0].picture).tobytes() == picture(0).tobytes()
+    assert open_picture(examples[0].picture).tobytes() == picture(0).tobytes()
     assert [p.split("/")[-1] for p in problems] == [
         "0b.jpg: the same name as 0b.png: which one does 0b.txt caption?",
         "1.txt: an empty caption",
@@ -84,7 +84,7 @@ def test_captions_come_as_often_as_their_probabilities_say(folder):
     assert [p.split("probabilities ")[1] for p in problems] == [
         f"{given}: one for each of the 2 captions, none below 0, not all 0" for given in ("[1]", "[1, -1]", "[0, 0]")
     ]
-    told = [examples[0].tell(random.Random(seed), draw_share=0.0) for seed in range(400)]
+    told = [examples[0].sample(random.Random(seed), draw_share=0.0) for seed in range(400)]
     said = Counter(answer["content"][0]["text"] for _, answer in told)
     assert set(said) == {"short", "long and full"} and 0.65 < said["long and full"] / 400 < 0.85
     first = Counter(asked["content"][0]["type"] for asked, _ in told)
@@ -178,7 +178,7 @@ def test_tar_shards_read_their_pictures_in_place(tmp_path):
         member(archive, "3.png", png(3))
     examples, problems = split(read(tmp_path))
     assert [e.captions for e in examples] == [("a red cat",), ("two dogs",)]
-    assert [opened(e.picture).tobytes() for e in examples] == [picture(1).tobytes(), picture(2).tobytes()]
+    assert [open_picture(e.picture).tobytes() for e in examples] == [picture(1).tobytes(), picture(2).tobytes()]
     assert "0.tar:3: no caption" in problems[0]
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[:700])
@@ -195,7 +195,7 @@ def test_parquet_with_pictures_inside(tmp_path):
     )
     parquet.write_table(table, tmp_path / "data.parquet")
     examples, problems = split(read(tmp_path))
-    assert opened(examples[0].picture).tobytes() == picture(1).tobytes() and examples[0].captions == ("a cat",)
+    assert open_picture(examples[0].picture).tobytes() == picture(1).tobytes() and examples[0].captions == ("a cat",)
     assert "data.parquet row 1" in problems[0]
 
 
@@ -234,9 +234,9 @@ def test_the_check_names_what_it_leaves_out(folder):
     ):
         assert said in told
     with pytest.raises(ValueError, match="3 of 6 examples are left out, more than 1%"):
-        report.require()
+        report.raise_if_unusable()
     with pytest.raises(ValueError, match="all 6 examples"):
-        check(read(folder), model.encoder, 3).require()
+        check(read(folder), model.encoder, 3).raise_if_unusable()
     assert "this model's context holds 3" in check(read(folder), model.encoder, 3).table()
 
 
@@ -246,52 +246,52 @@ def captions(messages):
 
 def test_every_example_comes_once_an_epoch_whatever_the_batch():
     model = make_limner()
-    examples = [Captioned(Path(f"{i}.png"), (f"{i}" * 3,), "x") for i in range(10)]
+    examples = [CaptionedPicture(Path(f"{i}.png"), (f"{i}" * 3,), "x") for i in range(10)]
     for size, pool in ((3, 1), (4, 5), (7, 2)):
-        mixture = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, size, 1, pool)
-        places = sorted(place for p in range(10) for batch in mixture.dealt(p) for _, place, _ in batch)
+        mixture = Mixture([(ExampleSource(examples, 1.0), 1.0)], model.encoder, size, 1, pool)
+        places = sorted(place for p in range(10) for batch in mixture.pool_batches(p) for _, place, _ in batch)
         assert places == list(range(10 * size * pool))
-    source = Finite(examples, 1.0)
+    source = ExampleSource(examples, 1.0)
     for epoch in range(3):
-        seen = {source.tell(1, epoch * 10 + k)[1]["content"][0]["image"] for k in range(10)}
+        seen = {source.sample(1, epoch * 10 + k)[1]["content"][0]["image"] for k in range(10)}
         assert seen == {e.picture for e in examples}
-    first, second = ([captions(source.tell(seed, k)) for k in range(10)] for seed in (1, 2))
-    assert first == [captions(source.tell(1, k)) for k in range(10)] != second
+    first, second = ([captions(source.sample(seed, k)) for k in range(10)] for seed in (1, 2))
+    assert first == [captions(source.sample(1, k)) for k in range(10)] != second
 
 
 def test_a_drawing_may_follow_a_plan():
-    example = Captioned(Path("0.png"), ("a cat.", "a red cat on grass."), "x")
+    example = CaptionedPicture(Path("0.png"), ("a cat.", "a red cat on grass."), "x")
     plans = Counter()
     for seed in range(400):
-        asked, answered = example.tell(random.Random(seed), 1.0, planned=0.7)
+        asked, answered = example.sample(random.Random(seed), 1.0, plan_share=0.7)
         plans[tuple(part.get("text") for part in answered["content"])] += 1
         assert "cat" in asked["content"][0]["text"] and answered["content"][-1]["image"] == example.picture
     assert set(plans) == {("A red cat on grass:", None), (None,)} and 240 < plans["A red cat on grass:", None] < 320
-    assert all(len(example.tell(random.Random(seed), 1.0)[1]["content"]) == 1 for seed in range(50))
+    assert all(len(example.sample(random.Random(seed), 1.0)[1]["content"]) == 1 for seed in range(50))
 
 
 def test_sources_come_by_their_weights():
     model = make_limner(shapes=((128, 128), (96, 160), (160, 96)))
-    ten = Finite([Captioned(Path(f"{i}.png"), ("x",), "x") for i in range(10)])
-    mixture = Mixture([(ten, 0.3), (World(), 0.1)], model.encoder, 7, 0, pool=3)
+    ten = ExampleSource([CaptionedPicture(Path(f"{i}.png"), ("x",), "x") for i in range(10)])
+    mixture = Mixture([(ten, 0.3), (WorldSource(), 0.1)], model.encoder, 7, 0, pool=3)
     for pool in range(4):
-        sources = [source for batch in mixture.dealt(pool) for source, _, _ in batch]
+        sources = [source for batch in mixture.pool_batches(pool) for source, _, _ in batch]
         assert len(sources) == 21 and abs(sources.count(0) - 0.75 * 21) <= 1
     assert mixture.counts(4000) == [3000, 1000]
     for weights in ([-1.0, 2.0], [0.0, 0.0]):
         with pytest.raises(ValueError, match="none below 0"):
-            Mixture([(ten, weights[0]), (World(), weights[1])], model.encoder, 2, 0)
+            Mixture([(ten, weights[0]), (WorldSource(), weights[1])], model.encoder, 2, 0)
 
 
 def test_the_world_can_be_asked_for_some_kinds_of_conversation():
-    ((only, weight),) = sources_of(["world/refuse:2"], None, 0, 0.8)
-    assert weight == 2 and only == World(("refuse",))
+    ((only, weight),) = load_sources(["world/refuse:2"], None, 0, 0.8)
+    assert weight == 2 and only == WorldSource(("refuse",))
     for place in range(20):
-        said = only.tell(0, place)[-1]["content"][0]["text"]
+        said = only.sample(0, place)[-1]["content"][0]["text"]
         assert any(words in said for words in ("I can't draw", "我还不会画", "못 그려요"))
-    assert sources_of(["world"], None, 0, 0.8) == [(World(), 1.0)]
+    assert load_sources(["world"], None, 0, 0.8) == [(WorldSource(), 1.0)]
     with pytest.raises(ValueError, match="no conversations of the kind 'deny'; there are draw, describe"):
-        sources_of(["world/refuse+deny"], None, 0, 0.8)
+        load_sources(["world/refuse+deny"], None, 0, 0.8)
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):
@@ -300,7 +300,7 @@ def test_batches_are_a_function_of_seed_and_step(folder):
         (folder / f"{index}.txt").write_text(words)
     ids = []
     for step in (2, 9, 2):  # a fresh one each time, as after resuming
-        mixture = Mixture(sources_of([f"{folder}:2"], model.encoder, 1024, 0.5), model.encoder, 4, 0, pool=4)
+        mixture = Mixture(load_sources([f"{folder}:2"], model.encoder, 1024, 0.5), model.encoder, 4, 0, pool=4)
         ids.append(mixture(step).stream.input_ids.tolist())
     assert ids[0] == ids[2] != ids[1]
 
@@ -308,12 +308,12 @@ def test_batches_are_a_function_of_seed_and_step(folder):
 def test_padding_stays_below_five_percent_on_the_world():
     """Rows as they are trained on, main stream and branches, of one pool of batches of 32 with nano's tokenizer."""
     encoder = limner.load("nano", device="cpu").encoder
-    mixture = Mixture([(World(), 1.0)], encoder, 32, 3)
+    mixture = Mixture([(WorldSource(), 1.0)], encoder, 32, 3)
     spent = needed = 0
-    for batch in mixture.dealt(0):
+    for batch in mixture.pool_batches(0):
         rows = []
         for _, place, tokens in batch:
-            told = World().tell(3, place)
+            told = WorldSource().sample(3, place)
             messages = [
                 {
                     **m,
@@ -326,7 +326,7 @@ def test_padding_stays_below_five_percent_on_the_world():
             ]
             encoded = encoder.encode(messages, training=True)
             rows.append((len(encoded.input_ids), sum(p.drawn for p in encoded.pictures)))
-            assert measure(encoder, told) == (rows[-1][1], tokens)
+            assert conversation_size(encoder, told) == (rows[-1][1], tokens)
             assert abs(len(encoded.input_ids) + 16 * rows[-1][1] - tokens) <= 2
         spent += len(rows) * (max(n for n, _ in rows) + 16 * max(drawn for _, drawn in rows))
         needed += sum(n + 16 * drawn for n, drawn in rows)
@@ -336,5 +336,5 @@ def test_padding_stays_below_five_percent_on_the_world():
 
 def test_pictures_are_cut_to_the_nearest_shape():
     config = make_limner(shapes=((32, 32), (32, 64))).config
-    assert fitted(picture(0, (100, 90)), config).size == (32, 32)
-    assert fitted(picture(0, (100, 190)), config).size == (64, 32)
+    assert resize_to_shape(picture(0, (100, 90)), config).size == (32, 32)
+    assert resize_to_shape(picture(0, (100, 190)), config).size == (64, 32)

@@ -12,8 +12,8 @@ from limner.detokenizer import flow, samplers
 from limner.detokenizer.condition import Condition
 from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
-from limner.train.datasets.mixture import World
-from limner.train.distill import DistillConfig, Drawings, Student, distill, load_config, path_loss, prepared
+from limner.train.datasets.mixture import WorldSource
+from limner.train.distill import DistillConfig, DrawingSource, Student, distill, load_config, path_loss, prepare_student
 
 QUICK = [
     "steps=2",
@@ -22,7 +22,7 @@ QUICK = [
     "loop.steps=3",
     "loop.batch_size=2",
     "loop.save_every=1",
-    "loop.warmup=1",
+    "loop.warmup_steps=1",
 ]
 
 
@@ -48,7 +48,7 @@ def end(model, steps, scale, noise, own):
 
 def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_nothing_else():
     model = make_limner()
-    prepared(model, DistillConfig(steps=2, teacher_steps=4, rank=2))
+    prepare_student(model, DistillConfig(steps=2, teacher_steps=4, rank=2))
     student, own = Student(model.detokenizer.mmdit), condition(model)
     noise = torch.randn(3, 4, 4, 4)
     same = path_loss(student, own, noise, 1.0, DistillConfig(steps=2, teacher_steps=2), 1.0)
@@ -63,12 +63,12 @@ def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_noth
 def test_training_brings_the_student_to_the_teacher():
     model = make_limner()
     config = DistillConfig(steps=2, teacher_steps=8, rank=8)
-    trainee = prepared(model, config)
+    trainable = prepare_student(model, config)
     student, own = Student(model.detokenizer.mmdit), condition(model)
     noise = torch.randn(3, 4, 4, 4)
     student.switch(False)
     there, before = end(model, 8, 3.0, noise, own), end(model, 2, 1.0, noise, own)
-    optimizer = torch.optim.AdamW([p for p in trainee.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in trainable.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(60):
         path_loss(student, own, noise, 1.0, config, 3.0).mean().backward()
         optimizer.step()
@@ -152,11 +152,11 @@ def test_a_student_goes_on_from_an_earlier_one(data, tmp_path):
 
 
 def test_only_conversations_that_draw_are_taken():
-    drawings = Drawings(World())
+    drawings = DrawingSource(WorldSource())
     for place in range(30):
-        told = drawings.tell(3, place)
+        told = drawings.sample(3, place)
         assert any(p["type"] == "image" for m in told if m["role"] == "assistant" for p in m["content"])
-        assert drawings.tell(3, place) == told and drawings.name(3, place).startswith("world 3/")
+        assert drawings.sample(3, place) == told and drawings.name(3, place).startswith("world 3/")
 
 
 def test_bad_options(tmp_path):

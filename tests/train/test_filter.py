@@ -7,8 +7,8 @@ from PIL import Image
 
 from helpers import picture
 from limner.app.cli.main import main
-from limner.train.datasets.example import Problem, opened
-from limner.train.datasets.filter import Rules, difference_hash, run
+from limner.train.datasets.example import Problem, open_picture
+from limner.train.datasets.filter import Rules, difference_hash, filter_dataset
 from limner.train.datasets.readers import read
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def test_rules(folder, tmp_path):
     out = tmp_path / "out"
-    counts = run(
+    counts = filter_dataset(
         folder,
         out,
         Rules(min_side=30, max_aspect=3, duplicate_bits=10, min_similarity=0.5),
@@ -42,7 +42,9 @@ def test_rules(folder, tmp_path):
     assert "similarity 0.100 is below 0.5" in dropped["d.png"] and "duplicate" in dropped["e.png"]
     assert dropped["f.txt"] == "a caption without a picture"
     (example,) = read(out)
-    assert example.captions == ("picture a",) and opened(example.picture).tobytes() == picture(0, (40, 40)).tobytes()
+    assert (
+        example.captions == ("picture a",) and open_picture(example.picture).tobytes() == picture(0, (40, 40)).tobytes()
+    )
 
 
 def test_conversations_stay_conversations(tmp_path):
@@ -54,10 +56,10 @@ def test_conversations_stay_conversations(tmp_path):
         ]
     }
     (tmp_path / "talk.jsonl").write_text(json.dumps(talk) + "\n")
-    run(tmp_path / "talk.jsonl", tmp_path / "out", Rules())
+    filter_dataset(tmp_path / "talk.jsonl", tmp_path / "out", Rules())
     (example,) = read(tmp_path / "out")
     assert not isinstance(example, Problem) and [m["role"] for m in example.messages] == ["user", "assistant"]
-    assert opened(next(example.pictures())).tobytes() == picture(1).tobytes()
+    assert open_picture(next(example.pictures())).tobytes() == picture(1).tobytes()
 
 
 def test_hashes_see_through_scaling_and_tell_pictures_apart():

@@ -19,8 +19,8 @@ from limner.train.loop import Interrupted
 QUICK = [
     "joint.loop.steps=4",
     "joint.loop.batch_size=2",
-    "joint.loop.workers=0",
-    "joint.loop.warmup=1",
+    "joint.loop.num_workers=0",
+    "joint.loop.warmup_steps=1",
     "rank=2",
     "samples=1",
     "joint.loop.save_every=1",
@@ -63,19 +63,19 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
 def test_it_learns_what_it_is_shown(data, tmp_path):
     """The flow loss of the data falls well below the base's, by the adapter alone."""
     from limner.train.datasets import check, readers
-    from limner.train.datasets.mixture import Finite, Mixture
+    from limner.train.datasets.mixture import ExampleSource, Mixture
     from limner.train.stages.joint import joint_losses
     from limner.train.stages.joint_options import JointStage
-    from limner.train.trainee import Trainee
+    from limner.train.trainable import TrainableModel
 
     model = make_limner()
     examples = check.check(readers.read(data), model.encoder, 1024).examples
-    batch = Mixture([(Finite(examples, 1.0), 1.0)], model.encoder, 3, 7, pool=1)(0)
+    batch = Mixture([(ExampleSource(examples, 1.0), 1.0)], model.encoder, 3, 7, pool=1)(0)
 
     @torch.no_grad()
     def flow(model):
         return float(
-            joint_losses(Trainee(model.mllm, model.detokenizer), JointStage(flow_samples=8), 1, batch, 0)["flow"]
+            joint_losses(TrainableModel(model.mllm, model.detokenizer), JointStage(flow_samples=8), 1, batch, 0)["flow"]
         )
 
     base = flow(model)
@@ -115,9 +115,9 @@ def test_blocks_computed_again_give_the_same_adapter(data, tmp_path, monkeypatch
     again = []
     real = module.joint_losses
 
-    def noted(trainee, *given):
-        again.append((trainee.detokenizer.mmdit.gradient_checkpointing, trainee.stream.llm.training))
-        return real(trainee, *given)
+    def noted(trainable, *given):
+        again.append((trainable.detokenizer.mmdit.gradient_checkpointing, trainable.stream.llm.training))
+        return real(trainable, *given)
 
     monkeypatch.setattr(module, "joint_losses", noted)
     plain = finetune(make_limner(), data, tmp_path / "plain", load_config(QUICK))
@@ -132,7 +132,7 @@ def test_blocks_computed_again_give_the_same_adapter(data, tmp_path, monkeypatch
 
 def test_painting_alone_learns_nothing_from_words(data, tmp_path):
     """No batch without a picture stops it, in the trial or in the run."""
-    options = [*QUICK, "parts=[mmdit]", "draw_share=0.0", "planned=0.0"]
+    options = [*QUICK, "parts=[mmdit]", "draw_share=0.0", "plan_share=0.0"]
     out = finetune(make_limner(), data, tmp_path / "out", load_config(options))
     weights = load_file(out / "mmdit" / "adapter_model.safetensors")
     assert all(not value.any() for name, value in weights.items() if "lora_B" in name)
@@ -145,7 +145,7 @@ def test_from_python(data, tmp_path):
     assert card["made"]["steps"] == 2 and card["extra"] == [] and not (out / "extra.safetensors").exists()
     assert not (out / "samples").exists()
     from limner.train.datasets import check, readers
-    from limner.train.frozen import precompute
+    from limner.train.frozen_encoders import precompute
 
     model = make_limner()
     precompute(model, check.check(readers.read(data), model.encoder, 1024).examples, tmp_path / "ahead")
@@ -167,16 +167,16 @@ def test_what_is_known_is_kept_by_leaving_the_image_stream_alone():
         ("world", ["image", "context"], {"image", "context"}),
     ):
         config = load_config(["rank=2", f"replay={replay}", f"streams={streams}"])
-        trainee, _ = module.prepared(make_limner(), config)
-        learns = [n for n, p in trainee.named_parameters() if p.requires_grad and ".mmdit." in n]
+        trainable, _ = module.prepare_adapter(make_limner(), config)
+        learns = [n for n, p in trainable.named_parameters() if p.requires_grad and ".mmdit." in n]
         assert {name.split(".blocks.")[1].split(".")[1] for name in learns} == expected
         assert set(config.streams) == expected, "what an adapter's card notes"
-        assert any(n.startswith("stream.llm") and p.requires_grad for n, p in trainee.named_parameters())
+        assert any(n.startswith("stream.llm") and p.requires_grad for n, p in trainable.named_parameters())
 
 
 def test_options_are_checked():
     assert load_config(["rank=4"]).rank == 4
-    assert load_config([]).planned is None and load_config(["planned=0.5"]).planned == 0.5
+    assert load_config([]).plan_share is None and load_config(["plan_share=0.5"]).plan_share == 0.5
     for wrong, said in (
         (["rnk=4"], "unknown key 'rnk'"),
         (["rank=many"], "rank must be of type int"),
@@ -187,8 +187,8 @@ def test_options_are_checked():
         (["extra=[all]"], "extra: no 'all'"),
         (["replay=photos"], "replay is 'photos'"),
         (["draw_share=2"], "draw_share is 2"),
-        (["planned=2"], "planned is 2"),
-        (["planned=often"], "planned"),
+        (["plan_share=2"], "plan_share is 2"),
+        (["plan_share=often"], "plan_share"),
         (["joint.train=[mllm]"], "joint.train has no effect here"),
         (["joint.compile=true"], "joint.compile has no effect here"),
         (["joint.loop.sample_every=5"], "sample_every is 5 and has no effect here"),
@@ -232,17 +232,17 @@ def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     real = module.joint_losses
 
-    def timed(trainee, stage, seed, batch, step, kept):
-        done.append(module.work(batch, trainee, stage))
+    def timed(trainable, stage, seed, batch, step, kept):
+        done.append(module.step_cost(batch, trainable, stage))
         clock[0] += done[-1] * 1e-6
-        return real(trainee, stage, seed, batch, step, kept)
+        return real(trainable, stage, seed, batch, step, kept)
 
     monkeypatch.setattr(module, "joint_losses", timed)
     model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
     model.detokenizer.mmdit.config.position_table = 32
     seen = []
-    original = module.trial
-    monkeypatch.setattr(module, "trial", lambda *given: seen.append(original(*given)) or seen[-1])
+    original = module.estimate_cost
+    monkeypatch.setattr(module, "estimate_cost", lambda *given: seen.append(original(*given)) or seen[-1])
     options = [*QUICK, "joint.loop.batch_size=4", "joint.loop.steps=8", "replay=world", "samples=0"]
     finetune(model, data, tmp_path / "out", load_config(options))
     (seconds, peak), trial, run = seen[0], done[:2], done[2:]

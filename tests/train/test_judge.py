@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from limner.evaluation.cases import SIDES, halve
+from limner.evaluation.geneval_cases import SIDES, halve
 from limner.evaluation.judge import Judge, JudgeConfig
-from limner.train.stages.disturbed import bend
-from limner.train.stages.judge import JudgeStage, make_batch, run
+from limner.train.stages.augmentation import elastic_warp
+from limner.train.stages.judge import JudgeStage, make_batch, run_judge
 from limner.world import sampling
 from limner.world.scene import Scene, Thing, render
 
@@ -16,9 +16,9 @@ def test_bending_moves_every_point_a_little():
     """A ramp tells by its values where a point came from."""
     torch.manual_seed(0)
     ramp = torch.linspace(-1, 1, 96).expand(4, 3, 64, 96).clone()
-    torch.testing.assert_close(bend(ramp, 0.0), ramp, atol=1e-5, rtol=0)
+    torch.testing.assert_close(elastic_warp(ramp, 0.0), ramp, atol=1e-5, rtol=0)
     for amount in (0.5, 2.0):
-        moved = ((bend(ramp, amount) - ramp)[..., 12:-12] * 95 / 2).abs()  # in pixels, away from the edges
+        moved = ((elastic_warp(ramp, amount) - ramp)[..., 12:-12] * 95 / 2).abs()  # in pixels, away from the edges
         assert 0.5 * amount < moved.mean() < 4 * amount
         assert not torch.equal(moved[0], moved[1]), "every picture its own way"
 
@@ -45,20 +45,20 @@ def test_a_featured_thing_stands_in_a_third_of_the_pictures(tmp_path):
             shown += len({int(row[0]) for row in centres if row[3] == at})
         return shown / (20 * stage.loop.batch_size)
 
-    assert share(JudgeStage(halved=0.0)) < 0.06
-    assert 0.27 < share(JudgeStage(halved=0.0, featured="zebra")) < 0.42
-    with pytest.raises(ValueError, match="featured is 'unicorn'"):
-        run(JudgeStage(featured="unicorn"), None, 0, tmp_path, torch.device("cpu"), torch.float32)
+    assert share(JudgeStage(cut_rate=0.0)) < 0.06
+    assert 0.27 < share(JudgeStage(cut_rate=0.0, featured_object="zebra")) < 0.42
+    with pytest.raises(ValueError, match="featured_object is 'unicorn'"):
+        run_judge(JudgeStage(featured_object="unicorn"), None, 0, tmp_path, torch.device("cpu"), torch.float32)
 
 
 def test_a_wider_judge_sees_what_it_saw():
     torch.manual_seed(0)
     judge = Judge(JudgeConfig(16, 1, objects=5, colors=10, backgrounds=3)).eval()
-    wider = judge.wider(8, 4).eval()
+    wider = judge.with_classes(8, 4).eval()
     pixels = torch.rand(2, 3, 32, 32)
     (cells, ground), (more_cells, more_ground) = judge(pixels), wider(pixels)
     assert more_cells.shape[1] == 1 + 8 + 10 and more_ground.shape == (2, 4)
     torch.testing.assert_close(torch.cat([more_cells[:, :6], more_cells[:, 9:]], 1), cells)
     torch.testing.assert_close(more_ground[:, :3], ground)
     with pytest.raises(ValueError, match="this judge has 5, 3"):
-        judge.wider(4, 3)
+        judge.with_classes(4, 3)

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw", *more: str):
     folder.mkdir(exist_ok=True)
-    command = [str(HERE / "spread.py"), str(folder), kind, str(steps), optimizer, *more]
+    command = [str(HERE / "distributed_worker.py"), str(folder), kind, str(steps), optimizer, *more]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [*launcher, *command]
@@ -77,16 +77,16 @@ def test_shares_are_disjoint_and_about_equal(monkeypatch):
     shares = []
     for rank in range(4):
         monkeypatch.setenv("RANK", str(rank))
-        shares.append(parallel.share(costs))
+        shares.append(parallel.balanced_indices(costs))
     assert sorted(i for own in shares for i in own) == list(range(64))
     loads = [sum(costs[i] for i in own) for own in shares]
     assert max(loads) / min(loads) < 1.02
     with pytest.raises(ValueError, match="batch_size must be at least 4"):
-        parallel.share(costs[:3])
-    with parallel.alone():
-        assert parallel.share(costs[:3]) == [0, 1, 2] and parallel.size() == 1
+        parallel.balanced_indices(costs[:3])
+    with parallel.single_process():
+        assert parallel.balanced_indices(costs[:3]) == [0, 1, 2] and parallel.world_size() == 1
 
 
 def test_kinds():
     with pytest.raises(ValueError, match="parallel is 'tpu'; it can be ddp, fsdp, hsdp"):
-        parallel.spread(parallel.Objective(None, None), "tpu")
+        parallel.shard(parallel.Objective(None, None), "tpu")

@@ -12,7 +12,7 @@ from limner.detokenizer.autoencoder import to_pixels
 from limner.evaluation.reader import LETTERS, Reader, ReaderConfig
 from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
 from limner.world.scene import render
-from limner.world.signs import signed
+from limner.world.signs import sign_scene
 
 
 def test_batches_spell_their_words():
@@ -28,7 +28,7 @@ def test_batches_spell_their_words():
 def test_every_letter_has_its_columns_where_it_stands():
     rng = random.Random(1)
     for _ in range(100):
-        scene = signed(rng, kept=rng.random() < 0.5)
+        scene = sign_scene(rng, held_out=rng.random() < 0.5)
         kept = torch.unique_consecutive(letter_columns(scene))
         assert "".join(LETTERS[i - 1] for i in kept.tolist() if i) == scene.things[0].words, (
             "greedy reading of the truth"
@@ -41,9 +41,9 @@ def test_every_letter_has_its_columns_where_it_stands():
 
 def test_it_learns_to_read_one_sign(tmp_path):
     torch.manual_seed(0)
-    stage = ReaderStage(blurred=0, encoded=0, bent=0)
+    stage = ReaderStage(blur_rate=0, autoencoder_rate=0, warp_rate=0)
     rng = random.Random(2)
-    while len((scene := signed(rng)).things[0].words) != 3 or scene.height != 128 or scene.width != 128:
+    while len((scene := sign_scene(rng)).things[0].words) != 3 or scene.height != 128 or scene.width != 128:
         pass
     word, image = scene.things[0].words, render(scene)
     reader = Reader(ReaderConfig(16, 2))

@@ -15,7 +15,7 @@ from limner.train import recipe as recipes
 @pytest.mark.slow
 def test_from_nothing_to_a_model_that_replies(tmp_path):
     recipe = recipes.load_recipe("tiny", [f"output={tmp_path}"])
-    folder = recipes.run(recipe)
+    folder = recipes.run_recipe(recipe)
     model = limner.load(folder)
     reply = model.generate("draw a red cat", images="force", max_images=1)
     assert reply.images[0].size in ((128, 128), (160, 96), (96, 160))
@@ -26,18 +26,18 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
     assert (tmp_path / "joint/samples/000004.png").exists()
     assert len((tmp_path / "joint/validation.jsonl").read_text().splitlines()) == 1
     before = json.loads((tmp_path / "joint/checkpoints/00000004/progress.json").read_text())
-    assert recipes.run(recipe) == folder  # finished stages are skipped
+    assert recipes.run_recipe(recipe) == folder  # finished stages are skipped
     assert json.loads((tmp_path / "joint/checkpoints/00000004/progress.json").read_text()) == before
 
     longer = recipes.load_recipe(
         "tiny", [f"output={tmp_path / 'longer'}", f"warm_start={folder}", "joint.loop.steps=1"]
     )
-    further = recipes.run(longer, ("joint",))
+    further = recipes.run_recipe(longer, ("joint",))
     a, b = (limner.load(f, dtype="float32").mllm.queries.weight for f in (folder, further))
     assert 0 < (a - b).abs().max() < 0.02, "a warm start goes on from the weights it was given"
 
     finished = recipes.load_recipe("tiny", [f"output={tmp_path / 'finished'}", f"warm_start={folder}"])
-    sharper = limner.load(recipes.run(finished, ("decoder",)), dtype="float32")
+    sharper = limner.load(recipes.run_recipe(finished, ("decoder",)), dtype="float32")
     start = dict(limner.load(folder, dtype="float32").named_parameters())
     changed = {name for name, value in sharper.named_parameters() if not torch.equal(value, start[name])}
     assert changed and all(name.startswith("detokenizer.autoencoder.vae.decoder.") for name in changed)
@@ -46,10 +46,10 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
         "tiny",
         [f"output={tmp_path / 'judged'}", f"warm_start={folder}", f"judge.warm_start={tmp_path / 'judge/model'}"],
     )
-    recipes.run(judged, ("judge",))
+    recipes.run_recipe(judged, ("judge",))
     assert (tmp_path / "judged/judge/model/config.json").exists() and not (tmp_path / "judged/model").exists()
     with pytest.raises(ValueError, match="a warm start brings its own autoencoder"):
-        recipes.run(judged, ("autoencoder", "joint"))
+        recipes.run_recipe(judged, ("autoencoder", "joint"))
 
     from limner.evaluation import world
     from limner.evaluation.judge import Judge

@@ -15,13 +15,13 @@ from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import Interrupted, LoopConfig
-from limner.train.resume import flat, same_run, settled
+from limner.train.resume import check_same_run, flatten, run_settings
 
 QUICK = [
     "joint.loop.steps=3",
     "joint.loop.batch_size=1",
-    "joint.loop.workers=0",
-    "joint.loop.warmup=1",
+    "joint.loop.num_workers=0",
+    "joint.loop.warmup_steps=1",
     "rank=2",
     "samples=0",
     "joint.loop.save_every=1",
@@ -54,7 +54,7 @@ def test_a_folder_of_the_user_s_own_is_left_alone(data, tmp_path):
         lambda: finetune(make_limner(), data, project, load_config(QUICK)),
         lambda: distill(make_limner(), project, DistillConfig()),
         lambda: world.evaluate(make_limner(), project, limit=1),
-        lambda: recipes.run(recipes.load_recipe("tiny", [f"output={project}"])),
+        lambda: recipes.run_recipe(recipes.load_recipe("tiny", [f"output={project}"])),
     ):
         with pytest.raises(ValueError, match=r"project is not empty: it holds README\.md, run; choose a new folder"):
             work()
@@ -99,11 +99,13 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(data, tmp_path, monkeypa
     with pytest.raises(ValueError, match="base was"):
         finetune(make_limner(seed=5), data, out, load_config(QUICK))
     moved = shutil.copytree(data, tmp_path / "moved")
-    finetune(make_limner(), moved, out, load_config([*QUICK, "joint.loop.log_every=1", "joint.loop.keep=2"]))
+    finetune(
+        make_limner(), moved, out, load_config([*QUICK, "joint.loop.log_every=1", "joint.loop.save_total_limit=2"])
+    )
 
 
 def test_checkpoints_that_were_asked_for_stay(data, tmp_path):
-    out = finetune(make_limner(), data, tmp_path / "out", load_config([*QUICK, "joint.loop.keep=3"]))
+    out = finetune(make_limner(), data, tmp_path / "out", load_config([*QUICK, "joint.loop.save_total_limit=3"]))
     assert [p.name for p in sorted((out / "run/checkpoints").iterdir())] == ["00000001", "00000002", "00000003"]
     log = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3]
@@ -120,15 +122,15 @@ def test_an_option_given_twice_counts_twice(data, tmp_path, monkeypatch):
 
 
 def test_settings_are_compared_by_name(tmp_path):
-    same_run(tmp_path / "run", {"a": {"b": 1, "c": (1, 2)}})
-    same_run(tmp_path / "run", {"a": {"b": 1, "c": [1, 2]}})
+    check_same_run(tmp_path / "run", {"a": {"b": 1, "c": (1, 2)}})
+    check_same_run(tmp_path / "run", {"a": {"b": 1, "c": [1, 2]}})
     with pytest.raises(ValueError, match=r"a\.b was 1, now 2; d was None, now 'x'"):
-        same_run(tmp_path / "run", {"a": {"b": 2, "c": [1, 2]}, "d": "x"})
+        check_same_run(tmp_path / "run", {"a": {"b": 2, "c": [1, 2]}, "d": "x"})
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
-        same_run(tmp_path / "run", {})
-    names = {name for name, _ in flat(settled(load_config([])))}
-    assert "joint.loop.batch_size" in names and "joint.loop.workers" not in names
+        check_same_run(tmp_path / "run", {})
+    names = {name for name, _ in flatten(run_settings(load_config([])))}
+    assert "joint.loop.batch_size" in names and "joint.loop.num_workers" not in names
 
 
 def talks(path, question, answer):
@@ -141,14 +143,14 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
     """With other data, at another rate or from another base it is refused, finished or not; the next stage is free."""
     make_limner().save_pretrained(tmp_path / "base")
     one, other = talks(tmp_path / "a.jsonl", "hello", "good day"), talks(tmp_path / "b.jsonl", "colour", "green")
-    loop = LoopConfig(steps=1, batch_size=2, sample_every=0, workers=0, warmup=1)
+    loop = LoopConfig(steps=1, batch_size=2, sample_every=0, num_workers=0, warmup_steps=1)
 
     def train(data=one, rate=1e-3, base="base", stage="sft"):
         recipe = recipes.load_recipe("tiny", [f"output={tmp_path / 'out'}", f"warm_start={tmp_path / base}"])
         settings = getattr(recipe, stage)
         settings.data, settings.train, settings.loop = (str(data),), ("mllm.llm",), LoopConfig(**vars(loop))
         settings.loop.learning_rate = rate
-        return recipes.run(recipe, (stage,))
+        return recipes.run_recipe(recipe, (stage,))
 
     train()
     weights = (tmp_path / "out/model/llm/model.safetensors").read_bytes()

@@ -7,8 +7,8 @@ import tarfile
 import pytest
 
 from helpers import make_limner, picture
-from limner.train.datasets.mixture import Mixture, sources_of
-from limner.train.datasets.shards import INDEX, Shards, examples_of
+from limner.train.datasets.mixture import Mixture, load_sources
+from limner.train.datasets.shards import INDEX_FILE, ShardSource, examples_of
 from limner.train.loop import LoopConfig, fit
 
 
@@ -32,29 +32,32 @@ def folder(tmp_path):
 
 
 def test_every_example_once_an_epoch_in_another_order_each_time(folder):
-    shards = Shards(folder, together=2)
+    shards = ShardSource(folder, shards_at_once=2)
     assert shards.counts == [5, 7, 1, 7, 3]
     epochs = [[shards.name(1, epoch * 23 + k) for k in range(23)] for epoch in range(3)]
     assert all(len(set(epoch)) == 23 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
     first = {name.split(":")[0] for name in epochs[0][:5]}
     assert len(first) <= 2, "two shards at a time"
-    assert [Shards(folder, together=2).name(1, k) for k in (3, 40)] == [epochs[0][3], epochs[1][17]]
-    assert Shards(folder, together=2).name(2, 3) != epochs[0][3] or Shards(folder).name(2, 4) != epochs[0][4]
+    assert [ShardSource(folder, shards_at_once=2).name(1, k) for k in (3, 40)] == [epochs[0][3], epochs[1][17]]
+    assert (
+        ShardSource(folder, shards_at_once=2).name(2, 3) != epochs[0][3]
+        or ShardSource(folder).name(2, 4) != epochs[0][4]
+    )
 
 
 def test_the_index_is_made_again_when_a_shard_changes(folder):
-    Shards(folder)
-    saved = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps(saved | {"counts": [1, 1, 1, 1, 1]}))
-    assert Shards(folder).total == 5, "an index whose sizes hold is believed"
+    ShardSource(folder)
+    saved = json.loads((folder / INDEX_FILE).read_text())
+    (folder / INDEX_FILE).write_text(json.dumps(saved | {"counts": [1, 1, 1, 1, 1]}))
+    assert ShardSource(folder).total == 5, "an index whose sizes hold is believed"
     write_tar(folder / "0.tar", range(2))
     examples_of.cache_clear()
-    assert Shards(folder).counts == [2, 7, 1, 7, 3]
+    assert ShardSource(folder).counts == [2, 7, 1, 7, 3]
 
 
 def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
     model = make_limner()
-    mixture = Mixture(sources_of([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 4, 0, pool=2)
+    mixture = Mixture(load_sources([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 4, 0, pool=2)
     batches = [mixture(step) for step in range(6)]
     left = [line for batch in batches for line in batch.left_out]
     assert left and all("0007" in line and "not a picture" in line for line in left)
@@ -62,7 +65,7 @@ def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
     from torch import nn
 
     module = nn.Linear(1, 1)
-    config = LoopConfig(steps=6, batch_size=4, workers=0, save_every=6)
+    config = LoopConfig(steps=6, batch_size=4, num_workers=0, save_every=6)
     fit("s", module, mixture, lambda batch, step: {"loss": module.weight.sum()}, config, tmp_path / "run")
     assert f"s: left out {left[0]}" in capsys.readouterr().out
     progress = json.loads((tmp_path / "run/checkpoints/00000006/progress.json").read_text())
@@ -82,14 +85,14 @@ def test_too_many_broken_examples_stop_a_run(tmp_path):
             module,
             lambda step: Batch(),
             lambda batch, step: {"loss": module.weight.sum()},
-            LoopConfig(steps=20, batch_size=4, workers=0),
+            LoopConfig(steps=20, batch_size=4, num_workers=0),
             tmp_path,
         )
 
 
 def test_what_is_no_stream(tmp_path):
     with pytest.raises(ValueError, match="holds no shards"):
-        Shards(tmp_path)
+        ShardSource(tmp_path)
     (tmp_path / "a.jsonl").write_text("")
     with pytest.raises(ValueError, match="no examples in 1 shards"):
-        Shards(tmp_path)
+        ShardSource(tmp_path)

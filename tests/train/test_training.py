@@ -14,15 +14,15 @@ from helpers import make_limner, picture
 from limner.mllm.views import normalise
 from limner.train import tracking
 from limner.train.data import joint_batch
-from limner.train.datasets.mixture import Mixture, World
-from limner.train.flow_loss import grouped
+from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.flow_loss import group_by_shape
 from limner.train.loop import Interrupted, LoopConfig, fit
-from limner.train.muon import Muon, orthogonalised
-from limner.train.optimizer import MasterOptimizer, rate_at
-from limner.train.recipe import chosen, load_recipe
-from limner.train.stages.joint import detokenizer_losses, joint_losses, mixture, validate, validation_batch
+from limner.train.muon import Muon, orthogonalize
+from limner.train.optimizer import MasterOptimizer, learning_rate_factor
+from limner.train.recipe import load_recipe, select_stages
+from limner.train.stages.joint import detokenizer_losses, joint_losses, make_mixture, validate, validation_batch
 from limner.train.stages.joint_options import JointStage
-from limner.train.trainee import Trainee, compile_blocks, freeze, recomputing
+from limner.train.trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 
 
 def problem():
@@ -43,7 +43,7 @@ def losses(model, x, step):
 def run(folder, steps=12, before=None, kind="adamw"):
     model = problem()
     config = LoopConfig(
-        steps=steps, learning_rate=1e-2, warmup=2, save_every=4, workers=0, ema_decay=0.9, optimizer=kind
+        steps=steps, learning_rate=1e-2, warmup_steps=2, save_every=4, num_workers=0, ema_decay=0.9, optimizer=kind
     )
     fit("test", model, batch, before or partial(losses, model), config, folder)
     return model
@@ -56,7 +56,7 @@ def same(a, b):
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
     whole = run(tmp_path / "whole")
     model = problem()
-    config = LoopConfig(steps=12, learning_rate=1e-2, warmup=2, save_every=4, workers=0, ema_decay=0.9)
+    config = LoopConfig(steps=12, learning_rate=1e-2, warmup_steps=2, save_every=4, num_workers=0, ema_decay=0.9)
 
     def interrupted(x, step):
         if step == 6:
@@ -96,19 +96,19 @@ def test_figures_go_to_tensorboard_or_to_any_tracker_of_accelerate(tmp_path):
 
     register_tracker_class(Kept)
     model = problem()
-    config = LoopConfig(steps=5, log_every=2, workers=0, tracker="kept")
+    config = LoopConfig(steps=5, log_every=2, num_workers=0, tracker="kept")
     fit("test", model, batch, partial(losses, model), config, tmp_path / "own")
     assert kept == [(step, ["test/gradient_norm", "test/loss"]) for step in (0, 2, 4)] + ["finished"]
     with pytest.raises(ValueError, match=r"tracker is .paper.; accelerate has .*tensorboard"):
-        tracking.begin("paper", tmp_path)
+        tracking.start_tracker("paper", tmp_path)
     missing = next(kind for kind in LOGGER_TYPE_TO_CLASS if kind not in {"kept", *map(str, get_available_trackers())})
     with pytest.raises(ValueError, match=f"tracker {missing}: its package is not installed"):
-        tracking.begin(missing, tmp_path)
+        tracking.start_tracker(missing, tmp_path)
 
 
 def test_batches_without_a_finite_gradient_change_nothing(tmp_path):
     model = problem()
-    config = LoopConfig(steps=3, workers=0, max_bad_batches=5)
+    config = LoopConfig(steps=3, num_workers=0, max_bad_batches=5)
     start = [p.clone() for p in model.parameters()]
 
     def broken(x, step):
@@ -117,7 +117,7 @@ def test_batches_without_a_finite_gradient_change_nothing(tmp_path):
     fit("test", model, batch, broken, config, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), start, strict=True))
     with pytest.raises(FloatingPointError, match="3 batches"):
-        fit("test", model, batch, broken, LoopConfig(steps=9, workers=0, max_bad_batches=2), tmp_path / "b")
+        fit("test", model, batch, broken, LoopConfig(steps=9, num_workers=0, max_bad_batches=2), tmp_path / "b")
 
 
 def test_masters_keep_what_bf16_rounds_away():
@@ -142,13 +142,13 @@ def test_muon_takes_inner_matrices_and_adamw_the_rest():
 
 
 def test_learning_rate():
-    rates = [rate_at(s, 100, 10, 0.2) for s in range(101)]
+    rates = [learning_rate_factor(s, 100, 10, 0.2) for s in range(101)]
     assert rates[0] == 0.1 and rates[50] == 1 and rates[90] == 0.5 and rates[100] == 0
-    cosine = [rate_at(s, 100, 10, 1.0, "cosine") for s in range(101)]
+    cosine = [learning_rate_factor(s, 100, 10, 1.0, "cosine") for s in range(101)]
     assert cosine[0] == 0.1 and abs(cosine[50] - 0.5) < 1e-9 and cosine[100] == 0
-    assert rate_at(99, 100, 10, 0.5, "constant") == 1
+    assert learning_rate_factor(99, 100, 10, 0.5, "constant") == 1
     with pytest.raises(ValueError, match="linear, cosine or constant"):
-        rate_at(0, 10, 1, 0.5, "stairs")
+        learning_rate_factor(0, 10, 1, 0.5, "stairs")
 
 
 def test_recipes_are_checked_key_by_key():
@@ -172,14 +172,14 @@ def test_a_stage_keeps_its_own_defaults_beside_what_a_recipe_or_an_override_says
 
 def test_stages_are_those_asked_for_the_recipes_own_or_nanos():
     released, nano = load_recipe("released"), load_recipe("nano")
-    assert chosen(released, None) == ("align", "joint", "sft") and chosen(released, ("sft",)) == ("sft",)
-    assert chosen(nano, None)[0] == "tokenizer" and chosen(nano, None)[-1] == "joint"
-    assert chosen(load_recipe("nano", ["warm_start=x"]), None) == ("language", "joint")
+    assert select_stages(released, None) == ("align", "joint", "sft") and select_stages(released, ("sft",)) == ("sft",)
+    assert select_stages(nano, None)[0] == "tokenizer" and select_stages(nano, None)[-1] == "joint"
+    assert select_stages(load_recipe("nano", ["warm_start=x"]), None) == ("language", "joint")
     with pytest.raises(ValueError, match="brings its own tokenizer"):
-        chosen(load_recipe("released", ["stages=[tokenizer,joint]"]), None)
+        select_stages(load_recipe("released", ["stages=[tokenizer,joint]"]), None)
     for recipe, asked in ((load_recipe("nano", ["stages=[joint,paint]"]), None), (nano, ("paint",))):
         with pytest.raises(ValueError, match="no stage 'paint'; there are tokenizer"):
-            chosen(recipe, asked)
+            select_stages(recipe, asked)
 
 
 def test_drawings_are_paired_with_their_pictures_and_references():
@@ -199,7 +199,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     assert [which(p) for p in made.target] == [2, 3, 2]
     assert [[which(p) for p in row] for row in made.references] == [[1], [2, 1], []]
     assert len(made.target) == len(made.target_views) == len(made.stream.drawing_row)
-    assert len(made.unseen_views) == 0  # the eye looks once at a picture, read and to be drawn
+    assert len(made.unseen_views) == 0  # the vision tower looks once at a picture, read and to be drawn
     model.encoder.config.drawn_images = "queries"
     as_queries = joint_batch([talk, talk[1:2]], model.encoder)
     assert len(as_queries.stream.pixel_values) == 1 and len(as_queries.unseen_views) == 3
@@ -207,7 +207,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
         drawn = [normalise(p, model.config) for p in (picture(2, (16, 32)), picture(3), picture(2, (16, 32)))]
         assert torch.equal(batch.views()[batch.target_views], torch.stack(drawn))
     latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
-    groups = grouped(made, latents, [(0, 0), (0, 1), (1, 0), (2, 0)], dropped={1})
+    groups = group_by_shape(made, latents, [(0, 0), (0, 1), (1, 0), (2, 0)], dropped={1})
     assert sorted(reduce(operator.iadd, (g.samples for g in groups), [])) == [(0, 0), (0, 1), (1, 0), (2, 0)]
     assert all(len({tuple(map(len, [r])) for r in g.references}) == 1 for g in groups)
 
@@ -215,43 +215,43 @@ def test_drawings_are_paired_with_their_pictures_and_references():
 def test_what_is_measured_has_some_of_every_source_or_is_a_set_of_its_own(data):
     model = make_limner()
     stage = JointStage(data=("world/draw:0.98", "world/describe:0.02"), loop=LoopConfig(batch_size=4))
-    batches = mixture(model, stage, 1)
+    batches = make_mixture(model, stage, 1)
     batch = validation_batch(model, stage, batches, 2)
     assert len(batch.sources) == 8 and set(batch.sources) == {0, 1}
-    trainee = Trainee(model.mllm, model.detokenizer)
-    best, values = validate(partial(joint_losses, trainee, stage, 0), batch)
-    assert best == values["flow"] > 0 and values == validate(partial(joint_losses, trainee, stage, 0), batch)[1]
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    best, values = validate(partial(joint_losses, trainable, stage, 0), batch)
+    assert best == values["flow"] > 0 and values == validate(partial(joint_losses, trainable, stage, 0), batch)[1]
     own = validation_batch(model, replace(stage, validation=(str(data),)), batches, 2)
     assert len(own.sources) == 8 and "zorp" in model.tokenizer.decode(own.stream.input_ids[0])
     talk = validation_batch(model, replace(stage, validation=("world/describe",)), batches, 2)
-    best, values = validate(partial(joint_losses, trainee, stage, 0), talk)
+    best, values = validate(partial(joint_losses, trainable, stage, 0), talk)
     assert best == values["loss"] and "flow" not in values, "where nothing is drawn"
 
 
 def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
     model.detokenizer.mmdit.config.position_table = 32
-    made = Mixture([(World(), 1.0)], model.encoder, 6, 0, pool=1)(0)
-    trainee = Trainee(model.mllm, model.detokenizer, align=True)
-    values = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    made = Mixture([(WorldSource(), 1.0)], model.encoder, 6, 0, pool=1)(0)
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
+    values = joint_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
     assert set(values) == {"loss", "language", "features", "flow", "align"}
     values["flow"].backward()
     for name in ("mllm.queries.weight", "mllm.output_resampler.query", "mllm.llm.model.layers.0.mlp.up_proj.weight"):
         gradient = dict(model.named_parameters())[name].grad
         assert gradient is not None and gradient.abs().sum() > 0, name
-    assert all(p.grad is None for p in model.mllm.eye.parameters())
+    assert all(p.grad is None for p in model.mllm.vision_tower.parameters())
     assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
-    again = joint_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    again = joint_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
 
 
 def test_a_share_of_the_drawings_learns_from_the_queries_alone():
     model = drawing_model()
-    trainee = Trainee(model.mllm, model.detokenizer)
+    trainable = TrainableModel(model.mllm, model.detokenizer)
     for share in (1.0, 0.0):
         model.zero_grad()
         stage = JointStage(prompt_dropout=share, context_dropout=0.0)
-        joint_losses(trainee, stage, 0, world(model), 0)["flow"].backward()
+        joint_losses(trainable, stage, 0, world(model), 0)["flow"].backward()
         heard = model.detokenizer.adapter.prompt_proj.weight.grad.abs().sum()
         assert (heard == 0) == bool(share) and model.mllm.queries.weight.grad.abs().sum() > 0
 
@@ -271,7 +271,14 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
         def loss(x, step):
             return {"loss": (model(x) - x.sum(1, keepdim=True)).square().mean()}
 
-        config = LoopConfig(steps=steps, learning_rate=1e-2, warmup=1, decay=0.0, workers=0, accumulate=accumulate)
+        config = LoopConfig(
+            steps=steps,
+            learning_rate=1e-2,
+            warmup_steps=1,
+            decay_ratio=0.0,
+            num_workers=0,
+            gradient_accumulation_steps=accumulate,
+        )
         fit("test", model, make, loss, config, folder)
         return model
 
@@ -295,13 +302,13 @@ def test_a_bad_batch_is_named(tmp_path, capsys):
         values = losses(model, x, step)
         return {"loss": values["loss"] * float("nan")} if step == 2 else values
 
-    fit("test", model, Named(), broken, LoopConfig(steps=4, workers=0), tmp_path)
+    fit("test", model, Named(), broken, LoopConfig(steps=4, num_workers=0), tmp_path)
     assert "step 2: gradient not finite, batch skipped (1 so far): cat-2.png" in capsys.readouterr().out
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 def world(model, count=4):
-    return Mixture([(World(), 1.0)], model.encoder, count, 0, pool=1)(0)
+    return Mixture([(WorldSource(), 1.0)], model.encoder, count, 0, pool=1)(0)
 
 
 def drawing_model():
@@ -312,24 +319,24 @@ def drawing_model():
 
 def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
     model = drawing_model()
-    trainee = Trainee(model.mllm, model.detokenizer)
-    told = freeze(trainee, ("mllm.queries", "detokenizer.adapter"))
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    told = freeze_parameters(trainable, ("mllm.queries", "detokenizer.adapter"))
     learns, rests = told.splitlines()
     assert "mllm.queries" in learns and "detokenizer.adapter" in learns and "llm" not in learns.replace("mllm", "")
-    assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.eye" in rests
-    joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
+    assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.vision_tower" in rests
+    joint_losses(trainable, JointStage(), 0, world(model), 0)["loss"].backward()
     got = {n for n, p in model.named_parameters() if p.grad is not None}
     assert got and all(n.startswith(("mllm.queries.", "detokenizer.adapter.")) for n in got)
     with pytest.raises(ValueError, match=r"no parameter's name begins with 'mllm\.querys'; parts are .*mllm\.queries"):
-        freeze(trainee, ("mllm.querys",))
+        freeze_parameters(trainable, ("mllm.querys",))
     with pytest.raises(ValueError, match=r"begins with 'mllm\.q'"):
-        freeze(trainee, ("mllm.q",))
+        freeze_parameters(trainable, ("mllm.q",))
 
 
 def test_the_detokenizer_learns_from_features_alone():
     model = drawing_model()
-    trainee = Trainee(model.mllm, model.detokenizer, align=True)
-    values = detokenizer_losses(trainee, JointStage(align_weight=0.5, align_block=0), 0, world(model), 0)
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
+    values = detokenizer_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, world(model), 0)
     assert set(values) == {"loss", "flow", "align"}
     values["loss"].backward()
     assert all(p.grad is None for p in model.mllm.parameters())
@@ -338,15 +345,15 @@ def test_the_detokenizer_learns_from_features_alone():
 
 def test_a_batch_of_words_teaches_drawing_nothing_and_stops_no_run(tmp_path):
     model = drawing_model()
-    trainee = Trainee(model.mllm, model.detokenizer)
-    freeze(trainee, ("detokenizer.mmdit",))
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    freeze_parameters(trainable, ("detokenizer.mmdit",))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    words = Mixture([(World(("small_talk",)), 1.0)], model.encoder, 2, 5, pool=1)
+    words = Mixture([(WorldSource(("small_talk",)), 1.0)], model.encoder, 2, 5, pool=1)
     without = [k for k in range(20) if not len(words(k).target)][:2]
-    config = LoopConfig(steps=2, warmup=0, workers=0, weight_decay=0.0)
+    config = LoopConfig(steps=2, warmup_steps=0, num_workers=0, weight_decay=0.0)
     for form in (detokenizer_losses, joint_losses):
-        losses = partial(form, trainee, JointStage(), 0)
-        fit("test", trainee, lambda step: words(without[step]), losses, config, tmp_path / form.__name__)
+        losses = partial(form, trainable, JointStage(), 0)
+        fit("test", trainable, lambda step: words(without[step]), losses, config, tmp_path / form.__name__)
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
@@ -355,9 +362,9 @@ def test_gradient_checkpointing_changes_no_gradient():
     for again in (False, True):
         model = drawing_model()
         model.mllm.llm.train()
-        trainee = Trainee(model.mllm, model.detokenizer)
-        with recomputing(trainee, again):
-            joint_losses(trainee, JointStage(), 0, world(model), 0)["loss"].backward()
+        trainable = TrainableModel(model.mllm, model.detokenizer)
+        with gradient_checkpointing(trainable, again):
+            joint_losses(trainable, JointStage(), 0, world(model), 0)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -372,12 +379,12 @@ def test_compiled_blocks_give_the_same_losses_and_gradients():
     found = []
     for compiled in (False, True):
         model = make_limner(prompt_tokens=6)
-        trainee = Trainee(model.mllm, model.detokenizer)
+        trainable = TrainableModel(model.mllm, model.detokenizer)
         if compiled:
-            compile_blocks(trainee)
-        loss = joint_losses(trainee, JointStage(), 0, made, 0)["loss"]
+            compile_blocks(trainable)
+        loss = joint_losses(trainable, JointStage(), 0, made, 0)["loss"]
         loss.backward()
-        found.append((loss.item(), [p.grad for p in trainee.parameters() if p.grad is not None]))
+        found.append((loss.item(), [p.grad for p in trainable.parameters() if p.grad is not None]))
     (eager, gradients), (loss, own) = found
     assert loss == pytest.approx(eager, rel=1e-5) and len(own) == len(gradients) > 20
     for a, b in zip(gradients, own, strict=True):
@@ -402,7 +409,7 @@ def test_muon_takes_the_steps_of_torch_s_own(tall, dtype):
         reference.step()
     moved, expected = ours.detach() - start, theirs.detach() - start
     assert (moved - expected).norm() <= (0.0 if dtype == torch.bfloat16 else 0.02) * expected.norm() + 1e-9
-    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape), torch.float32))
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), torch.float32))
     assert values.min() > 0.3 and values.max() < 1.3
 
 
@@ -426,12 +433,21 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
 
     def gradients(batches):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        trainee = Trainee(model.mllm, model.detokenizer)
+        trainable = TrainableModel(model.mllm, model.detokenizer)
         places = iter(range(4))
         made = [joint_batch(batch, model.encoder, [next(places) for _ in batch]) for batch in batches]
-        config = LoopConfig(steps=1, accumulate=len(batches), workers=0, clip=1e9, learning_rate=1e-9, warmup=1)
-        fixed = partial(joint_losses, trainee, JointStage(), 0)
-        optimizer = fit("x", trainee, lambda n: made[n], lambda b, _: fixed(b, 0), config, tmp_path / str(len(batches)))
+        config = LoopConfig(
+            steps=1,
+            gradient_accumulation_steps=len(batches),
+            num_workers=0,
+            max_grad_norm=1e9,
+            learning_rate=1e-9,
+            warmup_steps=1,
+        )
+        fixed = partial(joint_losses, trainable, JointStage(), 0)
+        optimizer = fit(
+            "x", trainable, lambda n: made[n], lambda b, _: fixed(b, 0), config, tmp_path / str(len(batches))
+        )
         (adam,) = optimizer.optimizers
         found = [adam.state[master]["exp_avg"].clone() for master in optimizer.masters if master in adam.state]
         with torch.no_grad():

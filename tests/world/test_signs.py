@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from limner.mllm.written import quoted, to_write
+from limner.mllm.glyph_text import find_glyph_text, quoted_strings
 from limner.world.objects import OBJECTS, SIGNS
 from limner.world.scene import Scene, Thing, render
-from limner.world.signs import COMMON, MOST, is_kept, sign, signed, word
+from limner.world.signs import COMMON, MAX_LETTERS, is_held_out_word, random_word, sign, sign_scene
 
 
 def test_what_is_asked_for_is_what_is_drawn():
@@ -14,19 +14,21 @@ def test_what_is_asked_for_is_what_is_drawn():
     rng = random.Random(0)
     written = kept_from_before = found_by_model = 0
     for _ in range(500):
-        asked, told = sign(rng).messages
-        said = " ".join(p["text"] for p in asked["content"] if p["type"] == "text")
-        (drawn,) = (p["image"] for p in told["content"] if p["type"] == "image")
-        shown = [p["image"] for p in asked["content"] if p["type"] == "image"]
-        plan = told["content"][0]["text"]
+        request, reply = sign(rng).messages
+        said = " ".join(p["text"] for p in request["content"] if p["type"] == "text")
+        (drawn,) = (p["image"] for p in reply["content"] if p["type"] == "image")
+        shown = [p["image"] for p in request["content"] if p["type"] == "image"]
+        plan = reply["content"][0]["text"]
         assert plan.endswith(":") and not plan.endswith("::")
-        assert bool(quoted(plan)) != bool(quoted(said)) or not (quoted(plan) or quoted(said)), "one of them spells it"
+        assert bool(quoted_strings(plan)) != bool(quoted_strings(said)) or not (
+            quoted_strings(plan) or quoted_strings(said)
+        ), "one of them spells it"
         words = drawn.things[0].words
-        found = to_write(plan, said)
+        found = find_glyph_text(plan, said)
         if found:
             assert tuple(w.upper() for w in found) == (words,)
             written += 1
-            found_by_model += bool(quoted(plan))
+            found_by_model += bool(quoted_strings(plan))
         else:
             assert shown[0].things[0].words == words, "nothing quoted: what the picture shown says stays"
             kept_from_before += 1
@@ -35,12 +37,12 @@ def test_what_is_asked_for_is_what_is_drawn():
 
 def test_words_fit_their_things_and_some_are_never_trained_on():
     rng = random.Random(1)
-    made = [word(rng, 8) for _ in range(3000)]
-    assert {len(w) for w in made} == set(range(1, 9)) and not any(map(is_kept, made))
-    assert all(is_kept(word(rng, 8, kept=True)) for _ in range(50))
+    made = [random_word(rng, 8) for _ in range(3000)]
+    assert {len(w) for w in made} == set(range(1, 9)) and not any(map(is_held_out_word, made))
+    assert all(is_held_out_word(random_word(rng, 8, held_out=True)) for _ in range(50))
     for _ in range(300):
-        (thing,) = signed(rng).things
-        assert 1 <= len(thing.words) <= MOST[thing.name]
+        (thing,) = sign_scene(rng).things
+        assert 1 <= len(thing.words) <= MAX_LETTERS[thing.name]
     assert len(set(COMMON)) == len(COMMON) and all(w == w.upper() and len(w) <= 8 for w in COMMON)
 
 
@@ -62,7 +64,7 @@ def test_letters_are_large_enough_to_be_read():
     """At least eight pixels for each, on whatever carries them, and the whole sign is in the picture."""
     rng = random.Random(2)
     for _ in range(300):
-        scene = signed(rng)
+        scene = sign_scene(rng)
         (thing,) = scene.things
         bare = replace(scene, things=(replace(thing, words=""),))
         inked = (np.asarray(render(scene)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]

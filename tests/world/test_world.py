@@ -193,7 +193,7 @@ def test_every_count_has_one_layout():
     rng = random.Random(4)
     layouts = {}
     for _ in range(600):
-        scene = sampling.counted(rng)
+        scene = sampling.several(rng)
         spots = frozenset((round(t.x * 4), round(t.y * 4)) for t in scene.things)
         layouts.setdefault((len(scene.things), scene.height, scene.width), set()).add(spots)
     assert len(layouts) == 9 and all(len(found) == 1 for found in layouts.values())
@@ -212,7 +212,7 @@ def test_a_free_phrase_says_what_the_plain_one_says():
                 not detail.color
             ), words
         if detail.background:
-            assert any(ground in words for ground in phrasing.GROUNDS[scene.background]), words
+            assert any(ground in words for ground in phrasing.BACKGROUND_VARIANTS[scene.background]), words
         if len({t.name for t in scene.things}) == 1 and len(scene.things) > 1:
             assert any(
                 words.startswith(count) for count in (str(len(scene.things)), *phrasing.COUNTS[len(scene.things)])
@@ -245,10 +245,10 @@ def test_typing_slips_are_small():
     rng = random.Random(7)
     for _ in range(2000):
         words = "draw a yellow umbrella on the beach, please"
-        typed = phrasing.loose(rng, words)
+        typed = phrasing.casual_typing(rng, words)
         assert abs(len(typed) - len(words)) <= 2 + words.count("a ") * 2 + words.count("the ") * 4
-    assert phrasing.mistyped(rng, "a b c") == "a b c"
-    slips = {phrasing.mistyped(rng, "umbrella") for _ in range(300)}
+    assert phrasing.add_typo(rng, "a b c") == "a b c"
+    slips = {phrasing.add_typo(rng, "umbrella") for _ in range(300)}
     assert len(slips) > 15 and all(s[0] == "u" and 7 <= len(s) <= 9 for s in slips)
 
 
@@ -296,11 +296,13 @@ def test_questions_have_true_answers():
 
 def test_hand_written_requests_are_never_said():
     rng = random.Random(9)
-    kept = held_out_module.by_hand()
+    kept = held_out_module.handwritten_requests()
     assert len(kept) > 100 and "red apple pls" in kept
     for _ in range(3000):
         for message in talk.conversation(rng).messages:
-            assert not any(held_out_module.bare(p["text"]) in kept for p in message["content"] if p["type"] == "text")
+            assert not any(
+                held_out_module.normalized(p["text"]) in kept for p in message["content"] if p["type"] == "text"
+            )
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -321,7 +323,7 @@ def test_a_style_is_said_and_kept():
     assert caption(scene) == "A large red cat on grass in chalk." and read_caption(caption(scene)) == facts(scene)
     assert caption(replace(scene, style="flat")) == "A large red cat on grass."
     rng = random.Random(11)
-    scenes = [sampling.styled(rng, sampling.any_scene(rng)) for _ in range(2000)]
+    scenes = [sampling.with_random_style(rng, sampling.any_scene(rng)) for _ in range(2000)]
     share = sum(scene.style != "flat" for scene in scenes) / len(scenes)
     assert 0.07 < share < 0.13 and {scene.style for scene in scenes} == set(STYLES)
     edit = seen_edit(rng, "style")

@@ -1,4 +1,4 @@
-"""The look at a whole data set before a run: what is there, what is wrong, what is left out."""
+"""Check of a whole data set before a run: what it holds, what is wrong, what is left out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from statistics import median
 
 from tqdm import tqdm
 
-from ...inference.fitting import fitted
+from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
-from ..loop import TOLERATED
-from .example import Captioned, Example, Problem, opened, with_opened
+from ..loop import MAX_SKIPPED_SHARE
+from .example import CaptionedPicture, Example, Problem, open_picture, open_pictures
 
-SMALLEST = 16
-"""Pixels a side below which a picture shows nothing."""
-LARGEST = 32_000_000
-"""Pixels above which a picture is refused for training: it would be decoded again every time it is used."""
+MIN_SIDE = 16
+"""Pictures with a side of fewer pixels are refused."""
+MAX_PIXELS = 32_000_000
+"""Pictures of more pixels are refused: they would be decoded again at every use."""
 
 
 @dataclass
@@ -33,17 +33,19 @@ class Report:
     """Heights and widths of the pictures in pixels"""
     tokens: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
-    """Of each example's words and pixels"""
+    """A hash of each example's texts and pixels"""
 
     @property
     def fingerprint(self) -> str:
-        """Of the whole data set, in its order: how many examples, and a hash of them."""
+        """Number of examples and a hash of all of them in their order."""
         whole = hashlib.blake2b("".join(self.digests).encode(), digest_size=16).hexdigest()
         return f"{len(self.digests)} examples, {whole}"
 
     def table(self) -> str:
-        """What was found, a line each; the first ten problems by file and line."""
-        kinds = Counter("captioned pictures" if isinstance(e, Captioned) else "conversations" for e in self.examples)
+        """The report as text: counts, sizes, tokens, and the first ten problems by file and line."""
+        kinds = Counter(
+            "captioned pictures" if isinstance(e, CaptionedPicture) else "conversations" for e in self.examples
+        )
         lines = [f"examples  {len(self.examples)} ({', '.join(f'{n} {kind}' for kind, n in kinds.items()) or 'none'})"]
         if self.sizes:
             areas = sorted(self.sizes, key=lambda s: s[0] * s[1])
@@ -60,26 +62,26 @@ class Report:
                 lines.append(f"  and {len(self.problems) - 10} more")
         return "\n".join(lines)
 
-    def require(self) -> None:
-        """Raises ValueError when nothing is left, or more than `TOLERATED` of the data set is broken."""
+    def raise_if_unusable(self) -> None:
+        """Raises ValueError when nothing is left, or more than `MAX_SKIPPED_SHARE` of the data set is broken."""
         whole = len(self.examples) + len(self.problems)
         if not self.examples:
             raise ValueError(
                 f"nothing to train on: all {whole} examples are left out" if whole else "nothing to train on"
             )
-        if len(self.problems) > TOLERATED * whole:
+        if len(self.problems) > MAX_SKIPPED_SHARE * whole:
             raise ValueError(
-                f"{len(self.problems)} of {whole} examples are left out, more than {TOLERATED:.0%}; "
+                f"{len(self.problems)} of {whole} examples are left out, more than {MAX_SKIPPED_SHARE:.0%}; "
                 f"mend them or take them away. The first: {self.problems[0]}"
             )
 
 
-def check(found: Iterable[Example | Problem], encoder: StreamEncoder, longest: int, threads: int = 8) -> Report:
-    """Open every picture and count every token; ``longest`` is what the backbone's context holds."""
+def check(found: Iterable[Example | Problem], encoder: StreamEncoder, max_length: int, threads: int = 8) -> Report:
+    """Open every picture and count every token; ``max_length`` is what the backbone's context holds."""
     report = Report()
     with ThreadPoolExecutor(threads) as pool:
-        looked = pool.map(partial(look, encoder=encoder, longest=longest), found)
-        for outcome in tqdm(looked, desc="checking", unit=" examples", leave=False, disable=None):
+        results = pool.map(partial(check_example, encoder=encoder, max_length=max_length), found)
+        for outcome in tqdm(results, desc="checking", unit=" examples", leave=False, disable=None):
             if isinstance(outcome, Problem):
                 report.problems.append(outcome)
             else:
@@ -91,37 +93,37 @@ def check(found: Iterable[Example | Problem], encoder: StreamEncoder, longest: i
     return report
 
 
-def look(
-    example: Example | Problem, encoder: StreamEncoder, longest: int
+def check_example(
+    example: Example | Problem, encoder: StreamEncoder, max_length: int
 ) -> Problem | tuple[Example, list[tuple[int, int]], int, str]:
     """One example: its pictures' sizes, its length in tokens and a digest of it, or what is wrong with it."""
     if isinstance(example, Problem):
         return example
     try:
-        sizes, digest = [], hashlib.blake2b(words_of(example), digest_size=16)
+        sizes, digest = [], hashlib.blake2b(text_bytes(example), digest_size=16)
         for source in example.pictures():
-            image = opened(source)
-            if min(image.size) < SMALLEST:
-                raise ValueError(f"{image.width} x {image.height} pixels is too small: at least {SMALLEST} a side")
-            if image.width * image.height > LARGEST:
+            image = open_picture(source)
+            if min(image.size) < MIN_SIDE:
+                raise ValueError(f"{image.width} x {image.height} pixels is too small: at least {MIN_SIDE} a side")
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
-                    f"{image.width} x {image.height} pixels is too large: at most {LARGEST:,} in all; make it smaller"
+                    f"{image.width} x {image.height} pixels is too large: at most {MAX_PIXELS:,} in all; make it smaller"
                 )
             sizes.append((image.height, image.width))
             digest.update(image.tobytes())
-        messages = with_opened(example.tell(random.Random(0), 1.0), partial(fitted, config=encoder.config))
+        messages = open_pictures(example.sample(random.Random(0), 1.0), partial(resize_to_shape, config=encoder.config))
         tokens = len(encoder.encode(messages, training=True).input_ids)
-        if tokens > longest:
+        if tokens > max_length:
             pictures = sum(p["type"] == "image" for m in messages for p in m["content"])
-            raise ValueError(f"{tokens} tokens with {pictures} pictures; this model's context holds {longest}")
+            raise ValueError(f"{tokens} tokens with {pictures} pictures; this model's context holds {max_length}")
     except (ValueError, OSError) as error:
         return Problem(example.where, str(error))
     return example, sizes, tokens, digest.hexdigest()
 
 
-def words_of(example: Example) -> bytes:
+def text_bytes(example: Example) -> bytes:
     """All of an example but its pictures, as bytes to be hashed."""
-    if isinstance(example, Captioned):
+    if isinstance(example, CaptionedPicture):
         words = [example.captions, example.shares]
     else:
         words = [[m["role"], [p.get("text") for p in m["content"]]] for m in example.messages]

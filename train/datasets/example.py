@@ -1,4 +1,4 @@
-"""What a reader yields: something that can be told as a conversation, and where it was found."""
+"""What a reader yields: an example that becomes a conversation, and where it was found."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ...inference.images import decode_image, load_image
-from ...mllm.messages import Message, checked
+from ...mllm.messages import Message, normalize_messages
 
-DRAW = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
-"""How a caption is asked for; the caption alone comes first and often (see `Captioned.tell`)."""
-DESCRIBE = ("Describe this picture.", "What is in this picture?", "What do you see?")
+DRAW_REQUESTS = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
+"""Requests for a drawing of a caption; the first, the caption alone, is the most frequent."""
+DESCRIBE_REQUESTS = ("Describe this picture.", "What is in this picture?", "What do you see?")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A picture inside another file: bytes of a table's cell, or a stretch of a tar."""
+class EmbeddedPicture:
+    """A picture inside another file: the bytes of a table's cell, or a range of a tar."""
 
     name: str
     data: bytes = b""
@@ -41,7 +41,7 @@ class Stored:
 
 
 class Openable(Protocol):
-    """A picture that is made or found when it is needed."""
+    """A picture that is rendered or read when needed."""
 
     def open(self) -> Image.Image: ...
 
@@ -49,7 +49,7 @@ class Openable(Protocol):
 Source = Path | Openable
 
 
-def opened(source: Source) -> Image.Image:
+def open_picture(source: Source) -> Image.Image:
     """The picture, upright and RGB. Raises ValueError naming it when it cannot be read."""
     return load_image(source) if isinstance(source, Path) else source.open()
 
@@ -65,13 +65,13 @@ class Conversation:
         for message in self.messages:
             yield from (part["image"] for part in message["content"] if part["type"] == "image")
 
-    def tell(self, rng: random.Random, draw_share: float, planned: float = 0.0) -> list[Message]:
+    def sample(self, rng: random.Random, draw_share: float, plan_share: float = 0.0) -> list[Message]:
         return self.messages
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """One picture with one or more captions: drawn from a caption, or described by it."""
+class CaptionedPicture:
+    """A picture with one or more captions: the assistant draws it from a caption, or describes it."""
 
     picture: Source
     captions: tuple[str, ...]
@@ -82,36 +82,42 @@ class Captioned:
     def pictures(self) -> Iterator[Source]:
         yield self.picture
 
-    def tell(self, rng: random.Random, draw_share: float, planned: float = 0.0) -> list[Message]:
-        """``planned`` is the share of drawings that follow a plan: the fullest caption, said before the picture."""
+    def sample(self, rng: random.Random, draw_share: float, plan_share: float = 0.0) -> list[Message]:
+        """A conversation in which the picture is drawn, with probability ``draw_share``, or described.
+
+        ``plan_share`` is the share of drawings after a plan: the longest caption, written before the picture.
+        """
         (caption,) = rng.choices(self.captions, self.shares or None)
-        shown = {"type": "image", "image": self.picture}
+        picture = {"type": "image", "image": self.picture}
         if rng.random() < draw_share:
-            form = DRAW[0] if rng.random() < 0.3 else rng.choice(DRAW[1:])
+            form = DRAW_REQUESTS[0] if rng.random() < 0.3 else rng.choice(DRAW_REQUESTS[1:])
             plan = []
-            if planned and rng.random() < planned:
+            if plan_share and rng.random() < plan_share:
                 fullest = max(self.captions, key=len).rstrip(".")
                 plan = [text(f"{fullest[:1].upper()}{fullest[1:]}:")]
-            return [said("user", text(form.format(caption.rstrip(".")))), said("assistant", *plan, shown)]
+            return [
+                chat_message("user", text(form.format(caption.rstrip(".")))),
+                chat_message("assistant", *plan, picture),
+            ]
         # the picture first or the words
-        asked = [shown, text(rng.choice(DESCRIBE))][:: rng.choice((1, -1))]
-        return [said("user", *asked), said("assistant", text(caption))]
+        question = [picture, text(rng.choice(DESCRIBE_REQUESTS))][:: rng.choice((1, -1))]
+        return [chat_message("user", *question), chat_message("assistant", text(caption))]
 
 
-Example = Conversation | Captioned
+Example = Conversation | CaptionedPicture
 
 
 def text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words}
 
 
-def said(role: str, *content: dict[str, Any]) -> Message:
+def chat_message(role: str, *content: dict[str, Any]) -> Message:
     return {"role": role, "content": list(content)}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was left out, and why."""
+    """An example that was left out: where it was found, and why."""
 
     where: str
     why: str
@@ -120,14 +126,14 @@ class Problem:
         return f"{self.where}: {self.why}"
 
 
-def with_opened(messages: list[Message], fit: Any) -> list[Message]:
+def open_pictures(messages: list[Message], fit: Any) -> list[Message]:
     """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
-    return checked(
+    return normalize_messages(
         [
             {
                 **m,
                 "content": [
-                    {**p, "image": fit(opened(p["image"]))} if p["type"] == "image" else p for p in m["content"]
+                    {**p, "image": fit(open_picture(p["image"]))} if p["type"] == "image" else p for p in m["content"]
                 ],
             }
             for m in messages

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...inference.output import check_folder
 from . import readers
-from .example import Captioned, Example, Problem, Source, Stored, opened
+from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, open_picture
 
 HASH_SIDE = 8
 
@@ -47,7 +47,7 @@ def difference_hash(image: Image.Image) -> np.ndarray:
     return (small[:, 1:] > small[:, :-1]).flatten()
 
 
-def run(
+def filter_dataset(
     data: str | Path, output: Path, rules: Rules, similarity: Callable[[Image.Image, str], float] | None = None
 ) -> dict:
     """Copy what passes into ``output`` (pictures and ``metadata.jsonl``), list the rest in ``dropped.jsonl``.
@@ -63,7 +63,7 @@ def run(
     hashes: list[np.ndarray] = []
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
-            why = None if isinstance(example, Problem) else reason(example, rules, hashes, similarity)
+            why = None if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
             if isinstance(example, Problem) or why is not None:
                 dropped += 1
                 why = example.why if isinstance(example, Problem) else why
@@ -74,14 +74,14 @@ def run(
     return {"kept": kept, "dropped": dropped}
 
 
-def reason(
+def drop_reason(
     example: Example, rules: Rules, hashes: list[np.ndarray], similarity: Callable[[Image.Image, str], float] | None
 ) -> str | None:
     """Why an example is dropped; None keeps it, and its pictures' hashes are remembered."""
     found = []
     for source in example.pictures():
         try:
-            image = opened(source)
+            image = open_picture(source)
         except ValueError as error:
             return str(error)
         short, long = sorted(image.size)
@@ -91,7 +91,7 @@ def reason(
             return (
                 f"{image.width} x {image.height} pixels: aspect ratio {long / short:.2f} is above {rules.max_aspect:g}"
             )
-        if similarity and isinstance(example, Captioned):
+        if similarity and isinstance(example, CaptionedPicture):
             value = max(similarity(image, caption) for caption in example.captions)
             if value < rules.min_similarity:
                 return f"picture and caption: similarity {value:.3f} is below {rules.min_similarity:g}"
@@ -106,8 +106,8 @@ def reason(
 
 def row(example: Example, output: Path, index: int) -> dict[str, Any]:
     """An example as a line of JSON, its pictures copied."""
-    names = iter(copied(source, output, f"{index:06d}-{k}") for k, source in enumerate(example.pictures()))
-    if isinstance(example, Captioned):
+    names = iter(copy_picture(source, output, f"{index:06d}-{k}") for k, source in enumerate(example.pictures()))
+    if isinstance(example, CaptionedPicture):
         shares = {"probabilities": list(example.shares)} if len(set(example.shares)) > 1 else {}
         return {"file_name": next(names), "text": list(example.captions), **shares}
     return {
@@ -118,11 +118,11 @@ def row(example: Example, output: Path, index: int) -> dict[str, Any]:
     }
 
 
-def copied(source: Source, output: Path, stem: str) -> str:
+def copy_picture(source: Source, output: Path, stem: str) -> str:
     if isinstance(source, Path):
         name = f"pictures/{stem}{source.suffix.lower()}"
         shutil.copyfile(source, output / name)
-    elif isinstance(source, Stored):
+    elif isinstance(source, EmbeddedPicture):
         data = source.read()
         ending = Path(source.name.rstrip(")")).suffix.lower()
         name = f"pictures/{stem}{ending if ending in readers.PICTURES else '.png'}"

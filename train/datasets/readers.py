@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .example import Captioned, Example, Problem, Stored
-from .records import CAPTION, example, first, with_captions
+from .example import CaptionedPicture, EmbeddedPicture, Example, Problem
+from .records import CAPTION, example, first_field, with_captions
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -141,7 +141,7 @@ def captions_beside(path: Path, files: list[Path]) -> Found:
                 continue
             captions = tuple(line for line in lines if line)
             yield (
-                Captioned(found[0], captions, str(found[0]))
+                CaptionedPicture(found[0], captions, str(found[0]))
                 if captions
                 else Problem(str(texts[stem]), "an empty caption")
             )
@@ -171,8 +171,8 @@ def shard(path: Path) -> Found:
 
 
 def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -> Example:
-    def stored(member: tarfile.TarInfo) -> Stored:
-        return Stored(f"{path}:{member.name}", archive=path, offset=member.offset_data, size=member.size)
+    def stored(member: tarfile.TarInfo) -> EmbeddedPicture:
+        return EmbeddedPicture(f"{path}:{member.name}", archive=path, offset=member.offset_data, size=member.size)
 
     row: dict[str, Any] = json.loads(stored(members["json"]).read()) if "json" in members else {}
     picture = next((stored(m) for ending, m in members.items() if f".{ending}" in PICTURES), None)
@@ -180,7 +180,7 @@ def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -
         raise ValueError(f"no picture among {', '.join(members)}")
     if "txt" in members:
         row["text"] = [line for line in stored(members["txt"]).read().decode("utf-8").splitlines() if line.strip()]
-    caption = first(row, CAPTION)
+    caption = first_field(row, CAPTION)
     if caption is None:
         raise ValueError("no caption: expected a .txt member, or text, caption or prompt in the .json member")
     return with_captions(picture, row[caption], row.get("probabilities"), where)

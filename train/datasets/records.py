@@ -1,4 +1,4 @@
-"""One row of a table or one line of JSON to an example, whichever public layout it is in."""
+"""Reads one row of a table or one line of JSON in any of the public layouts as an example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...mllm.messages import ROLES
-from .example import Captioned, Conversation, Example, Source, Stored, said, text
+from .example import CaptionedPicture, Conversation, EmbeddedPicture, Example, Source, chat_message, text
 
 LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 LAYOUTS = (
@@ -18,12 +18,12 @@ LAYOUTS = (
 )
 IMAGE = ("file_name", "image", "jpg", "png", "webp")
 CAPTION = ("text", "caption", "captions", "prompt")
-BEFORE = ("source", "input_image", "original_image")
-AFTER = ("target", "edited_image", "output_image")
+SOURCE = ("source", "input_image", "original_image")
+TARGET = ("target", "edited_image", "output_image")
 INSTRUCTION = ("instruction", "edit_prompt", "edit", "prompt")
 
 
-def inside(folder: Path, name: str) -> Path:
+def picture_path(folder: Path, name: str) -> Path:
     """A picture's path relative to its data set. Raises ValueError for one that leaves the folder."""
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
         raise ValueError(f"{name!r} is a URL; download the picture into the folder and name it there")
@@ -38,17 +38,17 @@ def inside(folder: Path, name: str) -> Path:
 def source(value: Any, folder: Path, where: str) -> Source:
     """A path, or what `datasets` and Parquet keep of a picture: ``{"bytes": …, "path": …}``."""
     if isinstance(value, str) and value:
-        return inside(folder, value)
+        return picture_path(folder, value)
     if isinstance(value, (bytes, bytearray)) and value:
-        return Stored(where, bytes(value))
+        return EmbeddedPicture(where, bytes(value))
     if isinstance(value, dict) and value.get("bytes"):
-        return Stored(f"{where} ({value.get('path') or 'picture'})", bytes(value["bytes"]))
+        return EmbeddedPicture(f"{where} ({value.get('path') or 'picture'})", bytes(value["bytes"]))
     if isinstance(value, dict) and value.get("path"):
-        return inside(folder, value["path"])
+        return picture_path(folder, value["path"])
     raise ValueError(f"a picture must be a path or bytes, not {value!r:.60}")
 
 
-def first(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+def first_field(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
@@ -61,11 +61,11 @@ def example(row: Any, folder: Path, where: str) -> Example:
         read = conversation
     elif row.get("conversations") is not None:
         read = llava
-    elif first(row, BEFORE) and (first(row, AFTER) or row.get("turns")):
+    elif first_field(row, SOURCE) and (first_field(row, TARGET) or row.get("turns")):
         read = edits
     elif row.get("texts") is not None and row.get("images") is not None:
         read = interleaved
-    elif first(row, IMAGE) and first(row, CAPTION):
+    elif first_field(row, IMAGE) and first_field(row, CAPTION):
         read = captioned
     if read is None:
         raise ValueError(f"fields {', '.join(map(str, row)) or '(none)'} are no known layout; known are {LAYOUTS}")
@@ -74,16 +74,16 @@ def example(row: Any, folder: Path, where: str) -> Example:
 
 def conversation(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     messages = []
-    for message in listed(row["messages"], "messages"):
+    for message in check_list(row["messages"], "messages"):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             role = message.get("role") if isinstance(message, dict) else message
             raise ValueError(f"unknown role {role!r}; roles are {', '.join(ROLES)}")
         content = message.get("content")
         if isinstance(content, str):
             content = [text(content)]
-        parts = [part(p, folder, where) for p in listed(content, "content")]
-        messages.append(said(message["role"], *parts))
-    return Conversation(taught(messages), where)
+        parts = [part(p, folder, where) for p in check_list(content, "content")]
+        messages.append(chat_message(message["role"], *parts))
+    return Conversation(check_has_reply(messages), where)
 
 
 def part(value: Any, folder: Path, where: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def llava(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     pictures = [] if given is None else given if isinstance(given, list) else [given]
     left = [source(p, folder, where) for p in pictures]
     messages = []
-    for turn in listed(row["conversations"], "conversations"):
+    for turn in check_list(row["conversations"], "conversations"):
         role = LLAVA_ROLES.get(turn.get("from")) if isinstance(turn, dict) else None
         if role is None:
             raise ValueError(f"unknown role {turn.get('from') if isinstance(turn, dict) else turn!r}")
@@ -115,30 +115,32 @@ def llava(row: dict[str, Any], folder: Path, where: str) -> Conversation:
                 parts.append({"type": "image", "image": left.pop(0)})
             if piece.strip():
                 parts.append(text(piece.strip()))
-        messages.append(said(role, *parts))
+        messages.append(chat_message(role, *parts))
     if left:
         raise ValueError(f"{len(left)} of {len(pictures)} pictures have no <image> mark")
-    return Conversation(taught(messages), where)
+    return Conversation(check_has_reply(messages), where)
 
 
 def edits(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     """``source, instruction, target``, or ``source`` and ``turns`` of instruction and target."""
     turns = row.get("turns") or [row]
     messages = []
-    for index, turn in enumerate(listed(turns, "turns")):
-        words, after = (first(turn, INSTRUCTION), first(turn, AFTER)) if isinstance(turn, dict) else (None, None)
+    for index, turn in enumerate(check_list(turns, "turns")):
+        words, after = (
+            (first_field(turn, INSTRUCTION), first_field(turn, TARGET)) if isinstance(turn, dict) else (None, None)
+        )
         if words is None or after is None or not isinstance(turn[words], str):
             raise ValueError(f"turn {index} needs an instruction and a target")
-        shown = [{"type": "image", "image": source(row[first(row, BEFORE)], folder, where)}] if index == 0 else []
-        messages.append(said("user", *shown, text(turn[words])))
-        messages.append(said("assistant", {"type": "image", "image": source(turn[after], folder, where)}))
-    return Conversation(taught(messages), where)
+        shown = [{"type": "image", "image": source(row[first_field(row, SOURCE)], folder, where)}] if index == 0 else []
+        messages.append(chat_message("user", *shown, text(turn[words])))
+        messages.append(chat_message("assistant", {"type": "image", "image": source(turn[after], folder, where)}))
+    return Conversation(check_has_reply(messages), where)
 
 
 def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     """``texts`` and ``images`` of one length, null where the other has something (OBELICS): the document is the
     assistant's, its first text the request."""
-    texts, images = listed(row["texts"], "texts"), listed(row["images"], "images")
+    texts, images = check_list(row["texts"], "texts"), check_list(row["images"], "images")
     if len(texts) != len(images):
         raise ValueError(f"{len(texts)} texts beside {len(images)} images; null fills the gaps")
     parts = []
@@ -151,21 +153,21 @@ def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     opening = next((i for i, p in enumerate(parts) if p["type"] == "text" and p["text"].strip()), None)
     if opening is None or len(parts) < 2:
         raise ValueError("a document needs a text and something after or before it")
-    return Conversation([said("user", parts.pop(opening)), said("assistant", *parts)], where)
+    return Conversation([chat_message("user", parts.pop(opening)), chat_message("assistant", *parts)], where)
 
 
-def captioned(row: dict[str, Any], folder: Path, where: str) -> Captioned:
-    picture = source(row[first(row, IMAGE)], folder, where)
-    return with_captions(picture, row[first(row, CAPTION)], row.get("probabilities"), where)
+def captioned(row: dict[str, Any], folder: Path, where: str) -> CaptionedPicture:
+    picture = source(row[first_field(row, IMAGE)], folder, where)
+    return with_captions(picture, row[first_field(row, CAPTION)], row.get("probabilities"), where)
 
 
-def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> Captioned:
+def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> CaptionedPicture:
     """``given`` is a caption or a list of them, ``probabilities`` how often each is taken; equally often where None.
 
     Raises ValueError where no caption has a word, or the probabilities are not as many, or none is above 0.
     """
     captions = [c.strip() if isinstance(c, str) else "" for c in (given if isinstance(given, list) else [given])]
-    shares = [1.0] * len(captions) if probabilities is None else listed(probabilities, "probabilities")
+    shares = [1.0] * len(captions) if probabilities is None else check_list(probabilities, "probabilities")
     numbers = all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in shares)
     if len(shares) != len(captions) or not numbers or not any(shares):
         raise ValueError(
@@ -175,16 +177,16 @@ def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -
     if not kept:
         raise ValueError("the caption is empty")
     words, taken = zip(*kept, strict=True)
-    return Captioned(picture, words, where, taken)
+    return CaptionedPicture(picture, words, where, taken)
 
 
-def listed(value: Any, name: str) -> list[Any]:
+def check_list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"{name} must be a list with something in it, not {value!r:.60}")
     return list(value)
 
 
-def taught(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_has_reply(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not any(m["role"] == "assistant" and m["content"] for m in messages):
         raise ValueError("nothing to learn: no reply of the assistant")
     return messages

@@ -1,7 +1,7 @@
-"""Sets too large to list: shards whose examples are read when their turn comes, in an order that needs no replay.
+"""Data sets too large to list: shards whose examples are read when needed, in an order that needs no replay.
 
-Only a count a shard is kept. An epoch goes through the shards in a random order, a few at a time, and through the examples
-of those few in a random order: where the ``place``-th example lies is a function of (seed, place).
+Only the number of examples of each shard is in memory. An epoch goes through the shards in a random order, a few at a time,
+and through the examples of those few in a random order: where the ``place``-th example lies is a function of (seed, place).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ...inference.output import write_text
 from ...mllm.messages import Message
 from ...world.sampling import rng_for
 from . import readers
-from .example import Example, Problem, said
+from .example import Example, Problem, chat_message
 
-INDEX = "limner-index.json"
-ENDINGS = (".tar", ".jsonl", ".parquet")
-EDGE = 2**16
-"""Bytes at each end of a shard by which it is known again"""
+INDEX_FILE = "limner-index.json"
+SUFFIXES = (".tar", ".jsonl", ".parquet")
+HASHED_BYTES = 2**16
+"""Bytes at each end of a shard that its fingerprint hashes."""
 
 
 @dataclass(frozen=True)
-class Broken:
-    """In place of what could not be read: it is counted and left out when its turn comes."""
+class BrokenPicture:
+    """Stands for an example that could not be read; opening it raises ValueError, so that training skips and counts it."""
 
     problem: Problem
 
@@ -45,37 +45,37 @@ def examples_of(shard: Path) -> tuple[Example | Problem, ...]:
     return tuple(readers.file(shard))
 
 
-class Shards:
+class ShardSource:
     """A source of a `Mixture` over the shards of a folder.
 
-    ``together`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
+    ``shards_at_once`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
     """
 
-    def __init__(self, folder: str | Path, draw_share: float = 0.8, together: int = 4) -> None:
-        self.folder, self.draw_share, self.together = Path(folder), draw_share, together
-        self.paths = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    def __init__(self, folder: str | Path, draw_share: float = 0.8, shards_at_once: int = 4) -> None:
+        self.folder, self.draw_share, self.together = Path(folder), draw_share, shards_at_once
+        self.paths = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not self.paths:
-            raise ValueError(f"{folder} holds no shards ({', '.join(ENDINGS)})")
-        self.counts = counted(self.folder, self.paths)
+            raise ValueError(f"{folder} holds no shards ({', '.join(SUFFIXES)})")
+        self.counts = shard_counts(self.folder, self.paths)
         self.total = sum(self.counts)
         if not self.total:
             raise ValueError(f"{folder}: no examples in {len(self.paths)} shards")
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards' names, sizes, beginnings and ends: they are too large to be read through."""
+        """A hash of the shards' names, sizes, first and last bytes: whole shards would take too long to read."""
         found = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             size = path.stat().st_size
             found.update(f"{path.relative_to(self.folder)} {size} ".encode())
             with path.open("rb") as file:
-                found.update(file.read(EDGE))
-                file.seek(max(0, size - EDGE))
-                found.update(file.read(EDGE))
+                found.update(file.read(HASHED_BYTES))
+                file.seek(max(0, size - HASHED_BYTES))
+                found.update(file.read(HASHED_BYTES))
         return f"{self.total} examples, {found.hexdigest()}"
 
     def find(self, seed: int, place: int) -> tuple[Path, int]:
-        """The shard of a place, and which of its examples."""
+        """The shard of the ``place``-th example, and the index in it."""
         epoch, index = divmod(place, self.total)
         order = _shuffled(len(self.paths), seed, f"shards/{epoch}")
         groups = [order[i : i + self.together] for i in range(0, len(order), self.together)]
@@ -93,14 +93,14 @@ class Shards:
         path, index = self.find(seed, place)
         found = examples_of(path)
         if index >= len(found):
-            return Problem(str(path), f"only {len(found)} examples where the index has more; remove {INDEX}")
+            return Problem(str(path), f"only {len(found)} examples where the index has more; remove {INDEX_FILE}")
         return found[index]
 
-    def tell(self, seed: int, place: int) -> list[Message]:
+    def sample(self, seed: int, place: int) -> list[Message]:
         example = self.example(seed, place)
         if isinstance(example, Problem):
-            return [said("user", {"type": "image", "image": Broken(example)})]
-        return example.tell(rng_for(seed, place, "told"), self.draw_share)
+            return [chat_message("user", {"type": "image", "image": BrokenPicture(example)})]
+        return example.sample(rng_for(seed, place, "told"), self.draw_share)
 
     def name(self, seed: int, place: int) -> str:
         return self.example(seed, place).where
@@ -113,10 +113,10 @@ def _shuffled(count: int, seed: int, what: str) -> tuple[int, ...]:
     return tuple(order)
 
 
-def counted(folder: Path, paths: Sequence[Path]) -> list[int]:
+def shard_counts(folder: Path, paths: Sequence[Path]) -> list[int]:
     """Examples of each shard, from the folder's index where its sizes still hold; else counted, and the index written."""
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in paths}
-    index = folder / INDEX
+    index = folder / INDEX_FILE
     saved = json.loads(index.read_text()) if index.exists() else {}
     if saved.get("sizes") != sizes:
         counts = [sum(1 for _ in readers.file(p)) for p in tqdm(paths, desc=f"counting {folder}", disable=None)]

@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_bytes, to_pixels
-from ...evaluation.sheet import sheet
+from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
+from ...evaluation.sheet import save_sheet
 from .. import pictures
 from ..loop import LoopConfig, fit
 
 
 @dataclass
 class DecoderStage:
-    crop: int = 64
+    crop_size: int = 64
     """Side of the cut-outs that most steps train on, in pixels."""
-    full_last: float = 0.25
-    """Share of the steps, at the end, on whole pictures (group norms see their statistics)."""
+    full_image_share: float = 0.25
+    """Share of the steps, at the end, that train on whole pictures, so that group norms see their statistics."""
     latent_noise: float = 0.1
-    """Standard deviation of the noise on the latents, in units of their own."""
+    """Standard deviation of the noise on the latents, relative to theirs."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -37,16 +37,16 @@ class AutoencoderStage(DecoderStage):
     latent_channels: int = 8
     unshuffle: int = 4
     layers: int = 1
-    kl: float = 1e-3
+    kl_weight: float = 1e-3
 
 
 def make_batch(stage: DecoderStage, seed: int, step: int) -> Tensor:
-    if step < stage.loop.steps * (1 - stage.full_last):
-        return pictures.crops(seed, step, stage.loop.batch_size, stage.crop)
-    return pictures.full(seed, step, max(1, stage.loop.batch_size // 4))[0]
+    if step < stage.loop.steps * (1 - stage.full_image_share):
+        return pictures.random_crops(seed, step, stage.loop.batch_size, stage.crop_size)
+    return pictures.full_pictures(seed, step, max(1, stage.loop.batch_size // 4))[0]
 
 
-def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
@@ -56,28 +56,28 @@ def losses(autoencoder: Autoencoder, stage: DecoderStage, batch: Tensor, step: i
     pixels = to_pixels(batch).to(device, dtype).contiguous(memory_format=torch.channels_last)
     mean, _ = autoencoder.moments(pixels)
     mean = mean.float()
-    spread = stage.latent_noise * mean.detach().std()
-    noisy = mean + spread * torch.randn_like(mean)
+    noise_std = stage.latent_noise * mean.detach().std()
+    noisy = mean + noise_std * torch.randn_like(mean)
     decoded = autoencoder.decode_raw(noisy.to(dtype)).float()
     pixels = pixels.float()
     l1 = (decoded - pixels).abs().mean()
-    edges = sum((a - b).abs().mean() for a, b in zip(slopes(decoded), slopes(pixels), strict=True))
+    edges = sum((a - b).abs().mean() for a, b in zip(gradients(decoded), gradients(pixels), strict=True))
     # the variance is fixed by latent_noise; pulling the means towards N(0, 1) keeps their scale in bounds
     kl = 0.5 * mean.square().mean()
-    kl_weight = stage.kl if isinstance(stage, AutoencoderStage) else 0.0
+    kl_weight = stage.kl_weight if isinstance(stage, AutoencoderStage) else 0.0
     error = (decoded.detach() - pixels).square().mean() / 4
     return {"loss": l1 + 0.5 * edges + kl_weight * kl, "l1": l1, "kl": kl, "psnr": -10 * error.log10()}
 
 
-def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path) -> None:
+def _fit_stage(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path) -> None:
     parameter = next(autoencoder.parameters())
 
     def sample(step: int) -> None:
-        batch, _ = pictures.full(seed + 1, 0, 8)
+        batch, _ = pictures.full_pictures(seed + 1, 0, 8)
         with torch.no_grad():
             decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(parameter))[0])
-        both = [*batch, *to_bytes(decoded)]
-        sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
+        both = [*batch, *to_uint8(decoded)]
+        save_sheet([Image.fromarray(x.numpy()) for x in both], 8, folder / f"samples/{step:06d}.png")
 
     fit(
         name,
@@ -93,17 +93,19 @@ def _fit(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: int, fo
 def run_decoder(
     stage: DecoderStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Train the decoder on, in place. The encoder rests, so that the latents keep the meaning that an MM-DiT has learned;
-    the noise on them stands for what an MM-DiT gets wrong."""
+    """Train the decoder on, in place. The encoder is frozen, so that the latents stay those that the MM-DiT has
+    learned; the noise on them stands for the errors of an MM-DiT."""
     torch.manual_seed(seed)
     autoencoder.to(device, dtype, memory_format=torch.channels_last)
     autoencoder.requires_grad_(False)
     autoencoder.vae.decoder.requires_grad_(True)
-    _fit("decoder", stage, autoencoder, seed, folder)
+    _fit_stage("decoder", stage, autoencoder, seed, folder)
     autoencoder.requires_grad_(True)
 
 
-def run(stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+def run_autoencoder(
+    stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> Autoencoder:
     """Train (or resume), measure the latents' scale, save to ``folder/model``."""
     torch.manual_seed(seed)
     done = folder / "model"
@@ -111,10 +113,10 @@ def run(stage: AutoencoderStage, seed: int, folder: Path, device: torch.device, 
         return Autoencoder.from_pretrained(done)
     autoencoder = kl_autoencoder(tuple(stage.widths), stage.latent_channels, stage.unshuffle, stage.layers)
     autoencoder.to(device, dtype, memory_format=torch.channels_last)
-    _fit("autoencoder", stage, autoencoder, seed, folder)
+    _fit_stage("autoencoder", stage, autoencoder, seed, folder)
     autoencoder.float()
     with torch.no_grad():
-        batch, _ = pictures.full(seed + 1, 1, 64)
+        batch, _ = pictures.full_pictures(seed + 1, 1, 64)
         mean = autoencoder.moments(to_pixels(batch).to(device))[0]
     autoencoder.vae.register_to_config(shift_factor=float(mean.mean()), scaling_factor=1 / float(mean.std()))
     autoencoder.cpu().save_pretrained(done)

@@ -1,4 +1,4 @@
-"""What can be set of the stages in which the backbone learns (`joint.py`)."""
+"""Options of the stages that train the backbone (`joint.py`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..loop import LoopConfig
 @dataclass
 class LanguageStage:
     feature_weight: float = 1.0
-    slips: float = 0.0
-    """Share of the assistant's words about a picture that are others when read back, so that the next word comes from the
-    picture and not from the words before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
+    word_dropout: float = 0.0
+    """Share of the assistant's input tokens about a picture that are replaced by others, so that the next token is predicted
+    from the picture and not from the text before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
@@ -27,28 +27,27 @@ class JointStage:
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     validation: tuple[str, ...] = ()
-    """Data sets whose losses are measured at every sample; without any they are those of ``data``, told and drawn another
-    time"""
+    """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
-    """What learns: beginnings of parameter names; the eye and the autoencoder never do."""
+    """Prefixes of the names of parameters that learn; the vision tower and the autoencoder never do."""
     language_weight: float = 1.0
     feature_weight: float = 0.5
     flow_weight: float = 1.0
     align_weight: float = 0.0
     align_block: int = 2
-    """MM-DiT block after which the image tokens are aligned with the eye's features."""
+    """MM-DiT block after which the image tokens are aligned with the vision tower's features."""
     flow_samples: int = 2
-    """Times and noises drawn for every picture of a batch: they share the backbone's forward."""
+    """Timesteps and noises for every picture of a batch; they share the backbone's forward."""
     density: str = "logit_normal"
     density_mean: float = 0.0
     density_std: float = 1.0
     context_dropout: float = 0.1
     reference_dropout: float = 0.1
     prompt_dropout: float = 0.0
-    """Share of the drawings that learn from the queries' features alone: where the prompt's hidden states are a second
-    source, the MM-DiT may else never learn to use the first."""
+    """Share of the drawings whose condition is the queries' features alone: beside the prompt's hidden states the MM-DiT might
+    never learn to use them."""
     precomputed: str = ""
-    """A folder of `limner precompute`: what the eye and the autoencoder make of the data's pictures"""
+    """A folder of `limner precompute`, with the outputs of eye and autoencoder for the data's pictures"""
     compile: bool = False
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""

@@ -1,4 +1,4 @@
-"""The judge learns on renders that were blurred, noised, bent, passed through the autoencoder, and on halves of objects."""
+"""Trains the judge on renders that are blurred, noised, warped, passed through the autoencoder, and on halves of objects."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from PIL import ImageFilter
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
-from ...evaluation.cases import SIDES, halve
-from ...evaluation.judge import CELL, Judge, JudgeConfig
+from ...evaluation.geneval_cases import SIDES, halve
+from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
 from ...world import sampling
 from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
-from .disturbed import bend, decoded
+from .augmentation import elastic_warp, noisy_reconstruction
 
 
 @dataclass
 class JudgeStage:
     width: int = 96
     depth: int = 4
-    blurred: float = 0.3
-    noised: float = 0.3
-    encoded: float = 0.5
-    """Share of the batches that pass through the autoencoder."""
+    blur_rate: float = 0.3
+    noise_rate: float = 0.3
+    autoencoder_rate: float = 0.5
+    """Share of the batches that are encoded and decoded by the autoencoder."""
     latent_noise: float = 0.1
-    """Most of it that is added in between, as a standard deviation: a model's latents are not the encoder's."""
-    bent: float = 0.0
-    """Share of the batches whose lines wobble, as a model's do"""
-    halved: float = 0.25
-    """Share of the pictures in which one object is cut in half; it then does not count."""
-    featured: str = ""
-    """One of the world's things that stands in many of the pictures (`FEATURED`), for a judge that is to learn it quickly"""
+    """Largest standard deviation of the noise on their latents, as a model's latents have errors."""
+    warp_rate: float = 0.0
+    """Share of the batches that are warped, as a model's lines are not straight"""
+    cut_rate: float = 0.25
+    """Share of the pictures in which one object is cut in half, which is then no object."""
+    featured_object: str = ""
+    """One of the world's things that stands in many of the pictures (`FEATURED_SHARE`), so that the judge learns it quickly"""
     warm_start: str = ""
-    """Folder of a judge to go on from; what the world has gained since is added"""
+    """Folder of a judge to train further; classes that the world has gained since are added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-FEATURED = 1 / 3
-"""Share of the pictures that have what is featured"""
+FEATURED_SHARE = 1 / 3
+"""Share of the pictures with the featured object."""
 
 
-def featuring(scene: Scene, name: str) -> Scene:
+def with_object(scene: Scene, name: str) -> Scene:
     """With a thing (or things) called ``name`` in place of the first and its like."""
     old = scene.things[0].name
     return replace(scene, things=tuple(replace(t, name=name) if t.name == old else t for t in scene.things))
@@ -57,22 +57,22 @@ def featuring(scene: Scene, name: str) -> Scene:
 def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
     rng = rng_for(seed, step, "judge")
     height, width = sampling.shape(rng)
-    rows, columns = height // CELL, width // CELL
+    rows, columns = height // CELL_SIZE, width // CELL_SIZE
     pixels, centres, grounds = [], [], []
     for index in range(stage.loop.batch_size):
-        make = rng.choices((sampling.single, sampling.counted, sampling.pair), (4, 3, 3))[0]
+        make = rng.choices((sampling.single, sampling.several, sampling.pair), (4, 3, 3))[0]
         scene = make(rng)  # the judge knows every combination, held out from nano or not
         while (scene.height, scene.width) != (height, width):
             scene = make(rng)
-        scene = sampling.styled(rng, scene)
-        if stage.featured and rng.random() < FEATURED:
-            scene = featuring(scene, stage.featured)
-        cut = rng.choice(scene.things) if rng.random() < stage.halved else None
+        scene = sampling.with_random_style(rng, scene)
+        if stage.featured_object and rng.random() < FEATURED_SHARE:
+            scene = with_object(scene, stage.featured_object)
+        cut = rng.choice(scene.things) if rng.random() < stage.cut_rate else None
         image = halve(scene, cut, rng.choice(SIDES)) if cut else render(scene)
-        if rng.random() < stage.blurred:
+        if rng.random() < stage.blur_rate:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
         array = np.asarray(image, dtype=np.float32)
-        if rng.random() < stage.noised:
+        if rng.random() < stage.noise_rate:
             noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), array.shape)
             array = (array + noise).clip(0, 255)
         pixels.append(array.astype(np.uint8))
@@ -96,16 +96,16 @@ def losses(
     batch = {k: v.to(parameter.device) for k, v in batch.items()}
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
     rng = rng_for(seed, step, "judge encodes")
-    if rng.random() < stage.bent:
-        pixels = bend(pixels, rng.uniform(0.3, 2.0))
-    if rng.random() < stage.encoded:
-        pixels = decoded(autoencoder, pixels, stage.latent_noise)
+    if rng.random() < stage.warp_rate:
+        pixels = elastic_warp(pixels, rng.uniform(0.3, 2.0))
+    if rng.random() < stage.autoencoder_rate:
+        pixels = noisy_reconstruction(autoencoder, pixels, stage.latent_noise)
     cells, ground = judge(pixels)
     cells = cells.float()
     image, row, column, name, color = batch["centres"].unbind(1)
     heat = torch.zeros_like(cells[:, 0])
     heat[image, row, column] = 1
-    near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is no mistake
+    near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is hardly a mistake
     centre = F.binary_cross_entropy_with_logits(cells[:, 0], heat, reduction="none")
     centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
     objects, colors = [], []
@@ -124,18 +124,18 @@ def losses(
     return {"loss": 3 * parts["centre"] + parts["objects"] + parts["colors"] + 0.3 * parts["ground"], **parts}
 
 
-def run(
+def run_judge(
     stage: JudgeStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Judge:
-    """Raises ValueError for a ``featured`` thing that the world has not."""
-    if stage.featured and stage.featured not in sampling.NAMES:
-        raise ValueError(f"featured is {stage.featured!r}; the world has {', '.join(sampling.NAMES)}")
+    """Raises ValueError for a ``featured_object`` that the world has not."""
+    if stage.featured_object and stage.featured_object not in sampling.NAMES:
+        raise ValueError(f"featured_object is {stage.featured_object!r}; the world has {', '.join(sampling.NAMES)}")
     done = folder / "model"
     if (done / "config.json").exists():
         return Judge.from_pretrained(done)
     torch.manual_seed(seed + 7)
     judge = (
-        Judge.from_pretrained(Path(stage.warm_start)).wider(len(sampling.NAMES), len(sampling.BACKGROUND_NAMES))
+        Judge.from_pretrained(Path(stage.warm_start)).with_classes(len(sampling.NAMES), len(sampling.BACKGROUND_NAMES))
         if stage.warm_start
         else Judge(JudgeConfig(stage.width, stage.depth))
     )

@@ -1,4 +1,4 @@
-"""The reader learns on signs that were blurred, noised and passed through the autoencoder, as the judge does."""
+"""Trains the reader on renders of signs that are blurred, warped and passed through the autoencoder."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...evaluation.reader import LETTERS, Reader, ReaderConfig
-from ...world.pen import WIDEST
+from ...world.pen import WIDEST_LETTER
 from ...world.sampling import rng_for
 from ...world.scene import Scene, render
-from ...world.signs import signed
+from ...world.signs import sign_scene
 from ..loop import LoopConfig, fit
-from .disturbed import bend, decoded
+from .augmentation import elastic_warp, noisy_reconstruction
 
 
 @dataclass
 class ReaderStage:
     width: int = 64
     depth: int = 3
-    blurred: float = 0.2
-    encoded: float = 0.5
-    """Share of the batches that pass through the autoencoder"""
+    blur_rate: float = 0.2
+    autoencoder_rate: float = 0.5
+    """Share of the batches that are encoded and decoded by the autoencoder"""
     latent_noise: float = 0.2
-    bent: float = 0.3
+    warp_rate: float = 0.3
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -40,11 +40,11 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
     shape = (128, 128) if rng.random() < 0.8 else rng.choice(((96, 160), (160, 96)))
     pixels, targets = [], []
     while len(pixels) < stage.loop.batch_size:
-        scene = signed(rng, kept=rng.random() < 0.1)  # the reader knows every word
+        scene = sign_scene(rng, held_out=rng.random() < 0.1)  # the reader knows every word
         if (scene.height, scene.width) != shape:
             continue
         image = render(scene)
-        if rng.random() < stage.blurred:
+        if rng.random() < stage.blur_rate:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
         pixels.append(np.asarray(image))
         targets.append(letter_columns(scene))
@@ -55,15 +55,15 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
 
 
 def letter_columns(scene: Scene) -> Tensor:
-    """The letter that each of the reader's columns (width / 2,) is to tell: 0 but for the middle half of a letter."""
+    """Target class of each of the reader's columns (width / 2,): 1 + letter in the middle half of a letter, else 0."""
     (thing,) = scene.things
-    words = thing.words
-    block = replace(scene, things=(replace(thing, words=WIDEST * len(words)),))
-    bare = replace(scene, things=(replace(thing, words=""),))
-    inked = (np.asarray(render(block)) != np.asarray(render(bare))).any((0, 2)).nonzero()[0]
-    ends = np.linspace(inked[0], inked[-1] + 1, len(words) + 1)
+    text = thing.words
+    block = replace(scene, things=(replace(thing, words=WIDEST_LETTER * len(text)),))
+    blank = replace(scene, things=(replace(thing, words=""),))
+    inked = (np.asarray(render(block)) != np.asarray(render(blank))).any((0, 2)).nonzero()[0]
+    ends = np.linspace(inked[0], inked[-1] + 1, len(text) + 1)
     target, columns = torch.zeros(scene.width // 2, dtype=torch.long), torch.arange(scene.width // 2) * 2 + 1
-    for start, end, letter in zip(ends, ends[1:], words, strict=False):
+    for start, end, letter in zip(ends, ends[1:], text, strict=False):
         target[(columns - (start + end) / 2).abs() <= max(1, (end - start) / 4)] = 1 + LETTERS.index(letter)
     return target
 
@@ -74,16 +74,16 @@ def losses(
     weight = reader.stem.weight
     pixels = to_pixels(batch["pixels"].to(weight.device)).to(weight.dtype)
     rng = rng_for(seed, step, "reader encodes")
-    if rng.random() < stage.bent:
-        pixels = bend(pixels, rng.uniform(0.2, 1.0))
-    if rng.random() < stage.encoded:
-        pixels = decoded(autoencoder, pixels, stage.latent_noise)
-    told, targets = reader(pixels).float(), batch["targets"].to(pixels.device)
-    errors = F.cross_entropy(told.transpose(1, 2), targets, reduction="none")
+    if rng.random() < stage.warp_rate:
+        pixels = elastic_warp(pixels, rng.uniform(0.2, 1.0))
+    if rng.random() < stage.autoencoder_rate:
+        pixels = noisy_reconstruction(autoencoder, pixels, stage.latent_noise)
+    logits, targets = reader(pixels).float(), batch["targets"].to(pixels.device)
+    errors = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return {"loss": errors[targets > 0].mean() + errors[targets == 0].mean()}
 
 
-def run(
+def run_reader(
     stage: ReaderStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Reader:
     done = folder / "model"

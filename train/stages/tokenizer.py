@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer on the world's talk in English, Chinese and Korean; bytes are the fallback."""
+"""Trains a byte-level BPE tokenizer on the world's conversations in English, Chinese and Korean."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CHAT_TEMPLATE = (
 
 @dataclass
 class TokenizerStage:
-    vocabulary: int = 2048
-    lines: int = 40_000
+    vocab_size: int = 2048
+    num_lines: int = 40_000
 
 
 def corpus(stage: TokenizerStage, seed: int) -> Iterator[str]:
     rng = random.Random(f"{seed}/tokenizer")
-    for _ in range(stage.lines):
+    for _ in range(stage.num_lines):
         for message in talk.conversation(rng).messages:
             for part in message["content"]:
                 if part["type"] == "text":
                     yield part["text"]
 
 
-def run(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedTokenizerBase:
+def run_tokenizer(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedTokenizerBase:
     done = folder / "model"
     if (done / "tokenizer.json").exists():
         return PreTrainedTokenizerFast.from_pretrained(done)
@@ -41,7 +41,7 @@ def run(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedTokenizerBa
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=stage.vocabulary,
+        vocab_size=stage.vocab_size,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

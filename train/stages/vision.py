@@ -1,4 +1,4 @@
-"""The eye learns the renderer's free labels, the object and the colour (or background) of each patch, then freezes."""
+"""Trains the vision tower to predict the object and the colour (or background) of each patch, which the renderer knows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from ...mllm.config import LimnerConfig
-from ...mllm.eye import Eye
 from ...mllm.views import normalise
+from ...mllm.vision_tower import VisionTower
 from ...world import sampling
 from ...world.sampling import rng_for
 from ...world.scene import Scene, label_map, render
@@ -45,7 +45,10 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
     rng = rng_for(seed, step, "vision")
-    scenes = [sampling.styled(rng, sampling.any_scene(rng, sampling.READ)) for _ in range(stage.loop.batch_size)]
+    scenes = [
+        sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
+        for _ in range(stage.loop.batch_size)
+    ]
     labels = [patch_labels(scene, config.image_size // patch) for scene in scenes]
     return {
         "pixel_values": torch.stack([normalise(render(scene), config) for scene in scenes]),
@@ -54,17 +57,17 @@ def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, 
     }
 
 
-class Labelled(nn.Module):
-    """The eye and the two linear heads that train it; only the eye is kept."""
+class PatchClassifier(nn.Module):
+    """The vision tower with two linear heads, which are discarded after training."""
 
-    def __init__(self, eye: Eye) -> None:
+    def __init__(self, eye: VisionTower) -> None:
         super().__init__()
         self.eye = eye
         self.objects = nn.Linear(self.eye.width, OBJECT_CLASSES)
         self.colors = nn.Linear(self.eye.width, COLOR_CLASSES)
 
 
-def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+def losses(module: PatchClassifier, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
     device = module.objects.weight.device
     batch = {k: v.to(device) for k, v in batch.items()}
     features = module.eye(batch["pixel_values"])
@@ -75,8 +78,8 @@ def losses(module: Labelled, batch: dict[str, Tensor], step: int) -> dict[str, T
     return {"loss": loss, "accuracy": right[covered].float().mean()}
 
 
-def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
-    return Eye(
+def new_eye(config: LimnerConfig, stage: VisionStage) -> VisionTower:
+    return VisionTower(
         SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=stage.width,
@@ -91,21 +94,21 @@ def fresh(config: LimnerConfig, stage: VisionStage) -> Eye:
     )
 
 
-def run(
+def run_vision(
     stage: VisionStage,
     config: LimnerConfig,
     seed: int,
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    start: Eye | None = None,
-) -> Eye:
-    """A fresh eye, or ``start`` trained on."""
+    start: VisionTower | None = None,
+) -> VisionTower:
+    """A fresh vision tower, or ``start`` trained on."""
     done = folder / "model"
     if (done / "config.json").exists():
-        return Eye(SiglipVisionModel.from_pretrained(done))
+        return VisionTower(SiglipVisionModel.from_pretrained(done))
     torch.manual_seed(seed)
-    module = Labelled(fresh(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
+    module = PatchClassifier(new_eye(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
     patch = module.eye.model.config.patch_size
     fit("vision", module, partial(make_batch, config, stage, patch, seed), partial(losses, module), stage.loop, folder)
     module.eye.model.float().cpu().save_pretrained(done)

@@ -1,0 +1,63 @@
+"""The inputs of `generate`: one conversation or a batch, seeds, images by path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..mllm.messages import Message
+from .images import load_image
+
+Messages = str | Sequence[Message]
+
+
+class ContextLengthError(ValueError):
+    """A conversation with its reply is longer than the context. It is raised before anything is generated."""
+
+
+def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], bool]:
+    """A list of conversations, and whether only one was given. A list of dicts is one; of strings or lists, several.
+
+    Raises ValueError for an empty list or a mixture.
+    """
+    if isinstance(messages, str):
+        return [messages], True
+    messages = list(messages)
+    if not messages:
+        raise ValueError("no messages: a conversation needs at least one")
+    if all(isinstance(m, dict) for m in messages):
+        return [messages], True
+    if any(isinstance(m, dict) for m in messages):
+        raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
+    return messages, False
+
+
+def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
+    """Seeds of a batch: ``seed`` for all, or a list of one for each. Raises ValueError for another number of them."""
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} conversations")
+    return list(seed)
+
+
+def load_message_images(messages: Messages) -> Messages:
+    """Messages with images loaded from paths. Raises ValueError as `load_image` does, and for an empty prompt."""
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise ValueError("the prompt is empty")
+        return messages
+    loaded = []
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message.get("content"), (list, tuple)):
+            content = [
+                {**part, "image": load_image(part["image"])}
+                if isinstance(part, dict) and isinstance(part.get("image"), (str, Path, Image.Image))
+                else part
+                for part in message["content"]
+            ]
+            message = {**message, "content": content}
+        loaded.append(message)
+    return loaded

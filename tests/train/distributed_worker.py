@@ -1,0 +1,101 @@
+"""One process of a distributed run, launched by `test_parallel.py`: trains a tiny model and notes its losses."""
+
+import atexit
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from helpers import make_limner, picture
+from limner.train import loop, parallel
+from limner.train.data import joint_batch
+from limner.train.datasets.mixture import conversation_size
+from limner.train.optimizer import MasterOptimizer
+from limner.train.self_distillation import self_distillation_targets
+from limner.train.stages.joint import joint_losses
+from limner.train.stages.joint_options import JointStage
+from limner.train.trainable import TrainableModel
+
+SHAPES = ((32, 32), (16, 32))
+
+
+def conversation(seed: int):
+    """Two of three draw nothing, so that some processes have no picture at all."""
+    words = [{"role": "user", "content": f"say {seed}"}, {"role": "assistant", "content": "x" * (1 + seed % 7)}]
+    if seed % 3:
+        return words
+    shown = [{"type": "image", "image": picture(seed + 1)}] if seed % 2 else []
+    drawn = {"type": "image", "image": picture(seed, SHAPES[seed // 3 % 2])}
+    return [
+        {"role": "user", "content": [*shown, {"type": "text", "text": f"draw {seed}"}]},
+        {"role": "assistant", "content": [drawn]},
+    ]
+
+
+def batch(encoder, step: int):
+    logged = [conversation(step * 5 + k) for k in range(5)]
+    mine = parallel.balanced_indices([float(conversation_size(encoder, messages)[1]) for messages in logged])
+    made = joint_batch([logged[i] for i in mine], encoder, mine)
+    made.sources = [i % 2 for i in mine]
+    return made
+
+
+def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> None:
+    torch.set_num_threads(1)
+    at_the_end = folder / f"joined-{parallel.rank()}"
+    atexit.register(lambda: at_the_end.write_text(str(torch.distributed.is_initialized())))
+    parallel.init_process_group()
+    model = make_limner(shapes=SHAPES, prompt_tokens=4)
+    trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
+    stage = JointStage(align_weight=0.5, align_block=0, flow_samples=2)
+    config = loop.LoopConfig(
+        steps=steps,
+        learning_rate=3e-4,
+        warmup_steps=1,
+        decay_ratio=0.0,
+        num_workers=0,
+        ema_decay=0.9,
+        log_every=1,
+        save_every=5,
+        parallel=kind,
+        optimizer=optimizer,
+        save_total_limit=3,
+    )
+    logged, norms = [], []
+    real, real_total = MasterOptimizer.step, parallel.sum_over_processes
+
+    def step(self, *given):
+        norms.append(real(self, *given))
+        return norms[-1]
+
+    MasterOptimizer.step = step
+
+    def noted(given, number):
+        kept = (
+            self_distillation_targets(trainable, stage, 3, given, number, torch.tensor(given.sources) > 0)
+            if keeps
+            else None
+        )
+        values = joint_losses(trainable, stage, 3, given, number, kept)
+        logged.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
+        return values
+
+    loop.fit("test", trainable, partial(batch, model.encoder), noted, config, folder)
+    if parallel.rank() == 0:
+        kinds = {type(p).__name__ for p in trainable.parameters()}
+        (folder / f"losses-{parallel.world_size()}-{kind}.json").write_text(
+            json.dumps(
+                {
+                    "losses": logged,
+                    "norms": norms,
+                    "kinds": sorted(kinds),
+                    "sum": float(sum(p.detach().double().abs().sum() for p in trainable.parameters())),
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], "keeps" in sys.argv[5:])

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from helpers import make_limner
+from limner.inference.model import Limner
+from limner.train.block_expansion import expand_blocks
+from limner.train.recipe import extend_model, load_recipe
+
+
+def test_a_warm_start_grows_and_draws_as_before(tmp_path):
+    def drawn(model):
+        said = {"images": "force", "max_images": 1, "max_new_tokens": 2, "num_inference_steps": 1}
+        return model.generate("a cat", **said).images[0].tobytes()
+
+    model = make_limner(prompt_tokens=6, max_references=1)
+    model.detokenizer.mmdit.config.max_references = 1
+    model.detokenizer.mmdit.reference_embed.data = model.detokenizer.mmdit.reference_embed.data[:1].clone()
+    before = drawn(model)
+    recipe = load_recipe("nano", ["glyphs.width=16"])
+    extend_model(model, recipe)
+    assert drawn(model) == before and model.detokenizer.glyphs.width == 16
+    assert len(model.mllm.llm.get_decoder().layers) == 4 == model.mllm.llm.config.num_hidden_layers
+    assert model.config.max_references == 2 == len(model.detokenizer.mmdit.reference_embed)
+    model.save_pretrained(tmp_path / "m")
+    again = Limner.from_pretrained(tmp_path / "m")
+    assert (again.defaults.max_images, again.defaults.max_new_tokens) == (6, 192), "the longer of both"
+    extend_model(again, recipe)
+    assert drawn(again) == before
+
+
+@pytest.mark.parametrize("backbone", ["qwen3", "llama", "gemma3_text", "mistral"])
+def test_a_deeper_backbone_says_the_same_and_can_learn(backbone):
+    llm = make_limner(backbone=backbone).mllm.llm
+    ids = torch.arange(12)[None]
+    deeper = expand_blocks(llm, 5)
+    assert torch.equal(deeper(ids).logits, llm(ids).logits) and not deeper.training
+    deeper(ids, labels=ids).loss.backward()
+    new = deeper.get_decoder().layers[-1]
+    assert new.self_attn.o_proj.weight.grad.abs().max() > 0 and new.self_attn.layer_idx == 4
+    said = [model.generate(ids, max_new_tokens=6, do_sample=False) for model in (llm, deeper)]
+    assert torch.equal(*said), "with a cache, too"
+
+
+def test_layers_of_another_kind_are_not_copied():
+    llm = GPTNeoXForCausalLM(
+        GPTNeoXConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    )
+    with pytest.raises(ValueError, match="gpt_neox layers do not write through"):
+        expand_blocks(llm, 2)

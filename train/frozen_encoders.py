@@ -1,0 +1,155 @@
+"""Outputs of the frozen vision tower and autoencoder: computed when needed, or precomputed and read (`limner precompute`)."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..detokenizer.autoencoder import Autoencoder, to_pixels
+from ..inference.adapters import digest
+from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
+from ..inference.resizing import resize_to_shape
+from ..mllm.vision_tower import VisionTower
+from .data import JointBatch, joint_batch
+from .datasets.example import Example, open_pictures
+
+TENSORS_PER_FILE = 512
+"""How many tensors one file of a cache holds."""
+MEMORY_BYTES = 2**28
+"""How many bytes of encoded pictures stay in memory."""
+
+
+class EncoderCache:
+    """A folder of precomputed encoder outputs, found by the `data.tensor_key` of their inputs.
+
+    Raises ValueError for a folder without an index, or one that other encoders wrote.
+    """
+
+    def __init__(self, folder: str | Path, encoders: str) -> None:
+        self.folder = Path(folder)
+        index = self.folder / "index.json"
+        if not index.exists():
+            raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
+        saved = json.loads(index.read_text())
+        if saved["encoders"] != encoders:
+            raise ValueError(f"{folder} was precomputed by another eye or autoencoder than this model's")
+        self.places: dict[str, str] = saved["places"]
+        self.open: dict[str, safe_open] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.places
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self.places[name]
+        if file not in self.open:  # memory-mapped: only the tensors that are used are read
+            self.open[file] = safe_open(self.folder / file, "pt")
+        return self.open[file].get_tensor(name)
+
+
+@dataclass
+class FrozenEncoders:
+    """The vision tower and the autoencoder behind a cache in memory and, if there is one, a folder of precomputed outputs."""
+
+    vision_tower: VisionTower
+    autoencoder: Autoencoder | None
+    cache: EncoderCache | None = None
+    misses: int = field(default=0)
+    """How many inputs were not in the folder so far."""
+    memory: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    """The latest outputs, up to `MEMORY_BYTES`: a small data set is seen many times."""
+
+    def features(self, pixel_values: Tensor, names: Sequence[str]) -> Tensor:
+        """(views, 3, size, size) to (views, patches, vision width)."""
+        return self._cached(self.vision_tower, pixel_values, names)
+
+    def latents(self, pictures: Tensor, names: Sequence[str]) -> Tensor:
+        """8-bit pixels (count, height, width, 3) to latents (count, channels, h, w)."""
+        return self._cached(self._encode, pictures, names)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        dtype = next(self.autoencoder.parameters()).dtype
+        return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
+
+    def _cached(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
+        """``encode(inputs)``; inputs that have ``names`` are encoded only when they are in neither cache."""
+        if not names:
+            return encode(inputs)
+        dtype = next(self.vision_tower.parameters()).dtype
+        found: dict[str, Tensor] = {}
+        for name in names:
+            if name in self.memory:
+                self.memory.move_to_end(name)
+                found[name] = self.memory[name]
+            elif self.cache is not None and name in self.cache:
+                found[name] = self.cache[name].to(inputs.device, dtype)
+        missing = {name: i for i, name in enumerate(names) if name not in found}
+        if self.cache is not None:
+            self.misses += len(missing)
+        if missing:
+            found |= zip(missing, encode(inputs[list(missing.values())]), strict=True)
+        self.memory.update(found)
+        while sum(value.nbytes for value in self.memory.values()) > MEMORY_BYTES:
+            self.memory.popitem(last=False)
+        return torch.stack([found[name] for name in names])
+
+
+def encoders_fingerprint(model: Limner) -> str:
+    """A hash of the frozen encoders' weights, by which a cache is recognised."""
+    return digest(model.mllm.vision_tower, model.detokenizer.autoencoder)
+
+
+@torch.no_grad()
+def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_size: int = 16) -> int:
+    """Run the encoders over every picture of ``examples``, as training will see it, and write the outputs to ``folder``.
+
+    Returns the number of tensors. Raises ValueError for a folder that is not empty.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = FrozenEncoders(model.mllm.vision_tower, model.detokenizer.autoencoder)
+    places: dict[str, str] = {}
+    waiting: dict[str, Tensor] = {}
+
+    def write() -> None:
+        name = f"{len(list(folder.glob('*.safetensors'))):05d}.safetensors"
+        save_file(waiting, folder / name)
+        places.update(dict.fromkeys(waiting, name))
+        waiting.clear()
+
+    for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
+        for batch in encoder_batches(model, examples[start : start + batch_size]):
+            inputs = batch.to(model.mllm.device)
+            given = [(frozen.features, inputs.views(), batch.view_keys)]
+            given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
+            for encode, tensors, names in given:
+                fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]
+                if fresh:
+                    made = encode(tensors[fresh], ())
+                    made = made.to("cpu", model.stored_dtype)  # computed in the precision that the machine is fast in
+                    waiting |= {names[i]: value.contiguous() for i, value in zip(fresh, made, strict=True)}
+            if len(waiting) >= TENSORS_PER_FILE:
+                write()
+    if waiting:
+        write()
+    write_text(folder / "index.json", json.dumps({"encoders": encoders_fingerprint(model), "places": places}) + "\n")
+    return len(places)
+
+
+def encoder_batches(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
+    """One batch in which captioned pictures are drawn, and one in which they are described: training may do either."""
+    fit = partial(resize_to_shape, config=model.config)
+    for draw_share in (1.0, 0.0):
+        conversations = [open_pictures(example.sample(Random(0), draw_share), fit) for example in examples]
+        yield joint_batch(conversations, model.encoder, keys=True)

@@ -1,0 +1,117 @@
+"""The module that a stage trains, which of its parameters learn, and how its blocks are computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..detokenizer.detokenizer import Detokenizer
+from ..mllm.stream import StreamModel, StreamOutput
+from .frozen_encoders import FrozenEncoders
+
+
+class TrainableModel(nn.Module):
+    """The stream and the de-tokenizer as one module for an optimizer; the vision tower and the autoencoder are frozen.
+
+    ``align`` adds the head of the alignment loss (REPA). Raises ValueError for a de-tokenizer that cannot be trained.
+    """
+
+    def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
+        super().__init__()
+        self.stream, self.detokenizer = stream, detokenizer
+        if detokenizer is not None and not isinstance(detokenizer, Detokenizer):
+            raise ValueError(
+                "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
+            )
+        stream.vision_tower.requires_grad_(False)
+        if detokenizer is not None:
+            detokenizer.autoencoder.requires_grad_(False)
+        width = detokenizer.mmdit.config.width if detokenizer is not None else 0
+        self.align = (
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
+            if align
+            else None
+        )
+        self.frozen_encoders = FrozenEncoders(
+            stream.vision_tower, None if detokenizer is None else detokenizer.autoencoder
+        )
+
+
+@dataclass
+class StreamLosses:
+    """The result of one forward of the stream: its losses and, if pictures are drawn, their predicted and true features."""
+
+    losses: dict[str, Tensor]
+    output: StreamOutput | None
+    features: Tensor | None = None
+    """(drawings, feature_tokens, vision width)"""
+    vision_features: Tensor | None = None
+    """(drawings, patches, vision width)"""
+    drawings: int = 0
+    """How many this batch has over all processes."""
+    loss_denominator: int = 1
+    """How many drawings the losses are averaged over: those of all batches of an optimizer step."""
+
+
+def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:
+    """Let only parameters learn whose names begin with one of ``train``; returns a table of what learns and what is frozen.
+
+    The names are those of `Limner` (``mllm.queries``). Raises ValueError for a prefix that no parameter has.
+    """
+    named = [
+        (limner_parameter_name(name), p) for name, p in trainable.named_parameters() if not name.startswith("align.")
+    ]
+    learns, rests = Counter(), Counter()
+    for prefix in train:
+        if not any(has_prefix(name, prefix) for name, _ in named):
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in named})
+            raise ValueError(f"train: no parameter's name begins with {prefix!r}; parts are {', '.join(parts)}")
+    for name, parameter in named:
+        parameter.requires_grad_(parameter.requires_grad and any(has_prefix(name, prefix) for prefix in train))
+        (learns if parameter.requires_grad else rests)[".".join(name.split(".")[:2])] += parameter.numel()
+
+    def format_counts(counts: Counter) -> str:
+        return ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items()) or "nothing"
+
+    return f"learns  {format_counts(learns)}\nfrozen  {format_counts(rests)}"
+
+
+def has_prefix(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
+
+
+def limner_parameter_name(name: str) -> str:
+    """The name that a parameter of a `TrainableModel` has in `Limner`."""
+    return "mllm." + name.removeprefix("stream.") if name.startswith("stream.") else name
+
+
+@contextmanager
+def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> Iterator[None]:
+    """Within it the MM-DiT's blocks and the backbone's layers are computed again in the backward pass, if ``enabled``."""
+    mmdit, llm = trainable.detokenizer.mmdit, trainable.stream.llm
+    if not enabled:
+        yield
+        return
+    mmdit.gradient_checkpointing = True
+    llm.activation_checkpointing_enable({"use_reentrant": False})
+    llm.train()  # transformers checkpoints only then
+    try:
+        yield
+    finally:
+        mmdit.gradient_checkpointing = False
+        llm.activation_checkpointing_disable()
+        llm.eval()
+
+
+def compile_blocks(trainable: TrainableModel) -> None:
+    """Compile each block of the MM-DiT and each layer of the backbone by itself."""
+    # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
+    # beyond the usual limit of 8 variants the rest would run uncompiled
+    torch._dynamo.config.recompile_limit = 64
+    for block in [*trainable.detokenizer.mmdit.blocks, *trainable.stream.llm.get_decoder().layers]:
+        block.compile(dynamic=True)
