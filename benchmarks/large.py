@@ -18,9 +18,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, Sigl
 import limner
 from limner.detokenizer.autoencoder import Autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
-from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
+from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
@@ -92,7 +92,7 @@ def parts(backbone: str, side: int) -> Limner:
         scaling_factor=1.5305,
         shift_factor=0.0609,
     )
-    return Limner(stream, Detokenizer(adapter, mmdit, Autoencoder(vae), 64 * 64, 3.0), words).eval()
+    return Limner(stream, MMDiTDetokenizer(adapter, mmdit, Autoencoder(vae), 64 * 64, 3.0), words).eval()
 
 
 def main() -> None:

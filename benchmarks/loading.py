@@ -31,9 +31,9 @@ def make(folder: Path, gb: float) -> None:
 
     import limner
     from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
-    from limner.detokenizer.detokenizer import Detokenizer
     from limner.detokenizer.mmdit import MMDiT
     from limner.detokenizer.mmdit_config import MMDiTConfig
+    from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
     from limner.inference.model import Limner
     from limner.mllm.stream import StreamModel
 
@@ -80,7 +80,7 @@ def make(folder: Path, gb: float) -> None:
             pooled_width=width,
         )
     )
-    model = Limner(stream, Detokenizer(adapter, mmdit, vae), nano.tokenizer).to(torch.bfloat16)
+    model = Limner(stream, MMDiTDetokenizer(adapter, mmdit, vae), nano.tokenizer).to(torch.bfloat16)
     model.save_pretrained(folder)
 
 

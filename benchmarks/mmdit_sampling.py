@@ -15,9 +15,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
 from limner.detokenizer import flow, samplers
 from limner.detokenizer.condition import Condition
-from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit import MMDiT
+from limner.detokenizer.mmdit_detokenizer import GuidedVelocity
 from limner.inference import precision
 from limner.integrations.sd3.layouts import config_from_diffusers, weights_from_diffusers
 
@@ -72,7 +72,7 @@ def main() -> None:
         velocity = GuidedVelocity(ours, condition, Guidance(SCALE), times, dtype)
         zero = torch.zeros_like(context)
         velocity.prepared[2] = (torch.cat([context, zero]).to(dtype), None, None)
-        return samplers.euler(velocity, noise, times)
+        return samplers.integrate(samplers.euler(noise, times), velocity)
 
     @torch.inference_mode()
     def diffusers() -> torch.Tensor:

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, SiglipVisionConfig, S
 import limner
 from limner.detokenizer.autoencoder import Autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
-from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
+from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from limner.inference import precision
 from limner.inference.model import Limner
 from limner.mllm.config import LimnerConfig
@@ -92,7 +92,7 @@ def build(size: int) -> Limner:
     )
     return Limner(
         StreamModel(llm, vision_tower, config, vocabulary),
-        Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
+        MMDiTDetokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), Autoencoder(vae)),
         words,
     ).to(precision.choose_dtype("cpu"))
 

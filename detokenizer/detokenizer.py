@@ -1,232 +1,116 @@
-"""The de-tokenizer: a condition to pixels."""
+"""Condition in, pixels out: what every de-tokenizer does, whatever network paints."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import flow, samplers
-from .autoencoder import Autoencoder, to_pixels, to_uint8
-from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .files import load_module, read_json, write_source
-from .glyphs import GlyphEncoder
-from .guidance import Guidance
-from .mmdit import MMDiT
-from .mmdit_config import MMDiTConfig
+from .autoencoder import Autoencoder
+from .condition import Condition
+from .drawing_options import DrawingOptions
+from .samplers import noise_like
 
-StepCallback = Callable[[int, int], None]
-"""Called with the number of steps done and of all steps after each step."""
+Sampling = Generator[tuple[int, int], None, Tensor]
+"""Yields (steps done, steps in all) after each step and returns 8-bit pictures (batch, height, width, 3)."""
 
 
-class Detokenizer(nn.Module):
-    """Conditioning adapter, MM-DiT and autoencoder, optionally a glyph encoder.
+class Detokenizer(nn.Module, ABC):
+    """A conditioning adapter, a network that paints latents, an autoencoder.
 
-    ``trained_tokens`` is the number of image tokens at which the timestep shift is ``base_shift`` (3 for SD3).
+    A class to inherit from and no `typing.Protocol`: whoever holds one also moves it, counts its parameters and copies it,
+    so it must be a module.
     """
 
-    def __init__(
-        self,
-        adapter: ConditioningAdapter,
-        mmdit: MMDiT,
-        autoencoder: Autoencoder,
-        trained_tokens: int = 0,
-        base_shift: float = 1.0,
-        glyphs: GlyphEncoder | None = None,
-    ) -> None:
-        """Raises ValueError for a glyph encoder of another width than the adapter takes (0 for none)."""
-        super().__init__()
-        # SD3 with its own text encoders has no conditioning adapter
-        expected_width = adapter.config.glyph_width if isinstance(adapter, ConditioningAdapter) else 0
-        width = glyphs.width if glyphs else 0
-        if width != expected_width:
-            raise ValueError(f"glyphs of width {width}, the adapter takes {expected_width}")
-        self.glyphs = glyphs
-        self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
-        self.trained_tokens, self.base_shift = trained_tokens, base_shift
+    adapter: nn.Module | None
+    """None where conditions come from elsewhere, as from SD3's own text encoders"""
+    autoencoder: Autoencoder
+    stretches_references = False
+    """Whether `encode_reference` brings any picture to the drawing's size by itself"""
 
     @property
+    @abstractmethod
     def transformer(self) -> nn.Module:
-        """The network that predicts velocities, here the MM-DiT."""
-        return self.mmdit
+        """The network that paints latents."""
 
     @property
+    @abstractmethod
     def size_multiple(self) -> int:
         """Heights and widths in pixels must be multiples of this."""
-        return self.autoencoder.downsample_factor * self.mmdit.config.patch_size
 
     @property
     def max_side(self) -> int | None:
-        """The longest side in pixels that the position table covers; None where positions are not limited."""
-        config = self.mmdit.config
-        return config.position_table * self.size_multiple if config.positions == "sincos" else None
+        """The longest side in pixels that can be drawn; None where there is no limit."""
+        return None
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError for a size that cannot be drawn, naming those that can."""
-        step = self.size_multiple
-        is_multiple = height >= step and width >= step and height % step == 0 and width % step == 0
-        if not is_multiple or (self.max_side and max(height, width) > self.max_side):
-            most = f" up to {self.max_side}" if self.max_side else ""
-            raise ValueError(
-                f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
-            )
-
+    @abstractmethod
     def condition(
         self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """The condition for image features, prompt states (both as in `ConditioningAdapter.forward`) and the strings to be
-        written in each image; the latter have no effect without a glyph encoder."""
-        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
+        """Of the stream's image features (batch, tokens, feature_width), its prompt states (batch, tokens, width) with
+        their mask, and the words that each picture is to carry."""
 
-    def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
-        """Adds glyph features as a context source. Images without text to be written stay what they were."""
-        assert self.glyphs is None
-        old = self.adapter
-        self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
-        state = self.adapter.state_dict() | old.state_dict()
-        state["source_embed"] = torch.cat([old.source_embed, torch.zeros_like(old.source_embed[:1])])
-        self.adapter.load_state_dict(state)
-        self.glyphs = glyphs.to(old.source_embed)
-
-    def timestep_shift(self, height: int, width: int) -> float:
-        """The timestep shift α = base_shift · sqrt(m / n) for m image tokens, n being ``trained_tokens``."""
-        tokens = (height // self.size_multiple) * (width // self.size_multiple)
-        return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
-
-    @torch.no_grad()
+    @abstractmethod
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """8-bit pixels (height, width, 3) to latents (channels, h, w). The image is resized to multiples of `size_multiple`,
-        whatever ``size`` the drawing has."""
-        parameter = next(self.autoencoder.parameters())
-        pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
-        size = [max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]]
-        if size != list(pixels.shape[-2:]):
-            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(
-                parameter.dtype
-            )
-        return self.autoencoder.encode(pixels)[0]
+        """8-bit pixels (height, width, 3) to the latents (channels, h, w) that a drawing of ``size`` refers to."""
 
-    @torch.no_grad()
+    @abstractmethod
+    def sample(
+        self,
+        condition: Condition,
+        height: int,
+        width: int,
+        *,
+        seeds: Sequence[tuple[int, int]],
+        options: DrawingOptions,
+    ) -> Sampling:
+        """Draws step by step; closing the generator leaves the drawing. ``seeds`` holds a row's (seed, index of the picture
+        in its reply). Raises ValueError for sizes or options that make no sense here."""
+
     def draw(
         self,
         condition: Condition,
         height: int,
         width: int,
         *,
-        seeds: list[tuple[int, int]],
-        num_inference_steps: int = 28,
-        guidance_scale: float = 4.0,
-        image_guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        sampler: str = "euler",
-        times: Tensor | None = None,
-        callback: StepCallback | None = None,
+        seeds: Sequence[tuple[int, int]],
+        options: DrawingOptions,
+        callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """8-bit images (batch, height, width, 3). ``seeds`` has for each row the seed and the index of the image in its reply.
+        """`sample` to its end; ``callback`` gets what that yields."""
+        return run_sampling(self.sample(condition, height, width, seeds=seeds, options=options), callback)
 
-        ``times``, falling from 1 to 0, replace those that ``num_inference_steps`` and the size give. Guidance passes run as
-        one batch. Raises ValueError for sizes, steps or scales that make no sense.
-        """
-        self.check_size(height, width)
-        if len(seeds) != condition.batch:
-            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
-        solve = samplers.sampler(sampler)
-        guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        if times is None:
-            times = flow.inference_timesteps(num_inference_steps, self.timestep_shift(height, width))
-        parameter = next(self.mmdit.parameters())
-        device, dtype = parameter.device, parameter.dtype
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError for a size that cannot be drawn, naming those that can."""
+        step = self.size_multiple
+        is_multiple = min(height, width) >= step and height % step == 0 and width % step == 0
+        if not is_multiple or (self.max_side and max(height, width) > self.max_side):
+            most = f" up to {self.max_side}" if self.max_side else ""
+            raise ValueError(
+                f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}, from {step}{most}"
+            )
+
+    def noise(self, seeds: Sequence[tuple[int, int]], height: int, width: int) -> Tensor:
+        """What a drawing starts from: (batch, channels, h, w) in fp32, where the network is."""
         downsample_factor = self.autoencoder.downsample_factor
         shape = (self.autoencoder.channels, height // downsample_factor, width // downsample_factor)
-        x = torch.stack([samplers.noise_like(shape, seed, index) for seed, index in seeds]).to(device)
-        velocity = GuidedVelocity(self.mmdit, condition, guidance, times.to(device), dtype)
-        steps = len(times) - 1
-        step_callback = None if callback is None else lambda step, _: callback(step + 1, steps)
-        latents = solve(velocity, x, times, step_callback)
-        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+        noise = torch.stack([noise_like(shape, seed, index) for seed, index in seeds])
+        return noise.to(next(self.transformer.parameters()).device)
 
-    def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
-        """With ``source``, a folder or hub id of an SD3, the folder names it instead of holding the weights of MM-DiT and
-        autoencoder."""
-        folder = Path(folder)
-        if self.glyphs is not None:
-            self.glyphs.encoder.save_pretrained(folder / "glyphs")
-        parts = [("adapter", self.adapter, asdict(self.adapter.config))]
-        if source is None:
-            parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
-            self.autoencoder.save_pretrained(folder / "vae")
-        else:
-            write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
-            write_source(folder / "vae", source)
-        for name, part, config in parts:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
-        (folder / "scheduler").mkdir(exist_ok=True)
-        scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
-        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None) -> Detokenizer:
-        """``components`` are the MM-DiT and autoencoder where the folder only names their source (`save_pretrained`).
-
-        Raises ValueError for unknown config keys and for weights that do not fit.
-        """
-        folder = Path(folder)
-        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
-        if components is None:
-            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
-        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
-        scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
-        return cls(adapter, *components, **scheduler, glyphs=glyphs)
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Every part in a folder of its own."""
 
 
-class GuidedVelocity:
-    """The guided velocity. All guidance passes are one batch; conditions and modulations are computed once for all steps."""
-
-    def __init__(
-        self, mmdit: MMDiT, condition: Condition, guidance: Guidance, times: Tensor, dtype: torch.dtype
-    ) -> None:
-        self.mmdit, self.guidance, self.dtype = mmdit, guidance, dtype
-        references = bool(condition.references) and any(condition.references)
-        self.has_references = references
-        conditions = {"full": condition}
-        for name in sorted({name for t in times.tolist() for name in guidance.passes(t, references)} - {"full"}):
-            without_context = condition.without_context()
-            conditions[name] = without_context if name == "no_context" else without_context.without_references()
-        self.conditions = conditions
-        batch = condition.batch
-        # (steps, passes · batch): modulations depend on the pooled vector, which differs between passes
-        pooled = torch.cat([form.pooled for form in conditions.values()]).to(dtype)
-        self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
-        self.batch = batch
-        self.prepared = {count: self._prepare(list(conditions)[:count]) for count in range(1, len(conditions) + 1)}
-
-    def _prepare(self, names: list[str]) -> tuple[Tensor, Tensor | None, Any]:
-        conditions = [self.conditions[name] for name in names]
-        context = torch.cat([form.context for form in conditions]).to(self.dtype)
-        mask = torch.cat([form.context_mask for form in conditions])
-        rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
-        references = self.mmdit.pack_references(rows) if self.has_references else None
-        return context, None if bool(mask.all()) else mask, references
-
-    def __call__(self, x: Tensor, step: int, t: float) -> Tensor:
-        names = self.guidance.passes(t, self.has_references)
-        context, mask, references = self.prepared[len(names)]
-        mods = self.modulations.at(step, slice(0, len(names) * self.batch))
-        out = self.mmdit(
-            x.to(self.dtype).repeat(len(names), 1, 1, 1),
-            None,
-            context,
-            None,
-            context_mask=mask,
-            references=references,
-            modulations=mods,
-        )
-        return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))
+def run_sampling(sampling: Sampling, callback: Callable[[int, int], None] | None = None) -> Tensor:
+    """Runs a drawing to its end."""
+    while True:
+        try:
+            progress = next(sampling)
+        except StopIteration as stopped:
+            return stopped.value
+        if callback is not None:
+            callback(*progress)

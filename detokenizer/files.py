@@ -104,19 +104,22 @@ def build_on_meta(make: Callable[[], Any], where: object) -> Any:
         raise ValueError(f"{where}: a configuration that makes no sense: {error}") from error
 
 
-def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
-    """Raises ValueError, naming the first difference, unless ``weights`` have the names and shapes of ``module``'s state."""
-    expected = module.state_dict()
-    wrong = sorted(
+def mismatched_keys(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names that only one of the two has, or that have another shape in it, sorted."""
+    return sorted(
         name
         for name in expected.keys() | weights.keys()
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape
     )
-    if wrong:
-        name = wrong[0]
-        has, needs = (tuple(d[name].shape) if name in d else "missing" for d in (weights, expected))
+
+
+def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, where: object) -> None:
+    """Raises ValueError unless ``weights`` are what ``module`` (on the meta device, say) is made of, naming what is not."""
+    expected = module.state_dict()
+    if wrong := mismatched_keys(weights, expected):
+        has, needs = (tuple(d[wrong[0]].shape) if wrong[0] in d else "missing" for d in (weights, expected))
         raise ValueError(
-            f"{where} does not fit its configuration: {name} is {has}, expected {needs} ({len(wrong)} in all)"
+            f"{where} does not fit its configuration: {wrong[0]} is {has}, expected {needs} ({len(wrong)} in all)"
         )
 
 

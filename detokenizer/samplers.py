@@ -1,73 +1,70 @@
-"""Samplers are plain functions of a velocity function, a starting point and falling times.
+"""Samplers are plain generators over falling times: each yields ``(x, t)`` where it wants a velocity, is sent one of x's
+shape, and returns the last x.
 
-``velocity(x, step, t)`` gets the index of the step that asks, so that what depends on the step alone can
-be computed beforehand. ``callback(step, x)`` runs after each step; raising from it ends the drawing.
+Whoever drives one decides when and in which batch a velocity is computed, and leaves it by closing it: `integrate` is the
+plain driver. Nothing here turns gradients off, so that training can differentiate through a path.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
 
-Velocity = Callable[[Tensor, int, float], Tensor]
-Callback = Callable[[int, Tensor], None]
+Steps = Generator[tuple[Tensor, float], Tensor, Tensor]
+Velocity = Callable[[Tensor, float], Tensor]
 
 
-def euler(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
+def euler(x: Tensor, times: Tensor) -> Steps:
     """First order, one evaluation a step."""
-    for step, (t, t_next) in enumerate(zip(times.tolist()[:-1], times.tolist()[1:], strict=True)):
-        x = x + (t_next - t) * velocity(x, step, t)
-        if callback:
-            callback(step, x)
+    for t, t_next in itertools.pairwise(times.tolist()):
+        velocity = yield x, t
+        x = x + (t_next - t) * velocity
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
+def heun(x: Tensor, times: Tensor) -> Steps:
     """Second order, two evaluations a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1); the last is Euler's."""
-    values = times.tolist()
-    for step, (t, t_next) in enumerate(itertools.pairwise(values)):
-        slope = velocity(x, step, t)
+    for t, t_next in itertools.pairwise(times.tolist()):
+        velocity = yield x, t
         if t_next > 0:
-            ahead = velocity(x + (t_next - t) * slope, step + 1, t_next)
-            slope = (slope + ahead) / 2
-        x = x + (t_next - t) * slope
-        if callback:
-            callback(step, x)
+            ahead = yield x + (t_next - t) * velocity, t_next
+            velocity = (velocity + ahead) / 2
+        x = x + (t_next - t) * velocity
     return x
 
 
-def multistep(velocity: Velocity, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
+def multistep(x: Tensor, times: Tensor) -> Steps:
     """Second order, one evaluation a step: Adams-Bashforth with variable steps, the first step is Euler's.
 
     Hairer, Nørsett and Wanner 1993, section III.5.
     """
-    values = times.tolist()
     before: Tensor | None = None
-    for step, (t, t_next) in enumerate(itertools.pairwise(values)):
-        slope = now = velocity(x, step, t)
+    t_before = 0.0
+    for t, t_next in itertools.pairwise(times.tolist()):
+        slope = now = yield x, t
         if before is not None:
-            ratio = (t_next - t) / (t - values[step - 1])
+            ratio = (t_next - t) / (t - t_before)
             slope = now + ratio / 2 * (now - before)
-        x, before = x + (t_next - t) * slope, now
-        if callback:
-            callback(step, x)
+        x, before, t_before = x + (t_next - t) * slope, now, t
     return x
 
 
-SAMPLERS: dict[str, Callable[[Velocity, Tensor, Tensor, Callback | None], Tensor]] = {
-    "euler": euler,
-    "heun": heun,
-    "multistep": multistep,
-}
+def sampler(name: str) -> Callable[[Tensor, Tensor], Steps]:
+    """One of `drawing_options.SAMPLERS`, by its name."""
+    return {"euler": euler, "heun": heun, "multistep": multistep}[name]
 
 
-def sampler(name: str) -> Callable[[Velocity, Tensor, Tensor, Callback | None], Tensor]:
-    if name not in SAMPLERS:
-        raise ValueError(f"no sampler {name!r}; there are {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]
+def integrate(steps: Steps, velocity: Velocity) -> Tensor:
+    """Runs a sampler to its end: x at time 0."""
+    try:
+        x, t = next(steps)
+        while True:
+            x, t = steps.send(velocity(x, t))
+    except StopIteration as finished:
+        return finished.value
 
 
 def noise_like(shape: tuple[int, ...], seed: int, index: int) -> Tensor:

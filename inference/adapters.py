@@ -1,4 +1,8 @@
-"""LoRA adapters: made, loaded, combined by name and weight, taken off again, merged into the weights.
+"""LoRA adapters: loaded, combined by name and weight, taken off again, merged into the weights.
+
+The model's own modules never hold one. What answers a request is a view of the model: modules of its own that share every
+tensor which the request's adapters do not change (`Adapters.view`). So requests with other adapters run side by side, and one
+that is left in the middle leaves nothing behind.
 
 An adapter folder holds ``llm/`` and ``mmdit/`` as peft saves them (peft reads them too), ``extra.safetensors``
 with the differences of parameters that were trained whole, and ``limner_adapter.json``.
@@ -7,9 +11,9 @@ with the differences of parameters that were trained whole, and ``limner_adapter
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.files import mismatched_keys
 from ..detokenizer.mmdit import MMDiT
-from ..integrations.sdxl.detokenizer import SDXLDetokenizer
 from ..mllm.stream import StreamModel
-from . import adapter_files
-from .adapter_files import lora_state, read_card, read_lora, read_lora_config, read_tensors
-from .generation_defaults import GenerationDefaults
-from .lora_fusion import LoraFusion
+from . import lora
+from .adapter_files import LoraWeights, lora_state, read_card, read_lora, read_tensors
+from .generation_config import GenerationConfig
 
 EXTRA = {
     "queries": "mllm.queries.",
@@ -33,15 +36,21 @@ EXTRA = {
     "adapter": "detokenizer.adapter.",
 }
 """Small parts that can be trained whole beside LoRA, and how their parameters' names begin."""
+LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
+"""Of each half of the model, the part that LoRA changes"""
+MAX_VIEWS = 4
+"""Views that are kept, the last used ones: each costs its adapters' weights and, where they are fused, the linear layers'"""
 
 
-@dataclass
+@dataclass(eq=False)
 class Adapter:
     """One loaded adapter."""
 
+    name: str
     weight: float
-    parts: tuple[str, ...]
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    lora: Mapping[str, LoraWeights] = field(default_factory=dict)
+    """By part: "llm", "mmdit" """
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
     """Differences from the base, by parameter name, fp32"""
     made: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, as its card says"""
@@ -50,8 +59,11 @@ class Adapter:
 
     @property
     def steps(self) -> int | None:
-        """A few-step student's: it draws in so many plain steps, and rests where other steps are asked for."""
+        """A few-step student's: it draws in so many plain steps, and is left out where other steps are asked for."""
         return self.made.get("student_steps")
+
+    def changes(self, half: str) -> bool:
+        return LORA_PARTS[half] in self.lora or any(key.startswith(f"{half}.") for key in self.extra)
 
 
 class AdaptableModel(Protocol):
@@ -59,10 +71,8 @@ class AdaptableModel(Protocol):
 
     name: str
     mllm: StreamModel
-    detokenizer: Detokenizer | SDXLDetokenizer
-    defaults: GenerationDefaults
-
-    def modules(self) -> Iterator[nn.Module]: ...
+    detokenizer: Detokenizer
+    defaults: GenerationConfig
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
@@ -73,48 +83,25 @@ class Adapters:
     def __init__(self, model: AdaptableModel) -> None:
         self.model = model
         self.loaded: dict[str, Adapter] = {}
-        self.tuners: dict[str, Any] = {}
-        self.base: dict[str, Tensor] = {}
-        """What the parameters that extras change were before"""
-        self.fingerprint = fingerprint(model)
-        self.lora_fusion = LoraFusion()
+        self.views: dict[Any, nn.Module] = {}
 
-    def parts(self) -> dict[str, nn.Module]:
-        """What LoRA can change."""
-        transformer = self.model.detokenizer.transformer
-        return {"llm": self.model.mllm.llm} | ({"mmdit": transformer} if isinstance(transformer, MMDiT) else {})
-
-    def add_lora(self, name: str, part: str, config: Any) -> None:
-        """Wrap the linear layers of ``part`` with fresh LoRA weights (peft) of the base's precision."""
-        from peft.tuners.lora import LoraModel
-
-        if part not in self.parts():
-            raise ValueError(f"this model has no {part!r} for LoRA; it has {', '.join(self.parts())}")
-        module = self.parts()[part]
-        if part in self.tuners:
-            tuner = self.tuners[part]
-            tuner.peft_config[name] = config
-            tuner.inject_adapter(module, name, autocast_adapter_dtype=False)
-        else:
-            tuner = self.tuners[part] = LoraModel(module, {name: config}, name)
-        for key, parameter in module.named_parameters():
-            if f".{name}." in key:
-                parameter.data = parameter.data.to(self.model.mllm.dtype)
-
-    def add(self, name: str, adapter: Adapter) -> None:
-        """Count an adapter whose LoRA weights are in place among the active ones."""
-        self.loaded[name] = adapter
-        self.apply()
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the base, as it was when it was first asked for."""
+        return fingerprint(self.model)
 
     @property
     def user(self) -> list[str]:
         """Names of those that were loaded, beside what came with the model."""
         return [name for name, adapter in self.loaded.items() if not adapter.bundled]
 
+    @property
+    def without_bundled(self) -> dict[str, float]:
+        """A request's ``adapters`` that leave out what came with the model."""
+        return {name: 0.0 for name, adapter in self.loaded.items() if adapter.bundled}
+
     def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, bundled: bool = False) -> str:
         """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
-        from peft import set_peft_model_state_dict
-
         folder = Path(folder)
         card = read_card(folder)
         name = name or folder.resolve().name
@@ -127,238 +114,156 @@ class Adapters:
                 f"{folder} is an adapter for {card['base']!r} (weights {card['base_fingerprint'][:12]}), "
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
-        configs = {part: read_lora_config(folder / part / "adapter_config.json") for part in card["parts"]}
-        states = {part: read_lora(folder, part) for part in card["parts"]}
+        parts = {part: read_lora(folder / part) for part in card["parts"]}
         extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
-        self.check_extra(extra, folder)
-        for part, own in states.items():
-            try:
-                self.add_lora(name, part, configs[part])
-                expected = lora_state(self.tuners[part], name)
-                wrong = sorted(
-                    k
-                    for k in own.keys() | expected.keys()
-                    if k not in own or k not in expected or own[k].shape != expected[k].shape
-                )
-                if wrong:
-                    raise ValueError(
-                        f"{folder / part}: weights that do not fit its configuration: {', '.join(wrong[:3])}"
-                    )
-                set_peft_model_state_dict(self.tuners[part], own, adapter_name=name)
-            except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
-                self._drop(name, card["parts"])
-                raise
-        self.add(name, Adapter(weight, tuple(card["parts"]), extra, card["made"], bundled))
-        return name
-
-    def save(self, name: str, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any] | None = None) -> None:
-        """Write one, ``extra`` being the differences of parameters that were trained whole."""
-        adapter_files.save(folder, name, self.tuners, extra, (self.model.name, self.fingerprint), made or {})
-
-    def check_extra(self, extra: Mapping[str, Tensor], folder: Path) -> None:
-        self.prepare_extra(["boi"] if EXTRA["boi"] in extra else [])
-        known = dict(self.model.named_parameters())
+        adapter = Adapter(name, weight, parts, extra, card["made"], bundled)
+        known = {key: tuple(parameter.shape) for key, parameter in self.model.named_parameters()}
+        known.setdefault(EXTRA["boi"], (1 if has_tied_embeddings(self.model.mllm.llm) else 2, self.model.mllm.width))
         for key, value in extra.items():
-            if key not in known or known[key].shape != value.shape:
-                has = tuple(known[key].shape) if key in known else "none"
+            if known.get(key) != tuple(value.shape):
+                has = known.get(key, "none")
                 raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {has}")
-
-    def prepare_extra(self, names: Sequence[str]) -> None:
-        """Make what of ``names`` (of `EXTRA`) a bare model lacks."""
-        mllm = self.model.mllm
-        if "boi" in names and mllm.boi_delta is None:
-            rows = 1 if has_tied_embeddings(mllm.llm) else 2
-            zeros = torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype)
-            mllm.boi_delta = nn.Parameter(zeros, requires_grad=False)
-
-    def set(self, weights: Mapping[str, float]) -> None:
-        """Switch on exactly these, each at its weight; the others rest. Raises ValueError for an unknown name."""
-        unknown = sorted(set(weights) - set(self.loaded))
-        if unknown:
-            raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
-        for name, adapter in self.loaded.items():
-            adapter.weight = float(weights.get(name, 1.0 if adapter.bundled else 0.0))
-        self.apply()
-
-    def apply(self) -> None:
-        """Bring the model to the adapters' weights; without any it is the base again, bit for bit."""
-        from peft.tuners.lora import LoraLayer
-
-        for part, tuner in self.tuners.items():
-            active = [n for n, a in self.loaded.items() if part in a.parts and a.weight != 0]
-            for module in tuner.model.modules():
-                if isinstance(module, LoraLayer):
-                    module.enable_adapters(bool(active))
-                    for name in active:
-                        if name in module.scaling:
-                            module.set_scale(name, self.loaded[name].weight)
-            if active:
-                tuner.set_adapter(active, inference_mode=True)
-        parameters = dict(self.model.named_parameters())
-        changed = {key for adapter in self.loaded.values() for key in adapter.extra}
-        with torch.no_grad():
-            for key in changed - self.base.keys():
-                self.base[key] = parameters[key].detach().clone()
-            for key, base in self.base.items():
-                parts = [
-                    a.weight * a.extra[key].to(base.device) for a in self.loaded.values() if a.weight and key in a.extra
-                ]
-                value = base.float() + sum(parts) if parts else base
-                parameters[key].copy_(value)
-
-    def resolve_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """`generate`'s options with what a few-step student that is switched on wants where nothing was asked, its own
-        steps and no guidance; and the students that must rest, because other steps were asked for.
-
-        Guidance is the teacher's. So is what has been loaded for the MM-DiT: the model's own student has not met it, and
-        draws it less well (docs/finetune.md). A student that was loaded beside it is meant to draw.
-        Raises ValueError where two students want different steps and none was asked for.
-        """
-        students = {name: a.steps for name, a in self.loaded.items() if a.steps and a.weight}
-        steps_wanted = options["num_inference_steps"]
-        guided = any(options[name] not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale"))
-        loaded = [a for a in self.loaded.values() if a.weight and not a.bundled and "mmdit" in a.parts]
-        if steps_wanted is None and (guided or (loaded and not any(a.steps for a in loaded))):
-            steps_wanted = self.model.defaults.num_inference_steps  # the teacher's
-        if steps_wanted is None and len(set(students.values())) > 1:
-            choices = ", ".join(f"{name} of {steps}" for name, steps in students.items())
-            raise ValueError(
-                f"students of several steps are on ({choices}): set num_inference_steps, or one's weight to 0"
-            )
-        disabled = [name for name, steps in students.items() if steps_wanted not in (None, steps)]
-        options = dict(options)
-        if len(disabled) < len(students):
-            wanted = {"num_inference_steps": steps_wanted or max(students.values()), "guidance_scale": 1.0}
-            options |= {name: value for name, value in wanted.items() if options[name] is None}
-        return options, disabled
-
-    @contextmanager
-    def switched_off(self, names: Collection[str]) -> Iterator[None]:
-        """These rest for a while."""
-        weights = {name: self.loaded[name].weight for name in names}
-        for name in weights:
-            self.loaded[name].weight = 0.0
-        self.apply()
-        try:
-            yield
-        finally:
-            for name, weight in weights.items():
-                self.loaded[name].weight = weight
-            self.apply()
-
-    def fused(self) -> AbstractContextManager[None]:
-        """The MM-DiT's active LoRA is part of its weights for a while (`LoraFusion`)."""
-        active = [name for name, a in self.loaded.items() if "mmdit" in a.parts and a.weight != 0]
-        return self.lora_fusion.fused(self.tuners["mmdit"].model, active) if active else nullcontext()
-
-    @contextmanager
-    def without_bundled(self) -> Iterator[None]:
-        """Without what came with the model, for as long as its other weights are trained, merged or saved."""
-        from peft import set_peft_model_state_dict
-
-        removed = []
-        for name in [name for name, adapter in self.loaded.items() if adapter.bundled]:
-            parts = {p: self.tuners[p] for p in self.loaded[name].parts}
-            states = {p: (t.peft_config[name], lora_state(t, name)) for p, t in parts.items()}
-            removed.append((name, self.loaded[name], states))
-            self.delete(name)
-        try:
-            yield
-        finally:
-            for name, adapter, states in removed:
-                for part, (config, state) in states.items():
-                    self.add_lora(name, part, config)
-                    set_peft_model_state_dict(self.tuners[part], state, adapter_name=name)
-                self.add(name, adapter)
-
-    @contextmanager
-    def disabled(self, name: str) -> Iterator[None]:
-        """One that is being trained has no effect for a while; what learns and what does not stays as it is."""
-        parameters = dict(self.model.named_parameters())
-        now = {key: parameters[key].detach().clone() for key in self.base}
-        self._set_effect(name, 0.0, self.base)
-        try:
-            yield
-        finally:
-            self._set_effect(name, self.loaded[name].weight, now)
-
-    @torch.no_grad()
-    def _set_effect(self, name: str, weight: float, extras: Mapping[str, Tensor]) -> None:
-        set_lora_scale(self.model, name, weight)
-        parameters = dict(self.model.named_parameters())
-        for key, value in extras.items():
-            parameters[key].copy_(value)
+        self.loaded[name] = adapter
+        try:  # a view tells whether the weights fit
+            for half in LORA_PARTS:
+                self.view(half, {name: weight or 1.0})
+        except ValueError as error:
+            del self.loaded[name]
+            raise ValueError(f"{folder}: {error}") from None
+        except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
+            del self.loaded[name]
+            raise
+        return name
 
     def delete(self, name: str) -> None:
         """Take one off. Raises ValueError for an unknown name."""
-        if name not in self.loaded:
-            raise ValueError(f"no adapter {name!r}; loaded are {', '.join(self.loaded) or 'none'}")
-        adapter = self.loaded.pop(name)
-        self._drop(name, adapter.parts)
-        self.apply()
-        if not self.loaded:
-            self.base.clear()
-            self.model.mllm.boi_delta = None
+        self.weights({name: 0.0})
+        del self.loaded[name]
+        self.views.clear()
 
-    def _drop(self, name: str, parts: tuple[str, ...] | list[str]) -> None:
-        for part in parts:
-            tuner = self.tuners.get(part)
-            if tuner is None or name not in tuner.peft_config:
-                continue
-            tuner.delete_adapter(name)
-            if not tuner.peft_config:
-                self._unload(part)
+    def weights(self, chosen: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Every loaded adapter's weight in a request: those ``chosen`` and no others, or as they were switched on for None. What
+        came with the model stays on unless it is named. Raises ValueError for an unknown name."""
+        if chosen is None:
+            return {name: adapter.weight for name, adapter in self.loaded.items()}
+        if unknown := sorted(set(chosen) - set(self.loaded)):
+            raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
+        return {name: float(chosen.get(name, 1.0 if a.bundled else 0.0)) for name, a in self.loaded.items()}
 
-    def _unload(self, part: str) -> None:
-        tuner = self.tuners.pop(part)
-        module = tuner.unload()
-        assert module is self.parts()[part]
-        for name in ("peft_config", "active_adapter", "active_adapters"):
-            module.__dict__.pop(name, None)
+    def set(self, chosen: Mapping[str, float]) -> None:
+        """Switch on exactly these, each at its weight, for requests that name none."""
+        for name, weight in self.weights(chosen).items():
+            self.loaded[name].weight = weight
 
+    def resolve_options(
+        self, options: Mapping[str, Any], weights: Mapping[str, float]
+    ) -> tuple[GenerationConfig, dict[str, float]]:
+        """What a request asks for, on top of the model's defaults, and the adapters' weights while it draws.
+
+        A few-step student draws in its own steps and without guidance where nothing else is asked for, and is left out of the
+        drawing where other steps are. Guidance is the teacher's. So is what has been loaded for the MM-DiT: the model's own
+        student has not met it, and draws it less well (docs/finetune.md). A student that was loaded beside it is meant to
+        draw. Raises ValueError where two students want different steps and none was asked for.
+        """
+        active = {name: self.loaded[name] for name, weight in weights.items() if weight}
+        students = {name: adapter.steps for name, adapter in active.items() if adapter.steps}
+        steps = options.get("num_inference_steps")
+        guided = any(options.get(name) not in (None, 1.0) for name in ("guidance_scale", "image_guidance_scale"))
+        drawing = [adapter for adapter in active.values() if not adapter.bundled and "mmdit" in adapter.lora]
+        if steps is None and (guided or (drawing and not any(adapter.steps for adapter in drawing))):
+            steps = self.model.defaults.num_inference_steps  # the teacher's
+        if steps is None and len(set(students.values())) > 1:
+            choices = ", ".join(f"{name} of {own}" for name, own in students.items())
+            raise ValueError(
+                f"students of several steps are on ({choices}): set num_inference_steps, or one's weight to 0"
+            )
+        disabled = {name for name, own in students.items() if steps not in (None, own)}
+        own_steps = [own for name, own in students.items() if name not in disabled]
+        wanted = {"num_inference_steps": own_steps[0], "guidance_scale": 1.0} if own_steps else {}
+        user = {name: value for name, value in options.items() if value is not None}
+        config = self.model.defaults.updated({**wanted, **user})
+        return config, {name: weight for name, weight in weights.items() if name not in disabled}
+
+    def view(self, half: str, weights: Mapping[str, float]) -> Any:
+        """The model's ``half``, "mllm" or "detokenizer", with adapters at these weights; itself where none changes it.
+
+        Raises ValueError for weights of an adapter that do not fit the model.
+        """
+        module = getattr(self.model, half)
+        active = [(a, weights[name]) for name, a in self.loaded.items() if weights.get(name) and a.changes(half)]
+        if not active:
+            return module
+        key = (half, *active, *map(version, module.parameters()))
+        view = self.views.pop(key, None)
+        if view is None:
+            with torch.inference_mode(False), torch.no_grad():
+                view, tuner = build_view(module, half, active)
+                if half == "detokenizer" and tuner is not None:
+                    lora.fuse(view.transformer, list(tuner.peft_config))
+        self.views[key] = view
+        for old in list(self.views)[:-MAX_VIEWS]:
+            self.views.pop(old, None)
+        return view
+
+    @torch.no_grad()
     def merge(self) -> None:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
         that no student whose MM-DiT has changed: it has not met what is in it now."""
-        changed = any(self.loaded[name].weight and "mmdit" in self.loaded[name].parts for name in self.user)
-        if changed:
-            for name in self.loaded.keys() - self.user:
-                self.delete(name)
-        with self.without_bundled():
-            self._merge()
-
-    def _merge(self) -> None:
-        mllm = self.model.mllm
-        for part in list(self.tuners):
-            tuner = self.tuners[part]
-            active = [n for n, a in self.loaded.items() if part in a.parts and a.weight != 0]
-            if active:
-                tuner.merge_adapter(active, safe_merge=True)
-                for module in tuner.model.modules():
-                    # peft's unload() would subtract again what was merged
-                    if hasattr(module, "merged_adapters"):
-                        module.merged_adapters = []
-            self._unload(part)
-        if mllm.boi_delta is not None:
-            with torch.no_grad():
-                boi, delta = mllm.vocabulary.boi, mllm.boi_delta
-                mllm.llm.get_input_embeddings().weight[boi] += delta[0]
-                if not has_tied_embeddings(mllm.llm):
-                    mllm.llm.get_output_embeddings().weight[boi] += delta[1]
-        mllm.boi_delta = None
-        self.loaded.clear()
-        self.base.clear()
-        self.fingerprint = fingerprint(self.model)
+        active = [(self.loaded[name], self.loaded[name].weight) for name in self.user if self.loaded[name].weight]
+        parameters = dict(self.model.named_parameters())
+        for half in LORA_PARTS:
+            view, tuner = build_view(getattr(self.model, half), half, active)
+            if tuner is not None:  # the view's weights are the base's
+                tuner.merge_adapter(list(tuner.peft_config), safe_merge=True)
+            for key in {key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")}:
+                if key != EXTRA["boi"]:
+                    parameters[key].copy_(view.get_parameter(key.removeprefix(f"{half}.")))
+                    continue
+                llm, boi, delta = self.model.mllm.llm, self.model.mllm.vocabulary.boi, view.boi_delta
+                llm.get_input_embeddings().weight[boi] += delta[0]
+                if not has_tied_embeddings(llm):
+                    llm.get_output_embeddings().weight[boi] += delta[1]
+        changed = any("mmdit" in adapter.lora for adapter, _ in active)
+        self.loaded = {name: a for name, a in self.loaded.items() if a.bundled and not changed}
+        self.views.clear()
+        self.__dict__.pop("fingerprint", None)
 
 
-def set_lora_scale(module: nn.Module | AdaptableModel, name: str, weight: float) -> None:
-    """LoRA ``name`` inside ``module`` acts at ``weight``; what learns stays as it is."""
-    from peft.tuners.lora import LoraLayer
+def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]) -> tuple[Any, Any]:
+    """A view of a half of a model with these adapters, and peft's `LoraModel` in it, None where they bring no LoRA for it.
 
-    for layer in module.modules():
-        if isinstance(layer, LoraLayer) and name in layer.scaling:
-            layer.set_scale(name, weight)
-            # peft computes what weighs nothing too; its own switch, `enable_adapters`, would change what learns
-            layer._disable_adapters = not any(layer.scaling.values())
+    Raises ValueError for LoRA weights that do not fit their configuration.
+    """
+    from peft import set_peft_model_state_dict
+
+    view, part = lora.view_of(module), LORA_PARTS[half]
+    for key in sorted({key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")}):
+        owner, name = view.get_submodule(key.removeprefix(half)[1:].rpartition(".")[0]), key.rpartition(".")[2]
+        base, like = getattr(owner, name), next(module.parameters())
+        value = sum(weight * a.extra[key].to(like.device) for a, weight in active if key in a.extra)
+        value = value if base is None else base.float() + value
+        setattr(owner, name, nn.Parameter(value.to(like.dtype if base is None else base.dtype), requires_grad=False))
+    # names of our own: peft finds an adapter's weights by looking for its name anywhere in theirs
+    loras = [(*adapter.lora[part], weight) for adapter, weight in active if part in adapter.lora]
+    names = [f"adapter{number:04d}" for number in range(len(loras))]
+    if not loras:
+        return view, None
+    target = view.llm if half == "mllm" else view.transformer
+    if half == "detokenizer" and not isinstance(target, MMDiT):
+        raise ValueError(f"this model has no {part!r} for LoRA")
+    tuner = lora.inject(target, {name: config for name, (config, _, _) in zip(names, loras, strict=True)})
+    for name, (_, state, _) in zip(names, loras, strict=True):
+        if wrong := mismatched_keys(state, lora_state(tuner, name)):
+            raise ValueError(f"{part}: weights that do not fit its configuration: {', '.join(wrong[:3])}")
+        set_peft_model_state_dict(tuner, state, adapter_name=name)
+    tuner.set_adapter(names, inference_mode=True)
+    lora.set_scale(target, {name: weight for name, (_, _, weight) in zip(names, loras, strict=True)})
+    return view, tuner
+
+
+def version(parameter: nn.Parameter) -> tuple[int, int]:
+    """Changes when the parameter is written to or moved."""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
 def has_tied_embeddings(llm: nn.Module) -> bool:

@@ -10,17 +10,18 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
-from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import load_strict, read_part_config, resolve_source
 from ..detokenizer.glyphs import GlyphEncoder
+from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..integrations.sd3.files import load_pipeline
 from ..integrations.seed_x.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig
 from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
-from .generation_defaults import GenerationDefaults
-from .model import Limner, load_vision_model
+from .generation_config import GenerationConfig
+from .model import Limner
+from .parts import load_vision_model
 
 SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 """Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
@@ -82,7 +83,7 @@ def build(
     mllm = StreamModel(backbone, vision_tower, config, vocabulary)
     mllm.to(next(backbone.parameters()).dtype)
     model = Limner(
-        mllm, build_detokenizer(resolve_source(mmdit), vision_tower, width, options), tokenizer, GenerationDefaults()
+        mllm, build_detokenizer(resolve_source(mmdit), vision_tower, width, options), tokenizer, GenerationConfig()
     )
     model.detokenizer.check_size(*config.default_size)
     if glyphs is not None:
@@ -126,7 +127,7 @@ def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, ...], tup
     return VisionTower(model.eval()), tuple(processor.image_mean), tuple(processor.image_std)
 
 
-def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, options: BuildOptions) -> Detokenizer:
+def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, options: BuildOptions) -> MMDiTDetokenizer:
     """MM-DiT and autoencoder of an SD3 with a new adapter; ``width`` is the backbone's. Raises ValueError as `load_pipeline`."""
     mmdit, autoencoder, shift = load_pipeline(folder, options.max_references)
     adapter = AdapterConfig(
@@ -141,7 +142,7 @@ def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, optio
         prompt_width=width if options.prompt_tokens else 0,
     )
     made = ConditioningAdapter(adapter).to(mmdit.proj_out.weight.dtype)
-    return Detokenizer(made, mmdit, autoencoder, trained_tokens=mmdit.config.position_base**2, base_shift=shift)
+    return MMDiTDetokenizer(made, mmdit, autoencoder, trained_tokens=mmdit.config.position_base**2, base_shift=shift)
 
 
 def num_heads(*widths: int) -> int:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from PIL import Image
 
-from ..mllm.events import Event
+from ..mllm.events import Event, consume
 from ..mllm.messages import Message
-from .generation_defaults import GenerationDefaults
+from .generation_config import GenerationConfig, GenerationOptions
 from .images import load_image
 from .inputs import ContextLengthError, Messages
 from .output import free_path, save_image, write_text
 from .reply import Reply
 
 
+class ChatOptions(GenerationOptions, total=False):
+    """Keyword arguments of `Limner.generate` that a chat takes."""
+
+    seed: int
+    callback: Callable[[Event], None] | None
+    adapters: Mapping[str, float] | None
+
+
 class StreamingModel(Protocol):
     """The methods of `Limner` that a chat uses."""
 
-    defaults: GenerationDefaults
+    defaults: GenerationConfig
 
     def stream(
         self, messages: Messages | Sequence[Messages], **options: Any
@@ -32,15 +40,14 @@ class StreamingModel(Protocol):
 class Chat:
     """``options`` are those of `Limner.generate` and hold for every turn; change them through ``chat.options``.
 
-    The model gets the last ``history`` exchanges (None is the model's default, 0 as many as its context holds); ``messages``
-    has all of them. Raises ValueError for a negative history.
+    The model is shown the last ``history`` exchanges, by default as many as its folder says, for 0 as many as it holds;
+    ``messages`` has all of them. Raises ValueError for options that make no sense.
     """
 
-    def __init__(self, model: StreamingModel, history: int | None = None, **options: Any) -> None:
+    def __init__(self, model: StreamingModel, **options: Unpack[ChatOptions]) -> None:
         self.model, self.options = model, options
-        self.history = model.defaults.history if history is None else history
-        if self.history < 0:
-            raise ValueError(f"history is {self.history}; it must not be negative")
+        apart = ChatOptions.__annotations__.keys() - GenerationOptions.__annotations__.keys()
+        model.defaults.updated({name: value for name, value in options.items() if name not in apart})
         self.messages: list[Message] = []
         self.forgotten = 0
         """Exchanges that the model did not get at the last turn"""
@@ -50,41 +57,41 @@ class Chat:
         self._written: dict[tuple[int, Path], tuple[Image.Image, Path]] = {}
         """Images, by identity and path of the saved conversation, and their files"""
 
-    def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any) -> Reply:
-        """One turn. When it fails, the history stays as it was. Raises what `Limner.generate` raises."""
+    def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]) -> Reply:
+        """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
         callback = {**self.options, **options}.get("callback")
-        events = self.stream(text, images, **options)
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as stopped:
-                return stopped.value
-            if callback:
-                callback(event)
+        return consume(self.stream(text, images, **options), callback)
 
     def stream(
-        self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Any
+        self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]
     ) -> Generator[Event, None, Reply]:
         """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
         stands first, and as many of the last exchanges as ``history`` allows and the context holds with the reply."""
         question = self._question(text, images)
-        options = {**self.options, **options}
-        options.pop("callback", None)  # `say` calls it with these events
+        wanted: dict[str, Any] = {**self.options, **options}
+        wanted.pop("callback", None)  # `say` calls it with these events
+        history = wanted.pop("history", None)
+        history = self.model.defaults.updated({"history": history}).history
         system = [message for message in self.messages[:1] if message["role"] == "system"]
         turns = self.messages[len(system) :]
         count, dropped = len(turns) // 2, self.dropped
         while True:
-            first = max(dropped, count - self.history if self.history else 0)
+            first = max(dropped, count - history if history else 0)
             try:
-                replies = yield from self.model.stream([*system, *turns[2 * first :], question], **options)
-                break
+                events = self.model.stream([*system, *turns[2 * first :], question], **wanted)
+                return self._remembered(events, question, first, dropped)
             except ContextLengthError:  # before anything happened
                 if first >= count:
                     raise
                 dropped = first + 1
-        self.forgotten, self.dropped = first, dropped
-        self.messages += [question, replies[0].message()]
-        return replies[0]
+
+    def _remembered(
+        self, events: Generator[Event, None, list[Reply]], question: Message, forgotten: int, dropped: int
+    ) -> Generator[Event, None, Reply]:
+        (reply,) = yield from events
+        self.forgotten, self.dropped = forgotten, dropped
+        self.messages += [question, reply.message()]
+        return reply
 
     def clear(self) -> None:
         """Empties the history."""

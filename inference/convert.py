@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..integrations.seed_x import conversion
 from ..integrations.seed_x.conversion import DETOKENIZERS, Sizes
-from .generation_defaults import GenerationDefaults
+from .generation_config import GenerationConfig
 from .output import atomic_folder, check_folder
 
 
@@ -25,7 +25,7 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
     with atomic_folder(output) as parts:
         tower = conversion.write_vision(source, parts, sizes)
         config = conversion.write_stream(source, parts, model, tower, sizes)
-        defaults = GenerationDefaults(
+        defaults = GenerationConfig(
             max_new_tokens=512, num_inference_steps=50, guidance_scale=7.5, image_guidance_scale=1.5
         )
         (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n")

@@ -61,3 +61,14 @@ def load_message_images(messages: Messages) -> Messages:
             message = {**message, "content": content}
         loaded.append(message)
     return loaded
+
+
+def recent_messages(messages: Messages, history: int) -> Messages:
+    """The last message with the ``history`` exchanges before it (0: all of them), and a system message that stands first."""
+    if not history or isinstance(messages, str):
+        return messages
+    questions = [i for i, message in enumerate(messages) if message.get("role") == "user"]
+    if len(questions) <= history + 1:
+        return messages
+    rules = [message for message in messages[:1] if message.get("role") == "system"]
+    return [*rules, *messages[questions[-1 - history] :]]

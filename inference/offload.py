@@ -1,35 +1,52 @@
-"""Offload: the idle half of a model is in host memory, so that the device holds one half at a time."""
+"""Half of a model waits in host memory, so that the device holds one half at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Generator
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from torch import nn
 
-    from ..detokenizer.detokenizer import Detokenizer
-    from ..integrations.sdxl.detokenizer import SDXLDetokenizer
-    from ..mllm.stream import StreamModel
+from ..mllm.events import Event
 
 
 class ModelOffload:
-    """Moves the de-tokenizer to host memory; `while_drawing` puts it on its device and the stream model into host memory."""
+    """Of one model, whose requests take turns: each advances by one event under a lock, with the half it needs on the device.
 
-    def __init__(self, mllm: StreamModel, detokenizer: Detokenizer | SDXLDetokenizer) -> None:
-        self.mllm, self.detokenizer = mllm, detokenizer
-        self.mllm_device = mllm.device
-        self.detokenizer_device: torch.device = next(detokenizer.parameters()).device
+    The cache of a conversation stays on the device: it is what the reply goes on from.
+    """
+
+    def __init__(self, mllm: nn.Module, detokenizer: nn.Module) -> None:
+        self.halves = {"mllm": mllm, "detokenizer": detokenizer}
+        self.devices = {name: next(half.parameters()).device for name, half in self.halves.items()}
+        self.lock = threading.RLock()
+        self.resident = "mllm"
         detokenizer.to("cpu")
 
-    @contextmanager
-    def while_drawing(self) -> Iterator[None]:
-        """The key-value cache stays on the device: the reply continues from it."""
-        self.mllm.to("cpu")
-        self.detokenizer.to(self.detokenizer_device)
-        try:
-            yield
-        finally:
-            self.detokenizer.to("cpu")
-            self.mllm.to(self.mllm_device)
+    def bring(self, half: str) -> None:
+        """``half``, "mllm" or "detokenizer", onto its device, the other one to host memory."""
+        if half == self.resident:
+            return
+        self.halves[self.resident].to("cpu")
+        self.halves[half].to(self.devices[half])
+        self.resident = half
+
+    def take_turns(self, events: Generator[Event, None, Any]) -> Generator[Event, None, Any]:
+        """The same events, each computed with the half on the device that this request was using."""
+        half = "mllm"
+        while True:
+            with self.lock:
+                self.bring(half)
+                try:
+                    event = next(events)
+                except StopIteration as stopped:
+                    return stopped.value
+                half = self.resident
+            yield event
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())

@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+FORMAT = 2
+"""Of ``config.json``. Without a number it is 1, which said nothing of ``plan_share`` and ``replay``."""
+NANO = {"num_queries": 16, "prompt_tokens": 24, "shapes": ((128, 128), (96, 160), (160, 96))}
+"""What tells the nanos of format 1: they plan what they draw and learned the drawn world."""
+
 
 @dataclass
 class LimnerConfig:
@@ -42,6 +47,10 @@ class LimnerConfig:
     """At most this many earlier images are references of a drawing, as clean latents, newest first."""
     prompt_tokens: int = 0
     """This many last hidden states up to BOI are part of the drawing's condition; 0 for none."""
+    plan_share: float = 0.0
+    """Share of the model's drawings that follow a plan in words; fine-tuning keeps to it."""
+    replay: str = "none"
+    """What the model learned that can be replayed, so that fine-tuning does not forget it: "world" (`limner.world`) or "none"."""
 
     def __post_init__(self) -> None:
         # JSON and YAML know lists only
@@ -53,6 +62,10 @@ class LimnerConfig:
             raise ValueError(f"drawn_images is {self.drawn_images!r}; it can be seen or queries")
         if self.feature_pool not in ("grid", "sequence"):
             raise ValueError(f"feature_pool is {self.feature_pool!r}; it can be grid or sequence")
+        if self.replay not in ("none", "world"):
+            raise ValueError(f"replay is {self.replay!r}; it can be none or world")
+        if not 0 <= self.plan_share <= 1:
+            raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
         for name in ("num_queries", "image_tokens", "feature_tokens", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -67,7 +80,9 @@ class LimnerConfig:
 
     def save(self, folder: Path) -> None:
         """Writes ``config.json`` into ``folder``."""
-        (folder / "config.json").write_text(json.dumps({"model_type": "limner", **asdict(self)}, indent=1) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": "limner", "format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> LimnerConfig:
@@ -78,4 +93,10 @@ class LimnerConfig:
             raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
         if not isinstance(values, dict) or values.pop("model_type", None) != "limner":
             raise ValueError(f"{folder / 'config.json'} is not a Limner model's")
-        return cls.from_dict(values)
+        number = values.pop("format", 1)
+        if number not in (1, FORMAT):
+            raise ValueError(f"{folder / 'config.json'} is of format {number}; this Limner reads 1 and {FORMAT}")
+        config = cls.from_dict(values)
+        if number == 1 and all(getattr(config, name) == value for name, value in NANO.items()):
+            config.plan_share, config.replay = 0.85, "world"
+        return config

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from .cache import StreamCache
+from .decoding_options import DecodingOptions
 from .encoding import Encoded, StreamEncoder, nearest_shape
 from .events import Event, Finished, TextPiece
 from .glyph_text import find_glyph_text
@@ -19,39 +20,6 @@ from .stream import StreamModel
 from .views import image_views
 
 Part = str | Image.Image
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """Options of a reply's text. Raises ValueError for values that make no sense."""
-
-    max_new_tokens: int = 256
-    """Limit of text tokens in a reply; images are limited by ``max_images``."""
-    max_images: int = 4
-    images: str = "auto"
-    """"auto": the model decides; "force": the reply begins with a picture; "never": it has none."""
-    temperature: float = 0.0
-    """0 takes the most likely token."""
-    top_p: float = 1.0
-    top_k: int = 0
-    stop: tuple[str, ...] = ()
-    size: tuple[int, int] | None = None
-    """Height and width in pixels of the images; None leaves the shape to the model."""
-
-    def __post_init__(self) -> None:
-        if self.images not in ("auto", "force", "never"):
-            raise ValueError(f"images is {self.images!r}; it can be auto, force or never")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if self.max_images < (1 if self.images == "force" else 0):
-            raise ValueError(f"max_images is {self.max_images}, too few for images={self.images!r}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"temperature {self.temperature} and top_k {self.top_k} must not be negative, "
-                f"top_p {self.top_p} must be in (0, 1]"
-            )
-        if any(not s for s in self.stop):
-            raise ValueError("an empty stop string would stop every reply at once")
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image
 
@@ -56,3 +58,16 @@ class Finished:
 
 
 Event = TextPiece | PictureBegun | PictureStep | PictureDone | Finished
+
+Result = TypeVar("Result")
+
+
+def consume(events: Generator[Event, None, Result], callback: Callable[[Event], None] | None = None) -> Result:
+    """What the generator returns in the end; ``callback`` gets its events."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stopped:
+            return stopped.value
+        if callback is not None:
+            callback(event)

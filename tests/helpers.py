@@ -16,10 +16,10 @@ from transformers import (
 
 from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder
 from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
-from limner.detokenizer.detokenizer import Detokenizer
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
-from limner.inference.generation_defaults import GenerationDefaults
+from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
+from limner.inference.generation_config import GenerationConfig
 from limner.inference.model import Limner
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.mllm.config import LimnerConfig
@@ -149,13 +149,13 @@ def make_limner(seed: int = 0, backbone: str = "qwen3", **changes) -> Limner:
         position_base=4,
         max_references=2,
     )
-    detokenizer = Detokenizer(
+    detokenizer = MMDiTDetokenizer(
         ConditioningAdapter(adapter), MMDiT(mmdit), kl_autoencoder((8, 16), 4, 2), trained_tokens=16
     )
     for parameter in detokenizer.mmdit.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=0.1)
-    defaults = GenerationDefaults(max_new_tokens=8, num_inference_steps=3, guidance_scale=2.0)
+    defaults = GenerationConfig(max_new_tokens=8, num_inference_steps=3, guidance_scale=2.0)
     return Limner(mllm, detokenizer, encoder.tokenizer, defaults).eval()
 
 

@@ -15,6 +15,7 @@ from PIL import ImageChops, ImageStat
 
 import limner
 from helpers import make_limner, make_sdxl, picture
+from limner.detokenizer.drawing_options import DrawingOptions
 from limner.evaluation import world
 from limner.inference.convert import convert_seed_x
 from limner.inference.model import STUDENT
@@ -301,8 +302,8 @@ def test_sdxl(channels):
         if channels == 8:
             shown = torch.randint(0, 256, (20, 50, 3), dtype=torch.uint8)
             condition.references.extend([[detokenizer.encode_reference(shown, (32, 48))], []])
-        options = {"num_inference_steps": 3, "guidance_scale": 5.0}
-        return detokenizer.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], **options).cpu().int()
+        options = DrawingOptions(num_inference_steps=3, guidance_scale=5.0)
+        return detokenizer.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], options=options).cpu().int()
 
     assert (pictures("cuda") - pictures("cpu")).abs().float().mean() < 1.0
 

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from ..detokenizer import flow
 from ..detokenizer.condition import Condition
-from ..detokenizer.detokenizer import GuidedVelocity
 from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
-from ..inference import adapter_files, adapters
+from ..detokenizer.mmdit_detokenizer import GuidedVelocity
+from ..inference import adapter_files, lora
 from ..inference.adapter_files import TARGETS
-from ..inference.adapters import Adapter
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.messages import Message
 from . import parallel
+from .adapter_training import AdapterTraining
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets.mixture import ConversationSource, Mixture, load_sources
@@ -128,7 +128,7 @@ class Student:
     mmdit: MMDiT
 
     def switch(self, on: bool) -> None:
-        adapters.set_lora_scale(self.mmdit, ADAPTER_NAME, float(on))
+        lora.set_scale(self.mmdit, {ADAPTER_NAME: float(on)})
 
 
 def student_losses(
@@ -187,10 +187,10 @@ def path_loss(
             teacher_x = x
             for i in range(segment * ratio, (segment + 1) * ratio):
                 teacher_x = teacher_x + (teacher_times[i + 1] - teacher_times[i]).item() * guided(
-                    teacher_x, i, teacher_times[i].item()
+                    teacher_x, teacher_times[i].item()
                 )
         student.switch(True)
-        velocity = plain(x, segment, t)
+        velocity = plain(x, t)
         errors.append(squared_error(velocity, (teacher_x - x) / (t_next - t)))
         x = x + (t_next - t) * velocity.detach()
     return torch.stack(errors).mean(0)
@@ -212,7 +212,7 @@ def distill(
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
     if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with model.adapters.without_bundled(), restored(model, ADAPTER_NAME):
+    with restored(model):
         device = parallel.init_process_group()
         model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
         return _train(model, output, config, prompts)
@@ -240,15 +240,29 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
                 num_inference_steps=config.teacher_steps,
                 guidance_scale=scale,
             )
-    trainable = prepare_student(model, config)
-    if start:
-        set_peft_model_state_dict(model.adapters.tuners["mmdit"], start, adapter_name=ADAPTER_NAME)
+    adapter = prepare_student(model, config)
+    with adapter:
+        if start:
+            set_peft_model_state_dict(adapter.tuners["mmdit"], start, adapter_name=ADAPTER_NAME)
+        return _train_student(adapter, make_batch, config, scale, output, prompts)
+
+
+def _train_student(
+    adapter: AdapterTraining,
+    make_batch: Mixture,
+    config: DistillConfig,
+    scale: float,
+    output: Path,
+    prompts: Sequence[str],
+) -> Path:
+    model, run = adapter.model, output / RUN_FOLDER
+    trainable = TrainableModel(model.mllm, model.detokenizer)
     trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
     print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
     parallel.barrier()
     fit("distill", trainable, make_batch, partial(student_losses, trainable, config, scale), config.loop, run)
-    if not first:
+    if parallel.rank() != 0:
         return output
     if prompts:
         draw_samples(
@@ -261,21 +275,15 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
         )
     made = {"student_steps": config.steps, "config": asdict(config)}
     write_text(output / "README.md", model_card(model, config, scale, prompts))
-    model.adapters.save(ADAPTER_NAME, output, {}, made)
+    adapter.save(output, {}, made)
     remove_checkpoints(run, config.loop)
     return output
 
 
-def prepare_student(model: Limner, config: DistillConfig) -> TrainableModel:
-    """The module with only the student's LoRA requiring a gradient."""
-    trainable = TrainableModel(model.mllm, model.detokenizer)
-    trainable.requires_grad_(False)
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
-    model.adapters.add_lora(ADAPTER_NAME, "mmdit", lora)
-    model.adapters.add(ADAPTER_NAME, Adapter(1.0, ("mmdit",)))
-    for name, parameter in model.detokenizer.named_parameters():
-        parameter.requires_grad_(f".lora_A.{ADAPTER_NAME}." in name or f".lora_B.{ADAPTER_NAME}." in name)
-    return trainable
+def prepare_student(model: Limner, config: DistillConfig) -> AdapterTraining:
+    """Only the student's LoRA requires a gradient."""
+    lora_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
+    return AdapterTraining(model, ADAPTER_NAME, {"mmdit": lora_config})
 
 
 def load_student(folder: Path, model: Limner, config: DistillConfig) -> dict[str, Tensor]:
@@ -289,7 +297,7 @@ def load_student(folder: Path, model: Limner, config: DistillConfig) -> dict[str
             raise ValueError(
                 f"warm_start: {folder} has {name} {made['config'][name]}, this run {getattr(config, name)}"
             )
-    return adapter_files.read_lora(folder, "mmdit")
+    return adapter_files.read_lora(folder / "mmdit")[1]
 
 
 def model_card(model: Limner, config: DistillConfig, scale: float, prompts: Sequence[str]) -> str:

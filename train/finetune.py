@@ -20,12 +20,12 @@ from tqdm import tqdm
 from ..evaluation.sheet import save_sheet
 from ..inference import adapter_files, precision
 from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
-from ..inference.adapters import EXTRA, Adapter, Adapters
+from ..inference.adapters import EXTRA
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..inference.progress import ProgressBar
-from ..world.talk import PLAN_SHARE
 from . import parallel
+from .adapter_training import AdapterTraining
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets import check, readers
@@ -191,34 +191,41 @@ def finetune(
     report = check.check(readers.read(data), model.encoder, model.mllm.max_position_embeddings)
     print(report.table(), flush=True)
     report.raise_if_unusable()
-    with model.adapters.without_bundled(), restored(model, ADAPTER_NAME):
+    with restored(model):
         device = parallel.init_process_group()
         model.to(device, training_precision(model, device or model.mllm.device, config.dtype))
-        return _train(model, report, str(data), output, config, dry_run)
+        torch.manual_seed(config.seed)
+        trainable, adapter = prepare_adapter(model, config)
+        with adapter:
+            return _train(adapter, trainable, report, str(data), output, config, dry_run)
 
 
 @contextmanager
-def restored(model: Limner, name: str) -> Iterator[None]:
-    """On leaving it, the model has its former precision and no adapter ``name``."""
+def restored(model: Limner) -> Iterator[None]:
+    """On leaving it, the model has its former precision."""
     before = {p: p.dtype for p in model.parameters()}
     try:
         yield
     finally:
-        if name in model.adapters.loaded:
-            model.delete_adapter(name)
         for parameter, dtype in before.items():
             parameter.data = parameter.data.to(dtype)
         model.requires_grad_(True).eval()
 
 
-def _train(model: Limner, report: Report, data: str, output: Path, config: FinetuneConfig, dry_run: bool) -> Path:
-    torch.manual_seed(config.seed)
-    stage, examples = config.joint, report.examples
+def _train(
+    adapter: AdapterTraining,
+    trainable: TrainableModel,
+    report: Report,
+    data: str,
+    output: Path,
+    config: FinetuneConfig,
+    dry_run: bool,
+) -> Path:
+    model, stage, examples = adapter.model, config.joint, report.examples
     loop = stage.loop
     if not loop.learning_rate:
         loop.learning_rate = learning_rate(model.mllm.width)
     prompts = sample_prompts(examples, config)
-    trainable, start = prepare_adapter(model, config)
     trained = {n: p.numel() for n, p in trainable.named_parameters() if p.requires_grad}
     print(
         f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
@@ -226,20 +233,23 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
         f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,
     )
-    plan_share = config.plan_share if config.plan_share is not None else (PLAN_SHARE if model.name == "nano" else 0.0)
+    plan_share = model.config.plan_share if config.plan_share is None else config.plan_share
     new = ExampleSource(examples, config.draw_share, plan_share, report.fingerprint)
     sources: list[tuple[ConversationSource, float]] = [(new, 1.0)]
     if uses_replay(model, config):
         stage = replace(stage, context_dropout=max(stage.context_dropout, MIN_CONTEXT_DROPOUT))
         half = config.replay_share / 2
         sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
-        print(f"replay    {config.replay_share:.0%} of the conversations are of nano's own world", flush=True)
+        print(
+            f"replay    {config.replay_share:.0%} of the conversations are of the drawn world that {model.name} knows",
+            flush=True,
+        )
     make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
     make_batch.keys = True
     if stage.precomputed:
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     losses = partial(
-        adapter_losses, model, trainable, stage, config.seed, config.replay_weight if len(sources) > 1 else None
+        adapter_losses, adapter, trainable, stage, config.seed, config.replay_weight if len(sources) > 1 else None
     )
     samples, run, first = output / "samples", output / RUN_FOLDER, parallel.rank() == 0
     settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
@@ -267,10 +277,9 @@ def _train(model: Limner, report: Report, data: str, output: Path, config: Finet
         return output
     if prompts and loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
         draw_samples(model, prompts, config.seed, samples / "after.png")
-    extra = {name: averaged[name] - base for name, base in start.items()}
     provenance = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
     write_text(output / "README.md", model_card(model, data, examples, prompts, config))
-    model.adapters.save(ADAPTER_NAME, output, extra, provenance)
+    adapter.save(output, averaged, provenance)
     remove_checkpoints(run, loop)
     return output
 
@@ -282,7 +291,7 @@ def remove_checkpoints(run: Path, loop: LoopConfig) -> None:
 
 
 def adapter_losses(
-    model: Limner,
+    adapter: AdapterTraining,
     trainable: TrainableModel,
     stage: JointStage,
     seed: int,
@@ -294,40 +303,29 @@ def adapter_losses(
     the others; a weight of None means that nothing is replayed."""
     self_targets = None
     if weight is not None:
-        batch = batch.to(model.mllm.device)
-        replayed = torch.tensor(batch.sources, device=model.mllm.device) > 0
-        with model.adapters.disabled(ADAPTER_NAME):
+        device = trainable.stream.device
+        batch = batch.to(device)
+        replayed = torch.tensor(batch.sources, device=device) > 0
+        with adapter.disabled():
             self_targets = self_distillation_targets(trainable, stage, seed, batch, step, replayed, weight)
     return joint_losses(trainable, stage, seed, batch, step, self_targets)
 
 
 def uses_replay(model: Limner, config: FinetuneConfig) -> bool:
     """Whether conversations of the base's own data are replayed."""
-    return config.replay == "world" or (config.replay == "auto" and model.name == "nano")
+    return config.replay == "world" or (config.replay == "auto" and model.config.replay == "world")
 
 
-def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableModel, dict[str, Tensor]]:
-    """The module with only the adapter requiring a gradient, and the fp32 values of the extra parts before training."""
-    adapters: Adapters = model.adapters
+def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableModel, AdapterTraining]:
+    """The module with only the adapter requiring a gradient, and the adapter."""
     trainable = TrainableModel(model.mllm, model.detokenizer)
-    trainable.requires_grad_(False)
     if "mmdit" in config.parts and not config.streams:
         config.streams = ("context",) if uses_replay(model, config) else STREAMS
-    for part in config.parts:
-        targets = mmdit_targets(config.streams) if part == "mmdit" else TARGETS[part]
-        adapters.add_lora(
-            ADAPTER_NAME, part, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
-        )
-    adapters.prepare_extra(config.extra)
-    adapters.add(ADAPTER_NAME, Adapter(1.0, config.parts))
-    start = {}
-    for name, parameter in model.named_parameters():
-        whole = any(name.startswith(EXTRA[extra]) for extra in config.extra)
-        parameter.requires_grad_(whole or f".lora_A.{ADAPTER_NAME}." in name or f".lora_B.{ADAPTER_NAME}." in name)
-        if whole:
-            start[name] = parameter.detach().float().clone()
-            adapters.base[name] = parameter.detach().clone()
-    return trainable, start
+    targets = {"llm": TARGETS["llm"], "mmdit": mmdit_targets(config.streams or STREAMS)}
+    configs = {
+        part: LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets[part]) for part in config.parts
+    }
+    return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.extra)
 
 
 def learning_rate(width: int) -> float:
@@ -424,7 +422,14 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
 
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
     with ProgressBar() as progress:
-        replies = model.eval().draw(list(prompts), max_new_tokens=32, seed=seed, callback=progress, **options)
+        replies = model.eval().draw(
+            list(prompts),
+            max_new_tokens=32,
+            seed=seed,
+            callback=progress,
+            adapters=model.adapters.without_bundled,
+            **options,
+        )
     save_sheet([reply.images[0] for reply in replies], len(replies), path)
 
 

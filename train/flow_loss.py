@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..detokenizer import flow
-from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit import MMDiT
+from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from . import parallel
 from .data import JointBatch
 from .losses import align_loss, squared_error
@@ -201,7 +201,7 @@ def flow_losses(
         target = group.target if self_targets is None else self_targets.replace_targets(group)
         weights = choices.weights[drawings].to(target.device)
         if group.early is not None:
-            vision_features = resize_features(
+            vision_features = features_on_grid(
                 stream_losses.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size
             )
             align_sum = align_sum + (weights * align_loss(trainable.align, group.early, vision_features)).sum()
@@ -214,7 +214,7 @@ def flow_losses(
     return losses
 
 
-def prompt_states(detokenizer: Detokenizer, stream_losses: StreamLosses) -> tuple[Tensor | None, Tensor | None]:
+def prompt_states(detokenizer: MMDiTDetokenizer, stream_losses: StreamLosses) -> tuple[Tensor | None, Tensor | None]:
     """The prompt's hidden states (drawings, tokens, width) and their mask. The mask is empty if the stream has not run; both are
     None if the adapter takes no prompt."""
     if stream_losses.output is not None:

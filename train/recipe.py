@@ -17,13 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
-from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_config import MMDiTConfig
+from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..inference import precision
 from ..inference.adapters import digest
-from ..inference.generation_defaults import GenerationDefaults
+from ..inference.generation_config import GenerationConfig
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..mllm.config import LimnerConfig
@@ -76,8 +76,8 @@ class Recipe:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
     glyphs: GlyphConfig = field(default_factory=GlyphConfig)
-    """The encoder of text in pictures; a warm start without one gets it"""
-    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    """An encoder of the words that pictures carry; a warm start without one gains it"""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
     decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
     """The autoencoder's decoder alone, at the end; the latents stay as they are"""
@@ -162,7 +162,9 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
     )
     height, width = recipe.stream.default_size
     tokens = height * width // (vae.downsample_factor * mmdit.patch_size) ** 2
-    detokenizer = Detokenizer(ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs)
+    detokenizer = MMDiTDetokenizer(
+        ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs
+    )
     return Limner(mllm, detokenizer, words, recipe.generation)
 
 

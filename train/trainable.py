@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..mllm.stream import StreamModel, StreamOutput
 from .frozen_encoders import FrozenEncoders
 
@@ -21,10 +21,10 @@ class TrainableModel(nn.Module):
     ``align`` adds the head of the alignment loss (REPA). Raises ValueError for a de-tokenizer that cannot be trained.
     """
 
-    def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
+    def __init__(self, stream: StreamModel, detokenizer: MMDiTDetokenizer | None, align: bool = False) -> None:
         super().__init__()
         self.stream, self.detokenizer = stream, detokenizer
-        if detokenizer is not None and not isinstance(detokenizer, Detokenizer):
+        if detokenizer is not None and not isinstance(detokenizer, MMDiTDetokenizer):
             raise ValueError(
                 "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
             )

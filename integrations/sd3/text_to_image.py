@@ -6,7 +6,7 @@ tokens. Each encoder may be absent; its output is then zeros, as in a part of SD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import Detokenizer, StepCallback
+from ...detokenizer.detokenizer import run_sampling
+from ...detokenizer.drawing_options import DrawingOptions
 from ...detokenizer.files import load_strict
+from ...detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from .files import load_pipeline
 
 CLIP_TOKENS = 77
@@ -49,7 +51,7 @@ class StableDiffusion3(nn.Module):
 
     def __init__(
         self,
-        detokenizer: Detokenizer,
+        detokenizer: MMDiTDetokenizer,
         encoders: Sequence[TextEncoder | None],
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
@@ -62,7 +64,7 @@ class StableDiffusion3(nn.Module):
         """A diffusers folder of SD3 or SD3.5. Raises ValueError for parts that cannot be read or do not fit."""
         folder = Path(folder)
         mmdit, autoencoder, shift = load_pipeline(folder)
-        detokenizer = Detokenizer(nn.Identity(), mmdit, autoencoder, base_shift=shift)
+        detokenizer = MMDiTDetokenizer(None, mmdit, autoencoder, base_shift=shift)
         if not (folder / "scheduler").is_dir():
             raise ValueError(f"{folder} has no scheduler")
         kinds = (
@@ -88,10 +90,7 @@ class StableDiffusion3(nn.Module):
         return cls(detokenizer, encoders, scheduler).eval()
 
     def sigmas(self, steps: int) -> Tensor:
-        """The checkpoint's own times (steps + 1,), which differ from `flow.inference_timesteps`. Raises ValueError for fewer
-        than one step."""
-        if steps < 1:
-            raise ValueError(f"num_inference_steps is {steps}; it must be at least 1")
+        """As the checkpoint's scheduler spaces them (not as `flow.inference_timesteps`)."""
         self.scheduler.set_timesteps(steps)
         return self.scheduler.sigmas
 
@@ -133,20 +132,23 @@ class StableDiffusion3(nn.Module):
         num_inference_steps: int = 28,
         guidance_scale: float = 7.0,
         seed: int = 0,
-        callback: StepCallback | None = None,
+        callback: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """One image for each prompt. Raises ValueError for an empty prompt and for sizes or options that make no sense."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("the prompt is empty")
+        options = DrawingOptions(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         self.detokenizer.check_size(height, width)
-        drawn = self.detokenizer.draw(
-            self.condition(prompts, negative_prompt),
-            height,
-            width,
-            seeds=[(seed, i) for i in range(len(prompts))],
-            times=self.sigmas(num_inference_steps),
-            guidance_scale=guidance_scale,
-            callback=callback,
+        drawn = run_sampling(
+            self.detokenizer.sample(
+                self.condition(prompts, negative_prompt),
+                height,
+                width,
+                seeds=[(seed, i) for i in range(len(prompts))],
+                options=options,
+                times=self.sigmas(num_inference_steps),
+            ),
+            callback,
         )
         return [Image.fromarray(pixels.numpy()) for pixels in drawn]

@@ -16,10 +16,10 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...detokenizer import samplers
 from ...detokenizer.autoencoder import Autoencoder, to_pixels, to_uint8
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import StepCallback
+from ...detokenizer.detokenizer import Detokenizer, Sampling
+from ...detokenizer.drawing_options import DrawingOptions
 from ...detokenizer.files import load_module, load_strict, read_json, stored_dtype
 from ...detokenizer.guidance import Guidance
 from ...resamplers import PerceiverResampler
@@ -73,8 +73,10 @@ class SDXLAdapter(nn.Module):
         return Condition(context[:-1], mask, pooled[:-1], negative=(context[-1], pooled[-1]))
 
 
-class SDXLDetokenizer(nn.Module):
-    """`Detokenizer` with SDXL's UNet in place of the MM-DiT."""
+class SDXLDetokenizer(Detokenizer):
+    """SDXL's UNet in the place of an MM-DiT."""
+
+    stretches_references = True
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class SDXLDetokenizer(nn.Module):
     def condition(
         self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
     ) -> Condition:
-        """As `Detokenizer.condition`. ``glyph_text`` has no effect: the image features alone say what is to be written."""
+        """Words that are to be written go by the features alone."""
         return self.adapter(features, prompt, prompt_mask)
 
     @property
@@ -105,12 +107,6 @@ class SDXLDetokenizer(nn.Module):
     def size_multiple(self) -> int:
         """Heights and widths in pixels must be multiples of this."""
         return self.autoencoder.downsample_factor * 2 ** (len(self.unet.config.down_block_types) - 1)
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError for a size that cannot be drawn, naming those that can."""
-        step = self.size_multiple
-        if min(height, width) < step or height % step or width % step:
-            raise ValueError(f"cannot draw {height} x {width} pixels: height and width must be multiples of {step}")
 
     @torch.no_grad()
     def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -125,43 +121,28 @@ class SDXLDetokenizer(nn.Module):
         return self.autoencoder.moments(pixels.to(parameter.dtype))[0][0]
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self,
         condition: Condition,
         height: int,
         width: int,
         *,
-        seeds: list[tuple[int, int]],
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        image_guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        sampler: str = "euler",
-        callback: StepCallback | None = None,
-    ) -> Tensor:
-        """8-bit images (batch, height, width, 3), as `Detokenizer.draw`; ``sampler`` must be "euler", the checkpoint's scheduler.
-
-        Raises ValueError for sizes, steps, scales or samplers that make no sense here.
-        """
+        seeds: Sequence[tuple[int, int]],
+        options: DrawingOptions,
+    ) -> Sampling:
+        """The sampler is the checkpoint's own Euler; another one is refused with a ValueError."""
         self.check_size(height, width)
         if len(seeds) != condition.batch:
             raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be at least 1")
-        if sampler != "euler":
-            raise ValueError(f"an SDXL de-tokenizer draws with its own Euler scheduler, not with {sampler!r}")
-        guidance = Guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        downsample_factor = self.autoencoder.downsample_factor
-        shape = (self.autoencoder.channels, height // downsample_factor, width // downsample_factor)
-        noise = torch.stack([samplers.noise_like(shape, seed, index) for seed, index in seeds])
-        latents = self.denoise(noise, condition, guidance, num_inference_steps, callback)
+        if options.sampler != "euler":
+            raise ValueError(f"an SDXL de-tokenizer draws with its own Euler scheduler, not with {options.sampler!r}")
+        noise = self.noise(seeds, height, width)
+        latents = yield from self.denoise(noise, condition, options.guidance, options.num_inference_steps)
         return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
 
     @torch.no_grad()
-    def denoise(
-        self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int, callback: StepCallback | None = None
-    ) -> Tensor:
-        """Noise (batch, channels, h, w) to latents of the same shape."""
+    def denoise(self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int) -> Sampling:
+        """Noise (batch, channels, h, w) to latents of the same shape; yields as `sample` does."""
         parameter = next(self.unet.parameters())
         scheduler = EulerDiscreteScheduler.from_config(
             self.scheduler.config
@@ -172,8 +153,7 @@ class SDXLDetokenizer(nn.Module):
         for step, t in enumerate(scheduler.timesteps):
             predicted = predict(scheduler.scale_model_input(x, t), t, t.item() / scheduler.config.num_train_timesteps)
             x = scheduler.step(predicted, t, x).prev_sample
-            if callback is not None:
-                callback(step + 1, steps)
+            yield step + 1, steps
         return x
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -5,7 +5,8 @@ import torch
 
 from helpers import make_limner
 from limner.detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
-from limner.detokenizer.detokenizer import Detokenizer
+from limner.detokenizer.drawing_options import DrawingOptions
+from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 
 
 @pytest.fixture
@@ -26,8 +27,7 @@ def test_draw_reports_steps_and_gives_pictures_of_the_asked_size(detokenizer, sa
         condition(detokenizer),
         *size,
         seeds=[(0, 0), (1, 0)],
-        num_inference_steps=3,
-        sampler=sampler,
+        options=DrawingOptions(num_inference_steps=3, sampler=sampler),
         callback=lambda a, b: seen.append((a, b)),
     )
     assert out.shape == (2, *size, 3) and out.dtype == torch.uint8
@@ -51,42 +51,49 @@ def test_guided_passes_in_one_batch_equal_passes_one_by_one(detokenizer):
             x, torch.full((2,), t), form.context, form.pooled, context_mask=form.context_mask, references=packed
         )
 
-    def velocity(x, step, t):
+    def velocity(x, t):
         full, plain = one(x, t, base), one(x, t, base.without_context())
         nothing = one(x, t, base.without_context().without_references())
         return nothing + 1.5 * (plain - nothing) + 3.0 * (full - plain)
 
     noise = torch.stack([samplers.noise_like((4, 8, 8), s, 0) for s in (5, 6)])
     times = flow.inference_timesteps(4, detokenizer.timestep_shift(32, 32))
-    expected = to_uint8(detokenizer.autoencoder.decode(samplers.euler(velocity, noise, times)))
+    expected = to_uint8(detokenizer.autoencoder.decode(samplers.integrate(samplers.euler(noise, times), velocity)))
     out = detokenizer.draw(
-        base, 32, 32, seeds=[(5, 0), (6, 0)], num_inference_steps=4, guidance_scale=3.0, image_guidance_scale=1.5
+        base,
+        32,
+        32,
+        seeds=[(5, 0), (6, 0)],
+        options=DrawingOptions(num_inference_steps=4, guidance_scale=3.0, image_guidance_scale=1.5),
     )
     assert (out.int() - expected.int()).abs().max() <= 1
 
 
 def test_sizes_that_cannot_be_drawn_name_those_that_can(detokenizer):
     with pytest.raises(ValueError, match="multiples of 8, from 8 up to 64"):
-        detokenizer.draw(condition(detokenizer), 33, 32, seeds=[(0, 0)] * 2)
+        detokenizer.draw(condition(detokenizer), 33, 32, seeds=[(0, 0)] * 2, options=DrawingOptions())
     with pytest.raises(ValueError, match="up to 64"):
         detokenizer.check_size(32, 4096)
     with pytest.raises(ValueError, match="at least 1"):
-        detokenizer.draw(condition(detokenizer), 32, 32, seeds=[(0, 0)] * 2, num_inference_steps=-1)
+        DrawingOptions(num_inference_steps=-1)
 
 
 def test_save_and_load(detokenizer, tmp_path):
     detokenizer.save_pretrained(tmp_path)
-    again = Detokenizer.from_pretrained(tmp_path).eval()
+    again = MMDiTDetokenizer.from_pretrained(tmp_path).eval()
     c = condition(detokenizer)
-    a, b = (d.draw(c, 32, 32, seeds=[(0, 0)] * 2, num_inference_steps=2) for d in (detokenizer, again))
+    a, b = (
+        d.draw(c, 32, 32, seeds=[(0, 0)] * 2, options=DrawingOptions(num_inference_steps=2))
+        for d in (detokenizer, again)
+    )
     assert torch.equal(a, b)
     config = json.loads((tmp_path / "mmdit/config.json").read_text())
     (tmp_path / "mmdit/config.json").write_text(json.dumps(config | {"colour": 1}))
     with pytest.raises(ValueError, match="unknown keys colour"):
-        Detokenizer.from_pretrained(tmp_path)
+        MMDiTDetokenizer.from_pretrained(tmp_path)
     (tmp_path / "mmdit/config.json").write_text(json.dumps(config | {"width": 64}))
     with pytest.raises(ValueError, match="does not fit its configuration: adaln_in"):
-        Detokenizer.from_pretrained(tmp_path)
+        MMDiTDetokenizer.from_pretrained(tmp_path)
 
 
 def test_autoencoder_round_trip_sizes_and_scale(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from limner.detokenizer import flow
+from limner.detokenizer.drawing_options import SAMPLERS, DrawingOptions
 from limner.detokenizer.guidance import Guidance
-from limner.detokenizer.samplers import SAMPLERS, noise_like, sampler
+from limner.detokenizer.samplers import integrate, noise_like, sampler
 
 
 def test_interpolation_and_its_velocity():
@@ -25,7 +26,7 @@ def gaussian_velocity(mean, deviation):
     x_t = (1 - t) x0 + t n is N((1 - t) m, (1 - t)² s² + t²); E[n - x0 | x_t] follows from joint normality.
     """
 
-    def velocity(x, step, t):
+    def velocity(x, t):
         variance = (1 - t) ** 2 * deviation**2 + t**2
         slope = (t - (1 - t) * deviation**2) / variance
         return -mean + slope * (x - (1 - t) * mean)
@@ -42,19 +43,33 @@ def test_order_of_convergence(name, order):
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
     errors = []
     for steps in (20, 40, 80, 160):
-        x = SAMPLERS[name](velocity, noise, flow.inference_timesteps(steps), None)
+        x = integrate(sampler(name)(noise, flow.inference_timesteps(steps)), velocity)
         errors.append(float((x - solution(noise)).abs().max()))
     measured = math.log2(errors[-2] / errors[-1])
     assert order - 0.2 < measured < order + 0.7, (name, errors)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samplers_handle_uneven_times_callbacks_and_exact_lines(name):
+def test_samplers_handle_uneven_times_and_exact_lines(name):
     seen = []
     times = flow.inference_timesteps(7, alpha=3.0)
-    x = SAMPLERS[name](lambda x, step, t: torch.full_like(x, 2.0), torch.ones(3), times, lambda i, x: seen.append(i))
+
+    def velocity(x, t):
+        seen.append(t)
+        return torch.full_like(x, 2.0)
+
+    x = integrate(sampler(name)(torch.ones(3), times), velocity)
     torch.testing.assert_close(x, torch.full((3,), -1.0))
-    assert seen == list(range(7))
+    assert sorted(set(seen), reverse=True) == times.tolist()[:-1]
+
+
+def test_gradients_pass_through_a_path():
+    """x' = -a x, so x(0) is exp(a) x(1), and its derivative by a the same."""
+    a = torch.tensor(0.5, requires_grad=True)
+    x = integrate(sampler("heun")(torch.ones(1), flow.inference_timesteps(50)), lambda x, t: -a * x)
+    (slope,) = torch.autograd.grad(x.sum(), a)
+    end = float(x.detach())
+    assert end == pytest.approx(math.exp(0.5), rel=1e-3) and float(slope) == pytest.approx(end, rel=1e-2)
 
 
 def test_timesteps():
@@ -70,7 +85,7 @@ def test_timesteps():
     with pytest.raises(ValueError, match="no timestep density"):
         flow.sample_timesteps(1, "gaussian")
     with pytest.raises(ValueError, match="no sampler"):
-        sampler("ddim")
+        DrawingOptions(sampler="ddim")
 
 
 def test_mode_density_is_the_papers():

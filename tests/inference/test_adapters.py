@@ -1,7 +1,11 @@
 """LoRA adapters: exact identities, combination by weight, and what does not fit is refused."""
 
+import copy
 import json
+import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,23 +13,23 @@ from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner, picture
-from limner.inference import adapter_files, adapters, lora_fusion
+from limner.inference import adapter_files, adapters, lora
 from limner.inference.adapters import EXTRA, Adapter, split_weight
 from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.train.adapter_training import AdapterTraining
 from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
 
 
 def trained(model, folder, seed, extra=("queries", "boi"), std=0.1):
     """An adapter with random weights, saved; the model is the base again."""
     generator = torch.Generator().manual_seed(seed)
-    trainable, start = prepare_adapter(model, FinetuneConfig(rank=2, extra=extra))
-    with torch.no_grad():
-        for parameter in trainable.parameters():
-            if parameter.requires_grad:
-                parameter.add_(std * torch.randn(parameter.shape, generator=generator))
-    now = dict(model.named_parameters())
-    model.adapters.save(ADAPTER_NAME, folder, {k: now[k] - v for k, v in start.items()}, {"seed": seed})
-    model.delete_adapter(ADAPTER_NAME)
+    trainable, training = prepare_adapter(model, FinetuneConfig(rank=2, extra=extra))
+    with training:
+        with torch.no_grad():
+            for parameter in trainable.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+        training.save(folder, dict(model.named_parameters()), {"seed": seed})
     model.requires_grad_(False)
     return folder
 
@@ -35,19 +39,27 @@ def pixels(model, **options):
     return reply.images[0]
 
 
+def halves(model):
+    """What answers a request."""
+    weights = model.adapters.weights()
+    return model.adapters.view("mllm", weights), model.adapters.view("detokenizer", weights)
+
+
+@torch.no_grad()
 def outputs(model):
     """Hidden states, logits and a velocity: what adapters change."""
+    mllm, detokenizer = halves(model)
     encoded = model.encoder.encode("a red cat", add_generation_prompt=True)
-    ids = torch.tensor([[*encoded.input_ids, model.mllm.vocabulary.boi]])
+    ids = torch.tensor([[*encoded.input_ids, mllm.vocabulary.boi]])
     none = torch.zeros_like(ids, dtype=torch.bool)
-    embeds = model.mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, model.mllm.width))
-    hidden = model.mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
+    embeds = mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, mllm.width))
+    hidden = mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
     generator = torch.Generator().manual_seed(0)
-    config = model.detokenizer.mmdit.config
+    config = detokenizer.mmdit.config
     latents = torch.randn(1, config.latent_channels, 8, 8, generator=generator)
     context = torch.randn(1, 4, config.context_width, generator=generator)
-    velocity = model.detokenizer.mmdit(latents, torch.tensor([0.5]), context, torch.zeros(1, config.pooled_width))
-    return [hidden, model.mllm.logits(hidden), model.mllm.queries.weight, velocity]
+    velocity = detokenizer.mmdit(latents, torch.tensor([0.5]), context, torch.zeros(1, config.pooled_width))
+    return [hidden, mllm.logits(hidden), mllm.queries.weight, velocity]
 
 
 def gap(a, b):
@@ -65,69 +77,133 @@ def test_a_fresh_adapter_changes_nothing(model, tmp_path):
     assert gap(before, outputs(model)) == 0
 
 
-def test_one_that_rests_while_it_trains_is_not_computed(model):
+def test_one_that_is_disabled_while_it_trains_is_not_computed(model):
     """The base again bit for bit, at the base's cost, and what learns still does."""
-    before = outputs(model)
-    trainable, _ = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
+    before, state = outputs(model), {k: v.clone() for k, v in model.state_dict().items()}
+    trainable, training = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi")))
     learns = {n for n, p in trainable.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, parameter in trainable.named_parameters():
-            if f".lora_B.{ADAPTER_NAME}." in name:
+            if f".lora_B.{ADAPTER_NAME}." in name or "queries" in name:
                 parameter.add_(0.1)
     now = outputs(model)
     assert gap(before, now) > 0.01
     computed = []
     loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{ADAPTER_NAME}")]
     hooks = [m.register_forward_hook(lambda *_: computed.append(1)) for m in loras]
-    with model.adapters.disabled(ADAPTER_NAME):
+    with training.disabled():
         assert gap(before, outputs(model)) == 0 and not computed
     assert gap(now, outputs(model)) == 0 and len(computed) == len(loras) > 10
     assert {n for n, p in trainable.named_parameters() if p.requires_grad} == learns
     for hook in hooks:
         hook.remove()
-
-
-def test_while_it_is_folded_nothing_else_is_computed(model, tmp_path, monkeypatch):
-    """Two at their weights, in the weights: the same drawing to a rounding, and the base's weights afterwards bit for bit."""
-    for seed, weight in ((1, 0.7), (2, -0.4)):
-        model.load_adapter(trained(model, tmp_path / str(seed), seed), weight=weight)
-    state, unfolded = {k: v.clone() for k, v in model.state_dict().items()}, outputs(model)[-1]
-    computed = []
-    loras = [m for n, m in model.detokenizer.named_modules() if n.endswith(".lora_A.1")]
-    for lora in loras:
-        lora.register_forward_hook(lambda *_: computed.append(1))
-    owner = model.adapters
-    with owner.fused():
-        with owner.fused():  # another drawing begins
-            pass
-        assert gap([unfolded], outputs(model)[-1:]) <= 1e-5 and not computed
-        assert not torch.equal(owner.lora_fusion.originals[0][1], owner.lora_fusion.originals[0][2])
-    assert gap([unfolded], outputs(model)[-1:]) == 0 and len(computed) == len(loras) > 10
+    training.remove()
+    assert gap(before, outputs(model)) == 0 and model.state_dict().keys() == state.keys()
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
-    computed.clear()
-    pixels(model)
-    assert not computed, "a drawing is folded by itself"
-    monkeypatch.setattr(lora_fusion, "MAX_FUSED_BYTES", 1000)
-    pixels(model)
-    assert computed, "a large model is not copied"
 
 
-def test_lora_of_another_kind_is_not_folded(model, tmp_path):
+def loaded(model, tmp_path, *weights):
+    for seed, weight in enumerate(weights, 1):
+        model.load_adapter(trained(model, tmp_path / str(seed), seed), weight=weight)
+
+
+def test_a_small_mmdit_is_fused_and_a_large_one_is_not_copied(model, tmp_path, monkeypatch):
+    """Two at their weights, in the weights: the same velocity to a rounding, and the base's weights bit for bit."""
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    loaded(model, tmp_path, 0.7, -0.4)
+    fused, (_, view) = outputs(model)[-1], halves(model)
+    computed = []
+    for name, module in view.named_modules():
+        if ".lora_A." in name:
+            module.register_forward_hook(lambda *_: computed.append(1))
+    assert gap([fused], outputs(model)[-1:]) == 0 and not computed
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
+    monkeypatch.setattr(lora, "MAX_FUSED_BYTES", 1000)
+    model.adapters.views.clear()
+    _, view = halves(model)
+    plain = outputs(model)[-1]
+    assert 0 < gap([fused], [plain]) <= 1e-5
+    own = {p.data_ptr() for p in model.parameters()}
+    added = [name for name, p in view.named_parameters() if p.data_ptr() not in own]
+    assert added and all(".lora_" in name for name in added), "nothing else is the view's own"
+
+
+def test_lora_of_another_kind_is_not_fused(model, tmp_path):
     """A bias of its own, which the sum of weights would leave out."""
     from peft import LoraConfig
 
-    folder = trained(model, tmp_path / "a", 1)
-    model.load_adapter(folder)
-    model.adapters.add_lora(
-        "b", "mmdit", LoraConfig(r=2, target_modules=adapter_files.TARGETS["mmdit"], lora_bias=True)
-    )
-    for name, parameter in model.detokenizer.named_parameters():
-        if ".lora_B.b." in name:
-            parameter.data.fill_(0.1)
-    model.adapters.add("b", Adapter(1.0, ("mmdit",)))
-    unfolded = outputs(model)[-1]
-    with model.adapters.fused():
-        assert gap([unfolded], outputs(model)[-1:]) == 0 and not model.adapters.lora_fusion.originals
+    config = LoraConfig(r=2, target_modules=adapter_files.TARGETS["mmdit"], lora_bias=True)
+    with AdapterTraining(model, "b", {"mmdit": config}) as training:
+        for name, parameter in model.detokenizer.named_parameters():
+            if ".lora_B.b." in name:
+                parameter.data.fill_(0.1)
+        unfused = outputs(model)[-1]
+        training.save(tmp_path / "b", {}, {})
+    model.load_adapter(tmp_path / "b")
+    assert gap([unfused], outputs(model)[-1:]) < 1e-3  # it was saved in bf16
+    assert any(any(m.lora_bias.values()) for m in halves(model)[1].modules() if hasattr(m, "lora_bias"))
+    assert not any(getattr(m, "merged_adapters", None) for m in halves(model)[1].modules())
+
+
+def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path):
+    loaded(model, tmp_path, 1.0)
+    mllm, _ = halves(model)
+    assert mllm is not model.mllm and mllm is halves(model)[0], "one that is kept"
+    layer = model.mllm.llm.model.layers[0].input_layernorm
+    assert mllm.llm.model.layers[0].input_layernorm.weight is layer.weight
+    before = outputs(model)
+    with torch.no_grad():
+        model.mllm.llm.model.layers[0].mlp.up_proj.weight.add_(0.1)
+        model.detokenizer.mmdit.blocks[0].image.qkv.weight.add_(0.1)
+    assert gap(before[:1], outputs(model)[:1]) > 0.01 and gap(before[-1:], outputs(model)[-1:]) > 1e-4
+    model.to(torch.bfloat16)
+    assert {p.dtype for half in halves(model) for p in half.parameters()} == {torch.bfloat16}
+    for weight in (0.1, 0.2, 0.3, 0.4, 0.5):
+        model.set_adapters("1", weight)
+        halves(model)
+    assert len(model.adapters.views) == adapters.MAX_VIEWS
+
+
+def test_a_request_brings_adapters_of_its_own(model, tmp_path):
+    """Words and pictures, and nothing of it is left."""
+    loaded(model, tmp_path, 0.0, 0.0)
+    base = pixels(model).tobytes()
+    one = pixels(model, adapters={"1": 1.0}).tobytes()
+    held = model.stream("draw", images="force", max_images=1, max_new_tokens=4, seed=3, adapters={"2": 1.0})
+    assert pixels(model).tobytes() == base != one
+    for event in held:
+        if type(event).__name__ == "PictureStep":
+            break
+    assert pixels(model, adapters={"1": 1.0}).tobytes() == one and model.get_active_adapters() == {}
+    model.set_adapters("1")
+    assert pixels(model).tobytes() == one and pixels(model, adapters={}).tobytes() == base
+    rest = [event.image.tobytes() for event in held if type(event).__name__ == "PictureDone"]
+    assert rest == [pixels(model, adapters={"2": 1.0}).tobytes()]
+    with pytest.raises(ValueError, match="no adapter 'x'; loaded are 1, 2"):
+        model.stream("draw", adapters={"x": 1.0})
+
+
+def test_threads_with_adapters_of_their_own_draw_what_each_draws_alone(model, tmp_path):
+    """And really at once: each waits inside its drawing until all are in theirs."""
+    loaded(model, tmp_path, 0.0, 0.0)
+    kinds = [{}, {"1": 1.0}, {"2": 1.0}, {"1": 0.5, "2": -1.0}]
+    alone = [pixels(model, adapters=kind).tobytes() for kind in kinds]
+    together = threading.Barrier(len(kinds))
+
+    def wait(event):
+        if type(event).__name__ == "PictureStep" and event.step == 1:
+            together.wait(30)
+
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        drawn = list(pool.map(lambda kind: pixels(model, adapters=kind, callback=wait).tobytes(), kinds))
+    assert drawn == alone and len(set(alone)) == len(kinds)
+
+
+def test_copies_draw_the_same(model, tmp_path):
+    loaded(model, tmp_path, 1.0)
+    drawn = pixels(model).tobytes()
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert pixels(again).tobytes() == drawn
 
 
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
@@ -160,28 +236,26 @@ def test_merged_equals_unmerged_and_saves_as_a_whole_model(model, tmp_path):
 
 def test_adapters_combine_with_their_weights(model, tmp_path):
     """The queries and BOI of two adapters add up, and so do their LoRA updates in a linear layer."""
-    one, two = trained(model, tmp_path / "a", 1), trained(model, tmp_path / "b", 2)
     base = model.mllm.queries.weight.clone()
-    layer = model.mllm.llm.model.layers[0].mlp.up_proj
-    x = torch.randn(3, layer.in_features)
-    plain = layer(x)
-    moved, updates, bois = [], [], []
-    for folder in (one, two):
-        name = model.load_adapter(folder)
-        moved.append(model.mllm.queries.weight - base)
-        bois.append(model.mllm.boi_delta.clone())
-        updates.append(model.mllm.llm.model.layers[0].mlp.up_proj(x) - plain)
-        model.set_adapters([])
-        assert torch.equal(model.mllm.queries.weight, base) and not model.mllm.boi_delta.any()
-        assert torch.equal(model.mllm.llm.model.layers[0].mlp.up_proj(x), plain)
-        assert name in model.adapters.loaded
-    model.set_adapters(["a", "b"], [0.5, 2.0])
-    together = model.mllm.llm.model.layers[0].mlp.up_proj(x) - plain
-    torch.testing.assert_close(together, 0.5 * updates[0] + 2 * updates[1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model.mllm.queries.weight - base, 0.5 * moved[0] + 2 * moved[1], atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(model.mllm.boi_delta, 0.5 * bois[0] + 2 * bois[1], atol=1e-6, rtol=1e-4)
-    model.delete_adapter("a")
-    torch.testing.assert_close(model.mllm.queries.weight - base, 2 * moved[1], atol=1e-6, rtol=1e-4)
+    x = torch.randn(3, model.mllm.llm.model.layers[0].mlp.up_proj.in_features)
+    plain = model.mllm.llm.model.layers[0].mlp.up_proj(x)
+
+    def changes():
+        mllm, _ = halves(model)
+        return mllm.queries.weight - base, mllm.boi_delta, mllm.llm.model.layers[0].mlp.up_proj(x) - plain
+
+    loaded(model, tmp_path, 0.0, 0.0)
+    assert halves(model) == (model.mllm, model.detokenizer), "none is on: the model itself"
+    model.set_adapters("1")
+    one = changes()
+    model.set_adapters("2")
+    two = changes()
+    model.set_adapters(["1", "2"], [0.5, 2.0])
+    for together, a, b in zip(changes(), one, two, strict=True):
+        torch.testing.assert_close(together, 0.5 * a + 2 * b, atol=1e-5, rtol=1e-4)
+    model.delete_adapter("1")
+    torch.testing.assert_close(changes()[0], 2 * two[0], atol=1e-6, rtol=1e-4)
+    assert torch.equal(model.mllm.queries.weight, base) and model.mllm.boi_delta is None
 
 
 def drawn_features(model):
@@ -193,7 +267,7 @@ def drawn_features(model):
         return [picture(0)]
         yield
 
-    decoder = Decoder(model.mllm, model.encoder, DecodingOptions(images="force", max_images=1, max_new_tokens=1))
+    decoder = Decoder(halves(model)[0], model.encoder, DecodingOptions(images="force", max_images=1, max_new_tokens=1))
     for _ in decoder.run([model.encoder.encode("draw", add_generation_prompt=True)], [0], draw):
         pass
     return found
@@ -202,7 +276,9 @@ def drawn_features(model):
 def test_a_drawing_begins_with_the_adapters_boi(model, tmp_path):
     model.load_adapter(trained(model, tmp_path / "a", 1))
     plain = drawn_features(model)
-    model.mllm.boi_delta.add_(torch.linspace(-1, 1, model.mllm.width))
+    extra = model.adapters.loaded["a"].extra
+    extra[EXTRA["boi"]] = extra[EXTRA["boi"]] + torch.linspace(-1, 1, model.mllm.width)
+    model.adapters.views.clear()
     moved = drawn_features(model)
     assert gap(plain, moved) > 0.01
     model.merge_adapters()
@@ -227,7 +303,7 @@ def test_peft_reads_what_was_saved(model, tmp_path):
 
     folder = trained(model, tmp_path / "a", 1, extra=())
     model.load_adapter(folder)
-    ours = model.mllm.llm(torch.tensor([[5, 6, 7]])).logits
+    ours = halves(model)[0].llm(torch.tensor([[5, 6, 7]])).logits
     model.delete_adapter("a")
     theirs = PeftModel.from_pretrained(model.mllm.llm, folder / "llm")(torch.tensor([[5, 6, 7]])).logits
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
@@ -287,4 +363,4 @@ def test_directory_and_weight():
     assert split_weight("out") == ("out", 1.0)
     assert split_weight("a/out:0.5") == ("a/out", 0.5)
     assert split_weight("a:b/out") == ("a:b/out", 1.0)
-    assert Adapter(1.0, ()).extra == {}
+    assert Adapter("a", 1.0).extra == {}

@@ -1,5 +1,8 @@
 """Halves on devices of their own, the half that rests, weights of fewer bits."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -32,31 +35,47 @@ def test_each_half_on_its_own_device():
     assert cli.main(["info", "--device", "cpu,cpu,cpu"]) == 2
 
 
-def test_the_half_that_rests_is_in_host_memory_and_replies_are_the_same(monkeypatch):
-    model = make_limner()
-    plain = model.generate("a cat", **OPTIONS)
-    seen = []
+@pytest.fixture
+def offloaded(monkeypatch):
+    """A model with its half in host memory, and a list of what is moved where: there is no device here to move to."""
+    model, moves = make_limner(), []
     offload = model.offload = ModelOffload(model.mllm, model.detokenizer)
-    assert offload.detokenizer_device.type == "cpu"
-    offload.mllm_device, offload.detokenizer_device = "writer", "painter"  # there is no device here to move to
+    assert offload.devices["detokenizer"].type == "cpu"
+    offload.devices = {"mllm": "gpu", "detokenizer": "gpu"}
+    for name, half in offload.halves.items():
+        monkeypatch.setattr(half, "to", lambda place, name=name: moves.append((name, str(place))))
+    return model, moves
 
-    for name, half in (("mllm", model.mllm), ("detokenizer", model.detokenizer)):
-        monkeypatch.setattr(half, "to", lambda place, name=name: seen.append((name, str(place))))
+
+AWAY, BACK = [("mllm", "cpu"), ("detokenizer", "gpu")], [("detokenizer", "cpu"), ("mllm", "gpu")]
+
+
+def test_the_half_that_waits_is_in_host_memory_and_replies_are_the_same(offloaded):
+    model, moves = offloaded
+    plain = make_limner().generate("a cat", **OPTIONS)
     again = model.generate("a cat", **OPTIONS)
-    assert seen == [("mllm", "cpu"), ("detokenizer", "painter"), ("detokenizer", "cpu"), ("mllm", "writer")]
+    assert moves == AWAY + BACK
     assert plain.text == again.text and plain.images[0].tobytes() == again.images[0].tobytes()
 
 
-def test_a_drawing_that_is_stopped_leaves_the_halves_where_they_were(monkeypatch):
-    model, seen = make_limner(), []
-    model.offload = ModelOffload(model.mllm, model.detokenizer)
-    monkeypatch.setattr(model.mllm, "to", lambda place: seen.append(str(place)))
-    events = model.stream("a cat", **OPTIONS)
-    for event in events:
-        if type(event).__name__ == "PictureStep":
-            break
-    events.close()
-    assert seen == ["cpu", "cpu"]  # away and back
+def test_requests_of_an_offloaded_model_take_turns(offloaded):
+    """One that is held in its drawing is in nobody's way, and goes on where it was; one that is left leaves nothing."""
+    model, moves = offloaded
+    plain = model.generate("a cat", **OPTIONS).images[0].tobytes()
+    moves.clear()
+    held = model.stream("a cat", **OPTIONS)
+    assert any(type(event).__name__ == "PictureStep" for event in held)
+    assert moves == AWAY
+    assert model.generate("a cat", **OPTIONS).images[0].tobytes() == plain
+    assert moves == AWAY + BACK + AWAY + BACK
+    rest = [event.image.tobytes() for event in held if type(event).__name__ == "PictureDone"]
+    assert rest == [plain] and moves == (AWAY + BACK) * 3
+    left = model.stream("a cat", **OPTIONS)
+    assert any(type(event).__name__ == "PictureStep" for event in left)
+    left.close()
+    with ThreadPoolExecutor(3) as pool:
+        drawn = list(pool.map(lambda _: model.generate("a cat", **OPTIONS).images[0].tobytes(), range(3)))
+    assert drawn == [plain] * 3 and copy.deepcopy(model.offload).resident == "mllm"
 
 
 @pytest.mark.slow  # `make test-slow` installs bitsandbytes, which would slow every other start

@@ -20,13 +20,12 @@ QUICK = ["joint.loop.steps=2", "joint.loop.batch_size=4", "joint.loop.num_worker
 def adapter(model, folder, seed, made=None, part="mmdit"):
     """Random LoRA on one part, saved; the model is as it was."""
     torch.manual_seed(seed)
-    trainable, _ = finetune.prepare_adapter(model, FinetuneConfig(rank=2, parts=(part,), extra=()))
-    with torch.no_grad():
+    trainable, training = finetune.prepare_adapter(model, FinetuneConfig(rank=2, parts=(part,), extra=()))
+    with training, torch.no_grad():
         for parameter in trainable.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.adapters.save(finetune.ADAPTER_NAME, folder, {}, made)
-    model.delete_adapter(finetune.ADAPTER_NAME)
+        training.save(folder, {}, made or {})
     return folder
 
 

@@ -207,12 +207,12 @@ def test_a_whole_sampling_loop_equals_the_pipeline(tmp_path):
     ).images
     ours = load_mmdit(tmp_path)
 
-    def velocity(x, step, t):
+    def velocity(x, t):
         both = ours(torch.cat([x, x]), torch.full((2,), t), context, pooled)
         return both[1:] + scale * (both[:1] - both[1:])
 
     scheduler.set_timesteps(10)
-    drawn = samplers.euler(velocity, latents, scheduler.sigmas)
+    drawn = samplers.integrate(samplers.euler(latents, scheduler.sigmas), velocity)
     assert (drawn - latents).abs().max() > 0.5
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
 

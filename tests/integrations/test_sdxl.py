@@ -5,6 +5,8 @@ import torch
 from diffusers import StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLPipeline
 
 from helpers import make_sdxl
+from limner.detokenizer.detokenizer import run_sampling
+from limner.detokenizer.drawing_options import DrawingOptions
 from limner.detokenizer.guidance import Guidance
 from limner.integrations.sdxl.detokenizer import SDXLAdapterConfig, SDXLDetokenizer
 
@@ -47,7 +49,7 @@ def test_the_loop_is_that_of_diffusers_pipeline(scale):
             guidance_scale=scale,
             num_inference_steps=10,
         ).images
-    ours = made.denoise(noise, condition, Guidance(scale), 10)
+    ours = run_sampling(made.denoise(noise, condition, Guidance(scale), 10))
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -70,10 +72,12 @@ def test_the_loop_with_a_picture_is_that_of_diffusers_pipeline(image_scale):
         ).images
     reference = made.encode_reference(picture, (32, 32))
     condition.references.append([reference])
-    ours = made.denoise(noise, condition, Guidance(7.5, image_scale), 10)
+    ours = run_sampling(made.denoise(noise, condition, Guidance(7.5, image_scale), 10))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     condition.references[0] = []
-    assert not torch.allclose(made.denoise(noise, condition, Guidance(7.5, image_scale), 10), theirs, atol=1e-2)
+    assert not torch.allclose(
+        run_sampling(made.denoise(noise, condition, Guidance(7.5, image_scale), 10)), theirs, atol=1e-2
+    )
 
 
 def test_a_picture_alone_and_in_a_batch_and_after_saving(tmp_path):
@@ -82,13 +86,13 @@ def test_a_picture_alone_and_in_a_batch_and_after_saving(tmp_path):
         condition = made.adapter(torch.randn(2, 4, 48))
     other = torch.randint(0, 256, (20, 50, 3), dtype=torch.uint8)  # any size: it is stretched to the drawing's
     condition.references.extend([[made.encode_reference(other, (32, 48))], []])
-    options = {"num_inference_steps": 3, "guidance_scale": 5.0, "image_guidance_scale": 1.5}
-    both = made.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], **options)
+    options = DrawingOptions(num_inference_steps=3, guidance_scale=5.0, image_guidance_scale=1.5)
+    both = made.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], options=options)
     assert both.shape == (2, 32, 48, 3) and both.float().std() > 1
-    alone = made.draw(condition.row(0), 32, 48, seeds=[(1, 0)], **options)
+    alone = made.draw(condition.row(0), 32, 48, seeds=[(1, 0)], options=options)
     assert (both[0].int() - alone[0].int()).abs().max() <= 1
     made.save_pretrained(tmp_path)
-    again = SDXLDetokenizer.from_pretrained(tmp_path).draw(condition.row(0), 32, 48, seeds=[(1, 0)], **options)
+    again = SDXLDetokenizer.from_pretrained(tmp_path).draw(condition.row(0), 32, 48, seeds=[(1, 0)], options=options)
     assert torch.equal(alone, again)
 
 
@@ -97,13 +101,11 @@ def test_what_makes_no_sense_is_refused():
     with torch.no_grad():
         condition = made.adapter(torch.randn(1, 4, 48))
     with pytest.raises(ValueError, match="multiples of 4"):
-        made.draw(condition, 33, 32, seeds=[(0, 0)])
+        made.draw(condition, 33, 32, seeds=[(0, 0)], options=DrawingOptions())
     with pytest.raises(ValueError, match="2 seeds for 1 pictures"):
-        made.draw(condition, 32, 32, seeds=[(0, 0), (1, 0)])
+        made.draw(condition, 32, 32, seeds=[(0, 0), (1, 0)], options=DrawingOptions())
     with pytest.raises(ValueError, match="not with 'heun'"):
-        made.draw(condition, 32, 32, seeds=[(0, 0)], sampler="heun")
-    with pytest.raises(ValueError, match="num_inference_steps is 0"):
-        made.draw(condition, 32, 32, seeds=[(0, 0)], num_inference_steps=0)
+        made.draw(condition, 32, 32, seeds=[(0, 0)], options=DrawingOptions(sampler="heun"))
     with pytest.raises(ValueError, match="no place for the prompt"):
         made.adapter(torch.randn(1, 4, 48), torch.randn(1, 3, 32))
     with pytest.raises(ValueError, match="prompt_width must be 0"):

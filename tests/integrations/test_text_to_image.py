@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 from helpers import byte_tokenizer
 from limner.app.cli import main as cli
 from limner.detokenizer import samplers
-from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
+from limner.detokenizer.mmdit_detokenizer import GuidedVelocity
 from limner.integrations.sd3.text_to_image import StableDiffusion3
 
 
@@ -92,7 +92,7 @@ def folder(pipeline, tmp_path_factory):
 def ours(model: StableDiffusion3, noise: torch.Tensor, prompts: list[str], steps: int = 10) -> torch.Tensor:
     times = model.sigmas(steps)
     velocity = GuidedVelocity(model.detokenizer.mmdit, model.condition(prompts), Guidance(5.0), times, torch.float32)
-    return samplers.euler(velocity, noise, times)
+    return samplers.integrate(samplers.euler(noise, times), velocity)
 
 
 @pytest.mark.parametrize("t5", [True, False])

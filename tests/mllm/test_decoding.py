@@ -41,7 +41,7 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
             temperature=rng.choice((0.0, 1.0, 5.0)),
             top_k=rng.choice((0, 5)),
             top_p=rng.choice((1.0, 0.9)),
-            size=rng.choice((None, (32, 32))),
+            **rng.choice(({}, {"height": 32, "width": 32})),
         )
         decoder = Decoder(model, encoder, options)
         noise = torch.Generator().manual_seed(batch)

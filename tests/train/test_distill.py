@@ -10,10 +10,11 @@ from helpers import make_limner
 from limner.app.cli.main import main
 from limner.detokenizer import flow, samplers
 from limner.detokenizer.condition import Condition
-from limner.detokenizer.detokenizer import GuidedVelocity
 from limner.detokenizer.guidance import Guidance
+from limner.detokenizer.mmdit_detokenizer import GuidedVelocity
 from limner.train.datasets.mixture import WorldSource
 from limner.train.distill import DistillConfig, DrawingSource, Student, distill, load_config, path_loss, prepare_student
+from limner.train.trainable import TrainableModel
 
 QUICK = [
     "steps=2",
@@ -43,7 +44,7 @@ def end(model, steps, scale, noise, own):
     times = flow.inference_timesteps(steps, 1.0)
     with torch.no_grad():
         velocity = GuidedVelocity(model.detokenizer.mmdit, own, Guidance(scale), times, torch.float32)
-        return samplers.euler(velocity, noise, times)
+        return samplers.integrate(samplers.euler(noise, times), velocity)
 
 
 def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_nothing_else():
@@ -63,7 +64,8 @@ def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_noth
 def test_training_brings_the_student_to_the_teacher():
     model = make_limner()
     config = DistillConfig(steps=2, teacher_steps=8, rank=8)
-    trainable = prepare_student(model, config)
+    prepare_student(model, config)
+    trainable = TrainableModel(model.mllm, model.detokenizer)
     student, own = Student(model.detokenizer.mmdit), condition(model)
     noise = torch.randn(3, 4, 4, 4)
     student.switch(False)

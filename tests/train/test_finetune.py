@@ -54,8 +54,8 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
     card = json.loads((out / "limner_adapter.json").read_text())
     assert card["made"]["examples"] == 3 and card["extra"] == ["mllm.boi_delta", "mllm.queries.weight"]
     model.load_adapter(out)
-    lora = [p for n, p in model.named_parameters() if ".lora_B." in n]
-    assert any(p.abs().max() > 0 for p in lora), "LoRA's second factor starts at zero and must have moved"
+    lora = [w for _, state in model.adapters.loaded["out"].lora.values() for k, w in state.items() if ".lora_B." in k]
+    assert any(w.abs().max() > 0 for w in lora), "LoRA's second factor starts at zero and must have moved"
     with pytest.raises(ValueError, match="finished adapter already"):
         finetune(make_limner(), data, out, load_config(QUICK))
 
@@ -74,9 +74,9 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
 
     @torch.no_grad()
     def flow(model):
-        return float(
-            joint_losses(TrainableModel(model.mllm, model.detokenizer), JointStage(flow_samples=8), 1, batch, 0)["flow"]
-        )
+        weights = model.adapters.weights()
+        halves = (model.adapters.view(half, weights) for half in ("mllm", "detokenizer"))
+        return float(joint_losses(TrainableModel(*halves), JointStage(flow_samples=8), 1, batch, 0)["flow"])
 
     base = flow(model)
     overrides = [*QUICK[1:], "joint.loop.steps=60", "joint.loop.learning_rate=1e-2", "rank=8", "draw_share=1.0"]

@@ -11,7 +11,7 @@ from helpers import make_limner
 from limner.train import finetune
 from limner.train import self_distillation as kept_module
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, adapter_losses, prepare_adapter
+from limner.train.finetune import FinetuneConfig, adapter_losses, prepare_adapter
 from limner.train.flow_loss import MAX_DISTILLED_DRAWINGS as kept_drawings
 from limner.train.flow_loss import random_choices
 from limner.train.losses import kl_divergence
@@ -63,39 +63,34 @@ def test_a_batch_knows_where_its_conversations_are_from(model):
     assert drawn == {1}
 
 
-def test_a_resting_adapter_is_the_base_and_comes_back(model):
+def test_a_disabled_adapter_is_the_base_and_comes_back(model):
     batch = mixed(model)
     with torch.no_grad():
-        base = joint_losses(prepare_adapter(model, config())[0], STAGE, 0, batch, 0)
-        trainable = prepared_again(model)
+        trainable, training = prepare_adapter(model, config())
+        base = joint_losses(trainable, STAGE, 0, batch, 0)
         disturb(model)
         now = joint_losses(trainable, STAGE, 0, batch, 0)
         before, learns = state(model), [p.requires_grad for p in model.parameters()]
-        with model.adapters.disabled(ADAPTER_NAME):
+        with training.disabled():
             assert [p.requires_grad for p in model.parameters()] == learns
             resting = joint_losses(trainable, STAGE, 0, batch, 0)
         again = joint_losses(trainable, STAGE, 0, batch, 0)
     assert all(torch.equal(resting[k], base[k]) for k in base) and now["loss"] != base["loss"]
     assert all(torch.equal(again[k], now[k]) for k in now)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    with pytest.raises(RuntimeError, match="stop"), model.adapters.disabled(ADAPTER_NAME):
+    with pytest.raises(RuntimeError, match="stop"), training.disabled():
         raise RuntimeError("stop")
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
-def prepared_again(model):
-    model.delete_adapter(ADAPTER_NAME)
-    return prepare_adapter(model, config())[0]
-
-
 def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
-    trainable, _ = prepare_adapter(model, config())
+    trainable, training = prepare_adapter(model, config())
     batch = mixed(model)
     batch.sources = [1] * 8
-    losses = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
+    losses = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
     assert all(abs(losses[k].item()) < 1e-6 for k in ("language", "features", "flow"))
     disturb(model)
-    losses = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
+    losses = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
     assert all(losses[k].item() > 1e-4 for k in ("language", "features", "flow"))
     losses["loss"].backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -105,7 +100,7 @@ def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
 
 
 def test_what_is_not_replayed_learns_from_the_truth(model):
-    trainable, _ = prepare_adapter(model, config())
+    trainable, training = prepare_adapter(model, config())
     disturb(model)
     batch = mixed(model)
     plain = joint_losses(trainable, STAGE, 0, batch, 0)
@@ -115,10 +110,10 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     same = joint_losses(trainable, STAGE, 0, batch, 0, kept)
     assert all(torch.allclose(same[k], plain[k]) for k in plain)
     # half of it: the words of the first source are told as before, what the second draws is all kept
-    half = adapter_losses(model, trainable, STAGE, 0, 1.0, batch, 0)
-    base = adapter_losses(model, trainable, STAGE, 0, None, batch, 0)
+    half = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
+    base = adapter_losses(training, trainable, STAGE, 0, None, batch, 0)
     assert all(torch.equal(base[k], plain[k]) for k in plain)
-    with model.adapters.disabled(ADAPTER_NAME):
+    with training.disabled():
         target = self_distillation_targets(trainable, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
     own = self_distillation_targets(trainable, STAGE, 0, batch, 0, ~none).velocities
     assert own.keys() == target.velocities.keys(), "one time and noise each, and two of a conversation"
@@ -131,7 +126,7 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
 
 
 def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
-    trainable, _ = prepare_adapter(model, config())
+    trainable, training = prepare_adapter(model, config())
     disturb(model)
     shares = [(WorldSource(("describe",)), 0.5), (WorldSource(("draw",)), 0.25), (WorldSource(("edit",)), 0.25)]
     batch = mixed(model, shares)
@@ -139,7 +134,7 @@ def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
 
     def losses(weight, changed):
         monkeypatch.setattr(kept_module, "REFERENCE_WEIGHT", changed)
-        return adapter_losses(model, trainable, STAGE, 0, weight, batch, 0)
+        return adapter_losses(training, trainable, STAGE, 0, weight, batch, 0)
 
     once, ten, none, more = losses(1.0, 1.0), losses(10.0, 1.0), losses(0.0, 1.0), losses(1.0, 5.0)
     for name in ("language", "features", "flow"):
@@ -155,7 +150,7 @@ def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
 
 def test_what_is_new_is_never_learned_without_words(model):
     """Guidance enlarges the difference from what is drawn without words: that stays the base's."""
-    trainable, _ = prepare_adapter(model, config())
+    trainable, _training = prepare_adapter(model, config())
     disturb(model)
     batch = mixed(model)
     bare, worded = (replace(STAGE, context_dropout=share) for share in (1.0, 0.0))

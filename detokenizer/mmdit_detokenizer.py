@@ -1,0 +1,218 @@
+"""The de-tokenizer with an MM-DiT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import flow, samplers
+from .autoencoder import Autoencoder, to_pixels, to_uint8
+from .condition import AdapterConfig, Condition, ConditioningAdapter
+from .detokenizer import Detokenizer, Sampling
+from .drawing_options import DrawingOptions
+from .files import load_module, read_json, write_source
+from .glyphs import GlyphEncoder
+from .guidance import Guidance
+from .mmdit import MMDiT
+from .mmdit_config import MMDiTConfig
+
+
+class MMDiTDetokenizer(Detokenizer):
+    """Adapter, MM-DiT and autoencoder, and an encoder of words to be written where there is one.
+
+    ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
+    SD3).
+    """
+
+    def __init__(
+        self,
+        adapter: ConditioningAdapter | None,
+        mmdit: MMDiT,
+        autoencoder: Autoencoder,
+        trained_tokens: int = 0,
+        base_shift: float = 1.0,
+        glyphs: GlyphEncoder | None = None,
+    ) -> None:
+        """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
+        super().__init__()
+        expected_width = adapter.config.glyph_width if adapter else 0
+        width = glyphs.width if glyphs else 0
+        if width != expected_width:
+            raise ValueError(f"glyphs of width {width}, the adapter takes {expected_width}")
+        self.glyphs = glyphs
+        self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
+        self.trained_tokens, self.base_shift = trained_tokens, base_shift
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.mmdit
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths in pixels must be multiples of this."""
+        return self.autoencoder.downsample_factor * self.mmdit.config.patch_size
+
+    @property
+    def max_side(self) -> int | None:
+        """The longest side in pixels that has a place in the position table; None where positions have no end."""
+        config = self.mmdit.config
+        return config.position_table * self.size_multiple if config.positions == "sincos" else None
+
+    def condition(
+        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
+    ) -> Condition:
+        assert self.adapter is not None
+        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
+
+    def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
+        """A new source of context; what is drawn without words stays what it was."""
+        assert self.glyphs is None
+        old = self.adapter
+        self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
+        state = self.adapter.state_dict() | old.state_dict()
+        state["source_embed"] = torch.cat([old.source_embed, torch.zeros_like(old.source_embed[:1])])
+        self.adapter.load_state_dict(state)
+        self.glyphs = glyphs.to(old.source_embed)
+
+    def timestep_shift(self, height: int, width: int) -> float:
+        """The resolution shift α = base_shift · sqrt(m / n)."""
+        tokens = (height // self.size_multiple) * (width // self.size_multiple)
+        return self.base_shift * ((tokens / self.trained_tokens) ** 0.5 if self.trained_tokens else 1.0)
+
+    @torch.no_grad()
+    def encode_reference(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """8-bit pixels (height, width, 3) to latents (channels, h, w); the picture is first fitted to whole patches.
+
+        It keeps its own size, whatever ``size`` the drawing has.
+        """
+        parameter = next(self.autoencoder.parameters())
+        pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
+        size = [max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]]
+        if size != list(pixels.shape[-2:]):
+            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(
+                parameter.dtype
+            )
+        return self.autoencoder.encode(pixels)[0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        height: int,
+        width: int,
+        *,
+        seeds: Sequence[tuple[int, int]],
+        options: DrawingOptions,
+        times: Tensor | None = None,
+    ) -> Sampling:
+        """``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give. Guidance
+        passes run as one batch. With Heun's sampler a step counts as done when its second velocity is asked for."""
+        self.check_size(height, width)
+        if len(seeds) != condition.batch:
+            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
+        if times is None:
+            times = flow.inference_timesteps(options.num_inference_steps, self.timestep_shift(height, width))
+        x = self.noise(seeds, height, width)
+        dtype = next(self.mmdit.parameters()).dtype
+        velocity = GuidedVelocity(self.mmdit, condition, options.guidance, times.to(x.device), dtype)
+        steps, done, total = samplers.sampler(options.sampler)(x, times), 0, len(times) - 1
+        try:
+            x, t = next(steps)
+            while True:
+                if velocity.step_of[t] > done:
+                    done = velocity.step_of[t]
+                    yield done, total
+                x, t = steps.send(velocity(x, t))
+        except StopIteration as stopped:
+            latents = stopped.value
+        yield total, total
+        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+
+    def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
+        """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
+        folder = Path(folder)
+        if self.glyphs is not None:
+            self.glyphs.encoder.save_pretrained(folder / "glyphs")
+        parts = [("adapter", self.adapter, asdict(self.adapter.config))]
+        if source is None:
+            parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
+            self.autoencoder.save_pretrained(folder / "vae")
+        else:
+            write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
+            write_source(folder / "vae", source)
+        for name, part, config in parts:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
+        (folder / "scheduler").mkdir(exist_ok=True)
+        scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
+        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None
+    ) -> MMDiTDetokenizer:
+        """``components`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
+
+        Raises ValueError for unknown config keys and for weights that do not fit.
+        """
+        folder = Path(folder)
+        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        if components is None:
+            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
+        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
+        scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
+        return cls(adapter, *components, **scheduler, glyphs=glyphs)
+
+
+class GuidedVelocity:
+    """Velocity of all guidance passes in one batch; conditions and modulations are prepared once for all steps."""
+
+    def __init__(
+        self, mmdit: MMDiT, condition: Condition, guidance: Guidance, times: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.mmdit, self.guidance, self.dtype = mmdit, guidance, dtype
+        self.step_of = {t: step for step, t in enumerate(times.tolist())}
+        references = bool(condition.references) and any(condition.references)
+        self.has_references = references
+        conditions = {"full": condition}
+        for name in sorted({name for t in times.tolist() for name in guidance.passes(t, references)} - {"full"}):
+            without_context = condition.without_context()
+            conditions[name] = without_context if name == "no_context" else without_context.without_references()
+        self.conditions = conditions
+        batch = condition.batch
+        # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
+        pooled = torch.cat([form.pooled for form in conditions.values()]).to(dtype)
+        self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
+        self.batch = batch
+        self.prepared = {count: self._prepare(list(conditions)[:count]) for count in range(1, len(conditions) + 1)}
+
+    def _prepare(self, names: list[str]) -> tuple[Tensor, Tensor | None, Any]:
+        conditions = [self.conditions[name] for name in names]
+        context = torch.cat([form.context for form in conditions]).to(self.dtype)
+        mask = torch.cat([form.context_mask for form in conditions])
+        rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
+        references = self.mmdit.pack_references(rows) if self.has_references else None
+        return context, None if bool(mask.all()) else mask, references
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        names = self.guidance.passes(t, self.has_references)
+        context, mask, references = self.prepared[len(names)]
+        mods = self.modulations.at(self.step_of[t], slice(0, len(names) * self.batch))
+        out = self.mmdit(
+            x.to(self.dtype).repeat(len(names), 1, 1, 1),
+            None,
+            context,
+            None,
+            context_mask=mask,
+            references=references,
+            modulations=mods,
+        )
+        return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))

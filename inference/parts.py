@@ -1,0 +1,96 @@
+"""The parts of a model folder, each read by whoever knows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.files import load_strict, mismatched_keys, read_json, read_part_config, resolve_folder
+from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
+from ..integrations.sd3 import files as sd3_files
+from ..integrations.sdxl.detokenizer import SDXLDetokenizer
+from ..integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
+from ..mllm.config import LimnerConfig
+from ..mllm.stream import StreamModel
+from ..mllm.vision_tower import VisionTower
+from ..mllm.vocabulary import vocabulary_from_tokenizer
+from .generation_config import GenerationConfig
+
+STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder is a Limner model's."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "limner"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """Raises ValueError for unknown keys and for values that make no sense."""
+    path = folder / "generation_config.json"
+    values = read_json(path, GenerationConfig.__dataclass_fields__)
+    try:
+        return GenerationConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Raises ValueError for a folder that holds none."""
+    # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
+    # picks that family's class with a pre-tokenizer of its own
+    read_json(folder / "tokenizer.json")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
+        raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+
+
+def load_stream(folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokenizerBase) -> StreamModel:
+    """Backbone, vision tower, queries and resamplers. Raises ValueError for weights that do not fit."""
+    llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm"), dtype="auto")
+    tower = VisionTower(load_vision_model(resolve_folder(folder / "vision")))
+    mllm = StreamModel(llm, tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm)))
+    path = folder / "stream.safetensors"
+    try:
+        saved = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if wrong := mismatched_keys(saved, stream_state(mllm)):
+        raise ValueError(f"{path} does not fit config.json: {', '.join(wrong)}")
+    mllm.load_state_dict(saved, strict=False)
+    return mllm
+
+
+def load_detokenizer(folder: Path) -> Detokenizer:
+    """Raises ValueError for a folder that holds none."""
+    if (folder / "unet").is_dir():
+        return SDXLDetokenizer.from_pretrained(folder)
+    return MMDiTDetokenizer.from_pretrained(folder, sd3_files.load_named_source(folder))
+
+
+def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
+    """The parts of the stream that are neither backbone nor eye."""
+    return {k: v.contiguous() for k, v in mllm.state_dict().items() if k.split(".")[0] in STREAM_PARTS}
+
+
+def end_of_turn_ids(llm: nn.Module) -> tuple[int, ...]:
+    """Ids that end a turn, as the backbone's generation config names them."""
+    ends = getattr(llm.generation_config, "eos_token_id", None)
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+
+
+def load_vision_model(folder: Path) -> nn.Module:
+    """Of transformers or Qwen-VL's. Raises ValueError for a folder that holds none."""
+    own = read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
+    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
+    return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too
