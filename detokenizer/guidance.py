@@ -6,9 +6,12 @@ the interval is Kynkäänniemi et al. 2024 (arXiv:2404.07724).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Guidance:
 
     def __post_init__(self) -> None:
         low, high = self.interval
-        if self.scale < 0 or self.image_scale < 0:
-            raise ValueError(f"guidance scales {self.scale} and {self.image_scale} must not be negative")
+        if not (0 <= self.scale < math.inf and 0 <= self.image_scale < math.inf):
+            raise ValueError(f"guidance scales {self.scale} and {self.image_scale} must be finite and not negative")
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance interval {self.interval} must lie within (0, 1), low end first")
 
