@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,26 +18,9 @@ from ..mllm.config import LimnerConfig
 from ..mllm.eye import Eye
 from ..mllm.stream import StreamModel
 from ..mllm.vocabulary import add_control_tokens
+from .build_options import BuildOptions
 from .generation_defaults import GenerationDefaults
 from .model import Limner, vision_model
-
-SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
-"""Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
-
-
-@dataclass
-class BuildOptions:
-    num_queries: int = 64
-    image_tokens: int = 64
-    feature_tokens: int = 64
-    adapter_width: int = 1024
-    adapter_depth: int = 4
-    max_references: int = 1
-    prompt_tokens: int = 0
-    """The prompt's hidden states as a second source of context; 0 for none."""
-    shapes: tuple[tuple[int, int], ...] = SHAPES
-    seed: int = 0
-    """Of the new parts' weights"""
 
 
 def build(
