@@ -34,12 +34,10 @@ def describe(
 
     request = {"seed": seed, **checked(options)}
     picture = load_image(image)
-    out_given = out is not None
-    out = out or free_path(f"{Path(image).stem.replace('{', '(').replace('}', ')')}-boxes-{{:03d}}.png")
-    if boxes:
-        check_picture_path(out)
-    elif out_given:
+    if out and not boxes:
         raise ValueError("--out is the picture with boxes: it needs --boxes")
+    out = out or free_path(f"{Path(image).stem.replace('{', '(').replace('}', ')')}-boxes-{{:03d}}.png")
+    check_picture_path(out)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
     reply = loading.load().generate(messages, images="never", boxes=boxes, **request)

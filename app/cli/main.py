@@ -1,7 +1,5 @@
 """The command line: ``limner chat|draw|edit|describe|info|eval|compare|train|finetune|distill|merge|data|precompute|…``."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -46,7 +44,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "build": build.build,
     "convert": convert.convert,
 }
-DATA = {"check": data.check, "filter": data.filter_data}
 
 
 def print_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
@@ -59,8 +56,8 @@ def application() -> App:
     for place, (name, command) in enumerate(COMMANDS.items()):
         top.command(command, name=name, sort_key=place)
     inspecting = App(name="data", help="Look through a data set, or filter it into a new one.", sort_key=place + 1)
-    for name, command in DATA.items():
-        inspecting.command(command, name=name)
+    inspecting.command(data.check)
+    inspecting.command(data.filter_data, name="filter")
     top.command(inspecting)
     top.command(print_completion, name="--print-completion", sort_key=place + 2)
     return top

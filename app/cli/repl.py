@@ -165,17 +165,18 @@ class Repl:
     def set(self, text: str, prefix: str = "") -> None:
         """An option's name and value, as on the command line. Raises ValueError for what makes no sense."""
         name, *values = shlex.split(f"{prefix} {text}") or [""]
-        flag = name.replace("_", "-")
+        flag = name.lstrip("-").replace("_", "-")
+        names = FIELDS.get(flag, (flag.replace("-", "_"),))
         if not name:
-            print(", ".join(f"{key} {value}" for key, value in self.chat.options.items() if value is not None))
-        elif values == ["auto"]:
-            for own in FIELDS.get(flag, (flag.replace("-", "_"),)):
-                self.chat.options.pop(own, None)
-        else:
-            given = parse_options([f"--{flag}", *values])
-            self.check_size(given)
-            self.chat.history = given.pop("history", self.chat.history)
-            self.chat.options |= given
+            print(", ".join(f"{key} {value}" for key, value in self.chat.options.items()))
+            return
+        own = values == ["auto"] and {*names} <= {"seed", *CHATTING}
+        given = dict.fromkeys(names) if own else parse_options([f"--{flag}", *values])
+        self.check_size(given)
+        if "history" in given:
+            history = given.pop("history")
+            self.chat.history = self.model.defaults.history if history is None else history
+        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}
 
     def check_size(self, options: Mapping[str, Any]) -> None:
         if options.get("height") is not None:

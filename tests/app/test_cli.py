@@ -99,6 +99,7 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
         b"/guidance 2.5",
         b"/set",
         b"/set teperature 1",
+        b"/set sampeler auto",
         b"/set temperature -1",
         b"/set guidance_interval 0.2 0.8",
         b"/set image-guidance-scale 1.5",
@@ -131,6 +132,7 @@ def test_chat_reads_piped_input_and_goes_on_after_mistakes(capsys, folder, tmp_p
         "nothing to undo",
         "--guidance",
         "Did you mean --temperature?",
+        "Did you mean --sampler?",
         "temperature -1.0",
     ):
         assert words in err
@@ -157,9 +159,9 @@ def test_a_chat_s_options_are_those_of_the_command_line(folder, capsys):
         "guidance_scale": 2.0,
         "stop": ("the end",),
     }
-    for line in ("/size auto", "/steps auto", "/set guidance_scale auto", "/set stop auto", "/set seed auto"):
-        repl.answer(line)
-    assert not repl.chat.options
+    for name in ("size", "steps", "guidance_scale", "stop", "seed", "history"):
+        repl.answer(f"/set {name} auto")
+    assert not repl.chat.options and repl.chat.history == 0
 
 
 def test_a_long_conversation_is_told_once(folder, capsys):
