@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,29 +18,10 @@ from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
+from .build_options import BuildOptions
 from .generation_config import GenerationConfig
 from .model import Limner
 from .parts import load_vision_model
-
-SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
-"""Heights and widths in pixels of about a megapixel, as SD3 was trained on."""
-
-
-@dataclass
-class BuildOptions:
-    """Sizes of the new parts between the given ones."""
-
-    num_queries: int = 64
-    image_tokens: int = 64
-    feature_tokens: int = 64
-    adapter_width: int = 1024
-    adapter_depth: int = 4
-    max_references: int = 1
-    prompt_tokens: int = 0
-    """Hidden states of the prompt as a second context source; 0 for none."""
-    shapes: tuple[tuple[int, int], ...] = SHAPES
-    seed: int = 0
-    """Seed of the new weights"""
 
 
 def build(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from cyclopts import App, CycloptsError
 from PIL import Image
 
 from ...inference.adapters import split_weight
 from ...inference.chat import Chat
+from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.images import load_image
 from ...inference.model import Limner
 from ...inference.output import free_path, save_image
@@ -21,7 +25,7 @@ from ...inference.progress import ProgressBar
 from ...mllm.events import Finished, PictureDone, TextPiece
 from .line_input import read
 from .memory import out_of_memory
-from .sizes import parse_size
+from .options import CHATTING, SETTINGS, Size, Whole, checked, takes
 from .terminal import graphics, show
 
 HELP = """\
@@ -33,18 +37,22 @@ Say what you want; the model draws when you ask for a picture.
   /seed N       the seed of the next pictures
   /size HxW     size of the pictures, such as 128x128; /size auto lets the model choose
   /steps N      sampling steps; more is slower and finer
+  /guidance X   how strictly a picture follows the words
+  /set NAME X   any option of `limner chat --help`, such as /set temperature 0.7; auto is the model's own; alone it lists them
   /adapter DIR  load a LoRA adapter, DIR:0.5 at half its weight; /adapter off takes all off; alone it lists them
   /save PATH    write the conversation and its pictures
   /help         this text
   /quit         leave (so does Ctrl-D); Ctrl-C stops a reply"""
 
+FIELDS = {"size": ("height", "width"), "steps": ("num_inference_steps",), "guidance": ("guidance_scale",)}
+"""What the short names stand for"""
+
 
 class Repl:
     def __init__(self, model: Limner, options: dict[str, Any]) -> None:
+        """``options`` are `Limner.chat`'s. Raises ValueError for a size that the model cannot draw."""
         self.model = model
-        if options["height"] is not None:
-            model.detokenizer.check_size(options["height"], options["width"])
-        check_steps(options["num_inference_steps"])
+        self.check_size(options)
         self.chat = Chat(model, **options)
         self.pending: list[Image.Image] = []
         self.saved: Path | None = None
@@ -54,9 +62,8 @@ class Repl:
             "undo": lambda _: self.chat.undo(),
             "clear": lambda _: self.chat.clear(),
             "retry": self.retry,
-            "seed": self.seed,
-            "size": self.size,
-            "steps": self.steps,
+            "set": self.set,
+            **{name: partial(self.set, prefix=name) for name in ("seed", "size", "steps", "guidance")},
             "adapter": self.adapter,
             "save": self.save,
             "help": lambda _: print(HELP),
@@ -155,26 +162,37 @@ class Repl:
         active = self.model.get_active_adapters()
         print("adapters: " + (", ".join(f"{name} {weight:g}" for name, weight in active.items()) or "none"))
 
-    def seed(self, text: str) -> None:
-        if not text.lstrip("-").isdigit():
-            raise ValueError(f"/seed needs a whole number, not {text!r}")
-        self.chat.options["seed"] = int(text)
+    def set(self, text: str, prefix: str = "") -> None:
+        """An option's name and value, as on the command line. Raises ValueError for what makes no sense."""
+        name, *values = shlex.split(f"{prefix} {text}") or [""]
+        flag = name.lstrip("-").replace("_", "-")
+        names = FIELDS.get(flag, (flag.replace("-", "_"),))
+        if not name:
+            print(", ".join(f"{key} {value}" for key, value in self.chat.options.items()))
+            return
+        own = values == ["auto"] and {*names} <= {"seed", *CHATTING}
+        given = dict.fromkeys(names) if own else parse_options([f"--{flag}", *values])
+        self.check_size(given)
+        if "history" in given:
+            history = given.pop("history")
+            self.chat.history = self.model.defaults.history if history is None else history
+        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}
 
-    def size(self, text: str) -> None:
-        if text == "auto":
-            height = width = None
-        else:
-            height, width = parse_size(text)
-            self.model.detokenizer.check_size(height, width)
-        self.chat.options |= {"height": height, "width": width}
-
-    def steps(self, text: str) -> None:
-        if not text.lstrip("-").isdigit():
-            raise ValueError(f"/steps needs a whole number, not {text!r}")
-        check_steps(int(text))
-        self.chat.options["num_inference_steps"] = int(text)
+    def check_size(self, options: Mapping[str, Any]) -> None:
+        if options.get("height") is not None:
+            self.model.detokenizer.check_size(options["height"], options["width"])
 
 
-def check_steps(steps: int | None) -> None:
-    if steps is not None and steps < 1:
-        raise ValueError(f"num_inference_steps is {steps}; it must be at least 1")
+@takes(GenerationConfig, CHATTING, shown=False)
+def request(
+    *, seed: Whole | None = None, size: Size | None = None, **options: Unpack[GenerationOptions]
+) -> dict[str, Any]:
+    return ({} if seed is None else {"seed": seed}) | checked(options, size)
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Options of a chat, read as the command line reads them. Raises ValueError for mistakes."""
+    try:
+        return App(default_command=request, help_flags=[], version_flags=[], **SETTINGS)(words)
+    except CycloptsError as error:
+        raise ValueError(str(error)) from None

@@ -87,7 +87,7 @@ def terminal(tmp_path):
 def test_one_can_type_at_once_and_edit_the_line_and_see_the_picture(terminal, tmp_path):
     chat = terminal("chat", "--device", "cpu")
     chat.until("> ")
-    assert time.monotonic() - chat.begun < 3  # the model loads while one types; alone on the machine it is 0.1 s
+    assert time.monotonic() - chat.begun < 3  # the model loads while one types; alone on the machine it is 0.2 s
     chat.type("hellx\x7fo\n")
     chat.until(r"Hello! Tell me what to draw")
     chat.until("> ")

@@ -2,8 +2,8 @@ import pytest
 from PIL import Image
 
 from helpers import make_limner, picture
-from limner.app.cli import commands
 from limner.app.cli import main as cli
+from limner.app.cli.options import Loading
 from limner.inference.boxes import Box, draw_boxes, parse_boxes, strip_boxes
 from limner.inference.reply import Reply
 
@@ -46,7 +46,7 @@ def test_they_are_drawn_on_the_picture():
 def test_the_command_line_draws_them(tmp_path, monkeypatch, capsys):
     model = make_limner()
     monkeypatch.setattr(type(model), "generate", lambda self, *a, **options: Reply([REPLY], str(options["boxes"])))
-    monkeypatch.setattr(commands, "loaded", lambda options: model)
+    monkeypatch.setattr(Loading, "load", lambda self: model)
     Image.new("RGB", (200, 100)).save(tmp_path / "in.png")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["describe", "in.png", "--boxes"]) == 0

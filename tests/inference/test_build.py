@@ -41,6 +41,9 @@ OPTIONS = BuildOptions(
     num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2, shapes=((32, 32), (32, 64))
 )
 
+FLAGS = "--num-queries 4 --image-tokens 4 --feature-tokens 4 --adapter-width 32 --adapter-depth 2".split()
+FLAGS += ["--shapes", "32x32", "32x64"]
+
 
 def save_llm(folder, backbone="qwen3"):
     words = byte_tokenizer()
@@ -183,12 +186,20 @@ def test_what_cannot_be_joined_is_refused(tmp_path):
         num_heads(33)
 
 
-def test_the_command_line(tmp_path, capsys, monkeypatch):
-    import limner.inference.build as module
-
+def test_the_command_line(tmp_path, capsys):
     llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
-    monkeypatch.setattr(module, "BuildOptions", lambda: OPTIONS)
-    command = ["build", "--llm", str(llm), "--vision", str(vision), "--mmdit", str(sd3), "-o", str(tmp_path / "out")]
+    command = [
+        "build",
+        "--llm",
+        str(llm),
+        "--vision",
+        str(vision),
+        "--mmdit",
+        str(sd3),
+        *FLAGS,
+        "-o",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 0 and "stages align" in capsys.readouterr().out
     assert limner.load(tmp_path / "out").config.shapes == ((32, 32), (32, 64))
     assert main(command) == 2 and "is not empty: it holds" in capsys.readouterr().err
@@ -200,18 +211,27 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("spare", [0, 20])
-def test_parts_may_be_named_instead_of_copied(tmp_path, capsys, monkeypatch, spare):
+def test_parts_may_be_named_instead_of_copied(tmp_path, capsys, spare):
     """The backbone only where its table has rows to spare for the control tokens, as Qwen3's has."""
-    import limner.inference.build as module
-
     llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
     if spare:
         model = AutoModelForCausalLM.from_pretrained(llm)
         model.resize_token_embeddings(model.config.vocab_size + spare)
         model.save_pretrained(llm)
-    monkeypatch.setattr(module, "BuildOptions", lambda: OPTIONS)
     out = tmp_path / "out"
-    command = ["build", "--llm", str(llm), "--vision", str(vision), "--mmdit", str(sd3), "-o", str(out), "--reference"]
+    command = [
+        "build",
+        "--llm",
+        str(llm),
+        "--vision",
+        str(vision),
+        "--mmdit",
+        str(sd3),
+        "-o",
+        str(out),
+        "--reference",
+        *FLAGS,
+    ]
     assert main(command) == 0
     assert ("weights are copied" in capsys.readouterr().out) == (not spare)
     stored = {str(path.relative_to(out)) for path in out.rglob("*.safetensors")}

@@ -12,6 +12,7 @@ from PIL import Image
 import limner
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
+from limner.app.cli.options import Loading
 from limner.inference import output
 from limner.inference.chat import Chat
 from limner.inference.model_folders import embedded
@@ -199,10 +200,10 @@ def test_a_command_without_memory_ends_in_one_line(monkeypatch, capsys):
     def without(_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(cli.commands, "run_info", without)
+    monkeypatch.setattr(Loading, "load", without)
     assert cli.main(["info"]) == 2
     assert capsys.readouterr().err == "limner: there is not enough memory for this\n"
-    monkeypatch.setattr(cli.commands, "run_info", lambda _: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
+    monkeypatch.setattr(Loading, "load", lambda _: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         cli.main(["info"])
 

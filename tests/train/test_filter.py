@@ -77,5 +77,5 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert main(["data", "filter", str(folder), "-o", out + "2", "--max-aspect", "0.5"]) == 2
     assert main(["data", "check", str(folder)]) == 2
     said = capsys.readouterr()
-    assert "is not empty" in said.err and "needs -o DIR" in said.err and "max_aspect is 0.5" in said.err
+    assert "is not empty" in said.err and "--out requires an argument" in said.err and "max_aspect is 0.5" in said.err
     assert "1 of 6 examples are left out" in said.err and "5 captioned pictures" in said.out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,7 @@ from PIL import Image
 from ...inference.output import check_folder
 from . import readers
 from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, open_picture
-
-HASH_SIDE = 8
-
-
-@dataclass
-class Rules:
-    """What an example's pictures must be; a rule at its default lets everything through."""
-
-    min_side: int = 0
-    """Pixels of the shorter side"""
-    max_aspect: float = 0.0
-    """Longer side over shorter side; 0 for any"""
-    min_similarity: float = -1.0
-    """Cosine of picture and caption, by ``similarity_model``; captioned pictures only"""
-    similarity_model: str = "google/siglip-base-patch16-224"
-    duplicate_bits: int = -1
-    """A picture whose perceptual hash differs from an earlier one's in at most so many of 64 bits is a duplicate; -1: off"""
-
-    def __post_init__(self) -> None:
-        if self.max_aspect and self.max_aspect < 1:
-            raise ValueError(f"max_aspect is {self.max_aspect}; longer over shorter side is at least 1 (0: any)")
-        if not -1 <= self.duplicate_bits < HASH_SIDE**2:
-            raise ValueError(f"duplicate_bits is {self.duplicate_bits}; it must lie between -1 (off) and 63")
+from .rules import HASH_SIDE, Rules
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:

@@ -1,0 +1,44 @@
+"""``limner data check`` and ``limner data filter``."""
+
+from typing import Any
+
+from ...train.datasets.rules import Rules
+from .options import ModelChoice, Out, takes
+from .training import training
+
+
+def check(data: str, /, *, model: str = "nano") -> None:
+    """Look through a data set: what is there, what is wrong.
+
+    Args:
+        data: what `limner finetune` takes
+        model: whose tokens and shapes count: embedded name, folder or hub id
+    """
+    with training():
+        checked_examples(ModelChoice(model, device="cpu"), data)
+
+
+def checked_examples(choice: ModelChoice, data: str) -> tuple[Any, Any]:
+    """The model, and a data set's report, printed. Raises ValueError for a data set that cannot be trained on."""
+    from ...train.datasets import check, readers
+
+    model = choice.load()
+    report = check.check(readers.read(data), model.encoder, model.mllm.max_position_embeddings)
+    print(report.table())
+    report.raise_if_unusable()
+    return model, report
+
+
+@takes(Rules)
+def filter_data(data: str, /, *, out: Out, **rules: Any) -> None:
+    """Copy what passes the rules into a new data set.
+
+    Args:
+        data: what `limner finetune` takes
+        out: folder of the filtered data set; its dropped.jsonl says why examples were dropped
+    """
+    with training():
+        from ...train.datasets import filter
+
+        counts = filter.filter_dataset(data, out, Rules(**rules))
+    print(f"kept {counts['kept']}, dropped {counts['dropped']} ({out / 'dropped.jsonl'} says why)")

@@ -1,0 +1,21 @@
+"""``limner distill``."""
+
+from .options import NANO, ModelChoice, Out, Settings
+from .training import training
+
+
+def distill(*, choice: ModelChoice = NANO, out: Out, settings: Settings = ()) -> None:
+    """Train a student that draws in a few steps; interrupted runs go on.
+
+    Args:
+        out: folder of the adapter
+        settings: such as steps=2 loop.steps=1000; repeatable
+    """
+    with training():
+        from ...train import distill
+        from ...train.recipe import load_recipe
+
+        config = distill.load_config(settings)
+        prompts = load_recipe("nano").joint.sample_prompts[:8] if choice.model == "nano" else ()
+        folder = distill.distill(choice.load(), out, config, prompts)
+    print(f"{folder}: limner chat --adapter {folder}")

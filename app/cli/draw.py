@@ -1,0 +1,87 @@
+"""``limner draw``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from ...inference.generation_config import GenerationConfig, GenerationOptions
+from .options import DRAWING, LOADING, Loading, Out, Size, Whole, checked, takes
+
+if TYPE_CHECKING:
+    from ...inference.model import Limner
+
+
+@takes(GenerationConfig, DRAWING, shown=False)
+def draw(
+    prompt: str,
+    /,
+    *,
+    loading: Loading = LOADING,
+    backend: Literal["limner", "sd3"] = "limner",
+    out: Out | None = None,
+    seed: Whole = 0,
+    size: Size | None = None,
+    **options: Unpack[GenerationOptions],
+) -> None:
+    """Draw one picture.
+
+    Args:
+        prompt: what to draw; after -- it may begin with a dash
+        backend: sd3: --model is a diffusers folder of SD3, drawn from by its own text encoders
+        out: file to write (default: the first of limner-001.png, limner-002.png, ... that is free)
+        seed: the same request and seed give the same picture
+        size: height and width in pixels, such as 128x128
+    """
+    request = {"seed": seed, **checked(options, size)}
+    out = picture_file(out, prompt)
+    if backend == "sd3":
+        draw_with_sd3(prompt, loading, out, request)
+    else:
+        draw_and_save(loading.load(), [{"role": "user", "content": prompt}], out, request)
+
+
+def picture_file(out: Path | None, prompt: str) -> Path:
+    """Where the picture goes. Raises ValueError for an empty prompt, or a file that cannot be written."""
+    from ...inference.output import check_picture_path, free_path
+
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    out = out or free_path("limner-{:03d}.png")
+    check_picture_path(out)
+    return out
+
+
+def draw_and_save(model: Limner, messages: list[dict[str, Any]], out: Path, request: dict[str, Any]) -> None:
+    from ...inference.output import save_image
+    from ...inference.progress import ProgressBar
+
+    with ProgressBar() as progress:
+        reply = model.draw(messages, callback=progress, **request)
+    save_image(reply.images[0], out)
+    if reply.text:
+        print(reply.text)
+    print(out)
+
+
+def draw_with_sd3(prompt: str, loading: Loading, out: Path, request: dict[str, Any]) -> None:
+    from tqdm import tqdm
+
+    from ...detokenizer.files import resolve_source
+    from ...inference.loading import place_model
+    from ...inference.output import save_image
+    from ...integrations.sd3.text_to_image import StableDiffusion3
+
+    used = {"seed", "height", "width", "num_inference_steps", "guidance_scale"}
+    given = [name for name in ("adapter", "bits", "offload") if getattr(loading, name)] + sorted(set(request) - used)
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for a Limner model, not for the sd3 backend")
+    model = place_model(StableDiffusion3.from_pretrained(resolve_source(loading.model)), loading.device)
+    with tqdm(desc="drawing", disable=None, leave=False) as bar:
+
+        def report(step: int, steps: int) -> None:
+            bar.total = steps
+            bar.update()
+
+        save_image(model.generate(prompt, callback=report, **request)[0], out)
+    print(out)

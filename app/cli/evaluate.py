@@ -1,0 +1,49 @@
+"""``limner eval``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from .options import LOADING, Loading, Out, Whole
+
+
+def evaluate(
+    suite: Literal["world", "geneval"],
+    /,
+    *,
+    loading: Loading = LOADING,
+    out: Out = Path("eval"),
+    part: Annotated[str, Parameter(metavar="I/N")] = "1/1",
+    limit: Whole = 0,
+    only: Annotated[tuple[str, ...], Parameter(metavar="NAME")] = (),
+    seeds: Whole | None = None,
+    num_inference_steps: Annotated[Whole | None, Parameter(alias="--steps")] = None,
+    dtype: str = "auto",
+) -> None:
+    """Measure a model.
+
+    Args:
+        suite: world: drawing, describing, answering, editing, deciding; geneval: GenEval's prompts
+        out: folder of the answers, results and pages; a run that was cut goes on in it
+        part: the I-th of N runs that share the work in one folder
+        limit: examples a category (default: all)
+        only: world: measures whose names begin so, such as edit/; repeatable
+        seeds: pictures of each drawing and edit (world: 1, geneval: 4)
+        num_inference_steps: sampling steps of a picture
+        dtype: of the model: auto (what the machine computes faster), float32, bfloat16 (many CPUs emulate it, slowly)
+    """
+    from ...evaluation import geneval, world
+
+    index, _, parts = part.partition("/")
+    if not (index.isdecimal() and parts.isdecimal()):
+        raise ValueError(f"--part {part} is not I/N, such as 1/4")
+    shared: dict[str, Any] = {"limit": limit, "steps": num_inference_steps, "part": (int(index) - 1, int(parts))}
+    if suite == "geneval":
+        if seeds not in (None, geneval.SAMPLES_PER_PROMPT):
+            raise ValueError(f"--seeds is {seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt")
+        if only:
+            raise ValueError("--only is for world; GenEval's prompts are asked together")
+        geneval.evaluate(loading.load(dtype), out, **shared)
+    else:
+        world.evaluate(loading.load(dtype), out, seeds=1 if seeds is None else seeds, only=only, **shared)

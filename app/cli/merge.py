@@ -1,0 +1,23 @@
+"""``limner merge``."""
+
+from .options import LOADING, Loading, Out
+
+
+def merge(*, loading: Loading = LOADING, out: Out) -> None:
+    """Write adapters into a model's weights.
+
+    Args:
+        out: folder of the whole model
+    """
+    from ...inference.output import check_folder
+
+    if not loading.adapter:
+        raise ValueError("nothing to merge: name at least one --adapter DIR")
+    check_folder(out)
+    model = loading.load(dtype="float32")
+    student = model.student_steps
+    model.merge_adapters()
+    if student and not model.student_steps:
+        print(f"the {student}-step student is left out: it was distilled before (limner distill makes another)")
+    model.to(model.stored_dtype).save_pretrained(out)
+    print(out)

@@ -1,0 +1,23 @@
+"""``limner precompute``."""
+
+from .data import checked_examples
+from .options import LOADING, Loading, Out
+from .training import training
+
+
+def precompute(data: str, /, *, loading: Loading = LOADING, out: Out) -> None:
+    """Run the frozen encoders over a data set, for training to read.
+
+    Args:
+        data: what `limner finetune` takes
+        out: folder of the tensors
+    """
+    from ...inference.output import check_folder
+
+    check_folder(out)
+    with training():
+        from ...train.frozen_encoders import precompute
+
+        model, report = checked_examples(loading, data)
+        count = precompute(model, report.examples, out)
+    print(f"{out}: {count} tensors; train with STAGE.precomputed={out}")

@@ -1,0 +1,42 @@
+"""``limner train``."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .options import Out, Settings
+from .training import training
+
+
+def train(
+    recipe: str = "nano",
+    /,
+    *overrides: Annotated[str, Parameter(metavar="KEY=VALUE")],
+    settings: Settings = (),
+    out: Out | None = None,
+    stages: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Train a model from a recipe; interrupted runs go on.
+
+    Args:
+        recipe: a file of configs/recipe
+        overrides: values of the recipe's keys, KEY=VALUE, such as joint.loop.steps=100
+        settings: the same, after an option; repeatable
+        out: folder of the run (the recipe's key output)
+        stages: comma-separated; default: those that make a model from nothing
+        dry_run: two steps of every stage, in a folder that is thrown away
+    """
+    with training():
+        from ...train import recipe as recipes
+
+        # a first KEY=VALUE is an override, not a recipe
+        name, first = ("nano", [recipe]) if "=" in recipe else (recipe, [])
+        output = [] if out is None else [f"output={out}"]
+        loaded = recipes.load_recipe(name, [*first, *overrides, *settings, *output])
+        chosen = tuple(stages.split(",")) if stages else None
+        if dry_run:
+            recipes.dry_run(loaded, chosen)
+            print("two steps of every stage went through")
+        else:
+            print(recipes.run_recipe(loaded, chosen))

@@ -1,0 +1,21 @@
+"""What the commands that train have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Around a command's work: raises ValueError where a package of limner[train] is missing, and KeyboardInterrupt, which
+    says how to go on, where the run was stopped."""
+    try:
+        from ...train.loop import Interrupted
+
+        try:
+            yield
+        except Interrupted as stopped:
+            raise KeyboardInterrupt(stopped) from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: install limner[train]") from None
