@@ -47,6 +47,7 @@ def word(rng: random.Random, most: int, kept: bool = False) -> str:
 
 
 def signed(rng: random.Random, kept: bool = False) -> Scene:
+    """A sign, banner or T-shirt with a word on it; ``kept`` takes a word that training never shows."""
     name = rng.choice(tuple(SIGNS))
     x, y = (sampling.jitter(rng, 0.5, 0.05) for _ in range(2))
     words = word(rng, MOST[name], kept)
