@@ -79,7 +79,8 @@ def main(work: Path) -> None:
     run(*install, TORCH, cwd=elsewhere)
     run(*install, wheel, cwd=elsewhere)
     run(environment / "bin/python", "-m", "pip", "check", cwd=elsewhere)
-    run(environment / "bin/limner", "draw", "a red cat", "--steps", "2", "--seed", "1", "--out", "cat.png", cwd=elsewhere)
+    options = ["--steps", "2", "--seed", "1", "--out", "cat.png"]
+    run(environment / "bin/limner", "draw", "a red cat", *options, cwd=elsewhere)
     run(environment / "bin/python", "-c", DRAW, cwd=elsewhere)
     print(f"{wheel.name}: {len(found)} files, {wheel.stat().st_size / 1e6:.0f} MB; installed alone, it draws")
 

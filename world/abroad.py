@@ -106,7 +106,7 @@ def question(rng: random.Random, tongue: Tongue, scene: Scene) -> tuple[str, str
     ]
     if len(scene.things) == 2 and count == 1:
         other = next(t for t in scene.things if t is not thing)
-        side = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}[relation(thing, other)]
+        side = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}[str(relation(thing, other))]
         ways.append((fill(rng, tongue, "where", a=name), fill(rng, tongue, "answer", x=tongue.sides[side])))
     said, answered = rng.choice(ways)
     return asked(rng, tongue, said), answered

@@ -304,7 +304,7 @@ def one(rng: random.Random, tongue: Tongue, thing: Thing, detail: Detail, alone:
     """A thing, or ``count`` of it, with what ``detail`` says of it."""
     speech = SPEECH[tongue.name]
     forms = speech.ones if count == 1 else speech.severals
-    forms = [form for form in forms if detail.color or "{c}" not in form]
+    forms = tuple(form for form in forms if detail.color or "{c}" not in form)
     form = forms[0] if rng.random() < 0.4 else rng.choice(forms)
     words = form.format(
         size=rng.choice(speech.sizes[thing.size]) if tells_size(thing, detail, alone) else "",

@@ -140,6 +140,7 @@ def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
 
 
 def draw(rng: random.Random) -> Example:
+    """A request for one picture; the reply mostly says in words what it will draw, then draws it."""
     scene = sampling.styled(
         rng, sampling.any_scene(rng, (7, 2, 3))
     )  # a large thing alone has the most detail and is learned last
@@ -197,6 +198,7 @@ def described(rng: random.Random) -> str:
 
 
 def describe(rng: random.Random) -> Example:
+    """A picture and its caption, sometimes with a question about it afterwards."""
     scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
     content = [image(scene), text(described(rng))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
@@ -214,6 +216,7 @@ def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
 
 
 def answer(rng: random.Random) -> Example:
+    """One to three questions about a picture."""
     scene = sampling.styled(rng, sampling.any_scene(rng, sampling.READ))
     first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
@@ -271,11 +274,13 @@ def follow_up(rng: random.Random) -> Example:
 
 
 def small_talk(rng: random.Random) -> Example:
+    """A greeting, thanks or a question about the model: no picture is drawn."""
     said, answered = rng.choice(SMALL_TALK)
     return Example("small_talk", [user(loose(rng, rng.choice(said))), assistant(answered)])
 
 
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: float = 0.25) -> Example:
+    """A request for what the world has no drawing of: one of ``names``, or by ``made_up``'s chance an invented word."""
     name = invented(rng) if rng.random() < made_up else rng.choice(names)
     thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
     other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
@@ -309,7 +314,7 @@ MIXTURE = {
     small_talk: 4,
     refuse: 6,
 }
-EARLIER = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
+EARLIER: dict[Callable[[random.Random], Example], int] = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 ABROAD = 0.45
 """Share of the conversations, of kinds that can be had so, in Chinese or Korean"""

@@ -40,13 +40,16 @@ class SDXLAdapterConfig:
     """No second source of context: always 0"""
 
     def __post_init__(self) -> None:
-        self.context_widths = tuple(self.context_widths)
+        first, second = self.context_widths  # a list where it comes from JSON
+        self.context_widths = (first, second)
         if self.prompt_width:
             raise ValueError("an SDXL de-tokenizer reads image features only: prompt_width must be 0")
 
 
 class SDXLAdapter(nn.Module):
     """Image features to a `Condition`; guidance pushes away from what a black picture's features would draw."""
+
+    negative_features: Tensor
 
     def __init__(self, config: SDXLAdapterConfig) -> None:
         super().__init__()
@@ -201,7 +204,7 @@ class GuidedNoise:
     """The noise that all guidance passes, run as one batch, agree on."""
 
     def __init__(
-        self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, int, int]
+        self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, ...]
     ) -> None:
         self.unet, self.guidance = detokenizer.unet, guidance
         parameter = next(self.unet.parameters())
