@@ -75,7 +75,16 @@ def main(work: Path) -> None:
     environment = work / "environment"
     run(sys.executable, "-m", "venv", environment, cwd=work)
     elsewhere.mkdir()
-    install = [environment / "bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    install = [
+        environment / "bin/python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "-c",
+        ROOT / "constraints.txt",
+    ]
     run(*install, TORCH, cwd=elsewhere)
     run(*install, wheel, cwd=elsewhere)
     run(environment / "bin/python", "-m", "pip", "check", cwd=elsewhere)
