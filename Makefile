@@ -1,10 +1,11 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
 # make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
+# make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: chat test test-slow test-portable lint format clean
+.PHONY: chat test test-slow test-portable lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -19,13 +20,19 @@ test-slow: .venv/test.done .venv/quantized.done
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
 
+# mypy takes the package's name from its folder's, which a checkout may call anything
 lint: .venv/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p .venv/mypy && ln -sfn ../.. .venv/mypy/limner
+	cd .venv/mypy && $(abspath $(BIN))/mypy --config-file limner/pyproject.toml -p limner
 
 format: .venv/test.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: .venv/test.done
+	$(BIN)/python tests/check_wheel.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -35,11 +42,11 @@ format: .venv/test.done
 	$(INSTALL) torch==2.13.0
 	@touch $@
 
-.venv/chat.done: .venv/torch.done pyproject.toml constraints.txt
+.venv/chat.done: .venv/torch.done pyproject.toml setup.py constraints.txt
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/test.done: .venv/torch.done pyproject.toml constraints.txt
+.venv/test.done: .venv/torch.done pyproject.toml setup.py constraints.txt
 	$(INSTALL) -e ".[dev]"
 	@touch $@ .venv/chat.done
 

@@ -1,4 +1,4 @@
-"""The README's pictures: `python benchmarks/pictures.py docs/images [MODEL]`. Seeds 0, 1, 2, …, none picked by hand."""
+"""Draws docs/images: `python benchmarks/pictures.py docs/images [MODEL]`. Seeds 0, 1, 2, …, none picked by hand."""
 
 from __future__ import annotations
 

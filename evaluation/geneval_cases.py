@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -75,7 +76,7 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
         return
     rule = held_out()
     known = set(sampling.NAMES)
-    pools = {
+    pools: dict[str, list[Any]] = {
         "two_object": sorted(tuple(sorted(p)) for p in rule.pairs if p <= known and len(p) == 2),
         "position": sorted(p for p in rule.positions if {p[0], p[2]} <= known),
         "color_attr": sorted(tuple(sorted(p)) for p in rule.attributes if {n for n, _ in p} <= known and len(p) == 2),

@@ -26,6 +26,8 @@ BATCH_SIZE = 16
 
 @dataclass
 class JudgeConfig:
+    """Sizes of the judge, as its ``config.json`` holds them."""
+
     width: int = 96
     depth: int = 4
     objects: int = len(sampling.NAMES)

@@ -21,6 +21,8 @@ LETTERS = string.ascii_uppercase + string.digits
 
 @dataclass
 class ReaderConfig:
+    """Sizes of the reader, as its ``config.json`` holds them."""
+
     width: int = 64
     depth: int = 3
     """Rounds of halving the rows"""

@@ -76,11 +76,12 @@ def save_parts(parts: list[str | Image.Image], folder: Path, stem: str) -> list[
         if not isinstance(part, str):
             name = f"{stem}-{sum(isinstance(p, dict) for p in made)}.png"
             part.save(folder / name)
-            part = {"image": name}
-        made.append(part)
+        made.append(part if isinstance(part, str) else {"image": name})
     return made
 
 
 def to_reply(line: dict[str, Any], folder: Path) -> Reply:
-    parts = [part if isinstance(part, str) else Image.open(folder / part["image"]) for part in line["parts"]]
+    parts: list[str | Image.Image] = [
+        part if isinstance(part, str) else Image.open(folder / part["image"]) for part in line["parts"]
+    ]
     return Reply(parts, line["finish_reason"])

@@ -82,7 +82,7 @@ class PerceiverResampler(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.proj_in(x)
         latents = self.latents.expand(x.shape[0], -1, -1)
-        for read, feed_forward in self.layers:
+        for read, feed_forward in map(nn.Module.children, self.layers):
             latents = latents + read(x, latents)
             latents = latents + feed_forward(latents)
         latents = self.norm_out(latents)

@@ -28,5 +28,5 @@ def test_one_forward_over_the_queries_is_many_times_faster_than_steps():
 def test_our_sampling_loop_agrees_with_diffusers_and_is_not_slower():
     line = output("mmdit_sampling.py")[-1]
     difference, ratio = re.search(r"differ by (\S+) relative, ratio: ([\d.]+)x", line).groups()
-    # the README gives the measured ratio; a shared machine is too noisy to hold CI to it
+    # docs/evaluation.md gives the measured ratio; a shared machine is too noisy to hold CI to it
     assert float(difference) <= 1e-2 and float(ratio) > 1.0, line

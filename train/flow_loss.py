@@ -201,7 +201,7 @@ def flow_losses(
         target = group.target if self_targets is None else self_targets.replace_targets(group)
         weights = choices.weights[drawings].to(target.device)
         if group.early is not None:
-            vision_features = features_on_grid(
+            vision_features = resize_features(
                 stream_losses.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size
             )
             align_sum = align_sum + (weights * align_loss(trainable.align, group.early, vision_features)).sum()

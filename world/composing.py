@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 from . import sampling
 from .held_out import relation
@@ -32,7 +33,7 @@ def separate_scenes(rng: random.Random, scene: Scene) -> list[Scene]:
     alone = []
     for thing in scene.things:
         size = rng.choices(("medium", "large"), (1, 2))[0]
-        place = {"x": sampling.jitter(rng, 0.5, 0.05), "y": sampling.jitter(rng, 0.5, 0.05)}
+        place: dict[str, Any] = {"x": sampling.jitter(rng, 0.5, 0.05), "y": sampling.jitter(rng, 0.5, 0.05)}
         alone.append(Scene((replace(thing, size=size, **place),), sampling.background(rng)))
     return alone
 
@@ -103,7 +104,8 @@ def mask_thing(rng: random.Random, scene: Scene) -> Scene:
     width, height, more = scene.width, scene.height, SIZES["small"] * 128 / 4
     ways = [rng.uniform(0, more) for _ in range(4)]
     hole = (left - ways[0], top - ways[1], right + ways[2], bottom + ways[3])
-    return replace(scene, hole=tuple(min(1.0, max(0.0, v / s)) for v, s in zip(hole, (width, height) * 2, strict=True)))
+    left, top, right, bottom = (min(1.0, max(0.0, v / s)) for v, s in zip(hole, (width, height) * 2, strict=True))
+    return replace(scene, hole=(left, top, right, bottom))
 
 
 def fill(rng: random.Random) -> Example:

@@ -29,6 +29,8 @@ KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize",
 
 @dataclass(frozen=True)
 class Edit:
+    """A scene before and after a change, and the words around it."""
+
     kind: str
     instruction: str
     before: Scene
@@ -255,9 +257,9 @@ def _add_beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> 
     place = target.x if along_x else target.y
     if abs(place - 0.5) < 0.17:
         place = rng.choice((0.26, 0.74))
-        target = replace(target, size="medium", **{"x" if along_x else "y": place})
-    spot = {"x": 1 - place, "y": target.y} if along_x else {"x": target.x, "y": 1 - place}
-    return replace(scene, things=(target, replace(new, **spot)))
+        target = replace(target, size="medium", x=place) if along_x else replace(target, size="medium", y=place)
+    x, y = (1 - place, target.y) if along_x else (target.x, 1 - place)
+    return replace(scene, things=(target, replace(new, x=x, y=y)))
 
 
 def seen_edit(

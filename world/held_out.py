@@ -36,6 +36,7 @@ class HeldOut:
 
 @functools.cache
 def held_out() -> HeldOut:
+    """The combinations that GenEval's prompts ask for, and 15 % of the other (object, colour) pairs by their hash."""
     pairs, positions, attributes, colors = set(), set(), set(), set()
     for line in (Path(__file__).parent / "geneval_prompts.jsonl").read_text().splitlines():
         prompt = json.loads(line)

@@ -112,7 +112,7 @@ def question(rng: random.Random, language: Language, scene: Scene) -> tuple[str,
     ]
     if len(scene.things) == 2 and count == 1:
         other = next(t for t in scene.things if t is not thing)
-        side = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}[relation(thing, other)]
+        side = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}[str(relation(thing, other))]
         pairs.append((fill(rng, language, "where", a=name), fill(rng, language, "answer", x=language.sides[side])))
     request, reply = rng.choice(pairs)
     return casual_request(rng, language, request), reply

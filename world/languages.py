@@ -34,6 +34,8 @@ def korean_particles(words: str) -> str:
 
 @dataclass(frozen=True)
 class Language:
+    """The words and the grammar of one language, as tables and templates."""
+
     name: str
     things: dict[str, str]
     colors: dict[str, str]

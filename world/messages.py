@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from .scene import Scene, render
 
 Message = dict[str, Any]
@@ -12,15 +14,19 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
+    """A conversation and the kind that it counts as in the mixture."""
+
     kind: str
     messages: list[Message]
 
 
-def image(scene: Scene) -> dict[str, Any]:
+def image(scene: Scene | Image.Image) -> dict[str, Any]:
+    """A message's part that holds a scene, or the picture of one."""
     return {"type": "image", "image": scene}
 
 
 def text(words: str) -> dict[str, Any]:
+    """A message's part that holds words."""
     return {"type": "text", "text": words}
 
 

@@ -306,7 +306,7 @@ def thing_phrase(
     """A phrase for an object, or ``count`` of it, with the attributes that ``detail`` names."""
     book = PHRASE_BOOKS[language.name]
     forms = book.ones if count == 1 else book.severals
-    forms = [form for form in forms if detail.color or "{c}" not in form]
+    forms = tuple(form for form in forms if detail.color or "{c}" not in form)
     form = forms[0] if rng.random() < 0.4 else rng.choice(forms)
     words = form.format(
         size=rng.choice(book.sizes[thing.size]) if mentions_size(thing, detail, alone) else "",

@@ -20,6 +20,7 @@ BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
 
 def rng_for(seed: int, step: int, stream: str) -> random.Random:
+    """The generator of one step of one ``stream`` of samples: any step can be made without those before it."""
     return random.Random(f"{seed}/{stream}/{step}")
 
 
@@ -54,6 +55,7 @@ def allowed_scene(make: Callable[[], Scene]) -> Scene:
 
 
 def shape(rng: random.Random) -> tuple[int, int]:
+    """Height and width in pixels, mostly the square one."""
     return rng.choices(SHAPES, (8, 1, 1))[0]
 
 
@@ -77,6 +79,7 @@ def jitter(rng: random.Random, value: float, amount: float) -> float:
 
 
 def single(rng: random.Random) -> Scene:
+    """One thing near the middle."""
     name = rng.choice(NAMES)
     (color,) = colors(rng, [name])
     thing = Thing(name, color, size(rng, 1), jitter(rng, 0.5, 0.06), jitter(rng, 0.5, 0.06))
@@ -110,7 +113,7 @@ def pair(rng: random.Random, relation: str | None = None) -> Scene:
     across = jitter(rng, 0.5, 0.05), jitter(rng, 0.5, 0.05)
     spots = ((first, across[0]), (second, across[1]))
     if relation in ("above", "below"):
-        spots = tuple((x, y) for y, x in spots)
+        spots = (spots[0][::-1], spots[1][::-1])
     things = tuple(
         Thing(name, color, size(rng, 2), x, y)
         for name, color, (x, y) in zip((a, b), colors(rng, (a, b)), spots, strict=True)

@@ -34,6 +34,8 @@ SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Thing:
+    """One object of a scene. Raises ValueError for a name, colour or size that cannot be drawn."""
+
     name: str
     color: str
     size: str
@@ -55,6 +57,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
+    """What a picture shows. Raises ValueError for a style or a background that cannot be drawn."""
+
     things: tuple[Thing, ...]
     background: str = "plain"
     height: int = 128

@@ -47,6 +47,7 @@ def random_word(rng: random.Random, max_letters: int, held_out: bool = False) ->
 
 
 def sign_scene(rng: random.Random, held_out: bool = False) -> Scene:
+    """A sign, banner or T-shirt with a word on it; ``held_out`` takes a word that training never shows."""
     name = rng.choice(tuple(SIGNS))
     x, y = (sampling.jitter(rng, 0.5, 0.05) for _ in range(2))
     words = random_word(rng, MAX_LETTERS[name], held_out)

@@ -140,6 +140,7 @@ def shape_words(rng: random.Random, scene: Scene, words: str) -> str:
 
 
 def draw(rng: random.Random) -> Example:
+    """A request for one picture; the reply mostly says in words what it will draw, then draws it."""
     scene = sampling.with_random_style(
         rng, sampling.any_scene(rng, (7, 2, 3))
     )  # a large thing alone has the most detail and is learned last
@@ -200,6 +201,7 @@ def describe_request(rng: random.Random) -> str:
 
 
 def describe(rng: random.Random) -> Example:
+    """A picture and its caption, sometimes with a question about it afterwards."""
     scene = sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
     content = [image(scene), text(describe_request(rng))]
     turns = [user(*content[:: rng.choice((1, -1))]), assistant(caption(scene))]
@@ -217,6 +219,7 @@ def _questions(rng: random.Random, scene: Scene, count: int) -> list[Message]:
 
 
 def answer(rng: random.Random) -> Example:
+    """One to three questions about a picture."""
     scene = sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
     first, *rest = _questions(rng, scene, rng.choices((1, 2, 3), (3, 3, 2))[0])
     return Example("answer", [user(image(scene), *first["content"]), *rest])
@@ -274,11 +277,13 @@ def follow_up(rng: random.Random) -> Example:
 
 
 def small_talk(rng: random.Random) -> Example:
+    """A greeting, thanks or a question about the model: no picture is drawn."""
     said, answered = rng.choice(SMALL_TALK)
     return Example("small_talk", [user(casual_typing(rng, rng.choice(said))), assistant(answered)])
 
 
 def refuse(rng: random.Random, names: tuple[str, ...] = UNKNOWN[:-10], made_up: float = 0.25) -> Example:
+    """A request for what the world has no drawing of: one of ``names``, or by ``made_up``'s chance an invented word."""
     name = invented_word(rng) if rng.random() < made_up else rng.choice(names)
     thing = with_article(name if rng.random() < 0.6 else f"{rng.choice(sampling.COLOR_NAMES)} {name}")
     other = with_article(rng.choice(sampling.NAMES)) if rng.random() < 0.2 else None
@@ -312,7 +317,7 @@ MIXTURE = {
     small_talk: 4,
     refuse: 6,
 }
-EARLIER_MIXTURE = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
+EARLIER_MIXTURE: dict[Callable[[random.Random], Example], int] = {small_talk: 4, draw: 3, refuse: 2, describe: 1}
 EARLIER_SHARE = 0.4
 OTHER_LANGUAGE_SHARE = 0.45
 """Share of the conversations in Chinese or Korean, of those kinds that exist in them."""

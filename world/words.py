@@ -40,6 +40,7 @@ PAIRED = ("scissors", "skis")
 
 
 def plural(name: str) -> str:
+    """An object's name for two and more, such as "sheep" or "knives"."""
     return PLURALS.get(name, name + "s")
 
 
@@ -130,6 +131,7 @@ def canonical_relation(a: str, where: str, b: str) -> tuple[str, str, str]:
 
 
 def facts(scene: Scene) -> Facts:
+    """What a correct caption of the scene claims: counts by name and colour, a pair's relation, the background."""
     counts = Counter((t.name, t.color) for t in scene.things)
     where = relation(*scene.things) if len(scene.things) == 2 and len(counts) == 2 else None
     claim = canonical_relation(scene.things[0].name, where, scene.things[1].name) if where else None

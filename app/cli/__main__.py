@@ -1,3 +1,5 @@
+"""python -m limner.app.cli: the command `limner`."""
+
 import sys
 
 from .main import main

@@ -26,7 +26,7 @@ def chat(
     """
 
     request = {"seed": seed, **checked(options, size)}
-    place(loading.model)  # a mistyped name is said before anything loads
+    find_model(loading.model)  # a mistyped name is said before anything loads
 
     def make() -> Repl:
         from .repl import Repl

@@ -42,13 +42,16 @@ class SDXLAdapterConfig:
     """Always 0: there is no second context source."""
 
     def __post_init__(self) -> None:
-        self.context_widths = tuple(self.context_widths)
+        first, second = self.context_widths  # a list where it comes from JSON
+        self.context_widths = (first, second)
         if self.prompt_width:
             raise ValueError("an SDXL de-tokenizer reads image features only: prompt_width must be 0")
 
 
 class SDXLAdapter(nn.Module):
     """Image features to a `Condition`, whose negative is that of a black image's features."""
+
+    negative_features: Tensor
 
     def __init__(self, config: SDXLAdapterConfig) -> None:
         super().__init__()
@@ -188,7 +191,7 @@ class GuidedNoise:
     """The guided noise prediction; all guidance passes run as one batch."""
 
     def __init__(
-        self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, int, int]
+        self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, ...]
     ) -> None:
         self.unet, self.guidance = detokenizer.unet, guidance
         parameter = next(self.unet.parameters())

@@ -123,7 +123,7 @@ class QwenVLVisionModel(PreTrainedModel):
         patches = self.conv1(pixel_values)
         x = patches.flatten(2).transpose(1, 2) + resize_positions(self.positional_embedding, patches.shape[-1])
         x = self.ln_pre(x)
-        for block in self.transformer["resblocks"]:
+        for block in self.transformer["resblocks"].children():
             x = block(x)
         return BaseModelOutput(last_hidden_state=self.ln_post(self.attn_pool(x)) @ self.proj)
 

@@ -67,7 +67,7 @@ def test_it_tells_what_stands_where_and_how_often(nano):
 
 @pytest.mark.slow
 def test_what_it_costs():
-    """The figures of the README: seconds and memory of a process of its own."""
+    """The figures of docs/evaluation.md: seconds and memory of a process of its own."""
     script = Path(__file__).parent.parent.parent / "benchmarks" / "nano.py"
     out = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
     load, picture, teacher, reply, peak = (float(v) for v in re.findall(r"(\d+\.\d+) (?:s|GB)", out))

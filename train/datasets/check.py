@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
+from typing import Any
 
 from tqdm import tqdm
 
@@ -124,7 +125,7 @@ def check_example(
 def text_bytes(example: Example) -> bytes:
     """All of an example but its pictures, as bytes to be hashed."""
     if isinstance(example, CaptionedPicture):
-        words = [example.captions, example.shares]
+        words: list[Any] = [example.captions, example.shares]
     else:
         words = [[m["role"], [p.get("text") for p in m["content"]]] for m in example.messages]
     return json.dumps(words).encode()

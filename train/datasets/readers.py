@@ -128,11 +128,11 @@ def captions_beside(path: Path, files: list[Path]) -> Found:
     texts = {p.with_suffix(""): p for p in files if p.suffix.lower() == ".txt"}
     if not pictures:
         raise ValueError(f"{path} holds no pictures; a data set is {KINDS}")
-    for stem, found in sorted(pictures.items()):
-        if len(found) > 1:
-            yield Problem(str(found[0]), f"the same name as {found[1].name}: which one does {stem.name}.txt caption?")
+    for stem, named in sorted(pictures.items()):
+        if len(named) > 1:
+            yield Problem(str(named[0]), f"the same name as {named[1].name}: which one does {stem.name}.txt caption?")
         elif stem not in texts:
-            yield Problem(str(found[0]), f"no caption: write it to {stem.name}.txt beside it")
+            yield Problem(str(named[0]), f"no caption: write it to {stem.name}.txt beside it")
         else:
             try:
                 lines = [line.strip() for line in texts[stem].read_text(encoding="utf-8").splitlines()]
@@ -141,7 +141,7 @@ def captions_beside(path: Path, files: list[Path]) -> Found:
                 continue
             captions = tuple(line for line in lines if line)
             yield (
-                CaptionedPicture(found[0], captions, str(found[0]))
+                CaptionedPicture(named[0], captions, str(named[0]))
                 if captions
                 else Problem(str(texts[stem]), "an empty caption")
             )

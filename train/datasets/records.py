@@ -48,7 +48,8 @@ def source(value: Any, folder: Path, where: str) -> Source:
     raise ValueError(f"a picture must be a path or bytes, not {value!r:.60}")
 
 
-def first_field(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+def first_field(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of ``names`` that the row has a value for, or None."""
     return next((name for name in names if row.get(name) is not None), None)
 
 
@@ -104,7 +105,7 @@ def llava(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     left = [source(p, folder, where) for p in pictures]
     messages = []
     for turn in check_list(row["conversations"], "conversations"):
-        role = LLAVA_ROLES.get(turn.get("from")) if isinstance(turn, dict) else None
+        role = LLAVA_ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None:
             raise ValueError(f"unknown role {turn.get('from') if isinstance(turn, dict) else turn!r}")
         parts = []
@@ -143,7 +144,7 @@ def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
     texts, images = check_list(row["texts"], "texts"), check_list(row["images"], "images")
     if len(texts) != len(images):
         raise ValueError(f"{len(texts)} texts beside {len(images)} images; null fills the gaps")
-    parts = []
+    parts: list[dict[str, Any]] = []
     for words, picture in zip(texts, images, strict=True):
         if (words is None) == (picture is None):
             raise ValueError("each place of a document holds a text or a picture, the other is null")
