@@ -10,6 +10,8 @@ SHAPES = ((1024, 1024), (832, 1216), (1216, 832), (768, 1344), (1344, 768))
 
 @dataclass
 class BuildOptions:
+    """Sizes of the new parts that join the given ones."""
+
     num_queries: int = 64
     """learned tokens of a drawing"""
     image_tokens: int = 64

@@ -59,8 +59,8 @@ def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
     """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,).
 
-    ``tokens`` (batch, n, width) of an early MM-DiT block go through ``head``; ``target`` (batch, n, vision width) are the vision tower's
-    features of the clean picture.
+    ``tokens`` (batch, n, width) of an early MM-DiT block go through ``head``; ``target`` (batch, n, vision width) are the
+    vision features of the clean picture.
     """
     return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
 

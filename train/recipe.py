@@ -303,7 +303,7 @@ def run_evaluation_stages(
 def train_parts(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, VisionTower, Autoencoder] | None:
-    """Train tokenizer, autoencoder and vision tower, and the evaluation's networks; None if ``stages`` end before the vision tower."""
+    """Train tokenizer, autoencoder and vision tower, and the evaluation's networks; None if they end earlier."""
     seed = recipe.seed
     check_stage(recipe, "tokenizer", folder)
     words = tokenizer.run_tokenizer(recipe.tokenizer, seed, folder / "tokenizer")

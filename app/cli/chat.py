@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
+from ...inference.model_folders import find_model
 from . import line_input
 from .options import CHATTING, LOADING, Loading, Size, Whole, checked, takes
 

@@ -102,7 +102,7 @@ def apply_word_dropout(batch: StreamBatch, vocabulary: Vocabulary, rate: float, 
 def detokenizer_losses(
     trainable: TrainableModel, stage: JointStage, seed: int, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """SEED-X's first stage: the de-tokenizer learns to draw a picture from the vision tower's features of it; the stream does not run."""
+    """SEED-X's first stage: the de-tokenizer learns to draw a picture from its vision features; the stream does not run."""
     stream = trainable.stream
     batch = batch.to(stream.device)
     _, counted = batch.counts() if batch.totals is None else batch.totals
