@@ -42,8 +42,11 @@ class Rules:
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:
-    """64 bits: whether each pixel of a 9 x 8 grey thumbnail is darker than its right neighbour (dHash)."""
-    small = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    """64 bits: whether each pixel of a 9 x 8 grey thumbnail is darker than its right neighbour.
+
+    The bits of `imagehash.dhash`, which would bring scipy and PyWavelets along (155 MB).
+    """
+    small = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS))
     return (small[:, 1:] > small[:, :-1]).flatten()
 
 
