@@ -182,9 +182,14 @@ def whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(module: nn.Module) -> None:
-    """Make a sharded module's parameters plain and whole again, for saving. Its forward is not to be called any more."""
+    """Make a sharded module's parameters plain and whole again, on the CPU of every process, for saving; tied ones stay tied.
+
+    Its forward is not to be called any more. `get_model_state_dict` would give the CPU's copy to the first process alone.
+    """
+    gathered: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
-        for name, parameter in list(owner._parameters.items()):
-            if parameter is not None and is_spread(parameter):
-                full = parameter.full_tensor().cpu()
-                owner._parameters[name] = nn.Parameter(full, requires_grad=parameter.requires_grad)
+        for name, shard in owner._parameters.items():
+            if shard is not None and is_spread(shard):
+                if shard not in gathered:
+                    gathered[shard] = nn.Parameter(shard.full_tensor().cpu(), requires_grad=shard.requires_grad)
+                owner._parameters[name] = gathered[shard]

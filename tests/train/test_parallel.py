@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from limner.train import parallel
 
@@ -90,3 +95,17 @@ def test_shares_are_disjoint_and_about_equal(monkeypatch):
 def test_kinds():
     with pytest.raises(ValueError, match="parallel is 'tpu'; it can be ddp, fsdp, hsdp"):
         parallel.spread(parallel.Objective(None, None), "tpu")
+
+
+def test_tied_parameters_are_tied_when_they_are_gathered():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = nn.ModuleDict({"embedding": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)})
+        before = module["embedding"].weight.detach().clone()
+        shard = nn.Parameter(distribute_tensor(before, init_device_mesh("cpu", (1,)), [Shard(0)]))
+        module["embedding"].weight = module["head"].weight = shard
+        parallel.gather(module)
+    finally:
+        dist.destroy_process_group()
+    assert type(module["head"].weight) is nn.Parameter and module["head"].weight is module["embedding"].weight
+    assert torch.equal(module["head"].weight, before)
