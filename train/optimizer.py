@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..inference import precision
 from .muon import Muon
@@ -85,7 +86,8 @@ class MasterOptimizer:
                 torch._foreach_copy_([own(p) for _, p in self.named], masters)
                 if self.ema:  # a young average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-                    torch._foreach_lerp_([own(e) for e in self.ema], masters, 1 - decay)
+                    # diffusers' EMAModel does the same through a copy of all weights
+                    get_ema_multi_avg_fn(decay)([own(e) for e in self.ema], masters, self.updates)
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
@@ -156,14 +158,11 @@ class MasterOptimizer:
 def rate_at(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
     """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not ("constant").
 
-    Raises ValueError for another schedule.
+    A function of the step alone, so that a run goes on without a state; transformers' schedules have one, and begin at zero:
+    their first step changes nothing. Raises ValueError for another schedule.
     """
-    rising = min(1.0, (step + 1) / max(1, warmup))
-    falling = min(1.0, (steps - step) / max(1, round(steps * decay)))
-    if schedule == "cosine":
-        falling = 0.5 - 0.5 * math.cos(math.pi * falling)
-    elif schedule == "constant":
-        falling = 1.0
-    elif schedule != "linear":
+    shapes = {"linear": lambda x: x, "cosine": lambda x: 0.5 - 0.5 * math.cos(math.pi * x), "constant": lambda _: 1.0}
+    if schedule not in shapes:
         raise ValueError(f"schedule is {schedule!r}; it can be linear, cosine or constant")
-    return min(rising, falling)
+    rising, falling = (step + 1) / max(1, warmup), (steps - step) / max(1, round(steps * decay))
+    return min(1.0, rising, shapes[schedule](min(1.0, falling)))
