@@ -26,7 +26,7 @@ from ..world.scene import Scene, Thing, render
 from .cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
 from .measures import BATCH, WORDS
-from .scores import Score, wilson
+from .scores import Score
 from .sheet import sheet
 from .world import JUDGE, checked, same_model
 
@@ -157,8 +157,6 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
         own = [prompt for prompt in chosen if prompt.about["tag"] == tag]
         known = [prompt for prompt in own if prompt.known]
         hits = sum(sum(right[p.number]) for p in own)
-        # four seeds of a prompt are not independent: the interval is over prompts
-        low, high = wilson(round(hits / SAMPLES), len(own))
         made = Score(
             tag,
             hits,
@@ -169,8 +167,9 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
                 "best_of_4_of_these": sum(any(right[p.number]) for p in known) / len(known) if known else None,
                 "judge_accuracy": sum(truth[p.number] for p in known) / len(known) if known else None,
             },
+            SAMPLES,
         )
-        scores.append(made.row() | {"low": low, "high": high})
+        scores.append(made.row())
         means.append(scores[-1]["rate"])
     known = [prompt for prompt in chosen if prompt.known]
     results = {

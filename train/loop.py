@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
@@ -61,22 +61,8 @@ class Interrupted(Exception):
     """The run was asked to stop; a checkpoint was written first."""
 
 
-class _Steps(Dataset):
-    """Batch number ``step`` is a function of the step alone, so that resuming needs no replay."""
-
-    def __init__(self, make_batch: Callable[[int], Any], steps: int) -> None:
-        self.make_batch, self.steps = make_batch, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> Any:
-        return self.make_batch(step)
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C belongs to the main process, which asks the workers to end
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C belongs to the main process, which asks the workers to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -120,13 +106,14 @@ def fit(
     workers = config.workers
     if workers is None:
         workers = int(optimizer.masters[0].device.type != "cpu")
+    # batch number ``step`` is a function of the step alone, so that resuming needs no replay
     loader = DataLoader(
-        _Steps(make_batch, config.steps * config.accumulate),
+        range(progress.step * config.accumulate, config.steps * config.accumulate),
         batch_size=None,
-        sampler=range(progress.step * config.accumulate, config.steps * config.accumulate),
+        collate_fn=make_batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_leave_interrupts,
     )
     bar = tqdm(
         range(progress.step, config.steps),

@@ -126,14 +126,9 @@ class MasterOptimizer:
         masters = {name: master for (name, _), master in zip(self.named, self.masters, strict=True)}
         state = {}
         for key in names:
-            kind, _, rest = key.partition(".")
-            slot, _, name = rest.partition(".")
-            if kind == "updates":
-                state[key] = torch.tensor(0)
-            elif kind == "state":
-                state[key] = torch.tensor(0.0) if slot == "step" else torch.zeros_like(masters[name].detach())
-            else:
-                state[key] = torch.zeros_like(masters[rest].detach())
+            name = key.split(".", 2 if key.startswith("state.") else 1)[-1]
+            counts = key == "updates" or key.startswith("state.step.")
+            state[key] = torch.tensor(0.0) if counts else torch.zeros_like(masters[name].detach())
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -146,13 +141,14 @@ class MasterOptimizer:
                 p.copy_(master)
                 if self.ema:
                     self.ema[index].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
-                for optimizer in self.optimizers:
-                    if any(master is p for group in optimizer.param_groups for p in group["params"]):
-                        optimizer.state[master] = {  # a fused step wants its count where the master is
-                            key: state[f"state.{key}.{name}"].to(master.device, copy=True)
-                            for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-                            if f"state.{key}.{name}" in state
-                        }
+        names = {master: name for (name, _), master in zip(self.named, self.masters, strict=True)}
+        for optimizer in self.optimizers:
+            for master in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[master] = {  # a fused step wants its count where the master is
+                    key: state[f"state.{key}.{names[master]}"].to(master.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+                    if f"state.{key}.{names[master]}" in state
+                }
 
 
 def rate_at(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:

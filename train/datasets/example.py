@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ...inference.images import decode_image, load_image
 from ...mllm.messages import Message, checked
+from ...world.sampling import rng_for
 
 DRAW = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
 """How a caption is asked for; the caption alone comes first and often (see `Captioned.tell`)."""
@@ -118,6 +120,14 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+@lru_cache(maxsize=16)
+def shuffled(count: int, seed: int, epoch: int, purpose: str) -> tuple[int, ...]:
+    """The numbers below ``count`` in an order that depends on the rest (`rng_for`)."""
+    order = list(range(count))
+    rng_for(seed, epoch, purpose).shuffle(order)
+    return tuple(order)
 
 
 def with_opened(messages: list[Message], fit: Any) -> list[Message]:
