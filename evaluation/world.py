@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..inference.adapters import digest
 from ..inference.model import Limner
@@ -167,6 +167,4 @@ def drawn(output: Path, chapter: Chapter) -> list[Image.Image]:
 
 def framed(image: Image.Image, good: bool) -> Image.Image:
     """Green where the judge agreed, red where it did not."""
-    page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if good else (220, 40, 40))
-    page.paste(image, (3, 3))
-    return page
+    return ImageOps.expand(image, 3, (40, 160, 60) if good else (220, 40, 40))

@@ -1,7 +1,9 @@
 """Several processes: who trains on what, what is summed over them, how a module is spread.
 
 Launched by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE. Losses are sums over a rank's own
-samples divided by counts over all ranks, so that their sum over the ranks is what one process would get.
+samples divided by counts over all ranks, so that their sum over the ranks is what one process would get. accelerate's
+Accelerator trains a model's own weights, and shards by class; here an optimizer has fp32 masters, and what is sharded is where
+every process comes equally often.
 """
 
 from __future__ import annotations

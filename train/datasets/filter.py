@@ -66,10 +66,9 @@ def run(
     hashes: list[np.ndarray] = []
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
-            why = None if isinstance(example, Problem) else reason(example, rules, hashes, similarity)
-            if isinstance(example, Problem) or why is not None:
+            why = example.why if isinstance(example, Problem) else reason(example, rules, hashes, similarity)
+            if why is not None:
                 dropped += 1
-                why = example.why if isinstance(example, Problem) else why
                 bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
             else:
                 good.write(json.dumps(row(example, output, kept), ensure_ascii=False) + "\n")
