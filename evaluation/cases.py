@@ -46,7 +46,6 @@ class Wanted:
 @dataclass(frozen=True)
 class Case:
     category: str
-    held_out: bool
     prompt: str
     wanted: Wanted
     scene: Scene
@@ -142,7 +141,7 @@ def _case(category: str, unseen: bool, scene: Scene) -> Case:
         words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Wanted(colored)
     else:
         raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
-    return Case(category, unseen, f"a photo of {words}", wanted, scene)
+    return Case(category, f"a photo of {words}", wanted, scene)
 
 
 def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:

@@ -124,10 +124,10 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
             # struct mode off: unknown keys are refused below, with the names of those that exist
             values = compose("config", [f"recipe={name}", *(f"++recipe.{o}" for o in overrides or [])])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = OmegaConf.merge(asdict(Recipe()), values.recipe)
+            values = OmegaConf.to_container(OmegaConf.merge(asdict(Recipe()), values.recipe), resolve=True)
     except (OmegaConfBaseException, HydraException) as error:
         raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
-    return into(Recipe, OmegaConf.to_container(values, resolve=True))
+    return into(Recipe, values)
 
 
 def build(recipe: Recipe, words: PreTrainedTokenizerBase, eye: Eye, vae: Autoencoder) -> Limner:
