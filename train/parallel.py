@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -54,15 +55,8 @@ def start() -> torch.device | None:
     """Join the other processes, if there are any; this process's device where it is not the usual one."""
     if size() == 1:
         return None
-    cuda = torch.cuda.is_available()
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-        atexit.register(_leave)
-    if not cuda:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
+    atexit.register(_leave)
+    return PartialState(cpu=not torch.cuda.is_available()).device
 
 
 def _leave() -> None:
