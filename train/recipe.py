@@ -308,8 +308,7 @@ def first_parts(
     if "vision" not in stages:
         return None
     begin(recipe, "vision", folder)
-    eye = vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
-    return words, eye, vae
+    return words, vision.run(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype), vae
 
 
 def summary(model: Limner) -> str:

@@ -110,11 +110,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         table = parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from None
-    number = 0
-    for batch in table.iter_batches(256):
-        for row in batch.to_pylist():
-            yield f"{path} row {number}", row
-            number += 1
+    found = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+    yield from ((f"{path} row {number}", row) for number, row in enumerate(found))
 
 
 def captions_beside(path: Path, files: list[Path]) -> Found:
