@@ -28,7 +28,8 @@ def sample_timesteps(
     """Training timesteps (count,) in [0, 1] (section 3.1 of the paper).
 
     ``logit_normal``: sigmoid of N(a, b²); ``mode``: heavy tails, scale ``a``; ``cosmap``; ``uniform``.
-    Raises ValueError for another name.
+    Raises ValueError for another name (diffusers' `compute_density_for_timestep_sampling`, which has no CosMap, takes it for
+    uniform).
     """
     if density == "logit_normal":
         return torch.sigmoid(a + b * torch.randn(count, generator=generator))

@@ -25,7 +25,7 @@ from ..world import held_out, sampling
 from ..world.scene import Scene, Thing, render
 from .geneval_cases import CATEGORIES
 from .judge import Detection, Judge, Verdict
-from .scores import Score, wilson
+from .scores import Score
 from .sheet import save_sheet
 from .tasks import BATCH_SIZE, MAX_NEW_TOKENS
 from .world import JUDGE_FOLDER, check_part, check_same_model
@@ -163,8 +163,6 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
         of_tag = [prompt for prompt in chosen if prompt.metadata["tag"] == tag]
         in_world = [prompt for prompt in of_tag if prompt.in_world]
         hits = sum(sum(correct[p.number]) for p in of_tag)
-        # four seeds of a prompt are not independent: the interval is over prompts
-        low, high = wilson(round(hits / SAMPLES_PER_PROMPT), len(of_tag))
         made = Score(
             tag,
             hits,
@@ -179,8 +177,9 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
                 else None,
                 "judge_accuracy": sum(truth[p.number] for p in in_world) / len(in_world) if in_world else None,
             },
+            SAMPLES_PER_PROMPT,
         )
-        scores.append(made.row() | {"low": low, "high": high})
+        scores.append(made.row())
         means.append(scores[-1]["rate"])
     in_world = [prompt for prompt in chosen if prompt.in_world]
     results = {

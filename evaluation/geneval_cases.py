@@ -47,7 +47,6 @@ class Expected:
 @dataclass(frozen=True)
 class Case:
     category: str
-    held_out: bool
     prompt: str
     expected: Expected
     scene: Scene
@@ -143,7 +142,7 @@ def _case(category: str, unseen: bool, scene: Scene) -> Case:
         words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Expected(colored)
     else:
         raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
-    return Case(category, unseen, f"a photo of {words}", wanted, scene)
+    return Case(category, f"a photo of {words}", wanted, scene)
 
 
 def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:

@@ -26,7 +26,7 @@ class Score:
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson 1927)."""
+    """95 % interval of a rate (Wilson 1927): that of scipy.stats.binomtest, which is 143 MB and half a second to import."""
     if not total:
         return float("nan"), float("nan")
     p = right / total

@@ -34,33 +34,36 @@ SEEDED = ("draw/", "edit/")
 def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict[str, Callable[[], Task]]:
     """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), drawings and edits
     with ``seeds`` seeds each, and of the requests by hand at most ``limit`` where that is not 0."""
-    made: list[tuple[str, Callable[[], Task]]] = []
-    for category in CATEGORIES:
-        for unseen in (False, True):
-            if not unseen or has_held_out(category):
-                made.append((drawing_name(category, unseen), partial(drawing_task, category, unseen, count, steps)))
-    made += [(f"edit/{kind}", partial(editing_task, kind, max(1, count // 4), steps)) for kind in KINDS]
-    made += [("describe", partial(describing_task, count)), ("answer", partial(answering_task, count))]
-    made += [("decide", partial(deciding_task, count)), ("story", partial(story_task, max(1, count // 10), steps))]
-    made += [("compose", partial(composing_task, max(1, count // 4), steps))]
-    made += [("control", partial(control_task, max(1, count // 4), steps))]
-    made += [("fill", partial(inpainting_task, max(1, count // 4), steps))]
-    for lengths in (range(1, 6), range(6, 9)):
-        made += [(f"sign/{lengths[0]}-{lengths[-1]}", partial(sign_task, tuple(lengths), max(1, count // 4), steps))]
-    for height, width in (*sampling.SHAPES[1:], *shapes.LARGE_SIZES):
-        sized = partial(shapes.size_task, height, width, max(1, count // 4), steps)
-        made += [(f"size/{height}x{width}", sized)]
-    made += [("shape asked for", partial(shapes.shape_task, max(1, count // 4)))]
-    made += [("no words asked for", partial(shapes.no_text_task, max(1, count // 4)))]
+    half, quarter, tenth = (max(1, count // part) for part in (2, 4, 10))
+    drawn = [(c, unseen) for c in CATEGORIES for unseen in (False, True) if not unseen or has_held_out(c)]
+    made: dict[str, Callable[[], Task]] = {
+        **{drawing_name(c, unseen): partial(drawing_task, c, unseen, count, steps) for c, unseen in drawn},
+        **{f"edit/{kind}": partial(editing_task, kind, quarter, steps) for kind in KINDS},
+        "describe": partial(describing_task, count),
+        "answer": partial(answering_task, count),
+        "decide": partial(deciding_task, count),
+        "story": partial(story_task, tenth, steps),
+        "compose": partial(composing_task, quarter, steps),
+        "control": partial(control_task, quarter, steps),
+        "fill": partial(inpainting_task, quarter, steps),
+        "sign/1-5": partial(sign_task, (1, 2, 3, 4, 5), quarter, steps),
+        "sign/6-8": partial(sign_task, (6, 7, 8), quarter, steps),
+        **{
+            f"size/{h}x{w}": partial(shapes.size_task, h, w, quarter, steps)
+            for h, w in (*sampling.SHAPES[1:], *shapes.LARGE_SIZES)
+        },
+        "shape asked for": partial(shapes.shape_task, quarter),
+        "no words asked for": partial(shapes.no_text_task, quarter),
+    }
     for language in LANGUAGES:
-        made += [(f"draw/{language.name}", partial(language_tasks.drawing_task, language, max(1, count // 2), steps))]
-        made += [(f"describe/{language.name}", partial(language_tasks.describing_task, language, max(1, count // 2)))]
-    made += [(f"by hand/{task}", partial(handwritten_task, task, limit, steps)) for task in requests.TASKS]
-    made += [
-        (f"by hand/{language.name}", partial(handwritten_task, None, limit, steps, language.name))
+        made[f"draw/{language.name}"] = partial(language_tasks.drawing_task, language, half, steps)
+        made[f"describe/{language.name}"] = partial(language_tasks.describing_task, language, half)
+    made |= {f"by hand/{task}": partial(handwritten_task, task, limit, steps) for task in requests.TASKS}
+    made |= {
+        f"by hand/{language.name}": partial(handwritten_task, None, limit, steps, language.name)
         for language in LANGUAGES
-    ]
+    }
     if seeds == 1:
-        return dict(made)
-    again = {name: (lambda make=make: with_seeds(make(), seeds)) for name, make in made if name.startswith(SEEDED)}
-    return dict(made) | again
+        return made
+    again = {n: (lambda make=make: with_seeds(make(), seeds)) for n, make in made.items() if n.startswith(SEEDED)}
+    return made | again

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..inference.adapters import digest
 from ..inference.model import Limner
@@ -172,6 +172,4 @@ def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
 
 def with_border(image: Image.Image, correct: bool) -> Image.Image:
     """A picture with a green border if it is right, else a red one."""
-    page = Image.new("RGB", (image.width + 6, image.height + 6), (40, 160, 60) if correct else (220, 40, 40))
-    page.paste(image, (3, 3))
-    return page
+    return ImageOps.expand(image, 3, (40, 160, 60) if correct else (220, 40, 40))

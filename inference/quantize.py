@@ -1,5 +1,7 @@
 """8- and 4-bit weights through bitsandbytes, an optional extra: less memory, slightly less exact.
 
+accelerate's `load_and_quantize_model` does it on a GPU only.
+
 Dettmers et al. 2022, arXiv:2208.07339 (LLM.int8); Dettmers et al. 2023, arXiv:2305.14314 (NF4).
 """
 

@@ -79,6 +79,7 @@ class StreamCache:
         self._each(gather)
 
     def _each(self, change) -> None:  # noqa: ANN001
+        """A change of rows or columns of the cache and of what goes with it; DynamicCache itself can only select rows."""
         for layer in self.past.layers:
             layer.keys, layer.values = change(layer.keys), change(layer.values)
         self.positions, self.valid = change(self.positions), change(self.valid)

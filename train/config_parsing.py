@@ -1,52 +1,56 @@
-"""Plain dicts into dataclasses, every key and scalar type checked."""
+"""Plain dicts into dataclasses, every key and type checked.
+
+OmegaConf's structured configs do less here: they refuse a field such as ``tuple[tuple[int, int], ...]``, give lists for
+tuples, and do not name the keys that exist.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .renamed_keys import current_keys, current_override
-
-_SCALARS = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 
 
 def parse_config(cls: type, values: Any, where: str = "") -> Any:
     """An instance of dataclass ``cls``, nested ones too. Raises ValueError naming the key that is wrong."""
     if not isinstance(values, dict):
         raise ValueError(f"{where or cls.__name__} must be a mapping, not {values!r}")
-    hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    unknown = [key for key in values if key not in known]
-    if unknown:
+    hints, known = get_type_hints(cls), {f.name for f in fields(cls)}
+    if unknown := [key for key in values if key not in known]:
         place = f" in {where}" if where else ""
         raise ValueError(f"unknown key {unknown[0]!r}{place}; there are {', '.join(sorted(known))}")
-    made = {}
-    for key, value in values.items():
-        path, kind = f"{where}.{key}".strip("."), hints[key]
-        if isinstance(kind, UnionType) and value is not None:  # "float | None"
-            (kind,) = (k for k in get_args(kind) if k is not NoneType)
-        if is_dataclass(kind):
-            value = parse_config(kind, value, path)
-        elif kind in _SCALARS:
-            if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind is not bool):
-                raise ValueError(f"{path} must be of type {kind.__name__}, not {value!r}")
-            value = kind(value)
-        elif isinstance(value, list):
-            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        made[key] = value
-    return cls(**made)
+    return cls(**{key: converted(value, hints[key], f"{where}.{key}".strip(".")) for key, value in values.items()})
+
+
+def converted(value: Any, kind: Any, where: str) -> Any:
+    """``value`` as a field of type ``kind`` holds it: whole numbers become floats, lists tuples, mappings dataclasses."""
+    if isinstance(kind, UnionType):  # "float | None"
+        return None if value is None else converted(value, *(k for k in get_args(kind) if k is not NoneType), where)
+    if is_dataclass(kind):
+        return parse_config(kind, value, where)
+    plain = get_origin(kind) or kind
+    accepted = {float: (float, int), tuple: (tuple, list)}.get(plain, plain)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        name = "list" if plain is tuple else plain.__name__
+        raise ValueError(f"{where} must be of type {name}, not {value!r}")
+    if plain is tuple:
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    return plain(value)
 
 
 def parse_overrides(cls: type, overrides: Sequence[str]) -> Any:
     """Dataclass ``cls`` with its defaults and ``KEY=VALUE`` overrides. Raises ValueError naming the key that is wrong."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         given = OmegaConf.from_dotlist([current_override(override) for override in overrides])
         values = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
-    except (OmegaConfBaseException, ValueError) as error:
+        values = OmegaConf.to_container(values, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
-    return parse_config(cls, OmegaConf.to_container(values, resolve=True))
+    return parse_config(cls, values)

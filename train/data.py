@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,11 +53,12 @@ class JointBatch:
         return torch.cat([self.stream.pixel_values, self.unseen_views])
 
     def to(self, device: torch.device) -> JointBatch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved["stream"] = self.stream.to(device)
-        moved["pictures"] = [p.to(device) for p in self.pictures]
-        moved["unseen_views"] = self.unseen_views.to(device)
-        return replace(self, **moved)
+        return replace(
+            self,
+            stream=self.stream.to(device),
+            pictures=[p.to(device) for p in self.pictures],
+            unseen_views=self.unseen_views.to(device),
+        )
 
 
 MAX_PICTURES = 1000

@@ -122,9 +122,9 @@ class FinetuneConfig:
             raise ValueError(f"streams is {', '.join(self.streams)}; they are of the MM-DiT, which parts leave out")
         if self.replay not in ("auto", "world", "none"):
             raise ValueError(f"replay is {self.replay!r}; it can be auto, world or none")
-        for name, low, high in (("draw_share", 0, 1), ("replay_share", 0, 0.95)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        for name, most in (("draw_share", 1), ("plan_share", 1), ("replay_share", 0.95)):
+            if not 0 <= (getattr(self, name) or 0) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and {most}")
         plain = JointStage()
         for name in UNUSED_STAGE_FIELDS:
             if getattr(self.joint, name) != getattr(plain, name):
@@ -136,8 +136,6 @@ class FinetuneConfig:
                 f"joint.loop.sample_every is {self.joint.loop.sample_every} and has no effect here: samples are drawn "
                 "before and after"
             )
-        if self.plan_share is not None and not 0 <= self.plan_share <= 1:
-            raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
         if self.replay_weight < 0:
             raise ValueError(f"replay_weight is {self.replay_weight}; it must not be negative")
         if self.rank < 1:

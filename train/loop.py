@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
@@ -61,22 +61,8 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C stopped the run, after a checkpoint was written."""
 
 
-class _StepDataset(Dataset):
-    """Batches by number: each is a function of its number alone, so that resuming needs no replay."""
-
-    def __init__(self, make_batch: Callable[[int], Any], steps: int) -> None:
-        self.make_batch, self.steps = make_batch, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> Any:
-        return self.make_batch(step)
-
-
-def _init_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    # only the main process handles Ctrl-C; it ends the workers
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C belongs to the main process, which asks the workers to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -120,15 +106,14 @@ def fit(
     workers = config.num_workers
     if workers is None:
         workers = int(optimizer.masters[0].device.type != "cpu")
+    # batch number ``step`` is a function of the step alone, so that resuming needs no replay
     loader = DataLoader(
-        _StepDataset(make_batch, config.steps * config.gradient_accumulation_steps),
+        range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps),
         batch_size=None,
-        sampler=range(
-            progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps
-        ),
+        collate_fn=make_batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_init_worker,
+        worker_init_fn=_leave_interrupts,
     )
     bar = tqdm(
         range(progress.step, config.steps),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..inference import precision
 from .muon import Muon
@@ -85,7 +86,8 @@ class MasterOptimizer:
                 torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
                 if self.ema:  # a new average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-                    torch._foreach_lerp_([local_shard(e) for e in self.ema], masters, 1 - decay)
+                    # diffusers' EMAModel does the same through a copy of all weights
+                    get_ema_multi_avg_fn(decay)([local_shard(e) for e in self.ema], masters, self.updates)
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
@@ -124,14 +126,9 @@ class MasterOptimizer:
         masters = {name: master for (name, _), master in zip(self.named, self.masters, strict=True)}
         state = {}
         for key in names:
-            kind, _, rest = key.partition(".")
-            slot, _, name = rest.partition(".")
-            if kind == "updates":
-                state[key] = torch.tensor(0)
-            elif kind == "state":
-                state[key] = torch.tensor(0.0) if slot == "step" else torch.zeros_like(masters[name].detach())
-            else:
-                state[key] = torch.zeros_like(masters[rest].detach())
+            name = key.split(".", 2 if key.startswith("state.") else 1)[-1]
+            counts = key == "updates" or key.startswith("state.step.")
+            state[key] = torch.tensor(0.0) if counts else torch.zeros_like(masters[name].detach())
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -144,26 +141,24 @@ class MasterOptimizer:
                 p.copy_(master)
                 if self.ema:
                     self.ema[index].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
-                for optimizer in self.optimizers:
-                    if any(master is p for group in optimizer.param_groups for p in group["params"]):
-                        optimizer.state[master] = {  # a fused step wants its count where the master is
-                            key: state[f"state.{key}.{name}"].to(master.device, copy=True)
-                            for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-                            if f"state.{key}.{name}" in state
-                        }
+        names = {master: name for (name, _), master in zip(self.named, self.masters, strict=True)}
+        for optimizer in self.optimizers:
+            for master in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[master] = {  # a fused step wants its count where the master is
+                    key: state[f"state.{key}.{names[master]}"].to(master.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+                    if f"state.{key}.{names[master]}" in state
+                }
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
     """Warm-up, constant, then to zero over the last ``decay`` share of the steps: "linear", "cosine" or not at all ("constant").
 
-    Raises ValueError for another schedule.
+    A function of the step alone, so that a run goes on without a state; transformers' schedules have one, and begin at zero:
+    their first step changes nothing. Raises ValueError for another schedule.
     """
-    rising = min(1.0, (step + 1) / max(1, warmup))
-    falling = min(1.0, (steps - step) / max(1, round(steps * decay)))
-    if schedule == "cosine":
-        falling = 0.5 - 0.5 * math.cos(math.pi * falling)
-    elif schedule == "constant":
-        falling = 1.0
-    elif schedule != "linear":
+    shapes = {"linear": lambda x: x, "cosine": lambda x: 0.5 - 0.5 * math.cos(math.pi * x), "constant": lambda _: 1.0}
+    if schedule not in shapes:
         raise ValueError(f"schedule is {schedule!r}; it can be linear, cosine or constant")
-    return min(rising, falling)
+    rising, falling = (step + 1) / max(1, warmup), (steps - step) / max(1, round(steps * decay))
+    return min(1.0, rising, shapes[schedule](min(1.0, falling)))

@@ -1,7 +1,9 @@
 """Several processes: which examples each trains on, sums over all of them, and sharding of a module.
 
 Launched by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE. Losses are sums over a rank's own
-samples divided by counts over all ranks, so that their sum over the ranks is what one process would get.
+samples divided by counts over all ranks, so that their sum over the ranks is what one process would get. accelerate's
+Accelerator trains a model's own weights, and shards by class; here an optimizer has fp32 masters, and what is sharded is where
+every process comes equally often.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -52,15 +55,8 @@ def init_process_group() -> torch.device | None:
     """Join the other processes, if there are any, and return this process's device; None for a single process."""
     if world_size() == 1:
         return None
-    cuda = torch.cuda.is_available()
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-        atexit.register(_destroy_process_group)
-    if not cuda:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
+    atexit.register(_destroy_process_group)
+    return PartialState(cpu=not torch.cuda.is_available()).device
 
 
 def _destroy_process_group() -> None:
@@ -188,9 +184,14 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unshard(module: nn.Module) -> None:
-    """Make a sharded module's parameters plain tensors again, for saving. Its forward must not be called any more."""
+    """Make a sharded module's parameters plain and whole again, on the CPU of every process, for saving; tied ones stay tied.
+
+    Its forward is not to be called any more. `get_model_state_dict` would give the CPU's copy to the first process alone.
+    """
+    gathered: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
-        for name, parameter in list(owner._parameters.items()):
-            if parameter is not None and is_sharded(parameter):
-                full = parameter.full_tensor().cpu()
-                owner._parameters[name] = nn.Parameter(full, requires_grad=parameter.requires_grad)
+        for name, shard in owner._parameters.items():
+            if shard is not None and is_sharded(shard):
+                if shard not in gathered:
+                    gathered[shard] = nn.Parameter(shard.full_tensor().cpu(), requires_grad=shard.requires_grad)
+                owner._parameters[name] = gathered[shard]

@@ -127,9 +127,10 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
             values = compose("config", [f"recipe={name}", *changes])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
             values = OmegaConf.merge(asdict(Recipe()), current_keys(OmegaConf.to_container(values.recipe)))
+            values = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, HydraException) as error:
         raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
-    return parse_config(Recipe, OmegaConf.to_container(values, resolve=True))
+    return parse_config(Recipe, values)
 
 
 def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: VisionTower, vae: Autoencoder) -> Limner:
@@ -315,8 +316,7 @@ def train_parts(
     if "vision" not in stages:
         return None
     check_stage(recipe, "vision", folder)
-    vision_tower = vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
-    return words, vision_tower, vae
+    return words, vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype), vae
 
 
 def parameter_summary(model: Limner) -> str:

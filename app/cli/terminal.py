@@ -1,14 +1,19 @@
-"""Pictures in a terminal: kitty, iTerm2 or sixel where the terminal says it can, else 24-bit half blocks."""
+"""Pictures in a terminal: kitty, iTerm2 or sixel where the terminal says it can, else 24-bit half blocks.
+
+textual-image has no iTerm2 protocol, and asks the terminal twice while it is imported.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Mapping
 
+import numpy as np
 from PIL import Image
 
 
@@ -65,47 +70,36 @@ def png(image: Image.Image) -> bytes:
 
 
 def kitty(image: Image.Image) -> str:
-    """Kitty's graphics protocol: base64 in chunks of 4096."""
+    """Kitty's graphics protocol: base64 in chunks of 4096 characters, of which all but the last say that more follow."""
     data = base64.b64encode(png(image)).decode()
     chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-    out = []
-    for index, chunk in enumerate(chunks):
-        more = int(index < len(chunks) - 1)
-        head = f"a=T,f=100,m={more}" if index == 0 else f"m={more}"
-        out.append(f"\x1b_G{head};{chunk}\x1b\\")
-    return "".join(out) + "\n"
+    heads = ["a=T,f=100,m=1", *["m=1"] * (len(chunks) - 2), "m=0"] if len(chunks) > 1 else ["a=T,f=100,m=0"]
+    return "".join(f"\x1b_G{head};{chunk}\x1b\\" for head, chunk in zip(heads, chunks, strict=True)) + "\n"
 
 
 def half_blocks(image: Image.Image, columns: int) -> str:
     """Two pixels a character: the upper half block in the upper pixel's colour on the lower's."""
     columns = min(columns, image.width)
     rows = max(2, round(image.height * columns / image.width) // 2 * 2)
-    pixels = image.resize((columns, rows), Image.Resampling.BOX).load()
-    lines = []
-    for y in range(0, rows, 2):
-        cells = (
-            "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀".format(*pixels[x, y], *pixels[x, y + 1]) for x in range(columns)
-        )
-        lines.append("".join(cells) + "\x1b[0m")
-    return "\n".join(lines) + "\n"
+    pixels = np.asarray(image.resize((columns, rows), Image.Resampling.BOX))
+    cell = "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀"
+    lines = (
+        "".join(cell.format(*a, *b) for a, b in zip(*pair, strict=True)) for pair in pixels.reshape(-1, 2, columns, 3)
+    )
+    return "".join(f"{line}\x1b[0m\n" for line in lines)
 
 
 def sixel(image: Image.Image, colors: int = 64) -> str:
-    """DEC sixel with a palette."""
+    """DEC sixel with a palette: bands of six rows, a line a colour and band, repeated characters as ``!COUNT CHARACTER``."""
     paletted = image.quantize(colors)
-    palette = paletted.getpalette()
-    width, height = paletted.size
-    pixels = paletted.load()
-    used = sorted({pixels[x, y] for x in range(width) for y in range(height)})
-    out = [f'\x1bPq"1;1;{width};{height}']
-    for c in used:
-        r, g, b = (round(palette[3 * c + k] * 100 / 255) for k in range(3))
-        out.append(f"#{c};2;{r};{g};{b}")
-    for top in range(0, height, 6):
-        band = range(top, min(top + 6, height))
-        for c in used:
-            bits = [sum(1 << (y - top) for y in band if pixels[x, y] == c) for x in range(width)]
-            if any(bits):
-                out.append(f"#{c}" + "".join(chr(63 + b) for b in bits) + "$")
+    palette = np.rint(np.reshape(paletted.getpalette(), (-1, 3)) / 2.55).astype(int)
+    pixels = np.pad(np.asarray(paletted, np.int16), ((0, -image.height % 6), (0, 0)), constant_values=-1)
+    out = [f'\x1bPq"1;1;{image.width};{image.height}']
+    out += [f"#{c};2;{r};{g};{b}" for c, (r, g, b) in enumerate(palette)]
+    for band in pixels.reshape(-1, 6, image.width):
+        for c in np.unique(band[band >= 0]):
+            bits = 63 + ((band == c) * (1 << np.arange(6))[:, None]).sum(0)
+            line = re.sub(r"(.)\1{3,}", lambda run: f"!{len(run[0])}{run[1]}", bits.astype(np.uint8).tobytes().decode())
+            out.append(f"#{c}{line}$")
         out.append("-")
     return "".join(out) + "\x1b\\\n"

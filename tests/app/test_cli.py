@@ -1,8 +1,10 @@
 """The command line on a tiny model: results, and one clear line for every mistake."""
 
 import io
+import re
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -221,6 +223,25 @@ def test_ways_to_show_pictures():
     sixel = show(image, "sixel")
     assert sixel.startswith('\x1bPq"1;1;8;12') and sixel.endswith("\x1b\\\n") and sixel.count("-") == 2
     assert show(image, "none") == ""
+
+
+def test_a_sixel_picture_decodes_to_its_pixels():
+    image = picture(0, (4, 4)).resize((26, 45), Image.Resampling.NEAREST)
+    body = show(image, "sixel").removeprefix('\x1bPq"1;1;26;45').removesuffix("\x1b\\\n")
+    colors, decoded, x, y = {}, np.zeros((48, 26, 3), int), 0, 0
+    for define, color, command, count, bits in re.findall(r"#(\d+);2;([\d;]+)|(#\d+|[$-])|!?(\d*)([?-~])", body):
+        if define:
+            colors[f"#{define}"] = [int(v) for v in color.split(";")]
+        elif command.startswith("#"):
+            ink = colors[command]
+        elif command:
+            x, y = 0, y + 6 * (command == "-")
+        else:
+            for row in range(6):
+                if (ord(bits) - 63) >> row & 1:
+                    decoded[y + row, x : x + int(count or 1)] = ink
+            x += int(count or 1)
+    assert np.abs(decoded[:45] * 2.55 - np.asarray(image)).max() < 1.3
 
 
 def test_overrides_of_a_recipe_may_come_after_options(capsys):

@@ -180,7 +180,10 @@ def test_options_are_checked():
     for wrong, said in (
         (["rnk=4"], "unknown key 'rnk'"),
         (["rank=many"], "rank must be of type int"),
+        (["rank=[1"], "rank=.1: while parsing"),
+        (["rank=${sed}"], "Interpolation key 'sed' not found"),
         (["rank=0"], "rank is 0"),
+        (["parts=llm"], "parts must be of type list, not 'llm'"),
         (["parts=[llm,eye]"], "parts: no 'eye'; there are llm, mmdit"),
         (["streams=[image]", "parts=[llm]"], "streams is image; they are of the MM-DiT"),
         (["streams=[text]"], "streams: no 'text'; there are image, context"),

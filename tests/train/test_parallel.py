@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from limner.train import parallel
 
@@ -20,7 +25,8 @@ def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, op
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [*launcher, *command]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     # a process that ends while its group is up may be aborted by one of the group's threads
@@ -90,3 +96,17 @@ def test_shares_are_disjoint_and_about_equal(monkeypatch):
 def test_kinds():
     with pytest.raises(ValueError, match="parallel is 'tpu'; it can be ddp, fsdp, hsdp"):
         parallel.shard(parallel.Objective(None, None), "tpu")
+
+
+def test_tied_parameters_are_tied_when_they_are_gathered():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = nn.ModuleDict({"embedding": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)})
+        before = module["embedding"].weight.detach().clone()
+        shard = nn.Parameter(distribute_tensor(before, init_device_mesh("cpu", (1,)), [Shard(0)]))
+        module["embedding"].weight = module["head"].weight = shard
+        parallel.unshard(module)
+    finally:
+        dist.destroy_process_group()
+    assert type(module["head"].weight) is nn.Parameter and module["head"].weight is module["embedding"].weight
+    assert torch.equal(module["head"].weight, before)

@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ...inference.images import decode_image, load_image
 from ...mllm.messages import Message, normalize_messages
+from ...world.sampling import rng_for
 
 DRAW_REQUESTS = ("{}", "draw {}", "Draw {}.", "a picture of {}", "a photo of {}", "please draw {}", "show me {}")
 """Requests for a drawing of a caption; the first, the caption alone, is the most frequent."""
@@ -124,6 +126,14 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+@lru_cache(maxsize=16)
+def shuffled(count: int, seed: int, epoch: int, purpose: str) -> tuple[int, ...]:
+    """The numbers below ``count`` in an order that depends on the rest (`rng_for`)."""
+    order = list(range(count))
+    rng_for(seed, epoch, purpose).shuffle(order)
+    return tuple(order)
 
 
 def open_pictures(messages: list[Message], fit: Any) -> list[Message]:

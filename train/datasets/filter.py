@@ -19,8 +19,11 @@ from .rules import HASH_SIDE, Rules
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:
-    """64 bits: whether each pixel of a 9 x 8 grey thumbnail is darker than its right neighbour (dHash)."""
-    small = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    """64 bits: whether each pixel of a 9 x 8 grey thumbnail is darker than its right neighbour.
+
+    The bits of `imagehash.dhash`, which would bring scipy and PyWavelets along (155 MB).
+    """
+    small = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS))
     return (small[:, 1:] > small[:, :-1]).flatten()
 
 
@@ -40,10 +43,9 @@ def filter_dataset(
     hashes: list[np.ndarray] = []
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
-            why = None if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            if isinstance(example, Problem) or why is not None:
+            why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
+            if why is not None:
                 dropped += 1
-                why = example.why if isinstance(example, Problem) else why
                 bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
             else:
                 good.write(json.dumps(row(example, output, kept), ensure_ascii=False) + "\n")

@@ -23,7 +23,7 @@ from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from .. import parallel
 from ..data import JointBatch, joint_batch
-from .example import Example, open_pictures
+from .example import Example, open_pictures, shuffled
 
 POOL_BATCHES = 128
 """Batches in a pool, a number that keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
@@ -89,21 +89,13 @@ class ExampleSource:
 
     def example(self, seed: int, place: int) -> Example:
         count = len(self.examples)
-        return self.examples[epoch_order(count, seed, place // count)[place % count]]
+        return self.examples[shuffled(count, seed, place // count, "order")[place % count]]
 
     def sample(self, seed: int, place: int) -> list[Message]:
         return self.example(seed, place).sample(rng_for(seed, place, "told"), self.draw_share, self.plan_share)
 
     def name(self, seed: int, place: int) -> str:
         return self.example(seed, place).where
-
-
-@lru_cache(maxsize=4)
-def epoch_order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """A permutation of an epoch's examples."""
-    indices = list(range(count))
-    rng_for(seed, epoch, "order").shuffle(indices)
-    return tuple(indices)
 
 
 class Mixture:

@@ -1,4 +1,7 @@
-"""Folders, files, archives and hub ids to examples. What cannot be used becomes a `Problem`, never silence."""
+"""Folders, files, archives and hub ids to examples. What cannot be used becomes a `Problem`, never silence.
+
+The readers of `datasets` want one schema for all rows of a file, stop at the first broken one and name no lines.
+"""
 
 from __future__ import annotations
 
@@ -52,15 +55,10 @@ def file(path: Path) -> Found:
     kind = path.suffix.lower()
     if kind == ".tar":
         return shard(path)
-    if kind == ".jsonl":
-        return rows(json_lines(path), path.parent)
-    if kind == ".json":
-        return rows(json_list(path), path.parent)
-    if kind == ".csv":
-        return rows(csv_rows(path), path.parent)
-    if kind == ".parquet":
-        return rows(parquet_rows(path), path.parent)
-    raise ValueError(f"{path} is no data set: {kind or 'no ending'}; it can be {KINDS}")
+    tables = {".jsonl": json_lines, ".json": json_list, ".csv": csv_rows, ".parquet": parquet_rows}
+    if kind not in tables:
+        raise ValueError(f"{path} is no data set: {kind or 'no ending'}; it can be {KINDS}")
+    return rows(tables[kind](path), path.parent)
 
 
 def rows(found: Iterable[tuple[str, Any]], base: Path) -> Found:
@@ -112,11 +110,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         table = parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from None
-    number = 0
-    for batch in table.iter_batches(256):
-        for row in batch.to_pylist():
-            yield f"{path} row {number}", row
-            number += 1
+    found = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+    yield from ((f"{path} row {number}", row) for number, row in enumerate(found))
 
 
 def captions_beside(path: Path, files: list[Path]) -> Found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,14 @@ def example(row: Any, folder: Path, where: str) -> Example:
     """Raises ValueError for a row in none of the known layouts, or wrong within its own."""
     if not isinstance(row, dict):
         raise ValueError(f"expected an object with named fields, not {row!r:.60}")
-    read: Callable[[dict[str, Any], Path, str], Example] | None = None
-    if row.get("messages") is not None:
-        read = conversation
-    elif row.get("conversations") is not None:
-        read = llava
-    elif first_field(row, SOURCE) and (first_field(row, TARGET) or row.get("turns")):
-        read = edits
-    elif row.get("texts") is not None and row.get("images") is not None:
-        read = interleaved
-    elif first_field(row, IMAGE) and first_field(row, CAPTION):
-        read = captioned
+    layouts = {
+        conversation: row.get("messages") is not None,
+        llava: row.get("conversations") is not None,
+        edits: first_field(row, SOURCE) and (first_field(row, TARGET) or row.get("turns")),
+        interleaved: row.get("texts") is not None and row.get("images") is not None,
+        captioned: first_field(row, IMAGE) and first_field(row, CAPTION),
+    }
+    read = next((reader for reader, fits in layouts.items() if fits), None)
     if read is None:
         raise ValueError(f"fields {', '.join(map(str, row)) or '(none)'} are no known layout; known are {LAYOUTS}")
     return read(row, folder, where)

@@ -22,7 +22,7 @@ from ...inference.output import write_text
 from ...mllm.messages import Message
 from ...world.sampling import rng_for
 from . import readers
-from .example import Example, Problem, chat_message
+from .example import Example, Problem, chat_message, shuffled
 
 INDEX_FILE = "limner-index.json"
 SUFFIXES = (".tar", ".jsonl", ".parquet")
@@ -77,12 +77,12 @@ class ShardSource:
     def find(self, seed: int, place: int) -> tuple[Path, int]:
         """The shard of the ``place``-th example, and the index in it."""
         epoch, index = divmod(place, self.total)
-        order = _shuffled(len(self.paths), seed, f"shards/{epoch}")
+        order = shuffled(len(self.paths), seed, 0, f"shards/{epoch}")
         groups = [order[i : i + self.together] for i in range(0, len(order), self.together)]
         ends = list(accumulate(sum(self.counts[s] for s in group) for group in groups))
         which = bisect_right(ends, index)
         index -= ends[which - 1] if which else 0
-        index = _shuffled(sum(self.counts[s] for s in groups[which]), seed, f"group/{epoch}/{which}")[index]
+        index = shuffled(sum(self.counts[s] for s in groups[which]), seed, 0, f"group/{epoch}/{which}")[index]
         for shard in groups[which]:
             if index < self.counts[shard]:
                 return self.paths[shard], index
@@ -104,13 +104,6 @@ class ShardSource:
 
     def name(self, seed: int, place: int) -> str:
         return self.example(seed, place).where
-
-
-@lru_cache(maxsize=16)
-def _shuffled(count: int, seed: int, what: str) -> tuple[int, ...]:
-    order = list(range(count))
-    rng_for(seed, 0, what).shuffle(order)
-    return tuple(order)
 
 
 def shard_counts(folder: Path, paths: Sequence[Path]) -> list[int]:

@@ -28,9 +28,7 @@ def corpus(stage: TokenizerStage, seed: int) -> Iterator[str]:
     rng = random.Random(f"{seed}/tokenizer")
     for _ in range(stage.num_lines):
         for message in talk.conversation(rng).messages:
-            for part in message["content"]:
-                if part["type"] == "text":
-                    yield part["text"]
+            yield from (part["text"] for part in message["content"] if part["type"] == "text")
 
 
 def run_tokenizer(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedTokenizerBase:
