@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..mllm.events import Event
@@ -28,8 +29,9 @@ class ModelOffload:
         """``half``, "mllm" or "detokenizer", onto its device, the other one to host memory."""
         if half == self.resident:
             return
-        self.halves[self.resident].to("cpu")
-        self.halves[half].to(self.devices[half])
+        with torch.inference_mode(False):  # what is moved inside it could never again be trained
+            self.halves[self.resident].to("cpu")
+            self.halves[half].to(self.devices[half])
         self.resident = half
 
     def take_turns(self, events: Generator[Event, None, Any]) -> Generator[Event, None, Any]:

@@ -120,12 +120,13 @@ def test_a_joint_step_of_other_models(changes):
 def test_what_an_adapter_keeps():
     def values(device):
         model = made(device)
-        trainable, _ = prepare_adapter(model, FinetuneConfig(rank=2, extra=("queries", "boi"), streams=("context",)))
+        config = FinetuneConfig(rank=2, extra=("queries", "boi"), streams=("context",))
+        trainable, training = prepare_adapter(model, config)
         torch.manual_seed(5)
         with torch.no_grad():
             for parameter in (p for p in trainable.parameters() if p.requires_grad):
                 parameter += 0.1 * torch.randn(parameter.shape).to(parameter)
-        told = adapter_losses(model, trainable, replace(STAGE, align_weight=0.0), 3, 6.0, drawn(model)(0), 0)
+        told = adapter_losses(training, trainable, replace(STAGE, align_weight=0.0), 3, 6.0, drawn(model)(0), 0)
         return {k: float(v.detach()) for k, v in told.items()}
 
     assert values("cuda") == pytest.approx(values("cpu"), rel=1e-3)

@@ -173,9 +173,6 @@ class Repl:
         own = values == ["auto"] and {*names} <= {"seed", *CHATTING}
         given = dict.fromkeys(names) if own else parse_options([f"--{flag}", *values])
         self.check_size(given)
-        if "history" in given:
-            history = given.pop("history")
-            self.chat.history = self.model.defaults.history if history is None else history
         self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}
 
     def check_size(self, options: Mapping[str, Any]) -> None:

@@ -152,7 +152,7 @@ def test_a_chat_s_options_are_those_of_the_command_line(folder, capsys):
     repl = Repl(load(folder), {"seed": 0})
     for line in ("/size 16x32", "/steps 3", "/guidance 2", "/seed -4", "/set history 2", "/set stop 'the end'"):
         repl.answer(line)
-    assert not capsys.readouterr().err and repl.chat.history == 2
+    assert not capsys.readouterr().err
     assert repl.chat.options == {
         "seed": -4,
         "height": 16,
@@ -160,10 +160,11 @@ def test_a_chat_s_options_are_those_of_the_command_line(folder, capsys):
         "num_inference_steps": 3,
         "guidance_scale": 2.0,
         "stop": ("the end",),
+        "history": 2,
     }
     for name in ("size", "steps", "guidance_scale", "stop", "seed", "history"):
         repl.answer(f"/set {name} auto")
-    assert not repl.chat.options and repl.chat.history == 0
+    assert not repl.chat.options
 
 
 def test_a_long_conversation_is_told_once(folder, capsys):
@@ -171,7 +172,7 @@ def test_a_long_conversation_is_told_once(folder, capsys):
     from limner.inference.loading import load
 
     repl = Repl(load(folder), {"height": None, "width": None, "num_inference_steps": 2, "images": "never"})
-    repl.chat.history = 1
+    repl.chat.options["history"] = 1
     said = []
     for _ in range(4):
         repl.answer("hello")

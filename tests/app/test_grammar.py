@@ -39,7 +39,7 @@ class Recorder(SimpleNamespace):
         self.options, self.messages = options, messages
         return SimpleNamespace(text="a cat", boxes=[])
 
-    def fitting(self, image, size):
+    def resize_note(self, image, size):
         self.size = size
 
     def load_adapter(self, folder, weight):
