@@ -105,7 +105,7 @@ class Chat:
         del self.messages[-2:]
         self.dropped = max(0, self.dropped - 1)
 
-    def retry(self, **options: Any) -> Reply:
+    def retry(self, **options: Unpack[ChatOptions]) -> Reply:
         """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
         with self.popped_turn() as (text, images):
             return self.say(text, images, **options)
