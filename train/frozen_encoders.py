@@ -44,7 +44,7 @@ class EncoderCache:
             raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
         saved = json.loads(index.read_text())
         if saved["encoders"] != encoders:
-            raise ValueError(f"{folder} was precomputed by another eye or autoencoder than this model's")
+            raise ValueError(f"{folder} was precomputed by another vision tower or autoencoder than this model's")
         self.places: dict[str, str] = saved["places"]
         self.open: dict[str, safe_open] = {}
 

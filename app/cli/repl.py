@@ -98,8 +98,8 @@ class Repl:
         except Exception as error:  # noqa: BLE001 - shown, and the conversation is not lost with it
             if not out_of_memory(error):
                 traceback.print_exc()
-            told = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
-            print(f"limner: {told}; the conversation is as it was before", file=sys.stderr)
+            said = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
+            print(f"limner: {said}; the conversation is as it was before", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
         fresh, whole = True, not self.chat.forgotten
