@@ -164,6 +164,14 @@ def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path
     assert len(model.adapters.views) == adapters.MAX_VIEWS
 
 
+def test_loading_one_freezes_nothing(model, tmp_path):
+    folder = trained(model, tmp_path / "a", 1)
+    model.requires_grad_(True)
+    model.load_adapter(folder)
+    pixels(model)
+    assert all(p.requires_grad and not p.is_inference() for p in model.parameters())
+
+
 def test_a_request_brings_adapters_of_its_own(model, tmp_path):
     """Words and pictures, and nothing of it is left."""
     loaded(model, tmp_path, 0.0, 0.0)
