@@ -173,7 +173,8 @@ class Repl:
         own = values == ["auto"] and {*names} <= {"seed", *CHATTING}
         given = dict.fromkeys(names) if own else parse_options([f"--{flag}", *values])
         self.check_size(given)
-        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}
+        # `parse_options` has checked names and types
+        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}  # type: ignore[assignment]
 
     def check_size(self, options: Mapping[str, Any]) -> None:
         if options.get("height") is not None:
