@@ -89,7 +89,8 @@ def test_noise_is_of_the_seed_and_the_pictures_place_in_its_reply(model, monkeyp
 
     monkeypatch.setattr(model.detokenizer, "sample", recorded)
     features = torch.randn(4, model.detokenizer.adapter.config.feature_width)
-    requests = [DrawRequest(row, index, features, None, None, (32, 32), []) for row, index in ((0, 2), (1, 0))]
+    prompt = torch.randn(6, model.detokenizer.adapter.config.prompt_width), torch.ones(6, dtype=torch.bool)
+    requests = [DrawRequest(row, index, features, *prompt, (32, 32), []) for row, index in ((0, 2), (1, 0))]
     draw = make_draw(lambda: model.detokenizer, DrawingOptions(num_inference_steps=1), model.config, [5, 6])
     assert len(consume(draw(requests))) == 2 and seen == [[(5, 2), (6, 0)]]
 
