@@ -28,11 +28,13 @@ from safetensors.torch import load_file, save_file
 import limner
 
 ROOT = Path(limner.__file__).parent
+QUESTIONS = Path(__file__).resolve().parent.parent / "world"
+"""The same for every version"""
 Answers = Iterator[tuple[str, Callable[[], Any]]]
 
 
 def lines(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (ROOT / "world" / name).read_text().splitlines()]
+    return [json.loads(line) for line in (QUESTIONS / name).read_text().splitlines()]
 
 
 def seen(path: Path, *words: str) -> list[dict[str, Any]]:
