@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
@@ -30,6 +30,10 @@ class Expected:
     things: tuple[tuple[str, str | None], ...]
     relation: str | None = None
     """Position of the first relative to the second."""
+
+    @classmethod
+    def of(cls, scene: Scene, relation: str | None = None, colored: bool = True) -> Self:
+        return cls(tuple((t.name, t.color if colored else None) for t in scene.things), relation)
 
     def matches(self, verdict: Verdict) -> bool:
         found = verdict.detections
@@ -54,7 +58,12 @@ class Case:
 
 
 def make_cases(category: str, unseen: bool, count: int) -> list[Case]:
-    """``count`` cases of a category, the same ones at every call; fewer only where a category has no held-out side."""
+    """``count`` cases of a category, the same ones at every call; fewer only where a category has no held-out side.
+
+    Raises ValueError for a category that GenEval does not have.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
     rng = random.Random(f"{category}/{unseen}")
     return list(itertools.islice(_endless(category, unseen, rng), count))
 
@@ -118,31 +127,15 @@ def _with_combination(scene: Scene, pick: tuple, category: str) -> Scene:
 
 def _case(category: str, unseen: bool, scene: Scene) -> Case:
     things = scene.things
-    free = tuple((t.name, None) for t in things)
-    colored = tuple((t.name, t.color) for t in things)
-    where = relation(*things) if len(things) == 2 else None
-
-    def phrase(thing: Thing, color: bool = False) -> str:
-        return with_article(f"{thing.color} {thing.name}" if color else thing.name)
-
-    if category == "single_object":
-        words, wanted = phrase(things[0]), Expected(free)
-    elif category == "colors":
-        words, wanted = phrase(things[0], color=True), Expected(colored)
-    elif category == "counting":
-        # held out by colour, so the prompt names it
-        color = f"{things[0].color} " if unseen else ""
-        words = f"{NUMBERS[len(things)]} {color}{plural(things[0].name)}"
-        wanted = Expected(colored if unseen else free)
-    elif category == "two_object":
-        words, wanted = f"{phrase(things[0])} and {phrase(things[1])}", Expected(free)
-    elif category == "position":
-        words, wanted = f"{phrase(things[0])} {where} {phrase(things[1])}", Expected(free, where)
-    elif category == "color_attr":
-        words, wanted = f"{phrase(things[0], True)} and {phrase(things[1], True)}", Expected(colored)
+    # a count is held out by its colour, so the prompt then names it
+    colored = category in ("colors", "color_attr") or (category == "counting" and unseen)
+    names = [f"{t.color} {t.name}" if colored else t.name for t in things]
+    where = relation(*things) if category == "position" else None
+    if category == "counting":
+        words = f"{NUMBERS[len(things)]} {names[0].removesuffix(things[0].name)}{plural(things[0].name)}"
     else:
-        raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
-    return Case(category, f"a photo of {words}", wanted, scene)
+        words = f" {where or 'and'} ".join(map(with_article, names))
+    return Case(category, f"a photo of {words}", Expected.of(scene, where, colored), scene)
 
 
 def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
@@ -152,31 +145,23 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
     target = rng.choice(things)
     if any(color is not None for _, color in case.expected.things):
         other = rng.choice([c for c in COLORS if c != target.color])
-        misses.append(
-            ("colour", replace(scene, things=tuple(replace(t, color=other) if t is target else t for t in things)))
-        )
+        misses.append(("colour", scene.with_changed(target, color=other)))
     misses.append(("count", replace(scene, things=tuple(t for t in things if t is not target))))
     other = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in things)])
-    misses.append(
-        ("object", replace(scene, things=tuple(replace(t, name=other) if t is target else t for t in things)))
-    )
-    return misses
+    return [*misses, ("object", scene.with_changed(target, name=other))]
 
 
 def halve(scene: Scene, thing: Thing, side: str) -> Image.Image:
     """A picture of the scene in which half of one object is missing."""
     image = render(scene)
-    rest = Scene(
-        tuple(t for t in scene.things if t is not thing), scene.background, scene.height, scene.width, scene.style
-    )
+    rest = render(replace(scene, things=tuple(t for t in scene.things if t is not thing), hole=None))
     left, top, right, bottom = (round(v) for v in scene.box(thing))
-    middle = ((left + right) // 2, (top + bottom) // 2)
-    box = {
-        "left": (left - 3, top - 3, middle[0], bottom + 3),
-        "right": (middle[0], top - 3, right + 3, bottom + 3),
-        "top": (left - 3, top - 3, right + 3, middle[1]),
-        "bottom": (left - 3, middle[1], right + 3, bottom + 3),
+    half = {
+        "left": (left - 3, top - 3, (left + right) // 2, bottom + 3),
+        "right": ((left + right) // 2, top - 3, right + 3, bottom + 3),
+        "top": (left - 3, top - 3, right + 3, (top + bottom) // 2),
+        "bottom": (left - 3, (top + bottom) // 2, right + 3, bottom + 3),
     }[side]
-    box = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
-    image.paste(render(rest).crop(box), box[:2])
+    box = (max(0, half[0]), max(0, half[1]), min(image.width, half[2]), min(image.height, half[3]))
+    image.paste(rest.crop(box), box[:2])
     return image
