@@ -39,9 +39,8 @@ class Expected:
         found = verdict.detections
         if Counter(name for name, _ in self.things) != Counter(d.name for d in found):
             return False
-        for name, color in self.things:
-            if color is not None and any(d.color != color for d in found if d.name == name):
-                return False
+        if any(color not in (None, d.color) for name, color in self.things for d in found if d.name == name):
+            return False
         if self.relation is None:
             return True
         a, b = (next(d for d in found if d.name == name).thing() for name, _ in self.things)
@@ -90,39 +89,35 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
         "color_attr": sorted(tuple(sorted(p)) for p in rule.attributes if {n for n, _ in p} <= known and len(p) == 2),
         "colors": sorted(p for p in rule.colors if p[0] in known),
     }
+    sample = {"single_object": sampling.single, "colors": sampling.single, "counting": sampling.several}
+    pools["counting"] = pools["colors"]
     while True:
-        if category in ("single_object", "colors", "counting"):
-            scene = (sampling.several if category == "counting" else sampling.single)(rng)
-            if unseen:
-                name, color = rng.choice(pools["colors"])
-                scene = replace(scene, things=tuple(replace(t, name=name, color=color) for t in scene.things))
-        else:
-            scene = sampling.pair(rng)
-            if unseen:
-                scene = _with_combination(scene, rng.choice(pools[category]), category)
+        scene = sample.get(category, sampling.pair)(rng)
+        if unseen:
+            scene = _with_combination(scene, rng.choice(pools[category]), category)
         scene = replace(scene, height=128, width=128)
         if not unseen and category in ("colors", "color_attr"):  # any colour as often as any other
             scene = replace(scene, things=tuple(replace(t, color=rng.choice(tuple(COLORS))) for t in scene.things))
-        if category != "single_object" and unseen != is_held_out(scene) and category in ("colors", "counting"):
-            continue
-        if not unseen and is_held_out(scene):
-            continue
-        yield _case(category, unseen, scene)
+        if is_held_out(scene) == unseen:
+            yield _case(category, unseen, scene)
 
 
 def _with_combination(scene: Scene, pick: tuple, category: str) -> Scene:
-    a, b = scene.things
+    """The scene with a held-out combination, as the pool of its category has it, in place of its own."""
+    if category in ("colors", "counting"):
+        name, color = pick
+        return replace(scene, things=tuple(replace(t, name=name, color=color) for t in scene.things))
+    changes: tuple[dict[str, Any], dict[str, Any]]
     if category == "two_object":
-        a, b = replace(a, name=pick[0]), replace(b, name=pick[1])
+        changes = ({"name": pick[0]}, {"name": pick[1]})
     elif category == "color_attr":
-        (name_a, color_a), (name_b, color_b) = pick
-        a, b = replace(a, name=name_a, color=color_a), replace(b, name=name_b, color=color_b)
+        changes = ({"name": pick[0][0], "color": pick[0][1]}, {"name": pick[1][0], "color": pick[1][1]})
     else:
         spots = {"left of": ((0.26, 0.5), (0.74, 0.5)), "above": ((0.5, 0.26), (0.5, 0.74))}
         spots |= {"right of": spots["left of"][::-1], "below": spots["above"][::-1]}
-        (ax, ay), (bx, by) = spots[pick[1]]
-        a, b = replace(a, name=pick[0], x=ax, y=ay), replace(b, name=pick[2], x=bx, y=by)
-    return replace(scene, things=(a, b))
+        first, second = ({"x": x, "y": y} for x, y in spots[pick[1]])
+        changes = ({"name": pick[0], **first}, {"name": pick[2], **second})
+    return replace(scene, things=tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=True)))
 
 
 def _case(category: str, unseen: bool, scene: Scene) -> Case:

@@ -36,6 +36,9 @@ from .scores import Score, share
 
 READER_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH_SIZE = 16
+MOVE_TOLERANCE, CONTROL_TOLERANCE = 0.12, 0.1
+"""How far an object may be from where it was to be moved, or from its place in the control picture, as a fraction of the
+picture's side"""
 MAX_NEW_TOKENS = 48
 """Text tokens of a reply: enough for the plan before a picture and a sentence after it."""
 
@@ -181,14 +184,16 @@ def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
 
 
 def matches_edit(change: Edit, verdict: Verdict) -> bool:
-    if change.kind == "background" and verdict.background != change.after.background:
-        return False
-    if not Expected.of(change.after).matches(verdict):
-        return False
-    if change.kind == "move":
-        target, found = change.after.things[0], verdict.detections[0]
-        return abs(found.x - target.x) < 0.12 and abs(found.y - target.y) < 0.12
-    return True
+    placed = change.kind != "move" or is_in_place(change.after.things[0], verdict, MOVE_TOLERANCE)
+    on_ground = change.kind != "background" or verdict.background == change.after.background
+    return placed and on_ground and Expected.of(change.after).matches(verdict)
+
+
+def is_in_place(thing: Thing, verdict: Verdict, tolerance: float) -> bool:
+    """Whether an object of this name is seen within ``tolerance`` of the thing's centre."""
+    return any(
+        d.name == thing.name and max(abs(d.x - thing.x), abs(d.y - thing.y)) < tolerance for d in verdict.detections
+    )
 
 
 def unchanged_pixels(change: Edit) -> np.ndarray:
@@ -261,22 +266,15 @@ def answering_task(count: int) -> Task:
 def deciding_task(count: int) -> Task:
     """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects)."""
     rng = random.Random("decide")
-    prompts, wants = [], []
+    prompts = []
     for index in range(count):
-        if index % 2 == 0:
-            example = talk.draw(rng)
-        else:
-            make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
-            example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
+        make = rng.choice((talk.describe, talk.answer, talk.small_talk, None)) if index % 2 else talk.draw
+        example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
         prompts.append(messages.rendered(example.messages[:1]))
-        wants.append(index % 2 == 0)
 
     def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
-        draws = [bool(reply.images) for reply in replies]
-        drawn = [drew for drew, wanted in zip(draws, wants, strict=True) if wanted]
-        silent = [not drew for drew, wanted in zip(draws, wants, strict=True) if not wanted]
-        good = [drew == wanted for drew, wanted in zip(draws, wants, strict=True)]
-        return good, {"draws": share(drawn), "keeps_silent": share(silent)}
+        good = [bool(reply.images) == (index % 2 == 0) for index, reply in enumerate(replies)]
+        return good, {"draws": share(good[::2]), "keeps_silent": share(good[1::2])}
 
     return Task("decide", prompts, deciding_in_one_step(), grade)
 
@@ -318,10 +316,6 @@ def composing_task(count: int, steps: int | None = None) -> Task:
     return Task("compose", prompts, drawing(steps), grade)
 
 
-POSITION_TOLERANCE = 0.1
-"""How far an object may be from its place in the control picture, as a fraction of the picture's side."""
-
-
 def control_task(count: int, steps: int | None = None) -> Task:
     """Drawings from edges, a silhouette, a sketch or a depth map: right if all objects are there, each in its place."""
     rng = random.Random("control")
@@ -333,21 +327,14 @@ def control_task(count: int, steps: int | None = None) -> Task:
 
     def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
         good = [
-            Expected.of(scene).matches(verdict) and all(is_in_place(thing, verdict) for thing in scene.things)
+            Expected.of(scene).matches(verdict)
+            and all(is_in_place(thing, verdict, CONTROL_TOLERANCE) for thing in scene.things)
             for scene, verdict in zip(scenes, judge.detect(first_images(replies)), strict=True)
         ]
         kinds = {kind: good[index :: len(CONTROLS)] for index, kind in enumerate(CONTROLS)}
         return good, {kind: share(right) for kind, right in kinds.items() if right}
 
     return Task("control", prompts, drawing(steps), grade)
-
-
-def is_in_place(thing: Thing, verdict: Verdict) -> bool:
-    """Whether an object of this name is seen where the thing is."""
-    return any(
-        d.name == thing.name and max(abs(d.x - thing.x), abs(d.y - thing.y)) < POSITION_TOLERANCE
-        for d in verdict.detections
-    )
 
 
 def inpainting_task(count: int, steps: int | None = None) -> Task:
@@ -376,13 +363,12 @@ def story_task(count: int, steps: int | None = None) -> Task:
     prompts = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
 
     def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
-        good, shown = [], 0
-        for hero, reply in zip(heroes, replies, strict=True):
-            verdicts = judge.detect(reply.images[:4])
-            there = [any((d.name, d.color) == (hero.name, hero.color) for d in v.detections) for v in verdicts]
-            good.append(len(reply.images) == 4 == sum(there))
-            shown += sum(there)
-        return good, {"pictures_with_the_character": shown / (4 * count)}
+        there = [
+            [any((d.name, d.color) == (hero.name, hero.color) for d in verdict.detections) for verdict in verdicts]
+            for hero, verdicts in zip(heroes, (judge.detect(reply.images[:4]) for reply in replies), strict=True)
+        ]
+        good = [len(reply.images) == 4 == sum(seen) for reply, seen in zip(replies, there, strict=True)]
+        return good, {"pictures_with_the_character": sum(map(sum, there)) / (4 * count)}
 
     # one picture more than requested, to see whether it stops
     return Task("story", prompts, deciding(5, steps), grade)
