@@ -7,7 +7,7 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,6 +74,13 @@ class SDXLAdapter(nn.Module):
         context, pooled = self.resampler(torch.cat([features, self.negative_features[None].to(features)]))
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)[:-1]
         return Condition(context[:-1], mask, pooled[:-1], negative=(context[-1], pooled[-1]))
+
+
+def save_adapter(config: SDXLAdapterConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes an `SDXLAdapter` as `load_module` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
 
 
 class SDXLDetokenizer(Detokenizer):
@@ -162,10 +169,7 @@ class SDXLDetokenizer(Detokenizer):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         folder = Path(folder)
-        (folder / "adapter").mkdir(parents=True, exist_ok=True)
-        (folder / "adapter/config.json").write_text(json.dumps(asdict(self.adapter.config), indent=1) + "\n")
-        weights = {k: v.contiguous() for k, v in self.adapter.state_dict().items()}
-        save_file(weights, folder / "adapter/model.safetensors")
+        save_adapter(self.adapter.config, self.adapter.state_dict(), folder / "adapter")
         self.unet.save_pretrained(folder / "unet")
         self.autoencoder.save_pretrained(folder / "vae")
         self.scheduler.save_pretrained(folder / "scheduler")
@@ -195,11 +199,11 @@ class GuidedNoise:
     ) -> None:
         self.unet, self.guidance = detokenizer.unet, guidance
         parameter = next(self.unet.parameters())
-        self.dtype, downsample_factor = parameter.dtype, detokenizer.autoencoder.downsample_factor
+        self.dtype = parameter.dtype
         self.has_references = detokenizer.takes_reference and any(condition.references)
         without_context = condition.without_context()
         self.conditions = {"full": condition, "no_context": without_context, "nothing": without_context}
-        size = (shape[1] * downsample_factor, shape[2] * downsample_factor)
+        size = [side * detokenizer.autoencoder.downsample_factor for side in shape[1:]]
         # original size, crop and target size: an image of this size that is not cropped
         self.time_ids = torch.tensor([[*size, 0, 0, *size]], device=parameter.device, dtype=self.dtype)
         self.reference = torch.zeros(0)
