@@ -154,11 +154,11 @@ def judge_accuracy(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
     missed = [(case, render(scene)) for case in chosen for _, scene in near_misses(case, rng)]
     missed += [(case, halve(case.scene, case.scene.things[0], rng.choice(SIDES))) for case in chosen]
     true = [(case, render(case.scene)) for case in chosen]
-    shares = []
-    for shown in (true, missed):
-        right = judge_pictures(judge, [case.expected for case, _ in shown], [image for _, image in shown])
-        shares.append(sum(right) / len(shown))
-    return {"judge_accuracy": shares[0], "false_accepts": shares[1]}
+    right, wrong = (
+        sum(judge_pictures(judge, [case.expected for case, _ in shown], [image for _, image in shown])) / len(shown)
+        for shown in (true, missed)
+    )
+    return {"judge_accuracy": right, "false_accepts": wrong}
 
 
 def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
@@ -176,8 +176,8 @@ def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
             [matches_edit(change, verdict) for change, verdict in zip(changes, judge.detect(images), strict=True)]
             for images in (first_images(replies), [render(change.after) for change in changes])
         )
-        kept = [(np.array(render(change.before)), unchanged_pixels(change)) for change in changes]
-        return good, {**psnr_of_the_rest(model, replies, kept), "judge_accuracy": sum(true) / count}
+        rest = psnr_of_the_rest(model, replies, [(change.before, change.after) for change in changes])
+        return good, {**rest, "judge_accuracy": sum(true) / count}
 
     prompts = [image_prompt(render(change.before), change.instruction) for change in changes]
     return Task(f"edit/{kind}", prompts, drawing(steps), grade)
@@ -196,12 +196,6 @@ def is_in_place(thing: Thing, verdict: Verdict, tolerance: float) -> bool:
     )
 
 
-def unchanged_pixels(change: Edit) -> np.ndarray:
-    """Mask (height, width, 1) of the pixels that an edit must not change: those equal in both true pictures."""
-    before, after = (np.asarray(render(s), dtype=np.int16) for s in (change.before, change.after))
-    return (np.abs(before - after).max(-1) == 0)[..., None]
-
-
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     """In dB, over the pixels where ``mask`` (height, width, 1) is True."""
     error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2 * mask).sum() / max(1, mask.sum() * a.shape[-1])
@@ -217,18 +211,20 @@ def reconstruct(model: Limner, pixels: np.ndarray) -> np.ndarray:
 
 
 def psnr_of_the_rest(
-    model: Limner, replies: Sequence[Reply], kept: Sequence[tuple[np.ndarray, np.ndarray]]
+    model: Limner, replies: Sequence[Reply], scenes: Sequence[tuple[Scene, Scene]]
 ) -> dict[str, float | None]:
     """Mean PSNR in dB over the pixels that a reply must not change, and of the autoencoder's reconstruction of them.
 
-    ``kept`` holds, for each reply, a true picture (height, width, 3) and a mask (height, width, 1) of these pixels. Replies
-    without any are left out; both means are None where all are.
+    ``scenes`` holds two for each reply; the pixels are those in which both are equal. Replies without any are left out; both
+    means are None where all are.
     """
-    scores = [
-        (psnr(np.asarray(reply.images[0]), true, mask), psnr(reconstruct(model, true), true, mask))
-        for reply, (true, mask) in zip(replies, kept, strict=True)
-        if mask.any()
-    ]
+    scores = []
+    for reply, pair in zip(replies, scenes, strict=True):
+        true, other = (np.array(render(scene)) for scene in pair)
+        mask = (true == other).all(-1, keepdims=True)
+        if mask.any():
+            pictures = (np.asarray(reply.images[0]), reconstruct(model, true))
+            scores.append([psnr(picture, true, mask) for picture in pictures])
     rest, most = np.mean(scores, axis=0).tolist() if scores else (None, None)
     return {"psnr_of_the_rest": rest, "autoencoder_alone": most}
 
@@ -348,9 +344,7 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
 
     def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
         good = judge_pictures(judge, [Expected.of(scene) for scene in scenes], first_images(replies))
-        pairs = [(np.array(render(scene)), np.array(render(hole))) for scene, hole in zip(scenes, covered, strict=True)]
-        kept = [(true, (masked == true).all(-1, keepdims=True)) for true, masked in pairs]
-        return good, psnr_of_the_rest(model, replies, kept)
+        return good, psnr_of_the_rest(model, replies, list(zip(scenes, covered, strict=True)))
 
     prompts = [image_prompt(render(scene), request) for scene, request in zip(covered, words, strict=True)]
     return Task("fill", prompts, drawing(steps), grade)
