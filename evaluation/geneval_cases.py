@@ -20,6 +20,13 @@ from .judge import Verdict
 
 SIDES = ("left", "right", "top", "bottom")
 """Sides of an object where its half can be missing."""
+PLACES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "left of": ({"x": 0.26, "y": 0.5}, {"x": 0.74, "y": 0.5}),
+    "right of": ({"x": 0.74, "y": 0.5}, {"x": 0.26, "y": 0.5}),
+    "above": ({"x": 0.5, "y": 0.26}, {"x": 0.5, "y": 0.74}),
+    "below": ({"x": 0.5, "y": 0.74}, {"x": 0.5, "y": 0.26}),
+}
+"""Centres of two objects in a relation"""
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
@@ -81,20 +88,15 @@ def has_held_out(category: str) -> bool:
 def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
     if unseen and not has_held_out(category):
         return
-    rule = held_out()
-    known = set(sampling.NAMES)
-    pools: dict[str, list[Any]] = {
-        "two_object": sorted(tuple(sorted(p)) for p in rule.pairs if p <= known and len(p) == 2),
-        "position": sorted(p for p in rule.positions if {p[0], p[2]} <= known),
-        "color_attr": sorted(tuple(sorted(p)) for p in rule.attributes if {n for n, _ in p} <= known and len(p) == 2),
-        "colors": sorted(p for p in rule.colors if p[0] in known),
-    }
+    pool = _held_out_combinations(category) if unseen else []
     sample = {"single_object": sampling.single, "colors": sampling.single, "counting": sampling.several}
-    pools["counting"] = pools["colors"]
     while True:
         scene = sample.get(category, sampling.pair)(rng)
         if unseen:
-            scene = _with_combination(scene, rng.choice(pools[category]), category)
+            changes = itertools.cycle(rng.choice(pool))
+            scene = replace(
+                scene, things=tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=False))
+            )
         scene = replace(scene, height=128, width=128)
         if not unseen and category in ("colors", "color_attr"):  # any colour as often as any other
             scene = replace(scene, things=tuple(replace(t, color=rng.choice(tuple(COLORS))) for t in scene.things))
@@ -102,22 +104,19 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
             yield _case(category, unseen, scene)
 
 
-def _with_combination(scene: Scene, pick: tuple, category: str) -> Scene:
-    """The scene with a held-out combination, as the pool of its category has it, in place of its own."""
-    if category in ("colors", "counting"):
-        name, color = pick
-        return replace(scene, things=tuple(replace(t, name=name, color=color) for t in scene.things))
-    changes: tuple[dict[str, Any], dict[str, Any]]
+def _held_out_combinations(category: str) -> list[tuple[dict[str, Any], ...]]:
+    """What makes a scene of this category a held-out one: other fields of its things, in turn."""
+    rule, known = held_out(), set(sampling.NAMES)
     if category == "two_object":
-        changes = ({"name": pick[0]}, {"name": pick[1]})
-    elif category == "color_attr":
-        changes = ({"name": pick[0][0], "color": pick[0][1]}, {"name": pick[1][0], "color": pick[1][1]})
-    else:
-        spots = {"left of": ((0.26, 0.5), (0.74, 0.5)), "above": ((0.5, 0.26), (0.5, 0.74))}
-        spots |= {"right of": spots["left of"][::-1], "below": spots["above"][::-1]}
-        first, second = ({"x": x, "y": y} for x, y in spots[pick[1]])
-        changes = ({"name": pick[0], **first}, {"name": pick[2], **second})
-    return replace(scene, things=tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=True)))
+        pairs = sorted(tuple(sorted(names)) for names in rule.pairs if names <= known and len(names) == 2)
+        return [tuple({"name": name} for name in pair) for pair in pairs]
+    if category == "color_attr":
+        both = [sorted(p) for p in rule.attributes if {name for name, _ in p} <= known and len(p) == 2]
+        return [tuple({"name": name, "color": color} for name, color in pair) for pair in sorted(both)]
+    if category == "position":
+        placed = [(a, PLACES[where], b) for a, where, b in sorted(rule.positions) if {a, b} <= known]
+        return [({"name": a, **spots[0]}, {"name": b, **spots[1]}) for a, spots, b in placed]
+    return [({"name": name, "color": color},) for name, color in sorted(rule.colors) if name in known]
 
 
 def _case(category: str, unseen: bool, scene: Scene) -> Case:

@@ -6,21 +6,19 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels, to_uint8
 from ...detokenizer.condition import Condition
 from ...detokenizer.detokenizer import Detokenizer, Sampling
 from ...detokenizer.drawing_options import DrawingOptions
-from ...detokenizer.files import load_module, load_strict, read_json, stored_dtype
+from ...detokenizer.files import load_module, load_strict, read_json, save_module, stored_dtype
 from ...detokenizer.guidance import Guidance
 from ...resamplers import PerceiverResampler
 
@@ -74,13 +72,6 @@ class SDXLAdapter(nn.Module):
         context, pooled = self.resampler(torch.cat([features, self.negative_features[None].to(features)]))
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)[:-1]
         return Condition(context[:-1], mask, pooled[:-1], negative=(context[-1], pooled[-1]))
-
-
-def save_adapter(config: SDXLAdapterConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes an `SDXLAdapter` as `load_module` reads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
 
 
 class SDXLDetokenizer(Detokenizer):
@@ -169,7 +160,7 @@ class SDXLDetokenizer(Detokenizer):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         folder = Path(folder)
-        save_adapter(self.adapter.config, self.adapter.state_dict(), folder / "adapter")
+        save_module(self.adapter, asdict(self.adapter.config), folder / "adapter")
         self.unet.save_pretrained(folder / "unet")
         self.autoencoder.save_pretrained(folder / "vae")
         self.scheduler.save_pretrained(folder / "scheduler")

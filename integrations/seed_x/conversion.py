@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,12 +13,12 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ...detokenizer.files import build_on_meta, check_state_dict, load_strict, read_part_config
+from ...detokenizer.files import build_on_meta, check_state_dict, load_strict, read_part_config, save_module
 from ...mllm.config import LimnerConfig
 from ...mllm.stream import StreamModel
 from ...mllm.vision_tower import VisionTower, pool_features
 from ...mllm.vocabulary import vocabulary_from_tokenizer
-from ..sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, save_adapter
+from ..sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from .agent import TEMPLATES, weights_from_seed_x
 from .files import read_weights, with_prefix
 from .qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
@@ -179,7 +179,8 @@ def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfi
     del vision_tower
     weights["negative_features"] = features[0].to(resampler["latents"].dtype)
     check_state_dict(weights, adapter, file)
-    save_adapter(own, weights, folder / "adapter")
+    adapter.load_state_dict(weights, assign=True)
+    save_module(adapter, asdict(own), folder / "adapter")
 
     sdxl = source / SDXL
     options = read_part_config(sdxl / "unet")
