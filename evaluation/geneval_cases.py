@@ -94,9 +94,8 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
         scene = sample.get(category, sampling.pair)(rng)
         if unseen:
             changes = itertools.cycle(rng.choice(pool))
-            scene = replace(
-                scene, things=tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=False))
-            )
+            things = tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=False))
+            scene = replace(scene, things=things)
         scene = replace(scene, height=128, width=128)
         if not unseen and category in ("colors", "color_attr"):  # any colour as often as any other
             scene = replace(scene, things=tuple(replace(t, color=rng.choice(tuple(COLORS))) for t in scene.things))

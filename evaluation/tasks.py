@@ -51,8 +51,8 @@ Grades = tuple[list[bool], dict[str, Any]]
 class Task:
     name: str
     prompts: Sequence[Messages]
-    generate: Callable[..., list[Reply]]
-    """(model, prompts, seed=seeds) to replies"""
+    generate: Callable[..., Any]
+    """(model, prompts, seed=seeds) to a list of replies"""
     grade: Callable[[Limner, Judge, Sequence[Reply]], Grades]
     """(model, judge, replies) to which replies are right, and further figures to show beside the rate"""
     seeds: int = 1
@@ -89,24 +89,23 @@ def with_seeds(task: Task, seeds: int) -> Task:
     return replace(task, prompts=[*task.prompts] * seeds, grade=grade, seeds=seeds)
 
 
-def drawing(steps: int | None) -> Callable[..., list[Reply]]:
+def drawing(steps: int | None) -> Callable[..., Any]:
     """`Task.generate` that draws pictures of 128 x 128."""
-    size = {"height": 128, "width": 128}
-    return partial(Limner.draw, max_new_tokens=MAX_NEW_TOKENS, num_inference_steps=steps, **size)
+    return partial(Limner.draw, max_new_tokens=MAX_NEW_TOKENS, height=128, width=128, num_inference_steps=steps)
 
 
-def deciding(max_images: int, steps: int | None) -> Callable[..., list[Reply]]:
+def deciding(max_images: int, steps: int | None) -> Callable[..., Any]:
     """`Task.generate` that leaves it to the model whether it draws, at most so many pictures."""
     tokens = max_images * MAX_NEW_TOKENS
     return partial(Limner.generate, max_images=max_images, max_new_tokens=tokens, num_inference_steps=steps)
 
 
-def writing(tokens: int) -> Callable[..., list[Reply]]:
+def writing(tokens: int) -> Callable[..., Any]:
     """`Task.generate` without pictures."""
     return partial(Limner.generate, images="never", max_new_tokens=tokens)
 
 
-def deciding_in_one_step() -> Callable[..., list[Reply]]:
+def deciding_in_one_step() -> Callable[..., Any]:
     """`Task.generate` for tasks that look only at whether a picture is drawn, and at its shape."""
     return partial(deciding(1, 1), guidance_scale=1.0)
 
@@ -307,7 +306,8 @@ def composing_task(count: int, steps: int | None = None) -> Task:
     for scene in scenes:
         a, b = scene.things
         words = f"put the {a.name} {relation(a, b)} the {b.name} {BACKGROUND_PHRASES[scene.background]}"
-        prompts.append([messages.user(*map(messages.image, map(render, compose.separate_scenes(rng, scene))), words)])
+        pictures = [messages.image(render(alone)) for alone in compose.separate_scenes(rng, scene)]
+        prompts.append([messages.user(*pictures, words)])
     grade = each_picture([Expected.of(scene, relation(*scene.things)) for scene in scenes])
     return Task("compose", prompts, drawing(steps), grade)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import sampling
 from .held_out import is_held_out
@@ -165,12 +166,10 @@ class Target:
     the: str
     """Its name, as "the cat" """
 
-    def changed(self, **changes: str) -> Scene:
+    def changed(self, **changes: Any) -> Scene:
         """The scene with other fields of the object, or of all of them."""
-        things = self.scene.things
-        return replace(
-            self.scene, things=tuple(replace(t, **changes) if self.many or t is self.thing else t for t in things)
-        )
+        things = (replace(t, **changes) if self.many or t is self.thing else t for t in self.scene.things)
+        return replace(self.scene, things=tuple(things))
 
 
 @dataclass(frozen=True)

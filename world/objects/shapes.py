@@ -1,4 +1,7 @@
-"""The shapes that a drawing lists: each is a call of the `Pen` method of its name, made when the object is drawn."""
+"""The shapes that a drawing lists: each is a call of the `Pen` method of its name, made when the object is drawn.
+
+`rounded` is `Pen.round`, under a name that does not hide Python's own.
+"""
 
 from __future__ import annotations
 
