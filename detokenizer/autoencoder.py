@@ -22,7 +22,7 @@ _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 class Autoencoder(nn.Module):
     """``vae`` works on ``(batch, 3 · unshuffle², height / unshuffle, width / unshuffle)``; pixels are in [-1, 1]."""
 
-    def __init__(self, vae: nn.Module, unshuffle: int = 1) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC, unshuffle: int = 1) -> None:
         super().__init__()
         if unshuffle < 1:
             raise ValueError(f"unshuffle is {unshuffle}; it must be at least 1")

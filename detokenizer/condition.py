@@ -135,10 +135,12 @@ class ConditioningAdapter(nn.Module):
         context = context + self.source_embed[0]
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         if prompt is not None:
+            assert prompt_mask is not None
             own = self.prompt_proj(self.prompt_norm(prompt)) + self.source_embed[1]
             context = torch.cat([context, own], dim=1)
             mask = torch.cat([mask, prompt_mask], dim=1)
         if glyphs is not None:
+            assert glyph_mask is not None
             own = self.glyph_proj(self.glyph_norm(glyphs)) + self.source_embed[-1]
             context = torch.cat([context, own], dim=1)
             mask = torch.cat([mask, glyph_mask], dim=1)

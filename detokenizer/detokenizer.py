@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,9 @@ class Detokenizer(nn.Module, ABC):
     so it must be a module.
     """
 
-    adapter: nn.Module | None
-    """None where conditions come from elsewhere, as from SD3's own text encoders"""
+    adapter: Any
+    """A module whose ``config`` has a ``prompt_width``; None where conditions come from elsewhere, as from SD3's own text
+    encoders"""
     autoencoder: Autoencoder
     stretches_references = False
     """Whether `encode_reference` brings any picture to the drawing's size by itself"""

@@ -123,7 +123,7 @@ def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, whe
         )
 
 
-def load_module(part: type[nn.Module], config_class: type, folder: Path) -> Any:
+def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) -> Any:
     """The module ``part(config_class(**config))`` with the weights of its folder.
 
     Raises ValueError as `load_strict` does, and for unknown keys of the configuration.

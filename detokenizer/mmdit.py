@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,7 +164,7 @@ class MMDiT(nn.Module):
         self.context_embed = nn.Linear(config.context_width, width)
         low_rank = config.adaln == "low_rank"
         self.adaln_in = nn.Linear(width, config.adaln_rank) if low_rank else nn.Identity()
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(  # of `Block`, which torch's types do not tell
             Block(config, dual=i in config.dual_attention_blocks, last=i == config.depth - 1)
             for i in range(config.depth)
         )
@@ -220,12 +221,12 @@ class MMDiT(nn.Module):
         p = self.config.patch_size
         rows = []
         for row in pictures:
-            tokens = [self.patchify(x[None])[0] for x in row]
-            places = [
+            row_tokens = [self.patchify(x[None])[0] for x in row]
+            row_places = [
                 F.pad(centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device), (1, 0), value=index)
                 for index, x in enumerate(row, 1)
             ]
-            rows.append((torch.cat(tokens), torch.cat(places)) if row else None)
+            rows.append((torch.cat(row_tokens), torch.cat(row_places)) if row else None)
         like = next(r for r in rows if r is not None)
         length = max(r[0].shape[0] for r in rows if r is not None)
         batch = len(rows)
@@ -233,10 +234,10 @@ class MMDiT(nn.Module):
         places = like[1].new_zeros(batch, length, 3)
         places[..., 0] = 1
         mask = torch.zeros(batch, length, dtype=torch.bool, device=tokens.device)
-        for i, row in enumerate(rows):
-            if row is not None:
-                n = row[0].shape[0]
-                tokens[i, :n], places[i, :n], mask[i, :n] = row[0], row[1], True
+        for i, packed in enumerate(rows):
+            if packed is not None:
+                n = packed[0].shape[0]
+                tokens[i, :n], places[i, :n], mask[i, :n] = packed[0], packed[1], True
         return tokens, places, mask
 
     def modulations(self, timestep: Tensor, pooled: Tensor) -> Modulations:
@@ -287,7 +288,9 @@ class MMDiT(nn.Module):
         """
         p = self.config.patch_size
         height, width = latents.shape[-2:]
-        mods = modulations or self.modulations(timestep, pooled)
+        if modulations is None:
+            assert timestep is not None and pooled is not None
+            modulations = self.modulations(timestep, pooled)
         tokens = self.patchify(latents)
         own = tokens.shape[1]
         mask, places = context_mask, None
@@ -301,10 +304,10 @@ class MMDiT(nn.Module):
             mask = torch.cat(parts, dim=1)
         x = self.patch_embed(tokens)
         x, rotary = self.add_positions(x, height // p, width // p, places)
-        if references is not None:
+        if places is not None:
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
         context = self.context_embed(context.to(x.dtype))
-        for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, mods.blocks, strict=True)):
+        for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, modulations.blocks, strict=True)):
             block_inputs = (x, context, image_mods, context_mods, rotary, mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x, context = checkpoint(block, *block_inputs, use_reentrant=False)
@@ -312,6 +315,6 @@ class MMDiT(nn.Module):
                 x, context = block(*block_inputs)
             if early is not None and index == early_block:
                 early.append(x[:, :own])
-        scale, shift = mods.out.chunk(2, dim=-1)
+        scale, shift = modulations.out.chunk(2, dim=-1)
         x = modulate(F.layer_norm(x[:, :own], (x.shape[-1],), eps=1e-6), shift, scale)
         return self.unpatchify(self.proj_out(x), height, width)

@@ -30,6 +30,8 @@ class MMDiTDetokenizer(Detokenizer):
     SD3).
     """
 
+    adapter: ConditioningAdapter | None
+
     def __init__(
         self,
         adapter: ConditioningAdapter | None,
@@ -72,8 +74,8 @@ class MMDiTDetokenizer(Detokenizer):
 
     def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
         """A new source of context; what is drawn without words stays what it was."""
-        assert self.glyphs is None
         old = self.adapter
+        assert self.glyphs is None and old is not None
         self.adapter = ConditioningAdapter(replace(old.config, glyph_width=glyphs.width)).to(old.source_embed)
         state = self.adapter.state_dict() | old.state_dict()
         state["source_embed"] = torch.cat([old.source_embed, torch.zeros_like(old.source_embed[:1])])
@@ -93,9 +95,11 @@ class MMDiTDetokenizer(Detokenizer):
         """
         parameter = next(self.autoencoder.parameters())
         pixels = to_pixels(image[None]).to(parameter.device, parameter.dtype)
-        size = [max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]]
-        if size != list(pixels.shape[-2:]):
-            pixels = nn.functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(
+        fitted = [
+            max(self.size_multiple, round(n / self.size_multiple) * self.size_multiple) for n in pixels.shape[-2:]
+        ]
+        if fitted != list(pixels.shape[-2:]):
+            pixels = nn.functional.interpolate(pixels.float(), fitted, mode="bilinear", antialias=True).to(
                 parameter.dtype
             )
         return self.autoencoder.encode(pixels)[0]
@@ -139,6 +143,7 @@ class MMDiTDetokenizer(Detokenizer):
         folder = Path(folder)
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
+        assert self.adapter is not None
         save_module(self.adapter, asdict(self.adapter.config), folder / "adapter")
         if source is None:
             save_module(self.mmdit, self.mmdit.config.to_dict(), folder / "mmdit")

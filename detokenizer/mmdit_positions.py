@@ -15,13 +15,13 @@ def centred_grid(config: MMDiTConfig, height: int, width: int, device: torch.dev
     "sincos": integer places in SD3's table, the grid cropped from its middle; ValueError when it is larger.
     "rope": measured from the image's centre, so that they mean the same at any size (Seedream 2.0, arXiv:2503.07703).
     """
-    if config.positions == "sincos":
+    if config.positions == "rope":
+        top, left = -(height - 1) / 2, -(width - 1) / 2
+    else:
         side = config.position_table
         if height > side or width > side:
             raise ValueError(f"a picture of {height} x {width} patches; the position table holds {side} x {side}")
         top, left = (side - height) // 2, (side - width) // 2
-    else:
-        top, left = -(height - 1) / 2, -(width - 1) / 2
     rows = torch.arange(height, device=device, dtype=torch.float32) + top
     columns = torch.arange(width, device=device, dtype=torch.float32) + left
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)

@@ -21,6 +21,7 @@ STREAMS = ("image", "context")
 
 
 def mmdit_targets(streams: Sequence[str] = STREAMS) -> str:
+    """peft's ``target_modules`` as a regular expression: attention and feed-forward of these streams, without modulations."""
     return rf"blocks\.\d+\.({'|'.join(streams)})\.(qkv|out|mlp\.[02])"
 
 
@@ -87,6 +88,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
         raise ValueError(f"the adapter is not whole: no {path}")
     try:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import mismatched_keys
@@ -240,7 +241,7 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
     for key in sorted({key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")}):
         owner, name = view.get_submodule(key.removeprefix(half)[1:].rpartition(".")[0]), key.rpartition(".")[2]
         base, like = getattr(owner, name), next(module.parameters())
-        value = sum(weight * a.extra[key].to(like.device) for a, weight in active if key in a.extra)
+        value: Any = sum(weight * a.extra[key].to(like.device) for a, weight in active if key in a.extra)
         value = value if base is None else base.float() + value
         setattr(owner, name, nn.Parameter(value.to(like.dtype if base is None else base.dtype), requires_grad=False))
     # names of our own: peft finds an adapter's weights by looking for its name anywhere in theirs
@@ -248,7 +249,7 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
     names = [f"adapter{number:04d}" for number in range(len(loras))]
     if not loras:
         return view, None
-    target = view.llm if half == "mllm" else view.transformer
+    target: Any = view.llm if half == "mllm" else view.transformer
     if half == "detokenizer" and not isinstance(target, MMDiT):
         raise ValueError(f"this model has no {part!r} for LoRA")
     tuner = lora.inject(target, {name: config for name, (config, _, _) in zip(names, loras, strict=True)})
@@ -266,7 +267,7 @@ def version(parameter: nn.Parameter) -> tuple[int, int]:
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
-def has_tied_embeddings(llm: nn.Module) -> bool:
+def has_tied_embeddings(llm: PreTrainedModel) -> bool:
     """Whether the input embeddings are the output head's."""
     return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
 from ..detokenizer.files import load_strict, read_part_config, resolve_source
@@ -62,13 +67,11 @@ def build(
         backbone.resize_token_embeddings(len(tokenizer))
     mllm = StreamModel(backbone, vision_tower, config, vocabulary)
     mllm.to(next(backbone.parameters()).dtype)
-    model = Limner(
-        mllm, build_detokenizer(resolve_source(mmdit), vision_tower, width, options), tokenizer, GenerationConfig()
-    )
-    model.detokenizer.check_size(*config.default_size)
+    detokenizer = build_detokenizer(resolve_source(mmdit), vision_tower, width, options)
+    detokenizer.check_size(*config.default_size)
     if glyphs is not None:
-        model.detokenizer.add_glyph_encoder(GlyphEncoder.from_pretrained(resolve_source(glyphs)))
-    return model.eval()
+        detokenizer.add_glyph_encoder(GlyphEncoder.from_pretrained(resolve_source(glyphs)))
+    return Limner(mllm, detokenizer, tokenizer, GenerationConfig()).eval()
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:
@@ -81,7 +84,7 @@ def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Pat
     }
 
 
-def load_language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_language_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Raises ValueError for a folder without a causal language model, a tokenizer or a chat template."""
     try:
         model = load_strict(AutoModelForCausalLM, folder, dtype="auto")
@@ -93,7 +96,7 @@ def load_language_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBas
     return model, tokenizer
 
 
-def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, ...], tuple[float, ...]]:
+def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, float, float], tuple[float, float, float]]:
     """The tower, and mean and standard deviation of its images. Raises ValueError for a folder that holds none."""
     try:
         model = load_vision_model(folder)

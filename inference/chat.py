@@ -33,7 +33,12 @@ class StreamingModel(Protocol):
     defaults: GenerationConfig
 
     def stream(
-        self, messages: Messages | Sequence[Messages], **options: Any
+        self,
+        messages: Messages | Sequence[Messages],
+        *,
+        seed: int | Sequence[int] = 0,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Generator[Event, None, list[Reply]]: ...
 
 
@@ -57,12 +62,15 @@ class Chat:
         self._written: dict[tuple[int, Path], tuple[Image.Image, Path]] = {}
         """Images, by identity and path of the saved conversation, and their files"""
 
-    def say(self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]) -> Reply:
+    # the option `images` is given when the chat is made: here they are the turn's pictures
+    def say(  # type: ignore[misc]
+        self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]
+    ) -> Reply:
         """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
         callback = {**self.options, **options}.get("callback")
         return consume(self.stream(text, images, **options), callback)
 
-    def stream(
+    def stream(  # type: ignore[misc]
         self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]
     ) -> Generator[Event, None, Reply]:
         """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
@@ -105,10 +113,10 @@ class Chat:
         del self.messages[-2:]
         self.dropped = max(0, self.dropped - 1)
 
-    def retry(self, **options: Any) -> Reply:
+    def retry(self, **options: Unpack[ChatOptions]) -> Reply:
         """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
         with self.popped_turn() as (text, images):
-            return self.say(text, images, **options)
+            return self.say(text, images, **options)  # type: ignore[misc, arg-type]  # `images`, as in `say`
 
     @contextlib.contextmanager
     def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:

@@ -71,8 +71,9 @@ def build_condition(
     features = torch.stack([r.features for r in group]).to(parameter)
     prompt = mask = None
     if group[0].prompt is not None and detokenizer.adapter.config.prompt_width:
-        prompt = torch.stack([r.prompt for r in group]).to(parameter)
-        mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)
+        # a model gives all of them a prompt or none
+        prompt = torch.stack([r.prompt for r in group]).to(parameter)  # type: ignore[misc]
+        mask = torch.stack([r.prompt_mask for r in group]).to(parameter.device)  # type: ignore[misc]
     condition = detokenizer.condition(features, prompt, mask, [r.glyph_text for r in group])
     references = [
         [

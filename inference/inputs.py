@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,14 +25,14 @@ def as_batch(messages: Messages | Sequence[Messages]) -> tuple[list[Messages], b
     """
     if isinstance(messages, str):
         return [messages], True
-    messages = list(messages)
-    if not messages:
+    conversations: list[Any] = list(messages)
+    if not conversations:
         raise ValueError("no messages: a conversation needs at least one")
-    if all(isinstance(m, dict) for m in messages):
-        return [messages], True
-    if any(isinstance(m, dict) for m in messages):
+    if all(isinstance(m, dict) for m in conversations):
+        return [conversations], True
+    if any(isinstance(m, dict) for m in conversations):
         raise ValueError("a batch is a list of prompts or of conversations, not a mixture of them and single messages")
-    return messages, False
+    return conversations, False
 
 
 def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:

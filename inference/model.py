@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack, overload
 
 from PIL import Image
 from safetensors.torch import save_file
@@ -75,6 +75,42 @@ class Limner(nn.Module):
         self.adapters = Adapters(self)
         """The LoRA adapters that are loaded (`inference/adapters.py`)"""
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+        self,
+        messages: Messages,
+        *,
+        seed: int | Sequence[int] = 0,
+        n: Literal[1] = 1,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Reply: ...
+
+    @overload
+    def generate(
+        self,
+        messages: Messages,
+        *,
+        seed: int | Sequence[int] = 0,
+        n: int,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Reply]: ...
+
+    @overload
+    def generate(
+        self,
+        messages: Sequence[Messages],
+        *,
+        seed: int | Sequence[int] = 0,
+        n: int = 1,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Reply]: ...
+
     def generate(
         self,
         messages: Messages | Sequence[Messages],
@@ -115,6 +151,28 @@ class Limner(nn.Module):
         batch, _ = as_batch(messages)
         return self._request(batch, seeds_per_row(seed, len(batch)), adapters, options)
 
+    @overload
+    def draw(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+        self,
+        messages: Messages,
+        *,
+        seed: int | Sequence[int] = 0,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Reply: ...
+
+    @overload
+    def draw(
+        self,
+        messages: Sequence[Messages],
+        *,
+        seed: int | Sequence[int] = 0,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Reply]: ...
+
     def draw(
         self,
         messages: Messages | Sequence[Messages],
@@ -136,7 +194,6 @@ class Limner(nn.Module):
         seeds = seeds_per_row(seed, len(batch))
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, callback=callback, adapters=adapters, **options)
-        assert isinstance(replies, list)
         silent = [i for i, reply in enumerate(replies) if not reply.images]
         if silent:
             options["images"], options["max_new_tokens"] = "force", 1

@@ -79,7 +79,7 @@ def load_detokenizer(folder: Path) -> Detokenizer:
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
-    """The parts of the stream that are neither backbone nor eye."""
+    """The parts of the stream that are neither backbone nor vision tower."""
     return {k: v.contiguous() for k, v in mllm.state_dict().items() if k.split(".")[0] in STREAM_PARTS}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -78,7 +80,7 @@ class StreamCache:
 
         self._each(gather)
 
-    def _each(self, change) -> None:  # noqa: ANN001
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
         """A change of rows or columns of the cache and of what goes with it; DynamicCache itself can only select rows."""
         for layer in self.past.layers:
             layer.keys, layer.values = change(layer.keys), change(layer.values)

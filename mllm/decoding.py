@@ -17,7 +17,7 @@ from .events import Event, Finished, TextPiece
 from .glyph_text import find_glyph_text
 from .messages import EmittedText
 from .stream import StreamModel
-from .views import image_views
+from .views import View, image_views
 
 Part = str | Image.Image
 
@@ -64,7 +64,8 @@ class Row:
     size: tuple[int, int] | None = None
     """Height and width of the image to be drawn, set while the row waits for the others."""
     shape_id: int | None = None
-    finish_reason: str | None = None
+    finish_reason: str = ""
+    """Empty while it is decoded"""
 
     def glyph_text(self) -> tuple[str, ...]:
         """Strings to be written in the next image: those quoted since the last one, else those of the request."""
@@ -147,7 +148,7 @@ class Decoder:
         embeds = model.build_inputs_embeds(ids.to(device), slots.to(device), features)
         return model.logits(cache.extend(embeds, valid.to(device))[:, -1])
 
-    def _image_features(self, views: Sequence) -> Tensor:
+    def _image_features(self, views: Sequence[View]) -> Tensor:
         """Views to image tokens (views, image_tokens, width)."""
         pixels = torch.stack([view.pixel_values for view in views]).to(self.model.device)
         positions = torch.tensor([view.position or (0.5, 0.5) for view in views], device=self.model.device)
@@ -178,7 +179,7 @@ class Decoder:
                 row.pending_ids.append(token)
                 row.num_text_tokens += 1
                 yield from self._emit_text(row)
-                if row.finish_reason is None and row.num_text_tokens >= options.max_new_tokens:
+                if not row.finish_reason and row.num_text_tokens >= options.max_new_tokens:
                     row.finish_reason = "length"
                     yield from self._flush_text(row)
 
@@ -258,7 +259,7 @@ class Decoder:
                 features[i],
                 None if prompt is None else prompt[i],
                 None if prompt_mask is None else prompt_mask[i],
-                row.size,
+                row.size,  # type: ignore[arg-type]  # every row that waits has one
                 row.pictures[::-1],
                 row.glyph_text(),
             )

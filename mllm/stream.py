@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,8 @@ class StreamModel(nn.Module):
     Raises ValueError for a backbone with layers that cannot be masked or cropped (`check_backbone`).
     """
 
+    slot_ids: Tensor
+
     def __init__(
         self, llm: PreTrainedModel, vision_tower: VisionTower, config: LimnerConfig, vocabulary: Vocabulary
     ) -> None:
@@ -107,7 +110,7 @@ class StreamModel(nn.Module):
         self.llm, self.vision_tower = llm, vision_tower
         width = llm.config.hidden_size
         self.width = width
-        attention = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
+        attention: dict[str, Any] = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
         self.input_resampler = Resampler(
             vision_tower.width, width, config.image_tokens, local=config.local_image_tokens, **attention
         )
@@ -140,6 +143,7 @@ class StreamModel(nn.Module):
         """
         tokens = self.input_resampler(vision_features.to(self.dtype))
         if self.tile_embed is not None:
+            assert view_positions is not None
             places = torch.cat([view_positions, 1 - view_positions], dim=-1).to(tokens) / 2
             tokens = tokens + (places @ self.tile_embed)[:, None]
         return tokens

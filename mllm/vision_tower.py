@@ -6,12 +6,13 @@ import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 class VisionTower(nn.Module):
     """Pixel values (views, 3, size, size) to patch features (views, patches, width), without class and register tokens."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         config = getattr(model.config, "vision_config", model.config)

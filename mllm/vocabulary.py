@@ -32,6 +32,7 @@ class Vocabulary:
 
 
 def shape_name(shape: tuple[int, int]) -> str:
+    """The token before BOI that announces a picture of ``shape``, its height and width in pixels."""
     return f"<shape_{shape[0]}x{shape[1]}>"
 
 

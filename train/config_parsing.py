@@ -28,8 +28,9 @@ def parse_config(cls: type, values: Any, where: str = "") -> Any:
 def converted(value: Any, kind: Any, where: str) -> Any:
     """``value`` as a field of type ``kind`` holds it: whole numbers become floats, lists tuples, mappings dataclasses."""
     if isinstance(kind, UnionType):  # "float | None"
-        return None if value is None else converted(value, *(k for k in get_args(kind) if k is not NoneType), where)
-    if is_dataclass(kind):
+        (kind,) = (k for k in get_args(kind) if k is not NoneType)
+        return None if value is None else converted(value, kind, where)
+    if isinstance(kind, type) and is_dataclass(kind):
         return parse_config(kind, value, where)
     plain = get_origin(kind) or kind
     accepted = {float: (float, int), tuple: (tuple, list)}.get(plain, plain)
@@ -49,7 +50,7 @@ def parse_overrides(cls: type, overrides: Sequence[str]) -> Any:
 
     try:
         given = OmegaConf.from_dotlist([current_override(override) for override in overrides])
-        values = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
+        values: Any = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
         values = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error

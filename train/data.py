@@ -78,7 +78,8 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], list[Any]] = {}
-    target, references, unseen, target_views, drawing_ids, glyph_text = [], [], [], [], [], []
+    target, references, target_views, drawing_ids, glyph_text = [], [], [], [], []
+    unseen: list[Tensor] = []
     stream = collate(encoded, encoder.vocabulary, config)
     views_before = 0  # views of the conversations before
     for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):

@@ -136,11 +136,12 @@ def student_losses(
 ) -> dict[str, Tensor]:
     """The loss of all drawings of a batch, averaged over the segments of their paths."""
     batch = batch.to(trainable.stream.device)
-    detokenizer = trainable.detokenizer
+    detokenizer = trainable.mmdit_detokenizer
     student = Student(detokenizer.mmdit)
     choices = random_choices(JointStage(), batch, config.seed, step)
     with torch.no_grad():
         stream_losses = forward_losses(trainable, batch)
+        assert stream_losses.features is not None
         latents = [trainable.frozen_encoders.latents(p, ()) for p in batch.pictures]
         condition = detokenizer.condition(
             stream_losses.features, *prompt_states(detokenizer, stream_losses), batch.glyph_text
@@ -222,7 +223,8 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     torch.manual_seed(config.seed)
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     if not config.loop.learning_rate:
-        config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
+        assert isinstance(model.detokenizer.transformer, MMDiT)
+        config.loop.learning_rate = learning_rate(model.detokenizer.transformer.config.width)
     start = load_student(Path(config.warm_start), model, config) if config.warm_start else {}
     run, first = output / RUN_FOLDER, parallel.rank() == 0
     all_sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)

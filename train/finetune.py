@@ -373,14 +373,15 @@ def estimate_cost(
 def step_cost(batch: JointBatch, trainable: TrainableModel, stage: JointStage) -> float:
     """About how many multiplications a step of this batch takes: parameters times tokens, for forward, backward and, if
     conversations are replayed, the base's forward."""
-    stream, detokenizer = trainable.stream, trainable.detokenizer
+    stream, detokenizer = trainable.stream, trainable.mmdit_detokenizer
     rows, tokens = batch.stream.input_ids.shape
     tokens_in_all = rows * tokens + len(batch.target) * stream.config.num_queries
     passes = 3 if any(batch.sources) else 2
-    total = tokens_in_all * passes * count_parameters(stream.llm.get_decoder().layers)
+    total: float = tokens_in_all * passes * count_parameters(stream.llm.get_decoder().layers)
     if not batch.target:
         return total
     distilled = torch.tensor(batch.sources)[batch.stream.drawing_row] > 0
+    assert detokenizer.adapter is not None
     context = detokenizer.adapter.config.num_tokens + stream.config.prompt_tokens
     for drawing, count in enumerate(random_choices(stage, batch, 0, 0, distilled).counts):
         shown = [batch.target[drawing], *batch.references[drawing]]

@@ -127,7 +127,7 @@ def random_choices(
 @torch.no_grad()
 def encode_pictures(trainable: TrainableModel, batch: JointBatch) -> list[Tensor]:
     """Latents of all the batch's pictures, one tensor (pictures, channels, h, w) for each of its shapes."""
-    names = batch.picture_keys or [()] * len(batch.pictures)
+    names = batch.picture_keys or [[]] * len(batch.pictures)
     return [trainable.frozen_encoders.latents(p, k) for p, k in zip(batch.pictures, names, strict=True)]
 
 
@@ -142,8 +142,9 @@ def predict_velocities(
 ) -> tuple[list[PredictedVelocities], Tensor]:
     """Velocities of all samples, or ``only`` of the drawings in a mask (drawings,), and a zero that carries the gradient of
     `dummy_forward`: all processes have to run the MM-DiT equally often. ``latents`` are `encode_pictures`."""
-    detokenizer = trainable.detokenizer
+    detokenizer = trainable.mmdit_detokenizer
     mmdit = detokenizer.mmdit
+    assert stream_losses.features is not None
     device = mmdit.proj_out.weight.device
     prompt, prompt_mask = prompt_states(detokenizer, stream_losses)
     if prompt_mask is not None:
@@ -192,7 +193,7 @@ def flow_losses(
 ) -> dict[str, Tensor]:
     """Flow loss and, if configured, alignment loss, averaged over all drawings, timesteps and noises. Replayed drawings have the
     velocities of ``self_targets`` as targets."""
-    mmdit = trainable.detokenizer.mmdit
+    mmdit = trainable.mmdit_detokenizer.mmdit
     latents = encode_pictures(trainable, batch) if self_targets is None else self_targets.latents
     groups, flow_sum = predict_velocities(trainable, stage, batch, stream_losses, choices, latents)
     align_sum = torch.zeros_like(flow_sum)
@@ -201,6 +202,7 @@ def flow_losses(
         target = group.target if self_targets is None else self_targets.replace_targets(group)
         weights = choices.weights[drawings].to(target.device)
         if group.early is not None:
+            assert trainable.align is not None and stream_losses.vision_features is not None
             vision_features = resize_features(
                 stream_losses.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size
             )
@@ -219,6 +221,7 @@ def prompt_states(detokenizer: MMDiTDetokenizer, stream_losses: StreamLosses) ->
     None if the adapter takes no prompt."""
     if stream_losses.output is not None:
         return stream_losses.output.prompt, stream_losses.output.prompt_mask
+    assert detokenizer.adapter is not None and stream_losses.features is not None
     width = detokenizer.adapter.config.prompt_width
     if not width:
         return None, None
@@ -237,7 +240,7 @@ def dummy_forward(mmdit: MMDiT) -> Tensor:
 def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
     """The (zero) losses of a process without a drawing while other processes have some."""
     runs = int(parallel.max_over_processes(0))
-    losses = {"flow": sum((dummy_forward(trainable.detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
+    losses = {"flow": sum((dummy_forward(trainable.mmdit_detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
     return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
 
 

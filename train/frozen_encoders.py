@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -44,7 +45,7 @@ class EncoderCache:
             raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
         saved = json.loads(index.read_text())
         if saved["encoders"] != encoders:
-            raise ValueError(f"{folder} was precomputed by another eye or autoencoder than this model's")
+            raise ValueError(f"{folder} was precomputed by another vision tower or autoencoder than this model's")
         self.places: dict[str, str] = saved["places"]
         self.open: dict[str, safe_open] = {}
 
@@ -79,6 +80,7 @@ class FrozenEncoders:
         return self._cached(self._encode, pictures, names)
 
     def _encode(self, pictures: Tensor) -> Tensor:
+        assert self.autoencoder is not None
         dtype = next(self.autoencoder.parameters()).dtype
         return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
 
@@ -131,7 +133,7 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
         for batch in encoder_batches(model, examples[start : start + batch_size]):
             inputs = batch.to(model.mllm.device)
-            given = [(frozen.features, inputs.views(), batch.view_keys)]
+            given: list[tuple[Any, Tensor, list[str]]] = [(frozen.features, inputs.views(), batch.view_keys)]
             given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
             for encode, tensors, names in given:
                 fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]

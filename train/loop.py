@@ -107,10 +107,11 @@ def fit(
     if workers is None:
         workers = int(optimizer.masters[0].device.type != "cpu")
     # batch number ``step`` is a function of the step alone, so that resuming needs no replay
-    loader = DataLoader(
-        range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps),
+    steps = range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps)
+    loader: DataLoader[Any] = DataLoader(
+        steps,  # type: ignore[arg-type]  # torch takes any sequence
         batch_size=None,
-        collate_fn=make_batch,
+        collate_fn=make_batch,  # type: ignore[arg-type]  # of one item, without a batch size
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_interrupts,
@@ -153,9 +154,9 @@ def fit(
                     )
             if step % config.log_every == 0 and not bad:
                 logged = {f"{name}/gradient_norm": norm}
-                for key, value in values.items():
+                for key, total in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum
-                    value = parallel.sum_over_processes(float(value)) / (parallel.world_size() if key == "loss" else 1)
+                    value = parallel.sum_over_processes(float(total)) / (parallel.world_size() if key == "loss" else 1)
                     smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
                     logged[f"{name}/{key}"] = value
                 if tracker:
@@ -165,9 +166,9 @@ def fit(
             saving = done % config.save_every == 0 or done == config.steps or stopping
             due = config.sample_every and (done % config.sample_every == 0 or done == config.steps)
             if sample and due and not sharded and not stopping:
-                value = sample_with_averages(sample, module, optimizer, done) if first else None
-                if value is not None and (progress.best is None or value < progress.best):
-                    progress.best, progress.best_step, saving = value, done, True
+                measured = sample_with_averages(sample, module, optimizer, done) if first else None
+                if measured is not None and (progress.best is None or measured < progress.best):
+                    progress.best, progress.best_step, saving = measured, done, True
                 saving = bool(parallel.max_over_processes(saving))
             if saving:
                 checkpoints.save(folder / "checkpoints", optimizer, progress, config.save_total_limit)

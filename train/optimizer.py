@@ -41,7 +41,8 @@ class MasterOptimizer:
             raise ValueError("nothing to train: no parameter requires a gradient")
         self.learning_rate = learning_rate
         self.masters = [p.detach().float().clone().requires_grad_() for _, p in self.named]
-        inner, others = [], []
+        inner: list[Tensor] = []
+        others: list[Tensor] = []
         for (name, _), master in zip(self.named, self.masters, strict=True):
             (inner if kind == "muon" and master.ndim == 2 and _REPEATED.search(name) else others).append(master)
         groups = [
@@ -67,6 +68,7 @@ class MasterOptimizer:
         used = [(m, p) for m, (_, p) in zip(self.masters, self.named, strict=True) if p.grad is not None]
         grads = []
         for _, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
+            assert p.grad is not None
             grads.append(p.grad.float())
             p.grad = None
         norm = float(full_tensor(nn.utils.get_total_norm(grads)))

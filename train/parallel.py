@@ -107,7 +107,8 @@ def balanced_indices(costs: Sequence[float]) -> list[int]:
         raise ValueError(
             f"a batch of {len(costs)} for {world_size()} processes; batch_size must be at least {world_size()}"
         )
-    loads, shares = [0.0] * world_size(), [[] for _ in range(world_size())]
+    loads = [0.0] * world_size()
+    shares: list[list[int]] = [[] for _ in loads]
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         least = min(range(world_size()), key=lambda r: (loads[r], len(shares[r])))
         loads[least] += costs[index]
@@ -150,7 +151,7 @@ def shard(objective: Objective, kind: str) -> nn.Module:
         raise ValueError(f"hsdp with {world_size()} processes; it needs an even number from 4")
     shape, names = ((world_size(),), ("shard",)) if kind == "fsdp" else ((2, world_size() // 2), ("copy", "shard"))
     mesh = init_device_mesh("cuda" if dist.get_backend() == "nccl" else "cpu", shape, mesh_dim_names=names)
-    options = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
     for name, module in objective.module.named_modules():
         *above, last = name.split(".")
         if (
@@ -193,5 +194,5 @@ def unshard(module: nn.Module) -> None:
         for name, shard in owner._parameters.items():
             if shard is not None and is_sharded(shard):
                 if shard not in gathered:
-                    gathered[shard] = nn.Parameter(shard.full_tensor().cpu(), requires_grad=shard.requires_grad)
+                    gathered[shard] = nn.Parameter(full_tensor(shard).cpu(), requires_grad=shard.requires_grad)
                 owner._parameters[name] = gathered[shard]

@@ -32,7 +32,7 @@ def random_scene(rng: random.Random) -> Scene:
 def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
     """Square crops (count, size, size, 3), 8-bit, each near an object: plain background teaches little."""
     rng = rng_for(seed, step, "crops")
-    cut = []
+    cut: list[np.ndarray] = []
     while len(cut) < count:
         scene = random_scene(rng)
         pixels = to_array(render(scene, rng.choice((0.8, 1.0, 1.25))))

@@ -124,7 +124,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             # struct mode off: unknown keys are refused below, with the names of those that exist
             changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
-            values = compose("config", [f"recipe={name}", *changes])
+            values: Any = compose("config", [f"recipe={name}", *changes])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
             values = OmegaConf.merge(asdict(Recipe()), current_keys(OmegaConf.to_container(values.recipe)))
             values = OmegaConf.to_container(values, resolve=True)
@@ -176,6 +176,7 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
         model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(recipe.glyphs))
     if recipe.stream.max_references > model.config.max_references:
+        assert isinstance(model.detokenizer, MMDiTDetokenizer)
         model.detokenizer.mmdit.resize_references(recipe.stream.max_references)
         model.config.max_references = recipe.stream.max_references
     longest = {

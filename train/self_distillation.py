@@ -51,6 +51,7 @@ def self_distillation_targets(
             latents,
         )
     stream_losses = forward_losses(trainable, batch, vision_features=vision_features)
+    assert stream_losses.output is not None
     logits, _, rows = assistant_logits(trainable.stream, stream_losses.output, batch.stream)
     velocities: dict[Sample, Tensor] = {}
     if stream_losses.features is not None:

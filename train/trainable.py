@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..mllm.stream import StreamModel, StreamOutput
 from .frozen_encoders import FrozenEncoders
@@ -21,13 +22,13 @@ class TrainableModel(nn.Module):
     ``align`` adds the head of the alignment loss (REPA). Raises ValueError for a de-tokenizer that cannot be trained.
     """
 
-    def __init__(self, stream: StreamModel, detokenizer: MMDiTDetokenizer | None, align: bool = False) -> None:
+    def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
         super().__init__()
-        self.stream, self.detokenizer = stream, detokenizer
         if detokenizer is not None and not isinstance(detokenizer, MMDiTDetokenizer):
             raise ValueError(
                 "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
             )
+        self.stream, self.detokenizer = stream, detokenizer
         stream.vision_tower.requires_grad_(False)
         if detokenizer is not None:
             detokenizer.autoencoder.requires_grad_(False)
@@ -40,6 +41,12 @@ class TrainableModel(nn.Module):
         self.frozen_encoders = FrozenEncoders(
             stream.vision_tower, None if detokenizer is None else detokenizer.autoencoder
         )
+
+    @property
+    def mmdit_detokenizer(self) -> MMDiTDetokenizer:
+        """The de-tokenizer, where something is drawn."""
+        assert self.detokenizer is not None
+        return self.detokenizer
 
 
 @dataclass
@@ -66,7 +73,8 @@ def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:
     named = [
         (limner_parameter_name(name), p) for name, p in trainable.named_parameters() if not name.startswith("align.")
     ]
-    learns, rests = Counter(), Counter()
+    learns: Counter[str] = Counter()
+    rests: Counter[str] = Counter()
     for prefix in train:
         if not any(has_prefix(name, prefix) for name, _ in named):
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in named})
@@ -75,7 +83,7 @@ def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:
         parameter.requires_grad_(parameter.requires_grad and any(has_prefix(name, prefix) for prefix in train))
         (learns if parameter.requires_grad else rests)[".".join(name.split(".")[:2])] += parameter.numel()
 
-    def format_counts(counts: Counter) -> str:
+    def format_counts(counts: Counter[str]) -> str:
         return ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items()) or "nothing"
 
     return f"learns  {format_counts(learns)}\nfrozen  {format_counts(rests)}"
@@ -93,7 +101,7 @@ def limner_parameter_name(name: str) -> str:
 @contextmanager
 def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> Iterator[None]:
     """Within it the MM-DiT's blocks and the backbone's layers are computed again in the backward pass, if ``enabled``."""
-    mmdit, llm = trainable.detokenizer.mmdit, trainable.stream.llm
+    mmdit, llm = trainable.mmdit_detokenizer.mmdit, trainable.stream.llm
     if not enabled:
         yield
         return
@@ -113,5 +121,5 @@ def compile_blocks(trainable: TrainableModel) -> None:
     # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
     # beyond the usual limit of 8 variants the rest would run uncompiled
     torch._dynamo.config.recompile_limit = 64
-    for block in [*trainable.detokenizer.mmdit.blocks, *trainable.stream.llm.get_decoder().layers]:
+    for block in [*trainable.mmdit_detokenizer.mmdit.blocks, *trainable.stream.llm.get_decoder().layers]:
         block.compile(dynamic=True)

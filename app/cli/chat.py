@@ -37,7 +37,7 @@ def chat(
     making, first = line_input.meanwhile(make), ""
     if sys.stdin.isatty():
         line_input.greet(Path(loading.model).name)
-        first = line_input.read()
-        if first is None:
+        if (line := line_input.read()) is None:
             return 0
+        first = line
     return making.result().run(first)

@@ -8,7 +8,7 @@ from .options import DESCRIBING, LOADING, Loading, Out, Whole, checked, takes
 
 
 @takes(GenerationConfig, DESCRIBING, shown=False)
-def describe(
+def describe(  # type: ignore[misc]  # boxes is an option of the request too: here it is told apart
     image: str,
     /,
     *,

@@ -16,6 +16,7 @@ def distill(*, choice: ModelChoice = NANO, out: Out, settings: Settings = ()) ->
         from ...train.recipe import load_recipe
 
         config = distill.load_config(settings)
-        prompts = load_recipe("nano").joint.sample_prompts[:8] if choice.model == "nano" else ()
-        folder = distill.distill(choice.load(), out, config, prompts)
+        model = choice.load()
+        prompts = load_recipe("nano").joint.sample_prompts[:8] if model.config.replay == "world" else ()
+        folder = distill.distill(model, out, config, prompts)
     print(f"{folder}: limner chat --adapter {folder}")

@@ -98,8 +98,8 @@ class Repl:
         except Exception as error:  # noqa: BLE001 - shown, and the conversation is not lost with it
             if not out_of_memory(error):
                 traceback.print_exc()
-            told = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
-            print(f"limner: {told}; the conversation is as it was before", file=sys.stderr)
+            said = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
+            print(f"limner: {said}; the conversation is as it was before", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
         fresh, whole = True, not self.chat.forgotten
@@ -173,7 +173,8 @@ class Repl:
         own = values == ["auto"] and {*names} <= {"seed", *CHATTING}
         given = dict.fromkeys(names) if own else parse_options([f"--{flag}", *values])
         self.check_size(given)
-        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}
+        # `parse_options` has checked names and types
+        self.chat.options = {k: v for k, v in (self.chat.options | given).items() if v is not None}  # type: ignore[assignment]
 
     def check_size(self, options: Mapping[str, Any]) -> None:
         if options.get("height") is not None:

@@ -92,7 +92,7 @@ def half_blocks(image: Image.Image, columns: int) -> str:
 def sixel(image: Image.Image, colors: int = 64) -> str:
     """DEC sixel with a palette: bands of six rows, a line a colour and band, repeated characters as ``!COUNT CHARACTER``."""
     paletted = image.quantize(colors)
-    palette = np.rint(np.reshape(paletted.getpalette(), (-1, 3)) / 2.55).astype(int)
+    palette = np.rint(np.reshape(paletted.getpalette() or (), (-1, 3)) / 2.55).astype(int)
     pixels = np.pad(np.asarray(paletted, np.int16), ((0, -image.height % 6), (0, 0)), constant_values=-1)
     out = [f'\x1bPq"1;1;{image.width};{image.height}']
     out += [f"#{c};2;{r};{g};{b}" for c, (r, g, b) in enumerate(palette)]

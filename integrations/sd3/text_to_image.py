@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class StableDiffusion3(nn.Module):
         def zeros(*shape: int) -> Tensor:
             return parameter.new_zeros(batch, *shape)
 
-        clip_outputs = [None if clip is None else clip(prompts) for clip in (self.clip_l, self.clip_g)]
+        clip_outputs: list[Any] = [None if clip is None else clip(prompts) for clip in (self.clip_l, self.clip_g)]
         known = sum(pooled.shape[-1] for _, pooled in filter(None, clip_outputs))
         if clip_outputs.count(None) == 2:
             clip_outputs = [(zeros(CLIP_TOKENS, config.pooled_width), zeros(config.pooled_width))]

@@ -77,6 +77,7 @@ class SDXLAdapter(nn.Module):
 class SDXLDetokenizer(Detokenizer):
     """SDXL's UNet in the place of an MM-DiT."""
 
+    adapter: SDXLAdapter
     stretches_references = True
 
     def __init__(

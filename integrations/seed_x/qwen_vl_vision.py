@@ -78,6 +78,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and feed-forward, each after its layer norm and added to its input (batch, patches, width)."""
+
     def __init__(self, config: QwenVLVisionConfig) -> None:
         super().__init__()
         width, hidden = config.width, int(config.width * config.mlp_ratio)

@@ -150,6 +150,7 @@ def test_a_chat_s_options_are_those_of_the_command_line(folder, capsys):
     from limner.inference.loading import load
 
     repl = Repl(load(folder), {"seed": 0})
+    capsys.readouterr()  # loading has a progress bar
     for line in ("/size 16x32", "/steps 3", "/guidance 2", "/seed -4", "/set history 2", "/set stop 'the end'"):
         repl.answer(line)
     assert not capsys.readouterr().err

@@ -59,7 +59,7 @@ def outputs(model):
     latents = torch.randn(1, config.latent_channels, 8, 8, generator=generator)
     context = torch.randn(1, 4, config.context_width, generator=generator)
     velocity = detokenizer.mmdit(latents, torch.tensor([0.5]), context, torch.zeros(1, config.pooled_width))
-    return [hidden, mllm.logits(hidden), mllm.queries.weight, velocity]
+    return [hidden, mllm.logits(hidden), mllm.queries.weight.clone(), velocity]
 
 
 def gap(a, b):
@@ -128,6 +128,7 @@ def test_a_small_mmdit_is_fused_and_a_large_one_is_not_copied(model, tmp_path, m
     assert added and all(".lora_" in name for name in added), "nothing else is the view's own"
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid shape")  # peft takes a bias for a shard
 def test_lora_of_another_kind_is_not_fused(model, tmp_path):
     """A bias of its own, which the sum of weights would leave out."""
     from peft import LoraConfig
@@ -162,6 +163,14 @@ def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path
         model.set_adapters("1", weight)
         halves(model)
     assert len(model.adapters.views) == adapters.MAX_VIEWS
+
+
+def test_loading_one_freezes_nothing(model, tmp_path):
+    folder = trained(model, tmp_path / "a", 1)
+    model.requires_grad_(True)
+    model.load_adapter(folder)
+    pixels(model)
+    assert all(p.requires_grad and not p.is_inference() for p in model.parameters())
 
 
 def test_a_request_brings_adapters_of_its_own(model, tmp_path):

@@ -9,9 +9,12 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture, scripted  # noqa: F401
+from limner.detokenizer.drawing_options import DrawingOptions
+from limner.inference.drawing import make_draw
 from limner.inference.images import load_image
 from limner.inference.reply import Reply
-from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
+from limner.mllm.decoding import DrawRequest
+from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece, consume
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,21 @@ def test_draw_gives_each_prompt_a_picture_after_what_the_model_said(model, monke
     for settled in ("n", "images", "max_images"):
         with pytest.raises(ValueError, match=f"draw takes no {settled}"):
             model.draw("a", **{settled: 2})
+
+
+def test_noise_is_of_the_seed_and_the_pictures_place_in_its_reply(model, monkeypatch):
+    seen, sample = [], model.detokenizer.sample
+
+    def recorded(*args, seeds, **options):
+        seen.append(seeds)
+        return sample(*args, seeds=seeds, **options)
+
+    monkeypatch.setattr(model.detokenizer, "sample", recorded)
+    features = torch.randn(4, model.detokenizer.adapter.config.feature_width)
+    prompt = torch.randn(6, model.detokenizer.adapter.config.prompt_width), torch.ones(6, dtype=torch.bool)
+    requests = [DrawRequest(row, index, features, *prompt, (32, 32), []) for row, index in ((0, 2), (1, 0))]
+    draw = make_draw(lambda: model.detokenizer, DrawingOptions(num_inference_steps=1), model.config, [5, 6])
+    assert len(consume(draw(requests))) == 2 and seen == [[(5, 2), (6, 0)]]
 
 
 def test_sizes(model):

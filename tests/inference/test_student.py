@@ -57,6 +57,11 @@ def test_it_draws_unless_the_teacher_is_asked_for(folder, tmp_path):
     assert "by its student" in describe_model(model) and "student" not in describe_model(teacher)
 
 
+def test_an_offloaded_model_keeps_no_view_on_the_device(folder):
+    model = limner.load(folder, offload=True)
+    assert drawn(model) == drawn(limner.load(folder)) and not model.adapters.views
+
+
 def test_it_is_no_adapter_that_anyone_loaded(folder, tmp_path):
     model = limner.load(folder)
     own = drawn(model)

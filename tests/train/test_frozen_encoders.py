@@ -82,7 +82,7 @@ def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
     model = make_limner()
     examples = check(read(data), model.encoder, 1024).examples
     precompute(model, examples, tmp_path / "store")
-    with pytest.raises(ValueError, match="another eye or autoencoder"):
+    with pytest.raises(ValueError, match="another vision tower or autoencoder"):
         EncoderCache(tmp_path / "store", encoders_fingerprint(make_limner(seed=3)))
     with pytest.raises(ValueError, match="nothing precomputed"):
         EncoderCache(tmp_path, encoders_fingerprint(model))

@@ -44,7 +44,7 @@ def filter_dataset(
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            if why is not None:
+            if isinstance(example, Problem) or why is not None:
                 dropped += 1
                 bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def example(row: Any, folder: Path, where: str) -> Example:
     """Raises ValueError for a row in none of the known layouts, or wrong within its own."""
     if not isinstance(row, dict):
         raise ValueError(f"expected an object with named fields, not {row!r:.60}")
-    layouts = {
+    layouts: dict[Callable[[dict[str, Any], Path, str], Example], Any] = {
         conversation: row.get("messages") is not None,
         llava: row.get("conversations") is not None,
         edits: first_field(row, SOURCE) and (first_field(row, TARGET) or row.get("turns")),

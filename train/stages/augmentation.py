@@ -13,7 +13,9 @@ def elastic_warp(pixels: Tensor, amount: float) -> Tensor:
     """An elastic deformation of pictures (batch, 3, height, width): lines move by about ``amount`` pixels, whole objects by
     twice as much."""
     batch, _, height, width = pixels.shape
-    grid = F.affine_grid(torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), pixels.shape, align_corners=False)
+    grid = F.affine_grid(
+        torch.eye(2, 3, device=pixels.device).expand(batch, 2, 3), list(pixels.shape), align_corners=False
+    )
     for cells, strength in ((10, amount), (3, 2 * amount)):
         coarse = torch.randn(batch, 2, cells, cells, device=pixels.device) * strength
         moved = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)

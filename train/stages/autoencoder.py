@@ -96,7 +96,7 @@ def run_decoder(
     """Train the decoder on, in place. The encoder is frozen, so that the latents stay those that the MM-DiT has
     learned; the noise on them stands for the errors of an MM-DiT."""
     torch.manual_seed(seed)
-    autoencoder.to(device, dtype, memory_format=torch.channels_last)
+    autoencoder.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
     autoencoder.requires_grad_(False)
     autoencoder.vae.decoder.requires_grad_(True)
     _fit_stage("decoder", stage, autoencoder, seed, folder)
@@ -112,7 +112,7 @@ def run_autoencoder(
     if (done / "config.json").exists():
         return Autoencoder.from_pretrained(done)
     autoencoder = kl_autoencoder(tuple(stage.widths), stage.latent_channels, stage.unshuffle, stage.layers)
-    autoencoder.to(device, dtype, memory_format=torch.channels_last)
+    autoencoder.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
     _fit_stage("autoencoder", stage, autoencoder, seed, folder)
     autoencoder.float()
     with torch.no_grad():

@@ -47,7 +47,7 @@ class JointStage:
     """Share of the drawings whose condition is the queries' features alone: beside the prompt's hidden states the MM-DiT might
     never learn to use them."""
     precomputed: str = ""
-    """A folder of `limner precompute`, with the outputs of eye and autoencoder for the data's pictures"""
+    """A folder of `limner precompute`, with the outputs of vision tower and autoencoder for the data's pictures"""
     compile: bool = False
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""

@@ -139,7 +139,7 @@ def run_judge(
         if stage.warm_start
         else Judge(JudgeConfig(stage.width, stage.depth))
     )
-    judge.to(device, dtype, memory_format=torch.channels_last)
+    judge.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
     autoencoder.to(device, dtype)
     fit(
         "judge",

@@ -38,7 +38,8 @@ class ReaderStage:
 def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
     rng = rng_for(seed, step, "reader")
     shape = (128, 128) if rng.random() < 0.8 else rng.choice(((96, 160), (160, 96)))
-    pixels, targets = [], []
+    pixels: list[np.ndarray] = []
+    targets = []
     while len(pixels) < stage.loop.batch_size:
         scene = sign_scene(rng, held_out=rng.random() < 0.1)  # the reader knows every word
         if (scene.height, scene.width) != shape:
