@@ -63,7 +63,9 @@ def main() -> None:
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
         with torch.compiler.set_stance("force_eager"):
             flow, _ = validate(partial(joint_losses, TrainableModel(model.mllm, model.detokenizer), plain, 0), fixed)
-            right = sum(drawing_task(category, False, options.limit).run(model, judge).grade for category in CATEGORIES)
+            right = sum(
+                drawing_task(category, False, options.limit).run(model, judge).correct for category in CATEGORIES
+            )
         print(f"{name}: flow {flow:.4f}, {right} of {options.limit * len(CATEGORIES)} drawings right", flush=True)
 
 

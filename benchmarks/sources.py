@@ -51,7 +51,7 @@ def main() -> None:
         ("neither", False, False),
     ):
         adapter.forward = heard(adapter, features, prompt)
-        right = sum(drawing_task(category, False, options.limit).run(model, judge).grade for category in CATEGORIES)
+        right = sum(drawing_task(category, False, options.limit).run(model, judge).correct for category in CATEGORIES)
         adapter.forward = whole
         print(f"{name}: {right} of {options.limit * len(CATEGORIES)}", flush=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 
@@ -139,6 +139,13 @@ def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) ->
     check_state_dict(weights, module, folder)
     module.load_state_dict(weights, assign=True)
     return module
+
+
+def save_module(module: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    """Writes what `load_module` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
 
 
 def write_source(folder: Path, source: str, **options: Any) -> None:

@@ -90,8 +90,7 @@ def paired_interval(name: str, differences: Sequence[float]) -> dict[str, Any]:
     The interval is Wald's after half a question more in each of the four cells of a paired table (Agresti and Min 2005,
     Statistics in Medicine 24:729), which adds 0 to the sum of differences and 1 to that of their squares.
     """
-    count = len(differences)
-    lost, won = (sum(d * sign > 0 for d in differences) for sign in (-1, 1))
+    count, lost, won = len(differences), sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     total, squares = sum(differences), sum(d * d for d in differences) + 1
     middle = total / (count + 2)
     half = 1.96 * math.sqrt(squares - total * total / (count + 2)) / (count + 2)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
+
+from ..detokenizer.files import load_module, save_module
 
 
 class EvaluationModel(nn.Module):
@@ -24,16 +25,11 @@ class EvaluationModel(nn.Module):
         self.config = config
 
     def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
-        state = {k: v.to(torch.bfloat16).contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_module(copy.deepcopy(self).to(torch.bfloat16), asdict(self.config), folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
         """The network in fp32, in evaluation mode. Raises ValueError for a folder that holds none."""
         if not (folder / "config.json").exists():
             raise ValueError(f"no {cls.stage} in {folder}; train one with `limner train nano --stages {cls.stage}`")
-        made = cls(cls.config_class(**json.loads((folder / "config.json").read_text())))
-        made.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return made.eval()
+        return load_module(cls, cls.config_class, folder).float().eval()

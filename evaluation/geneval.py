@@ -10,8 +10,9 @@ from __future__ import annotations
 import html
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from ..inference.adapters import digest
 from ..inference.model import Limner
 from ..inference.output import write_text
 from ..world import held_out, sampling
-from ..world.scene import Scene, Thing, render
+from ..world.scene import Scene, render
 from .geneval_cases import CATEGORIES
-from .judge import Detection, Judge, Verdict
-from .scores import Score
-from .sheet import save_sheet
+from .judge import Judge, Verdict
+from .page import write_results
+from .scores import Score, share
 from .tasks import BATCH_SIZE, MAX_NEW_TOKENS
 from .world import JUDGE_FOLDER, check_part, check_same_model
 
@@ -47,17 +48,16 @@ class Prompt:
 
     def matches(self, verdict: Verdict) -> bool:
         """GenEval's rules: enough of each, of that colour, in that place; nothing of what is excluded; the rest is free."""
-        found: list[list[Detection]] = []
-        for thing in self.metadata["include"]:
-            matching = [d for d in verdict.detections if d.name == thing["class"]]
-            matching = [d for d in matching if thing.get("color") in (None, d.color)]
-            if len(matching) < thing["count"]:
-                return False
-            found.append(matching)
-        for thing in self.metadata.get("exclude", ()):
-            if sum(d.name == thing["class"] for d in verdict.detections) >= thing["count"]:
-                return False
-        placed = [(i, thing["position"]) for i, thing in enumerate(self.metadata["include"]) if "position" in thing]
+        include, exclude = self.metadata["include"], self.metadata.get("exclude", ())
+        found = [
+            [d for d in verdict.detections if d.name == thing["class"] and thing.get("color") in (None, d.color)]
+            for thing in include
+        ]
+        seen = Counter(d.name for d in verdict.detections)
+        enough = all(len(matching) >= thing["count"] for matching, thing in zip(found, include, strict=True))
+        if not enough or any(seen[thing["class"]] >= thing["count"] for thing in exclude):
+            return False
+        placed = [(i, thing["position"]) for i, thing in enumerate(include) if "position" in thing]
         return all(
             any(held_out.relation(a.thing(), b.thing()) == place for a in found[i] for b in found[other])
             for i, (place, other) in placed
@@ -65,21 +65,19 @@ class Prompt:
 
     def scene(self, rng: random.Random) -> Scene:
         """A scene that fulfils the prompt."""
-        things, include = [], self.metadata["include"]
+        include = self.metadata["include"]
         if len(include) == 1:
             count = include[0]["count"]
-            made = sampling.single(rng) if count == 1 else sampling.several(rng, count)
-            colors = [include[0].get("color", made.things[0].color)] * count
-            names = [include[0]["class"]] * count
+            made, wanted = sampling.single(rng) if count == 1 else sampling.several(rng, count), include * count
         else:
             # the second stands in the relation to the first, which is the sampler's "first" turned about
             relation = include[1]["position"][0] if "position" in include[1] else None
-            made = sampling.pair(rng, held_out.MIRROR[relation] if relation else None)
-            colors = [thing.get("color", t.color) for thing, t in zip(include, made.things, strict=True)]
-            names = [thing["class"] for thing in include]
-        for thing, name, color in zip(made.things, names, colors, strict=True):
-            things.append(Thing(name, color, thing.size, thing.x, thing.y))
-        return Scene(tuple(things), made.background)
+            made, wanted = sampling.pair(rng, held_out.MIRROR[relation] if relation else None), include
+        things = tuple(
+            replace(own, name=thing["class"], color=thing.get("color", own.color))
+            for own, thing in zip(made.things, wanted, strict=True)
+        )
+        return Scene(things, made.background)
 
 
 def load_prompts(limit: int = 0) -> list[Prompt]:
@@ -94,25 +92,28 @@ def load_prompts(limit: int = 0) -> list[Prompt]:
     return chosen
 
 
+def missing_pictures(output: Path, chosen: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+    """Prompts and seeds whose picture is not there yet."""
+    every = ((prompt, seed) for prompt in chosen for seed in range(SAMPLES_PER_PROMPT))
+    return [(prompt, seed) for prompt, seed in every if not sample_path(output, prompt, seed).exists()]
+
+
 def draw_pictures(model: Limner, output: Path, chosen: Sequence[Prompt], steps: int | None) -> None:
     """Every picture that is not there yet: an interrupted run goes on, several runs share the work by ``--part``."""
-    missing = []
     for prompt in chosen:
         folder = output / f"{prompt.number:05d}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         write_text(folder / "metadata.jsonl", json.dumps(prompt.metadata) + "\n")
-        missing += [
-            (prompt, seed) for seed in range(SAMPLES_PER_PROMPT) if not sample_path(output, prompt, seed).exists()
-        ]
+    missing = missing_pictures(output, chosen)
     for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="drawing", leave=False, disable=None):
-        chunk = missing[start : start + BATCH_SIZE]
+        prompts, seeds = zip(*missing[start : start + BATCH_SIZE], strict=True)
         replies = model.draw(
-            [prompt.metadata["prompt"] for prompt, _ in chunk],
+            [prompt.metadata["prompt"] for prompt in prompts],
             max_new_tokens=MAX_NEW_TOKENS,
             num_inference_steps=steps,
-            seed=[seed for _, seed in chunk],
+            seed=seeds,
         )
-        for (prompt, seed), reply in zip(chunk, replies, strict=True):
+        for prompt, seed, reply in zip(prompts, seeds, replies, strict=True):
             path = sample_path(output, prompt, seed)
             reply.images[0].save(path.with_suffix(".part"), format="png")  # a cut run leaves no half picture behind
             path.with_suffix(".part").rename(path)
@@ -136,10 +137,7 @@ def evaluate(
     check_same_model(output, model, steps)
     chosen = load_prompts(limit)
     draw_pictures(model, output, chosen[index::parts], steps)
-    waiting = sum(
-        not sample_path(output, prompt, seed).exists() for prompt in chosen for seed in range(SAMPLES_PER_PROMPT)
-    )
-    if waiting:
+    if waiting := len(missing_pictures(output, chosen)):
         print(f"{waiting} pictures are still to be drawn by other parts; scored by the run that draws the last one")
         return None
     return score(judge, output, chosen, model.name)
@@ -147,57 +145,48 @@ def evaluate(
 
 def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> dict[str, Any]:
     rng = random.Random("geneval")
-    correct: dict[int, list[bool]] = {}
+    correct = {prompt.number: [False] * SAMPLES_PER_PROMPT for prompt in chosen}
     truth: dict[int, bool] = {}
-    for prompt in tqdm(chosen, desc="judging", leave=False, disable=None):
-        images = [Image.open(sample_path(output, prompt, seed)) for seed in range(SAMPLES_PER_PROMPT)]
-        correct[prompt.number] = (
-            [prompt.matches(verdict) for verdict in judge.detect(images)]
-            if prompt.in_world
-            else [False] * SAMPLES_PER_PROMPT
-        )
-        if prompt.in_world:
-            truth[prompt.number] = prompt.matches(judge.detect([render(prompt.scene(rng))])[0])
-    scores, means = [], []
-    for tag in CATEGORIES:
-        of_tag = [prompt for prompt in chosen if prompt.metadata["tag"] == tag]
-        in_world = [prompt for prompt in of_tag if prompt.in_world]
-        hits = sum(sum(correct[p.number]) for p in of_tag)
-        made = Score(
-            tag,
-            hits,
-            SAMPLES_PER_PROMPT * len(of_tag),
-            {
-                "prompts_in_the_world": len(in_world),
-                "of_these": sum(sum(correct[p.number]) for p in in_world) / (SAMPLES_PER_PROMPT * len(in_world))
-                if in_world
-                else None,
-                "best_of_4_of_these": sum(any(correct[p.number]) for p in in_world) / len(in_world)
-                if in_world
-                else None,
-                "judge_accuracy": sum(truth[p.number] for p in in_world) / len(in_world) if in_world else None,
-            },
-            SAMPLES_PER_PROMPT,
-        )
-        scores.append(made.row())
-        means.append(scores[-1]["rate"])
     in_world = [prompt for prompt in chosen if prompt.in_world]
+    for prompt in tqdm(in_world, desc="judging", leave=False, disable=None):
+        images = [Image.open(sample_path(output, prompt, seed)) for seed in range(SAMPLES_PER_PROMPT)]
+        correct[prompt.number] = [prompt.matches(verdict) for verdict in judge.detect(images)]
+        truth[prompt.number] = prompt.matches(judge.detect([render(prompt.scene(rng))])[0])
+    scores = []
+    for tag in CATEGORIES:
+        numbers = [prompt.number for prompt in chosen if prompt.metadata["tag"] == tag]
+        known = [number for number in numbers if number in truth]
+        extra = {
+            "prompts_in_the_world": len(known),
+            "of_these": share([right for number in known for right in correct[number]]),
+            "best_of_4_of_these": share([any(correct[number]) for number in known]),
+            "judge_accuracy": share([truth[number] for number in known]),
+        }
+        right = sum(sum(correct[number]) for number in numbers)
+        scores.append(Score(tag, right, SAMPLES_PER_PROMPT * len(numbers), extra, SAMPLES_PER_PROMPT).row())
     results = {
         "model": name,
         "prompts": len(chosen),
-        "overall": sum(means) / len(means),
+        "overall": sum(row["rate"] for row in scores) / len(scores),
         "prompts_in_the_world": len(in_world),
         "overall_in_the_world": sum(row["of_these"] or 0.0 for row in scores) / len(scores),
         "scores": scores,
         "judge": digest(judge),
-        "right": {prompt.number: correct[prompt.number] for prompt in chosen},
+        "right": correct,
     }
-    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
+    shown = in_world[:: max(1, len(in_world) // 48)][:48]
+    shots = [Image.open(sample_path(output, prompt, 0)) for prompt in shown]
+    write_results(output, results, format_table(results), shots, page_html(chosen, correct, results))
+    return results
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The categories' rates, a line each, and their means."""
     lines = [
         f"{'what':16} {'rate':>6}  {'95 % interval':15} {'pictures':>8}  {'in the world':>12} {'rate':>6} {'best of 4':>9} "
         f"{'judge':>6}"
     ]
-    for row in scores:
+    for row in results["scores"]:
         cells = [
             f"{row[k]:{w}.3f}" if row[k] is not None else " " * w
             for k, w in (("of_these", 6), ("best_of_4_of_these", 9), ("judge_accuracy", 6))
@@ -206,16 +195,10 @@ def score(judge: Judge, output: Path, chosen: Sequence[Prompt], name: str) -> di
             f"{row['name']:16} {row['rate']:6.3f}  {row['low']:.3f} - {row['high']:.3f}   {row['n']:8}  "
             f"{row['prompts_in_the_world']:12} {' '.join(cells)}"
         )
-    lines.append(
+    overall = (
         f"overall {results['overall']:.3f}; prompts the world has drawings for: {results['overall_in_the_world']:.3f}"
     )
-    write_text(output / "table.txt", "\n".join(lines) + "\n")
-    print((output / "table.txt").read_text(), end="")
-    shown = in_world[:: max(1, len(in_world) // 48)][:48]
-    if shown:
-        save_sheet([Image.open(sample_path(output, prompt, 0)) for prompt in shown], 8, output / "sheet.png")
-    write_text(output / "index.html", page_html(chosen, correct, results))
-    return results
+    return "\n".join([*lines, overall]) + "\n"
 
 
 def page_html(chosen: Sequence[Prompt], correct: dict[int, list[bool]], results: dict[str, Any]) -> str:

@@ -1,16 +1,26 @@
-"""An HTML page of an evaluation: every prompt with its reply, and whether it is right."""
+"""What an evaluation writes: figures, a table, a sheet, and an HTML page of every prompt with its reply."""
 
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
+
+from ..inference.output import write_text
+from .sheet import save_sheet
 
 STYLE = """body{font-family:sans-serif;margin:2em}h2{margin:1.5em 0 .3em}nav a{margin-right:1em}
 section{display:flex;flex-wrap:wrap;gap:.6em}article{width:150px;font-size:.8em;border-left:4px solid;padding-left:.4em}
 .right{border-color:#2a2}.wrong{border-color:#d33}p{margin:.2em 0}img{max-width:64px}.told img{max-width:128px}.told{color:#555}
 body:has(#wrong:checked) .right{display:none}"""
+
+
+SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,17 @@ class Section:
     folder: str
     lines: Sequence[dict[str, Any]]
     correct: Sequence[bool]
+
+
+def write_results(output: Path, results: dict[str, Any], table: str, shots: Sequence[Image.Image], page: str) -> None:
+    """Writes ``results.json``, ``table.txt``, ``index.html`` and, of pictures if there are any, ``sheet.png``; prints the
+    table."""
+    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(output / "table.txt", table)
+    write_text(output / "index.html", page)
+    if shots:
+        save_sheet(shots, SHEET_COLUMNS, output / "sheet.png")
+    print(table, end="")
 
 
 def page_html(title: str, chapters: Sequence[Section]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..inference.reply import Reply
-from ..world import held_out
+from ..world import held_out, messages
 from ..world.scene import BACKGROUNDS, Scene, Thing, render
 from .geneval_cases import Expected
 from .judge import Judge
@@ -45,16 +45,13 @@ class Request:
         if not self.shown:
             return None
         size = "large" if len(self.shown) == 1 else "medium"
-        placed = zip(self.shown, _SPOTS[len(self.shown)], strict=True)
-        things = tuple(
-            Thing(name, color, size, *spot) for (color, name), spot in ((split_thing(t), at) for t, at in placed)
-        )
+        placed = zip(map(split_thing, self.shown), _SPOTS[len(self.shown)], strict=True)
+        things = tuple(Thing(name, color, size, *spot) for (color, name), spot in placed)
         return render(Scene(things, self.on))
 
     def messages(self) -> list[dict[str, Any]]:
         shown = self.picture()
-        pictures = [] if shown is None else [{"type": "image", "image": shown}]
-        return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.say}]}]
+        return [messages.user(*([] if shown is None else [messages.image(shown)]), self.say)]
 
     def matches(self, reply: Reply, judge: Judge) -> bool:
         if self.task in ("draw", "edit"):
@@ -63,12 +60,12 @@ class Request:
             verdict = judge.detect([reply.images[0]])[0]
             wanted = Expected(tuple((n, None if c == "-" else c) for c, n in map(split_thing, self.things)), self.where)
             return wanted.matches(verdict) and self.after in (None, verdict.background)
-        if reply.images or not reply.text:
-            return False
         said = reply.text.lower()
         if self.task == "refuse":
-            return any(no in said for no in ("can't draw", "还不会画", "못 그려"))
-        return all(word in said for word in self.words)
+            right = any(no in said for no in ("can't draw", "还不会画", "못 그려"))
+        else:
+            right = all(word in said for word in self.words)
+        return right and bool(said) and not reply.images
 
 
 def split_thing(text: str) -> tuple[str, str]:

@@ -25,6 +25,11 @@ class Score:
         return {"name": self.name, "rate": rate, "low": low, "high": high, "n": self.total, **self.extra}
 
 
+def share(right: Sequence[bool]) -> float | None:
+    """The share that is right; None of nothing."""
+    return sum(right) / len(right) if right else None
+
+
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a rate (Wilson 1927): that of scipy.stats.binomtest, which is 143 MB and half a second to import."""
     if not total:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from PIL import Image
 
-from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import sampling, talk
@@ -17,7 +16,7 @@ from ..world.scene import render
 from ..world.words import Detail, noun_phrase
 from .geneval_cases import mixed_cases
 from .judge import CELL_SIZE, Judge
-from .tasks import MAX_NEW_TOKENS, Task, one_step_batch
+from .tasks import Grades, Task, deciding_in_one_step, drawing, each_reply, first_images, judge_pictures
 
 LARGE_SIZES = ((192, 192), (256, 256))
 """Heights and widths beyond training"""
@@ -28,20 +27,16 @@ def size_task(height: int, width: int, count: int, steps: int | None = None) -> 
     judge sees as it is, beside it stands what it sees after the picture is scaled to the area of 128 x 128."""
     chosen = mixed_cases(count)
 
-    def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        return model.draw(
-            prompts, max_new_tokens=MAX_NEW_TOKENS, height=height, width=width, num_inference_steps=steps, seed=seed
-        )
-
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        images = [reply.images[0] for reply in replies]
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        images = first_images(replies)
         true = [render(replace(case.scene, height=height, width=width)) for case in chosen]
         seen, scaled, truth = (
-            [case.expected.matches(verdict) for case, verdict in zip(chosen, judge.detect(shown), strict=True)]
+            judge_pictures(judge, [case.expected for case in chosen], shown)
             for shown in (images, [downscale(image) for image in images], [downscale(image) for image in true])
         )
         return seen, {"scaled_to_128": sum(scaled) / count, "judge_accuracy": sum(truth) / count}
 
+    generate = partial(drawing(steps), height=height, width=width)
     return Task(f"size/{height}x{width}", [case.prompt for case in chosen], generate, grade)
 
 
@@ -61,11 +56,8 @@ def shape_task(count: int) -> Task:
         scene = replace(sampling.allowed_scene(lambda: sampling.single(rng)), height=height, width=width)
         prompts.append(talk.shape_words(rng, scene, f"draw {noun_phrase(scene, Detail())}"))
         wanted.append((width, height))
-
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        return [bool(r.images) and r.images[0].size == size for r, size in zip(replies, wanted, strict=True)], {}
-
-    return Task("shape asked for", prompts, one_step_batch, grade)
+    grade = each_reply(lambda size, reply: bool(reply.images) and reply.images[0].size == size, wanted)
+    return Task("shape asked for", prompts, deciding_in_one_step(), grade)
 
 
 def no_text_task(count: int) -> Task:
@@ -73,8 +65,5 @@ def no_text_task(count: int) -> Task:
     rng = random.Random("silent")
     scenes = [sampling.allowed_scene(lambda: sampling.single(rng)) for _ in range(count)]
     prompts = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]
-
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        return [len(reply.images) == 1 == len(reply.parts) for reply in replies], {}
-
-    return Task("no words asked for", prompts, one_step_batch, grade)
+    grade = each_reply(lambda _, reply: len(reply.images) == 1 == len(reply.parts), scenes)
+    return Task("no words asked for", prompts, deciding_in_one_step(), grade)

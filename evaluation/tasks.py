@@ -25,28 +25,35 @@ from ..world import messages, sampling, signs, talk
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
 from ..world.pen import CONTROLS
-from ..world.scene import Scene, render
+from ..world.scene import Scene, Thing, render
 from ..world.unknown import UNKNOWN
 from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
 from . import requests
 from .geneval_cases import SIDES, Case, Expected, halve, make_cases, near_misses
 from .judge import Judge, Verdict
 from .reader import Reader
-from .scores import Score
+from .scores import Score, share
 
 READER_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH_SIZE = 16
+MOVE_TOLERANCE, CONTROL_TOLERANCE = 0.12, 0.1
+"""How far an object may be from where it was to be moved, or from its place in the control picture, as a fraction of the
+picture's side"""
 MAX_NEW_TOKENS = 48
 """Text tokens of a reply: enough for the plan before a picture and a sentence after it."""
+
+
+Grades = tuple[list[bool], dict[str, Any]]
+"""Which replies are right, and further figures to show beside the rate"""
 
 
 @dataclass(frozen=True)
 class Task:
     name: str
     prompts: Sequence[Messages]
-    generate: Callable[..., list[Reply]]
-    """(model, prompts, seed=seeds) to replies"""
-    grade: Callable[[Limner, Judge, Sequence[Reply]], tuple[list[bool], dict[str, Any]]]
+    generate: Callable[..., Any]
+    """(model, prompts, seed=seeds) to a list of replies"""
+    grade: Callable[[Limner, Judge, Sequence[Reply]], Grades]
     """(model, judge, replies) to which replies are right, and further figures to show beside the rate"""
     seeds: int = 1
     """How many times each prompt is in ``prompts``"""
@@ -70,7 +77,7 @@ def with_seeds(task: Task, seeds: int) -> Task:
     least one right reply."""
     count = len(task.prompts)
 
-    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
         rounds = [task.grade(model, judge, replies[i * count : (i + 1) * count]) for i in range(seeds)]
         extra = {}
         for key in rounds[0][1]:
@@ -82,10 +89,48 @@ def with_seeds(task: Task, seeds: int) -> Task:
     return replace(task, prompts=[*task.prompts] * seeds, grade=grade, seeds=seeds)
 
 
-def draw_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int], steps: int | None) -> list[Reply]:
-    return model.draw(
-        prompts, max_new_tokens=MAX_NEW_TOKENS, height=128, width=128, num_inference_steps=steps, seed=seed
-    )
+def drawing(steps: int | None) -> Callable[..., Any]:
+    """`Task.generate` that draws pictures of 128 x 128."""
+    return partial(Limner.draw, max_new_tokens=MAX_NEW_TOKENS, height=128, width=128, num_inference_steps=steps)
+
+
+def deciding(max_images: int, steps: int | None) -> Callable[..., Any]:
+    """`Task.generate` that leaves it to the model whether it draws, at most so many pictures."""
+    tokens = max_images * MAX_NEW_TOKENS
+    return partial(Limner.generate, max_images=max_images, max_new_tokens=tokens, num_inference_steps=steps)
+
+
+def writing(tokens: int) -> Callable[..., Any]:
+    """`Task.generate` without pictures."""
+    return partial(Limner.generate, images="never", max_new_tokens=tokens)
+
+
+def deciding_in_one_step() -> Callable[..., Any]:
+    """`Task.generate` for tasks that look only at whether a picture is drawn, and at its shape."""
+    return partial(deciding(1, 1), guidance_scale=1.0)
+
+
+def each_reply(matches: Callable[[Any, Reply], bool], expected: Sequence[Any]) -> Callable[..., Grades]:
+    """`Task.grade` that compares each reply with what is expected of it."""
+
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
+        return [matches(wanted, reply) for wanted, reply in zip(expected, replies, strict=True)], {}
+
+    return grade
+
+
+def each_picture(expected: Sequence[Expected]) -> Callable[..., Grades]:
+    """`Task.grade` by what the judge sees in each reply's picture."""
+    return lambda _, judge, replies: (judge_pictures(judge, expected, first_images(replies)), {})
+
+
+def first_images(replies: Sequence[Reply]) -> list[Image.Image]:
+    return [reply.images[0] for reply in replies]
+
+
+def judge_pictures(judge: Judge, expected: Sequence[Expected], images: Sequence[Image.Image]) -> list[bool]:
+    """Which pictures show what is expected of them."""
+    return [wanted.matches(verdict) for wanted, verdict in zip(expected, judge.detect(images), strict=True)]
 
 
 def drawing_name(category: str, unseen: bool) -> str:
@@ -95,13 +140,11 @@ def drawing_name(category: str, unseen: bool) -> str:
 def drawing_task(category: str, unseen: bool, count: int, steps: int | None = None) -> Task:
     chosen = make_cases(category, unseen, count)
 
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        verdicts = judge.detect([reply.images[0] for reply in replies])
-        good = [case.expected.matches(verdict) for case, verdict in zip(chosen, verdicts, strict=True)]
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        good = judge_pictures(judge, [case.expected for case in chosen], first_images(replies))
         return good, judge_accuracy(judge, chosen)
 
-    prompts = [case.prompt for case in chosen]
-    return Task(drawing_name(category, unseen), prompts, partial(draw_batch, steps=steps), grade)
+    return Task(drawing_name(category, unseen), [case.prompt for case in chosen], drawing(steps), grade)
 
 
 def judge_accuracy(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
@@ -109,16 +152,12 @@ def judge_accuracy(judge: Judge, chosen: Sequence[Case]) -> dict[str, Any]:
     rng = random.Random(0)
     missed = [(case, render(scene)) for case in chosen for _, scene in near_misses(case, rng)]
     missed += [(case, halve(case.scene, case.scene.things[0], rng.choice(SIDES))) for case in chosen]
-    return {
-        "judge_accuracy": count_matches(judge, [(case, render(case.scene)) for case in chosen]) / len(chosen),
-        "false_accepts": count_matches(judge, missed) / len(missed),
-    }
-
-
-def count_matches(judge: Judge, shown: Sequence[tuple[Case, Image.Image]]) -> int:
-    """How many of the pictures are as their case expects."""
-    verdicts = judge.detect([image for _, image in shown])
-    return sum(case.expected.matches(verdict) for (case, _), verdict in zip(shown, verdicts, strict=True))
+    true = [(case, render(case.scene)) for case in chosen]
+    right, wrong = (
+        sum(judge_pictures(judge, [case.expected for case, _ in shown], [image for _, image in shown])) / len(shown)
+        for shown in (true, missed)
+    )
+    return {"judge_accuracy": right, "false_accepts": wrong}
 
 
 def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
@@ -131,39 +170,29 @@ def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
         if (change.before.height, change.before.width) == (128, 128):
             changes.append(change)
 
-    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        verdicts = judge.detect([reply.images[0] for reply in replies])
-        good = [matches_edit(change, verdict) for change, verdict in zip(changes, verdicts, strict=True)]
-        quality, ceiling = [], []
-        for change, reply in zip(changes, replies, strict=True):
-            mask, before = unchanged_pixels(change), np.array(render(change.before))
-            if mask.any():
-                quality.append(psnr(np.asarray(reply.images[0]), before, mask))
-                ceiling.append(psnr(reconstruct(model, before), before, mask))
-        true = judge.detect([render(change.after) for change in changes])
-        truth = sum(matches_edit(change, verdict) for change, verdict in zip(changes, true, strict=True))
-        rest_mean, ceiling_mean = (float(np.mean(values)) if values else None for values in (quality, ceiling))
-        return good, {"psnr_of_the_rest": rest_mean, "autoencoder_alone": ceiling_mean, "judge_accuracy": truth / count}
+    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        good, true = (
+            [matches_edit(change, verdict) for change, verdict in zip(changes, judge.detect(images), strict=True)]
+            for images in (first_images(replies), [render(change.after) for change in changes])
+        )
+        rest = psnr_of_the_rest(model, replies, [(change.before, change.after) for change in changes])
+        return good, {**rest, "judge_accuracy": sum(true) / count}
 
     prompts = [image_prompt(render(change.before), change.instruction) for change in changes]
-    return Task(f"edit/{kind}", prompts, partial(draw_batch, steps=steps), grade)
+    return Task(f"edit/{kind}", prompts, drawing(steps), grade)
 
 
 def matches_edit(change: Edit, verdict: Verdict) -> bool:
-    if change.kind == "background" and verdict.background != change.after.background:
-        return False
-    if not Expected(tuple((t.name, t.color) for t in change.after.things)).matches(verdict):
-        return False
-    if change.kind == "move":
-        target, found = change.after.things[0], verdict.detections[0]
-        return abs(found.x - target.x) < 0.12 and abs(found.y - target.y) < 0.12
-    return True
+    placed = change.kind != "move" or is_in_place(change.after.things[0], verdict, MOVE_TOLERANCE)
+    on_ground = change.kind != "background" or verdict.background == change.after.background
+    return placed and on_ground and Expected.of(change.after).matches(verdict)
 
 
-def unchanged_pixels(change: Edit) -> np.ndarray:
-    """Mask (height, width, 1) of the pixels that an edit must not change: those equal in both true pictures."""
-    before, after = (np.asarray(render(s), dtype=np.int16) for s in (change.before, change.after))
-    return (np.abs(before - after).max(-1) == 0)[..., None]
+def is_in_place(thing: Thing, verdict: Verdict, tolerance: float) -> bool:
+    """Whether an object of this name is seen within ``tolerance`` of the thing's centre."""
+    return any(
+        d.name == thing.name and max(abs(d.x - thing.x), abs(d.y - thing.y)) < tolerance for d in verdict.detections
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
@@ -180,12 +209,27 @@ def reconstruct(model: Limner, pixels: np.ndarray) -> np.ndarray:
         return to_uint8(vae.decode(vae.encode(given)))[0].cpu().numpy()
 
 
+def psnr_of_the_rest(
+    model: Limner, replies: Sequence[Reply], scenes: Sequence[tuple[Scene, Scene]]
+) -> dict[str, float | None]:
+    """Mean PSNR in dB over the pixels that a reply must not change, and of the autoencoder's reconstruction of them.
+
+    ``scenes`` holds two for each reply; the pixels are those in which both are equal. Replies without any are left out; both
+    means are None where all are.
+    """
+    scores = []
+    for reply, pair in zip(replies, scenes, strict=True):
+        true, other = (np.array(render(scene)) for scene in pair)
+        mask = (true == other).all(-1, keepdims=True)
+        if mask.any():
+            pictures = (np.asarray(reply.images[0]), reconstruct(model, true))
+            scores.append([psnr(picture, true, mask) for picture in pictures])
+    rest, most = np.mean(scores, axis=0).tolist() if scores else (None, None)
+    return {"psnr_of_the_rest": rest, "autoencoder_alone": most}
+
+
 def image_prompt(image: Image.Image, words: str) -> Messages:
-    return [{"role": "user", "content": [talk.image(image), talk.text(words)]}]
-
-
-def text_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int], words: int) -> list[Reply]:
-    return model.generate(prompts, images="never", max_new_tokens=words, seed=seed)
+    return [messages.user(messages.image(image), words)]
 
 
 def describing_task(count: int) -> Task:
@@ -193,13 +237,13 @@ def describing_task(count: int) -> Task:
     rng = random.Random("describe")
     scenes = [sampling.any_scene(rng) for _ in range(count)]
 
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
         claims = [(read_caption(reply.text), facts(scene)) for scene, reply in zip(scenes, replies, strict=True)]
         objects = sum(claim.counts == true.counts for claim, true in claims)
         return [claim == true for claim, true in claims], {"objects_and_colours": objects / count}
 
     prompts = [image_prompt(render(scene), rng.choice(talk.DESCRIBE)) for scene in scenes]
-    return Task("describe", prompts, partial(text_batch, words=MAX_NEW_TOKENS), grade)
+    return Task("describe", prompts, writing(MAX_NEW_TOKENS), grade)
 
 
 def answering_task(count: int) -> Task:
@@ -207,46 +251,27 @@ def answering_task(count: int) -> Task:
     prompts, answers = [], []
     for _ in range(count):
         scene = sampling.any_scene(rng)
-        question, generate = talk.question(rng, scene)
+        question, answer = talk.question(rng, scene)
         prompts.append(image_prompt(render(scene), question))
-        answers.append(generate)
-
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        return [reply.text.strip() == generate for generate, reply in zip(answers, replies, strict=True)], {}
-
-    return Task("answer", prompts, partial(text_batch, words=24), grade)
-
-
-def one_step_batch(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-    """Replies with one-step pictures, for tasks that look only at whether a picture is drawn, and at its shape."""
-    return model.generate(
-        prompts, max_images=1, max_new_tokens=MAX_NEW_TOKENS, num_inference_steps=1, guidance_scale=1.0, seed=seed
-    )
+        answers.append(answer)
+    grade = each_reply(lambda answer, reply: reply.text.strip() == answer, answers)
+    return Task("answer", prompts, writing(24), grade)
 
 
 def deciding_task(count: int) -> Task:
     """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects)."""
     rng = random.Random("decide")
-    prompts, wants = [], []
+    prompts = []
     for index in range(count):
-        if index % 2 == 0:
-            example = talk.draw(rng)
-        else:
-            make = rng.choice((talk.describe, talk.answer, talk.small_talk, None))
-            example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
+        make = rng.choice((talk.describe, talk.answer, talk.small_talk, None)) if index % 2 else talk.draw
+        example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
         prompts.append(messages.rendered(example.messages[:1]))
-        wants.append(index % 2 == 0)
 
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        good = [bool(reply.images) == should for should, reply in zip(wants, replies, strict=True)]
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
+        good = [bool(reply.images) == (index % 2 == 0) for index, reply in enumerate(replies)]
+        return good, {"draws": share(good[::2]), "keeps_silent": share(good[1::2])}
 
-        def share(wanted: bool) -> float | None:
-            chosen = [g for g, should in zip(good, wants, strict=True) if should == wanted]
-            return sum(chosen) / len(chosen) if chosen else None
-
-        return good, {"draws": share(True), "keeps_silent": share(False)}
-
-    return Task("decide", prompts, one_step_batch, grade)
+    return Task("decide", prompts, deciding_in_one_step(), grade)
 
 
 def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
@@ -263,17 +288,14 @@ def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> T
         for s in scenes
     ]
 
-    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
         reader = Reader.from_pretrained(READER_FOLDER)
-        spelled = reader.read([reply.images[0] for reply in replies])
-        true = reader.read([render(scene) for scene in scenes])
+        spelled, true = reader.read(first_images(replies)), reader.read([render(scene) for scene in scenes])
         letters = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(spelled, words, strict=True))
-        return [a == b for a, b in zip(spelled, words, strict=True)], {
-            "letters": letters / sum(map(len, words)),
-            "reader_accuracy": sum(a == b for a, b in zip(true, words, strict=True)) / count,
-        }
+        good, seen = ([a == b for a, b in zip(read, words, strict=True)] for read in (spelled, true))
+        return good, {"letters": letters / sum(map(len, words)), "reader_accuracy": sum(seen) / count}
 
-    return Task(f"sign/{min(lengths)}-{max(lengths)}", prompts, partial(draw_batch, steps=steps), grade)
+    return Task(f"sign/{min(lengths)}-{max(lengths)}", prompts, drawing(steps), grade)
 
 
 def composing_task(count: int, steps: int | None = None) -> Task:
@@ -284,19 +306,10 @@ def composing_task(count: int, steps: int | None = None) -> Task:
     for scene in scenes:
         a, b = scene.things
         words = f"put the {a.name} {relation(a, b)} the {b.name} {BACKGROUND_PHRASES[scene.background]}"
-        content = [messages.image(render(s)) for s in compose.separate_scenes(rng, scene)]
-        prompts.append([{"role": "user", "content": [*content, messages.text(words)]}])
-
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        verdicts = judge.detect([reply.images[0] for reply in replies])
-        wanted = [Expected(tuple((t.name, t.color) for t in s.things), relation(*s.things)) for s in scenes]
-        return [w.matches(verdict) for w, verdict in zip(wanted, verdicts, strict=True)], {}
-
-    return Task("compose", prompts, partial(draw_batch, steps=steps), grade)
-
-
-POSITION_TOLERANCE = 0.1
-"""How far an object may be from its place in the control picture, as a fraction of the picture's side."""
+        pictures = [messages.image(render(alone)) for alone in compose.separate_scenes(rng, scene)]
+        prompts.append([messages.user(*pictures, words)])
+    grade = each_picture([Expected.of(scene, relation(*scene.things)) for scene in scenes])
+    return Task("compose", prompts, drawing(steps), grade)
 
 
 def control_task(count: int, steps: int | None = None) -> Task:
@@ -308,22 +321,16 @@ def control_task(count: int, steps: int | None = None) -> Task:
         shape = render(replace(scene, style=CONTROLS[index % len(CONTROLS)]))
         prompts.append(image_prompt(shape, f"{noun_phrase(scene, Detail())} like this"))
 
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        good = []
-        for scene, verdict in zip(scenes, judge.detect([reply.images[0] for reply in replies]), strict=True):
-            wanted = Expected(tuple((t.name, t.color) for t in scene.things))
-            placed = all(
-                any(
-                    d.name == t.name and max(abs(d.x - t.x), abs(d.y - t.y)) < POSITION_TOLERANCE
-                    for d in verdict.detections
-                )
-                for t in scene.things
-            )
-            good.append(wanted.matches(verdict) and placed)
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        good = [
+            Expected.of(scene).matches(verdict)
+            and all(is_in_place(thing, verdict, CONTROL_TOLERANCE) for thing in scene.things)
+            for scene, verdict in zip(scenes, judge.detect(first_images(replies)), strict=True)
+        ]
         kinds = {kind: good[index :: len(CONTROLS)] for index, kind in enumerate(CONTROLS)}
-        return good, {kind: sum(share) / len(share) for kind, share in kinds.items() if share}
+        return good, {kind: share(right) for kind, right in kinds.items() if right}
 
-    return Task("control", prompts, partial(draw_batch, steps=steps), grade)
+    return Task("control", prompts, drawing(steps), grade)
 
 
 def inpainting_task(count: int, steps: int | None = None) -> Task:
@@ -335,19 +342,12 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
     things = [compose.masked_thing(scene) for scene in covered]
     words = [f"fill the grey part with {with_article(f'{t.color} {t.name}')}" for t in things]
 
-    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        verdicts = judge.detect([reply.images[0] for reply in replies])
-        good, rest, most = [], [], []
-        for scene, hole, reply, verdict in zip(scenes, covered, replies, verdicts, strict=True):
-            good.append(Expected(tuple((t.name, t.color) for t in scene.things)).matches(verdict))
-            true = np.array(render(scene))
-            mask = (np.array(render(hole)) == true).all(-1, keepdims=True)
-            rest.append(psnr(np.asarray(reply.images[0]), true, mask))
-            most.append(psnr(reconstruct(model, true), true, mask))
-        return good, {"psnr_of_the_rest": float(np.mean(rest)), "autoencoder_alone": float(np.mean(most))}
+    def grade(model: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        good = judge_pictures(judge, [Expected.of(scene) for scene in scenes], first_images(replies))
+        return good, psnr_of_the_rest(model, replies, list(zip(scenes, covered, strict=True)))
 
     prompts = [image_prompt(render(scene), request) for scene, request in zip(covered, words, strict=True)]
-    return Task("fill", prompts, partial(draw_batch, steps=steps), grade)
+    return Task("fill", prompts, drawing(steps), grade)
 
 
 def story_task(count: int, steps: int | None = None) -> Task:
@@ -356,35 +356,23 @@ def story_task(count: int, steps: int | None = None) -> Task:
     heroes = [sampling.allowed_scene(lambda: sampling.single(rng)).things[0] for _ in range(count)]
     prompts = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
 
-    def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        # one more than requested, to see whether it stops
-        return model.generate(
-            prompts, max_images=5, max_new_tokens=5 * MAX_NEW_TOKENS, num_inference_steps=steps, seed=seed
-        )
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        there = [
+            [any((d.name, d.color) == (hero.name, hero.color) for d in verdict.detections) for verdict in verdicts]
+            for hero, verdicts in zip(heroes, (judge.detect(reply.images[:4]) for reply in replies), strict=True)
+        ]
+        good = [len(reply.images) == 4 == sum(seen) for reply, seen in zip(replies, there, strict=True)]
+        return good, {"pictures_with_the_character": sum(map(sum, there)) / (4 * count)}
 
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
-        good, shown = [], 0
-        for hero, reply in zip(heroes, replies, strict=True):
-            verdicts = judge.detect(reply.images[:4])
-            there = [any((d.name, d.color) == (hero.name, hero.color) for d in v.detections) for v in verdicts]
-            good.append(len(reply.images) == 4 == sum(there))
-            shown += sum(there)
-        return good, {"pictures_with_the_character": shown / (4 * count)}
-
-    return Task("story", prompts, generate, grade)
+    # one picture more than requested, to see whether it stops
+    return Task("story", prompts, deciding(5, steps), grade)
 
 
 def handwritten_task(task: str | None, limit: int, steps: int | None = None, language: str = "english") -> Task:
     """Requests that a person wrote (not templates of the world), of one task or of all."""
     chosen = [r for r in requests.load_requests() if task in (None, r.task) and r.language == language][: limit or None]
 
-    def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        # it decides by itself whether to draw
-        return model.generate(
-            prompts, max_images=1, max_new_tokens=MAX_NEW_TOKENS, num_inference_steps=steps, seed=seed
-        )
-
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> tuple[list[bool], dict[str, Any]]:
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
         return [request.matches(reply, judge) for request, reply in zip(chosen, replies, strict=True)], {}
 
-    return Task(f"by hand/{task or language}", [request.messages() for request in chosen], generate, grade)
+    return Task(f"by hand/{task or language}", [request.messages() for request in chosen], deciding(1, steps), grade)

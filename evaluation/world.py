@@ -18,9 +18,8 @@ from ..world import sampling
 from ..world.scene import render
 from . import saved_replies
 from .judge import Judge
-from .page import Section, page_html
+from .page import SHEET_COLUMNS, Section, page_html, write_results
 from .scores import Score, format_row, format_table
-from .sheet import save_sheet
 from .task_list import all_tasks
 from .tasks import Task, psnr, reconstruct
 
@@ -29,8 +28,6 @@ DEFAULT_COUNT = 500
 JUDGE_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "judge"
 SETTINGS_FILE = "of.json"
 """File with the model and the settings of the replies in a folder."""
-SHEET_PICTURES = 8
-"""Pictures of a task on the sheet"""
 
 
 def evaluate(
@@ -80,7 +77,13 @@ def evaluate(
     ]
     about["autoencoder_psnr"] = autoencoder_psnr(model, min(count, 100))
     about["minutes"] = sum(answer["seconds"] for chapter in chapters for answer in chapter.lines) / 60
-    return write_results(output, chapters, about)
+    results = {**about, "scores": [chapter.row for chapter in chapters]}
+    shots = [
+        shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in sheet_pictures(output, c)
+    ]
+    page = page_html(f"{about['model']}, the drawn world", chapters)
+    write_results(output, results, format_table(results["scores"], about), shots, page)
+    return results
 
 
 def select_by_prefix(named: dict[str, Callable[[], Task]], only: Sequence[str]) -> dict[str, Callable[[], Task]]:
@@ -147,23 +150,9 @@ def autoencoder_psnr(model: Limner, count: int) -> float:
     return float(np.mean([psnr(reconstruct(model, p), p, np.ones((*p.shape[:2], 1), bool)) for p in true]))
 
 
-def write_results(output: Path, chapters: Sequence[Section], about: dict[str, Any]) -> dict[str, Any]:
-    results = {**about, "scores": [chapter.row for chapter in chapters]}
-    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
-    write_text(output / "table.txt", format_table(results["scores"], about))
-    shots = [
-        shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in sheet_pictures(output, c)
-    ]
-    if shots:
-        save_sheet(shots, SHEET_PICTURES, output / "sheet.png")
-    write_text(output / "index.html", page_html(f"{about['model']}, the drawn world", chapters))
-    print((output / "table.txt").read_text(), end="")
-    return results
-
-
 def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
-    """The first pictures of a task, as the sheet shows them."""
-    pairs = list(zip(chapter.lines, chapter.correct, strict=True))[:SHEET_PICTURES]
+    """The first pictures of a task, a row of the sheet."""
+    pairs = list(zip(chapter.lines, chapter.correct, strict=True))[:SHEET_COLUMNS]
     return [
         with_border(saved_replies.to_reply(saved, output / chapter.folder).images[0], correct)
         for saved, correct in pairs

@@ -1,4 +1,4 @@
-"""What nano has never seen: each a small function as in `world/objects/`. `new_object.py` teaches one of them."""
+"""What nano has never seen: each a small function that draws with a `Pen`. `new_object.py` teaches one of them."""
 
 from __future__ import annotations
 

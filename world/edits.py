@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import sampling
 from .held_out import is_held_out
@@ -23,8 +25,6 @@ from .words import (
     with_article,
     with_colon,
 )
-
-KINDS = ("recolour", "replace", "background", "move", "add", "remove", "resize", "swap", "count", "style")
 
 
 @dataclass(frozen=True)
@@ -152,103 +152,145 @@ WAYS = {"left": ("left", "to the left"), "right": ("right", "to the right"), "to
 SIDES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 
 
+@dataclass(frozen=True)
+class Target:
+    """What an edit is about: an object, or all of a scene that holds several of one kind."""
+
+    scene: Scene
+    thing: Thing
+    others: tuple[Thing, ...]
+    alone: bool
+    """Whether the scene holds nothing else"""
+    many: bool
+    """Whether it is several objects"""
+    the: str
+    """Its name, as "the cat" """
+
+    def changed(self, **changes: Any) -> Scene:
+        """The scene with other fields of the object, or of all of them."""
+        things = (replace(t, **changes) if self.many or t is self.thing else t for t in self.scene.things)
+        return replace(self.scene, things=tuple(things))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit makes of a scene: the scene after it, the plan's first words, and what its instructions name."""
+
+    after: Scene
+    plan: str
+    said: dict[str, str] = field(default_factory=dict)
+    form: str | None = None
+    """The key of `INSTRUCTIONS` where that is not the edit's kind"""
+
+
+def _recolour(rng: random.Random, target: Target) -> Change:
+    color = rng.choice([c for c in sampling.COLOR_NAMES if c != target.thing.color])
+    form = "recolour the only" if target.alone and rng.random() < 0.35 else None
+    return Change(target.changed(color=color), f"{target.the} in {color}", {"color": color}, form)
+
+
+def _replace(rng: random.Random, target: Target) -> Change:
+    present = {t.name for t in target.scene.things}
+    name = rng.choice([n for n in sampling.NAMES if n not in present])
+    new = plural(name) if target.many else with_article(name)
+    return Change(target.changed(name=name), f"{new} instead of {target.the}", {"new": new})
+
+
+def _background(rng: random.Random, target: Target) -> Change:
+    ground = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != target.scene.background])
+    said = {"where": background_phrase(rng, ground), "ground": ground}
+    return Change(replace(target.scene, background=ground), BACKGROUND_PHRASES[ground], said)
+
+
+def _move(rng: random.Random, target: Target) -> Change:
+    thing, scene = target.thing, target.scene
+    sides: dict[str, tuple[float, float]] = {}
+    if scene.height <= scene.width:
+        sides |= {"left": (0.26, thing.y), "right": (0.74, thing.y)}
+    if scene.width <= scene.height:
+        sides |= {"top": (thing.x, 0.26), "bottom": (thing.x, 0.74)}
+    far = [(side, x, y) for side, (x, y) in sorted(sides.items()) if abs(x - thing.x + y - thing.y) > 0.15]
+    side, x, y = rng.choice(far)
+    said = {"side": side, "way": rng.choice(WAYS[side])}
+    return Change(scene.with_changed(thing, x=x, y=y), f"{target.the} {SIDES[side]}", said)
+
+
+def _add(rng: random.Random, target: Target) -> Change:
+    name = rng.choice([n for n in sampling.NAMES if n != target.thing.name])
+    color = sampling.USUAL_COLORS[name] if rng.random() < 0.4 else rng.choice(sampling.COLOR_NAMES)
+    after = _add_beside(target.scene, target.thing, Thing(name, color, "medium", 0.5, 0.5), rng)
+    usual = color == sampling.USUAL_COLORS[name] and rng.random() < 0.7
+    new = with_article(f"{color} {name}")
+    return Change(after, f"{new} next to {target.the}", {"new": with_article(name) if usual else new})
+
+
+def _remove(rng: random.Random, target: Target) -> Change:
+    return Change(replace(target.scene, things=target.others), f"without {target.the}")
+
+
+def _resize(rng: random.Random, target: Target) -> Change:
+    sizes = list(SIZES)
+    at = sizes.index(target.thing.size)
+    form, size = rng.choice([("bigger", s) for s in sizes[at + 1 :]] + [("smaller", s) for s in sizes[:at]])
+    return Change(target.changed(size=size), f"{target.the} {form}", form=form)
+
+
+def _swap(rng: random.Random, target: Target) -> Change:
+    a, b = target.scene.things
+    after = replace(target.scene, things=(replace(a, x=b.x, y=b.y), replace(b, x=a.x, y=a.y)))
+    return Change(after, "the other way round")
+
+
+def _style(rng: random.Random, target: Target) -> Change:
+    style = rng.choice([s for s in STYLES if s != target.scene.style])
+    said = {"manner": rng.choice(STYLE_VARIANTS.get(style, ("",)))}
+    plan = STYLE_PHRASES[style].strip() or "as usual"
+    return Change(replace(target.scene, style=style), plan, said, "flat" if style == "flat" else "style")
+
+
+def _count(rng: random.Random, target: Target) -> Change:
+    count, scene = len(target.scene.things), target.scene
+    form, number = rng.choice([f for f in (("more", count + 1), ("less", count - 1)) if 2 <= f[1] <= 4])
+    spots = sampling.several(rng, number, (scene.height, scene.width)).things
+    things = tuple(replace(target.thing, x=spot.x, y=spot.y) for spot in spots)
+    return Change(replace(scene, things=things), f"one {form}", form=form)
+
+
+CHANGES: dict[str, Callable[[random.Random, Target], Change]] = {
+    "recolour": _recolour,
+    "replace": _replace,
+    "background": _background,
+    "move": _move,
+    "add": _add,
+    "remove": _remove,
+    "resize": _resize,
+    "swap": _swap,
+    "count": _count,
+    "style": _style,
+}
+KINDS = tuple(CHANGES)
+
+
 def make_edit(scene: Scene, kind: str, rng: random.Random, pronoun: bool = False) -> Edit:
     """One edit of this kind; ``pronoun`` says "it" where the scene holds one thing."""
-    same = len({(t.name, t.color) for t in scene.things}) == 1
-    many = same and len(scene.things) > 1
-    target = rng.choice(scene.things)
-    others = [t for t in scene.things if t is not target]
-    the = "the " + (plural(target.name) if many else target.name)
-    short = ("them", "these") if many else ("it", "that", "this", "it")
-    it = rng.choice(short) if same and (pronoun or rng.random() < 0.25) else the
-    said: dict[str, str] = {"it": it, "the": the, "name": target.name, "old": target.color}
-    forms = INSTRUCTIONS.get(kind, ())
-
-    if kind == "recolour":
-        color = rng.choice([c for c in sampling.COLOR_NAMES if c != target.color])
-        things = [replace(t, color=color) if many or t is target else t for t in scene.things]
-        after = replace(scene, things=tuple(things))
-        said["color"] = color
-        if same and rng.random() < 0.35:
-            forms = INSTRUCTIONS["recolour the only"]
-        plan = f"{the} in {color}"
-    elif kind == "replace":
-        present = {t.name for t in scene.things}
-        name = rng.choice([n for n in sampling.NAMES if n not in present])
-        things = [replace(t, name=name) if many or t is target else t for t in scene.things]
-        after = replace(scene, things=tuple(things))
-        said["new"] = plural(name) if many else with_article(name)
-        plan = f"{said['new']} instead of {the}"
-    elif kind == "background":
-        background = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])
-        after = replace(scene, background=background)
-        said |= {
-            "where": background_phrase(rng, background),
-            "ground": background,
-            "whole": it if same else "everything",
-        }
-        plan = BACKGROUND_PHRASES[background]
-    elif kind == "move":
-        sides = {"left": (0.26, None), "right": (0.74, None), "top": (None, 0.26), "bottom": (None, 0.74)}
-        if scene.height > scene.width:
-            del sides["left"], sides["right"]
-        if scene.width > scene.height:
-            del sides["top"], sides["bottom"]
-        far = {
-            s: (x, y)
-            for s, (x, y) in sides.items()
-            if abs((x or target.x) - target.x + (y or target.y) - target.y) > 0.15
-        }
-        side, (x, y) = rng.choice(sorted(far.items()))
-        moved = replace(target, x=target.x if x is None else x, y=target.y if y is None else y)
-        after = replace(scene, things=tuple(moved if t is target else t for t in scene.things))
-        said |= {"side": side, "way": rng.choice(WAYS[side])}
-        plan = f"{the} {SIDES[side]}"
-    elif kind == "add":
-        name = rng.choice([n for n in sampling.NAMES if n != target.name])
-        color = sampling.USUAL_COLORS[name] if rng.random() < 0.4 else rng.choice(sampling.COLOR_NAMES)
-        after = _add_beside(scene, target, Thing(name, color, "medium", 0.5, 0.5), rng)
-        usual = color == sampling.USUAL_COLORS[name] and rng.random() < 0.7
-        said["new"] = with_article(name if usual else f"{color} {name}")
-        plan = f"{with_article(f'{color} {name}')} next to {the}"
-    elif kind == "remove":
-        after = replace(scene, things=tuple(others))
-        said["other"] = f"the {others[0].name}"
-        plan = f"without {the}"
-    elif kind == "resize":
-        sizes = list(SIZES)
-        at = sizes.index(target.size)
-        forms_of = [("bigger", s) for s in sizes[at + 1 :]] + [("smaller", s) for s in sizes[:at]]
-        form, size = rng.choice(forms_of)
-        forms = INSTRUCTIONS[form]
-        after = replace(scene, things=(replace(target, size=size),))
-        plan = f"{the} {form}"
-    elif kind == "swap":
-        (other,) = others
-        places = {target: other, other: target}
-        after = replace(scene, things=tuple(replace(t, x=places[t].x, y=places[t].y) for t in scene.things))
-        said["other"] = f"the {other.name}"
-        plan = "the other way round"
-    elif kind == "style":
-        style = rng.choice([s for s in STYLES if s != scene.style])
-        after = replace(scene, style=style)
-        forms = INSTRUCTIONS["flat"] if style == "flat" else INSTRUCTIONS["style"]
-        said |= {"manner": rng.choice(STYLE_VARIANTS.get(style, ("",))), "whole": it if same else "everything"}
-        plan = STYLE_PHRASES[style].strip() or "as usual"
-    elif kind == "count":
-        count = len(scene.things)
-        form, number = rng.choice([f for f in (("more", count + 1), ("less", count - 1)) if 2 <= f[1] <= 4])
-        forms = INSTRUCTIONS[form]
-        spots = sampling.several(rng, number, (scene.height, scene.width)).things
-        after = replace(scene, things=tuple(replace(target, x=spot.x, y=spot.y) for spot in spots))
-        plan = f"one {form}"
-    else:
+    if kind not in CHANGES:
         raise ValueError(f"no edit {kind!r}; there are {', '.join(KINDS)}")
-    reply = f"Done: {noun_phrase(canonical_order(after), Detail(background=False))}."
+    alone = len({(t.name, t.color) for t in scene.things}) == 1
+    many = alone and len(scene.things) > 1
+    thing = rng.choice(scene.things)
+    others = tuple(t for t in scene.things if t is not thing)
+    the = "the " + (plural(thing.name) if many else thing.name)
+    short = ("them", "these") if many else ("it", "that", "this", "it")
+    it = rng.choice(short) if alone and (pronoun or rng.random() < 0.25) else the
+    change = CHANGES[kind](rng, Target(scene, thing, others, alone, many, the))
+    said = {"it": it, "the": the, "name": thing.name, "old": thing.color, "whole": it if alone else "everything"}
+    said["other"] = f"the {others[0].name}" if others else ""
+    forms = INSTRUCTIONS[change.form or kind]
     # the plainest words as often as all the others together
-    words = rng.choice(forms[:6] if rng.random() < 0.4 else forms).format(**said)
-    plan = with_colon(sentence(f"{plan}: {lower_first(caption(after))}"))
-    return Edit(kind, words, scene, after, plan, reply)
+    words = rng.choice(forms[:6] if rng.random() < 0.4 else forms).format(**said, **change.said)
+    plan = with_colon(sentence(f"{change.plan}: {lower_first(caption(change.after))}"))
+    reply = f"Done: {noun_phrase(canonical_order(change.after), Detail(background=False))}."
+    return Edit(kind, words, scene, change.after, plan, reply)
 
 
 def _add_beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:
@@ -260,6 +302,13 @@ def _add_beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> 
         target = replace(target, size="medium", x=place) if along_x else replace(target, size="medium", y=place)
     x, y = (1 - place, target.y) if along_x else (target.x, 1 - place)
     return replace(scene, things=(target, replace(new, x=x, y=y)))
+
+
+def side_moved(old: Thing, new: Thing) -> str:
+    """The side that a thing went to."""
+    if abs(new.x - old.x) > abs(new.y - old.y):
+        return "left" if new.x < old.x else "right"
+    return "top" if new.y < old.y else "bottom"
 
 
 def seen_edit(
@@ -287,10 +336,11 @@ def seen_edit(
 
 
 def is_possible(scene: Scene, kind: str) -> bool:
-    if kind in ("add", "move"):
-        return len(scene.things) == 1 and (kind == "add" or scene.things[0].size != "large")
-    if kind == "resize":
-        return len(scene.things) == 1
+    alone, names = len(scene.things) == 1, {thing.name for thing in scene.things}
+    if kind in ("add", "resize"):
+        return alone
+    if kind == "move":
+        return alone and scene.things[0].size != "large"
     if kind == "count":
-        return len(scene.things) > 1 and len(set(t.name for t in scene.things)) == 1
-    return kind not in ("remove", "swap") or len({t.name for t in scene.things}) > 1
+        return not alone and len(names) == 1
+    return kind not in ("remove", "swap") or len(names) > 1

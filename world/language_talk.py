@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 from . import phrase_books, sampling
-from .edits import KINDS, Edit, seen_edit
+from .edits import KINDS, Edit, seen_edit, side_moved
 from .held_out import relation
 from .languages import Language
 from .messages import Example, Message, assistant, image, text, user
-from .phrasing import add_fillers
-from .scene import SIZES, Scene, Thing
+from .phrasing import add_fillers, random_detail
+from .scene import SIZES, Scene
 from .words import Detail
 
 EDIT_KINDS = tuple(kind for kind in KINDS if kind != "style")
@@ -25,18 +25,6 @@ PLAN_SHARE = 0.85
 def fill(rng: random.Random, language: Language, form: str, **said: str) -> str:
     """A random template of a purpose, filled in."""
     return language.fix_particles(rng.choice(language.forms[form]).format(**said))
-
-
-def detail_of(rng: random.Random, scene: Scene) -> Detail:
-    """The attributes that a request names, as in English: mostly unusual ones."""
-    placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
-    usual = all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
-    return Detail(
-        color=rng.random() < (0.4 if usual else 0.97),
-        size=rng.random() < (0.15 if scene.things[0].size == "large" and len(scene.things) == 1 else 0.92),
-        relation=placed or rng.random() < 0.35,
-        background=rng.random() < (0.2 if scene.background == "plain" else 0.96),
-    )
 
 
 def draw_request(rng: random.Random, language: Language, scene: Scene, detail: Detail) -> str:
@@ -71,7 +59,8 @@ def drawing_reply(rng: random.Random, language: Language, scene: Scene, plan: st
 def draw(rng: random.Random, language: Language) -> Example:
     scene = replace(sampling.any_scene(rng, (7, 2, 3)), height=128, width=128)
     return Example(
-        "draw", [user(draw_request(rng, language, scene, detail_of(rng, scene))), drawing_reply(rng, language, scene)]
+        "draw",
+        [user(draw_request(rng, language, scene, random_detail(rng, scene))), drawing_reply(rng, language, scene)],
     )
 
 
@@ -137,12 +126,12 @@ def edit_slots(change: Edit, language: Language, call: Callable[[str], str] | No
     old, new = next((a, b) for a, b in zip(before, after, strict=True) if a != b)
     said = {"a": call(old.name)}
     if change.kind == "recolour":
-        return said | {"c": language.color_names[new.color]}
-    if change.kind == "replace":
-        return said | {"b": call(new.name)}
-    if change.kind == "resize":
-        return said
-    return said | {"s": language.sides[side_moved(old, new)]}
+        said["c"] = language.color_names[new.color]
+    elif change.kind == "replace":
+        said["b"] = call(new.name)
+    elif change.kind == "move":
+        said["s"] = language.sides[side_moved(old, new)]
+    return said
 
 
 def edit_form(change: Edit) -> str:
@@ -153,12 +142,6 @@ def edit_form(change: Edit) -> str:
     if change.kind == "count":
         return "more" if len(after) > len(before) else "less"
     return change.kind
-
-
-def side_moved(old: Thing, new: Thing) -> str:
-    if abs(new.x - old.x) > abs(new.y - old.y):
-        return "left" if new.x < old.x else "right"
-    return "top" if new.y < old.y else "bottom"
 
 
 def edit_turns(rng: random.Random, language: Language, change: Edit) -> list[Message]:

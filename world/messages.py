@@ -31,10 +31,12 @@ def text(words: str) -> dict[str, Any]:
 
 
 def user(*content: Any) -> Message:
+    """The user's message: words, and parts as `image` and `text` make them."""
     return {"role": "user", "content": [text(c) if isinstance(c, str) else c for c in content]}
 
 
 def assistant(*content: Any) -> Message:
+    """The assistant's message: words, and parts as `image` and `text` make them."""
     return {"role": "assistant", "content": [text(c) if isinstance(c, str) else c for c in content]}
 
 

@@ -91,6 +91,9 @@ class Pen:
         self.words, self.style, self.near = words, style, near
         main = COLORS[color]
         self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
+        # wooden details, and what they are of where the object itself is brown
+        self.inks["spot"] = INKS["ink" if color == "brown" else "wood"]
+        self.inks["strap"] = INKS["cream" if color == "brown" else "wood"]
         if color == "black":  # there is nothing darker, so the shade goes the other way
             self.inks["dark"] = mix(main, (255, 255, 255), 0.15)
         self.edge = max(1, round(half * 0.07))
@@ -165,17 +168,14 @@ class Pen:
     @staticmethod
     def curve(points: Sequence[Point], steps: int = 4) -> list[Point]:
         """A closed Catmull-Rom curve through the points (Catmull and Rom 1974)."""
-        n, smooth = len(points), []
-        for i in range(n):
-            p0, p1, p2, p3 = (points[(i + k) % n] for k in (-1, 0, 1, 2))
-            for s in range(steps):
-                t = s / steps
-                smooth.append(
-                    tuple(
-                        0.5
-                        * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t * t + (3 * b - a - 3 * c + d) * t**3)
-                        for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
-                    )
+        smooth = []
+        for i in range(len(points)):
+            p0, p1, p2, p3 = (points[(i + k) % len(points)] for k in (-1, 0, 1, 2))
+            for t in (step / steps for step in range(steps)):
+                x, y = (
+                    0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t * t + (3 * b - a - 3 * c + d) * t**3)
+                    for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
                 )
+                smooth.append((x, y))
         assert all(math.isfinite(v) for point in smooth for v in point)
-        return smooth  # type: ignore[return-value]
+        return smooth

@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from . import sampling
 from .held_out import relation
 from .scene import Scene, Thing
 from .words import BACKGROUND_PHRASES, PAIRED, PLURALS, Detail, mentions_size, noun_phrase, plural, with_article
@@ -168,6 +169,21 @@ def _several(rng: random.Random, voice: Voice, things: tuple[Thing, ...], detail
     if voice.color_after:
         return f"{count} {size}{name}{rng.choice((', all of them {}', ' in {}', ', {}', ' that are {}')).format(color)}"
     return f"{count} {size}{color} {name}"
+
+
+def random_detail(rng: random.Random, scene: Scene) -> Detail:
+    """What a request says and what it leaves to the artist, who then draws the usual thing: people name what is out of
+    the ordinary. Unsaid are mostly a plain background, a large object alone, a medium one among others, usual colours,
+    and, of "a cat and a dog", that the cat is on the left."""
+    placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
+    usual_size = len(scene.things) == 1 and scene.things[0].size == "large"
+    usual_color = all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
+    return Detail(
+        color=rng.random() < (0.4 if usual_color else 0.97),
+        size=rng.random() < (0.15 if usual_size else 0.92),
+        relation=placed or rng.random() < 0.35,
+        background=rng.random() < (0.2 if scene.background == "plain" else 0.96),
+    )
 
 
 def draw_request(rng: random.Random, thing: str) -> str:

@@ -90,31 +90,24 @@ def question(rng: random.Random, scene: Scene) -> tuple[str, str]:
         truth = "Yes." if said == count else sentence(f"no, {NUMBERS[count]}")
         if said > 1:
             pairs.append((rng.choice(AS_MANY).format(n=NUMBERS[said], many=many), truth))
-        n, m = sorted((count, wrong))
-        pairs.append(
-            (
-                rng.choice(OR_AS_MANY).format(n=NUMBERS[n], m=NUMBERS[m], many=plural(thing.name)),
-                sentence(NUMBERS[count]),
-            )
-        )
+        n, m = (NUMBERS[number] for number in sorted((count, wrong)))
+        choice = rng.choice(OR_AS_MANY).format(n=n, m=m, many=plural(thing.name))
+        pairs.append((choice, sentence(NUMBERS[count])))
     if len(scene.things) == 1:
-        pairs.append((rng.choice(IS_THIS).format(with_article(thing.name)), "Yes."))
-        pairs.append(
-            (rng.choice(IS_THIS).format(with_article(absent)), sentence(f"no, it is {with_article(thing.name)}"))
-        )
+        true, false = (rng.choice(IS_THIS).format(with_article(name)) for name in (thing.name, absent))
+        pairs += [(true, "Yes."), (false, sentence(f"no, it is {with_article(thing.name)}"))]
     if rng.random() < 0.5:
         other = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])
         x, y = rng.sample((scene.background, other), 2)
         pairs.append((rng.choice(WHICH_GROUND).format(x=x, y=y), sentence(scene.background)))
     if len(scene.things) == 2 and count == 1:
         a, b = scene.things if scene.things[0] is thing else scene.things[::-1]
-        where = relation(a, b)
-        if where:
-            answer = sentence(with_article(f"{a.color} {a.name}"))
+        if where := relation(a, b):
+            answer, side = sentence(with_article(f"{a.color} {a.name}")), SIDES[where]
             phrase = rng.choice((where, f"to the {where}")) if where not in ("above", "below") else where
-            pairs.append((put(BESIDE).format(where=phrase, b=b.name), answer))
-            pairs.append(
-                (put(PLACE).format(a=a.name, one=SIDES[where], other=OPPOSITE[SIDES[where]]), sentence(SIDES[where]))
-            )
-            pairs.append((put(SIDE).format(side=SIDES[where]), answer))
+            pairs += [
+                (put(BESIDE).format(where=phrase, b=b.name), answer),
+                (put(PLACE).format(a=a.name, one=side, other=OPPOSITE[side]), sentence(side)),
+                (put(SIDE).format(side=side), answer),
+            ]
     return rng.choice(pairs)

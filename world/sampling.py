@@ -86,18 +86,24 @@ def single(rng: random.Random) -> Scene:
     return Scene((thing,), background(rng), *shape(rng))
 
 
+SPOTS: dict[int, tuple[tuple[float, float], ...]] = {
+    2: ((0.27, 0.5), (0.73, 0.5)),
+    3: ((0.25, 0.28), (0.75, 0.28), (0.5, 0.73)),
+    4: ((0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)),
+}
+"""Centres of several objects, as fractions of the width and of the height"""
+
+
 def several(rng: random.Random, count: int | None = None, size: tuple[int, int] | None = None) -> Scene:
-    """One to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
+    """Two to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
     three, learning makes four."""
     count = count or rng.randint(2, 4)
     name = rng.choice(NAMES)
     (color,) = colors(rng, [name])
     height, width = size or shape(rng)
-    spots = {2: [(0.27, 0.5), (0.73, 0.5)], 3: [(0.25, 0.28), (0.75, 0.28), (0.5, 0.73)]}.get(
-        count, [(0.26, 0.27), (0.74, 0.27), (0.26, 0.73), (0.74, 0.73)]
-    )
+    spots = SPOTS[count]
     if count == 2 and height > width:
-        spots = [(y, x) for x, y in spots]
+        spots = tuple((y, x) for x, y in spots)
     kind = rng.choices(("small", "medium"), (1, 4))[0]
     things = tuple(Thing(name, color, kind, jitter(rng, x, 0.03), jitter(rng, y, 0.03)) for x, y in spots)
     return Scene(things, background(rng), height, width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -72,6 +73,10 @@ class Scene:
             raise ValueError(f"no style {self.style!r}; there are {', '.join(STYLES)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"no background {self.background!r}; there are {', '.join(BACKGROUNDS)}")
+
+    def with_changed(self, thing: Thing, **changes: Any) -> Scene:
+        """The scene with other fields of one of its things."""
+        return replace(self, things=tuple(replace(t, **changes) if t is thing else t for t in self.things))
 
     def half(self, thing: Thing) -> float:
         """Half the side of a thing's box in pixels."""

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from . import sampling
-from .edits import SIDES, Edit, is_possible, seen_edit
+from .edits import SIDES, Edit, is_possible, seen_edit, side_moved
 from .held_out import is_held_out
 from .messages import Example, assistant, image, text, user
 from .phrasing import casual_typing
@@ -81,9 +81,5 @@ def _event_sentence(rng: random.Random, change: Edit) -> str:
     elif change.kind == "remove":
         said |= {"the": f"the {gone[0].name}", "The": f"The {gone[0].name}"}
     else:
-        across = abs(come[0].x - gone[0].x) > abs(come[0].y - gone[0].y)
-        side = (
-            ("left" if come[0].x < gone[0].x else "right") if across else ("top" if come[0].y < gone[0].y else "bottom")
-        )
-        said["side"] = SIDES[side]
+        said["side"] = SIDES[side_moved(gone[0], come[0])]
     return rng.choice(HAPPENS[change.kind]).format(**said)

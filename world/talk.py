@@ -9,10 +9,10 @@ from dataclasses import replace
 from . import language_talk, sampling
 from .composing import compose, control, fill, shaped
 from .edits import Edit, seen_edit
-from .held_out import handwritten_requests, normalized, relation
+from .held_out import handwritten_requests, normalized
 from .languages import LANGUAGES
 from .messages import Example, Message, assistant, image, text, user
-from .phrasing import add_fillers, casual_typing, draw_request, phrase
+from .phrasing import add_fillers, casual_typing, draw_request, phrase, random_detail
 from .questions import question
 from .scene import Scene
 from .signs import sign
@@ -96,21 +96,6 @@ SMALL_TALK = (
 )  # fmt: skip
 
 
-def random_detail(rng: random.Random, scene: Scene) -> Detail:
-    """What a request says and what it leaves to the artist, who then draws the usual thing: people name what is out of
-    the ordinary. Unsaid are mostly a plain background, a large object alone, a medium one among others, usual colours,
-    and, of "a cat and a dog", that the cat is on the left."""
-    placed = len(scene.things) == 2 and relation(*scene.things) != "left of"
-    usual_size = scene.things[0].size == "large" if len(scene.things) == 1 else True
-    usual_color = all(t.color == sampling.USUAL_COLORS[t.name] for t in scene.things)
-    return Detail(
-        color=rng.random() < (0.4 if usual_color else 0.97),
-        size=rng.random() < (0.15 if usual_size and len(scene.things) == 1 else 0.92),
-        relation=placed or rng.random() < 0.35,
-        background=rng.random() < (0.2 if scene.background == "plain" else 0.96),
-    )
-
-
 def request(rng: random.Random, scene: Scene, detail: Detail) -> str:
     """A request for a drawing: frame and phrase are plain or free."""
     plain = rng.random() < 0.5
@@ -155,21 +140,18 @@ def draw(rng: random.Random) -> Example:
     return Example("draw", [user(casual_typing(rng, words)), _drawing_reply(rng, scene, detail, planned)])
 
 
+COUNT_ON = (
+    "draw what comes after {}", "what comes after {}? draw it", "one more than {}", "the number after {}",
+    "draw one more than {}", "count on from {}",
+)  # fmt: skip
+
+
 def _after_counting(rng: random.Random, scene: Scene) -> Example:
     """A request that gives the number before the count; the plan names both numbers first."""
     count, thing = len(scene.things), scene.things[0]
     fewer = replace(scene, things=scene.things[1:])
     before = noun_phrase(fewer, replace(random_detail(rng, fewer), size=thing.size == "small" and count > 2))
-    words = rng.choice(
-        (
-            "draw what comes after {}",
-            "what comes after {}? draw it",
-            "one more than {}",
-            "the number after {}",
-            "draw one more than {}",
-            "count on from {}",
-        )
-    ).format(before)
+    words = rng.choice(COUNT_ON).format(before)
     plan = f"After {NUMBERS[count - 1]} comes {NUMBERS[count]}: {lower_first(caption(scene))}"
     return Example("draw", [user(casual_typing(rng, words)), assistant(with_colon(plan), image(scene))])
 

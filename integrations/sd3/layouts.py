@@ -10,39 +10,46 @@ from torch import Tensor
 
 from ...detokenizer.mmdit_config import MMDiTConfig
 
-_PLAIN = {
-    "time_text_embed.timestep_embedder.linear_1": "time_embed.0",
-    "time_text_embed.timestep_embedder.linear_2": "time_embed.2",
-    "time_text_embed.text_embedder.linear_1": "pooled_embed.0",
-    "time_text_embed.text_embedder.linear_2": "pooled_embed.2",
-    "context_embedder": "context_embed",
-    "norm_out.linear": "modulation_out",
+_MODEL = {
+    "time_embed.0": "time_text_embed.timestep_embedder.linear_1",
+    "time_embed.2": "time_text_embed.timestep_embedder.linear_2",
+    "pooled_embed.0": "time_text_embed.text_embedder.linear_1",
+    "pooled_embed.2": "time_text_embed.text_embedder.linear_2",
+    "context_embed": "context_embedder",
+    "modulation_out": "norm_out.linear",
     "proj_out": "proj_out",
 }
+"""Our names of layers and diffusers' names"""
 _BLOCK = {
-    "norm1.linear": "image.modulation",
-    "norm1_context.linear": "context.modulation",
-    "attn.to_out.0": "image.out",
-    "attn.to_add_out": "context.out",
-    "ff.net.0.proj": "image.mlp.0",
-    "ff.net.2": "image.mlp.2",
-    "ff_context.net.0.proj": "context.mlp.0",
-    "ff_context.net.2": "context.mlp.2",
-    "attn2.to_out.0": "dual.out",
-}
-_NORMS = {
-    "attn.norm_q": "image.norm_q",
-    "attn.norm_k": "image.norm_k",
-    "attn.norm_added_q": "context.norm_q",
-    "attn.norm_added_k": "context.norm_k",
-    "attn2.norm_q": "dual.norm_q",
-    "attn2.norm_k": "dual.norm_k",
-}
-_FUSED = {
+    "image.modulation": ("norm1.linear",),
+    "context.modulation": ("norm1_context.linear",),
     "image.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "context.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "dual.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "image.norm_q": ("attn.norm_q",),
+    "image.norm_k": ("attn.norm_k",),
+    "context.norm_q": ("attn.norm_added_q",),
+    "context.norm_k": ("attn.norm_added_k",),
+    "dual.norm_q": ("attn2.norm_q",),
+    "dual.norm_k": ("attn2.norm_k",),
+    "image.out": ("attn.to_out.0",),
+    "context.out": ("attn.to_add_out",),
+    "dual.out": ("attn2.to_out.0",),
+    "image.mlp.0": ("ff.net.0.proj",),
+    "image.mlp.2": ("ff.net.2",),
+    "context.mlp.0": ("ff_context.net.0.proj",),
+    "context.mlp.2": ("ff_context.net.2",),
 }
+"""The same in a block; the layers of several names are joined in ours"""
+
+
+def _diffusers_names(config: MMDiTConfig) -> dict[str, tuple[str, ...]]:
+    """Of every layer of ours but the first, diffusers' names of its parts."""
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _MODEL.items()}
+    for index in range(config.depth):
+        for ours, parts in _BLOCK.items():
+            names[f"blocks.{index}.{ours}"] = tuple(f"transformer_blocks.{index}.{part}" for part in parts)
+    return names
 
 
 def config_from_diffusers(config: Mapping[str, Any]) -> MMDiTConfig:
@@ -71,55 +78,58 @@ def weights_from_diffusers(theirs: Mapping[str, Tensor], config: MMDiTConfig) ->
     """A state dict for `MMDiT`. Raises ValueError naming every key that has no place."""
     left = dict(theirs)
     left.pop("pos_embed.pos_embed", None)  # a fixed table; ours is computed
-    ours: dict[str, Tensor] = {"reference_embed": torch.zeros(config.max_references, config.width)}
-    patch = left.pop("pos_embed.proj.weight")  # a convolution (width, channels, p, p); ours reads (channels, p, p) flat
-    ours["patch_embed.weight"] = patch.flatten(1)
-    ours["patch_embed.bias"] = left.pop("pos_embed.proj.bias")
+    patch, bias = left.pop("pos_embed.proj.weight"), left.pop("pos_embed.proj.bias")
+    return _first_layers(patch, bias, config) | _take(left, _diffusers_names(config))
 
-    def move(old: str, new: str) -> None:
+
+def _first_layers(patch: Tensor, bias: Tensor, config: MMDiTConfig) -> dict[str, Tensor]:
+    """Our weights that have another form: a convolution (width, channels, p, p) is a linear layer that reads (channels, p, p)
+    flat, and the embeddings of references are zero."""
+    references = torch.zeros(config.max_references, config.width)
+    return {"reference_embed": references, "patch_embed.weight": patch.flatten(1), "patch_embed.bias": bias}
+
+
+def _take(left: dict[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+    """The weights and biases in ``left`` of the layers that ``names`` gives for each of ours, under our names.
+
+    Several are joined; one is not copied. Raises ValueError naming every key that has no place.
+    """
+    ours = {}
+    for new, parts in names.items():
         for kind in ("weight", "bias"):
-            if f"{old}.{kind}" in left:
-                ours[f"{new}.{kind}"] = left.pop(f"{old}.{kind}")
-
-    for old, new in _PLAIN.items():
-        move(old, new)
-    for index in range(config.depth):
-        there, here = f"transformer_blocks.{index}", f"blocks.{index}"
-        for old, new in (_BLOCK | _NORMS).items():
-            move(f"{there}.{old}", f"{here}.{new}")
-        for new, parts in _FUSED.items():
-            for kind in ("weight", "bias"):
-                names = [f"{there}.{part}.{kind}" for part in parts]
-                if names[0] in left:
-                    ours[f"{here}.{new}.{kind}"] = torch.cat([left.pop(name) for name in names])
+            if f"{parts[0]}.{kind}" in left:
+                values = [left.pop(f"{part}.{kind}") for part in parts]
+                ours[f"{new}.{kind}"] = torch.cat(values) if len(values) > 1 else values[0]
     if left:
         raise ValueError(f"weights with no place in the MM-DiT: {', '.join(sorted(left))}")
     return ours
 
 
-_ORIGINAL = {
-    "t_embedder.mlp.0": "time_embed.0",
-    "t_embedder.mlp.2": "time_embed.2",
-    "y_embedder.mlp.0": "pooled_embed.0",
-    "y_embedder.mlp.2": "pooled_embed.2",
-    "context_embedder": "context_embed",
-    "final_layer.adaLN_modulation.1": "modulation_out",
-    "final_layer.linear": "proj_out",
+_ORIGINAL_MODEL = {
+    "time_embed.0": "t_embedder.mlp.0",
+    "time_embed.2": "t_embedder.mlp.2",
+    "pooled_embed.0": "y_embedder.mlp.0",
+    "pooled_embed.2": "y_embedder.mlp.2",
+    "context_embed": "context_embedder",
+    "modulation_out": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
 }
 _ORIGINAL_STREAM = {
-    "adaLN_modulation.1": "modulation",
-    "attn.qkv": "qkv",
-    "attn.proj": "out",
-    "attn.ln_q": "norm_q",
-    "attn.ln_k": "norm_k",
-    "mlp.fc1": "mlp.0",
-    "mlp.fc2": "mlp.2",
+    "modulation": "adaLN_modulation.1",
+    "qkv": "attn.qkv",
+    "out": "attn.proj",
+    "norm_q": "attn.ln_q",
+    "norm_k": "attn.ln_k",
+    "mlp.0": "mlp.fc1",
+    "mlp.2": "mlp.fc2",
 }
-_ORIGINAL_DUAL = {
-    "attn2.qkv": "dual.qkv",
-    "attn2.proj": "dual.out",
-    "attn2.ln_q": "dual.norm_q",
-    "attn2.ln_k": "dual.norm_k",
+_ORIGINAL_BLOCK = {
+    **{f"image.{ours}": f"x_block.{theirs}" for ours, theirs in _ORIGINAL_STREAM.items()},
+    **{f"context.{ours}": f"context_block.{theirs}" for ours, theirs in _ORIGINAL_STREAM.items()},
+    "dual.qkv": "x_block.attn2.qkv",
+    "dual.out": "x_block.attn2.proj",
+    "dual.norm_q": "x_block.attn2.ln_q",
+    "dual.norm_k": "x_block.attn2.ln_k",
 }
 _ORIGINAL_PREFIX = "model.diffusion_model."
 HEAD_WIDTH = 64
@@ -165,29 +175,15 @@ def weights_from_original(theirs: Mapping[str, Tensor], config: MMDiTConfig) -> 
     """
     left = {k.removeprefix(_ORIGINAL_PREFIX): v for k, v in theirs.items() if k.startswith(_ORIGINAL_PREFIX)}
     left.pop("pos_embed", None)
-    ours: dict[str, Tensor] = {"reference_embed": torch.zeros(config.max_references, config.width)}
-    ours["patch_embed.weight"] = left.pop("x_embedder.proj.weight").flatten(1)
-    ours["patch_embed.bias"] = left.pop("x_embedder.proj.bias")
-
-    def move(old: str, new: str, swap: bool = False) -> None:
-        for kind in ("weight", "bias"):
-            if f"{old}.{kind}" in left:
-                value = left.pop(f"{old}.{kind}")
-                # the original's last modulations are (shift, scale), diffusers' and ours (scale, shift)
-                ours[f"{new}.{kind}"] = torch.cat(value.chunk(2)[::-1]) if swap else value
-
-    for old, new in _ORIGINAL.items():
-        move(old, new, swap=old.startswith("final_layer.adaLN"))
+    patch, bias = left.pop("x_embedder.proj.weight"), left.pop("x_embedder.proj.bias")
+    names = {ours: (theirs,) for ours, theirs in _ORIGINAL_MODEL.items()}
     for index in range(config.depth):
-        for block, stream in (("x_block", "image"), ("context_block", "context")):
-            there = f"joint_blocks.{index}.{block}"
-            for old, new in _ORIGINAL_STREAM.items():
-                last = index == config.depth - 1 and stream == "context" and new == "modulation"
-                move(f"{there}.{old}", f"blocks.{index}.{stream}.{new}", swap=last)
-        for old, new in _ORIGINAL_DUAL.items():
-            move(f"joint_blocks.{index}.x_block.{old}", f"blocks.{index}.{new}")
-    if left:
-        raise ValueError(f"weights with no place in the MM-DiT: {', '.join(sorted(left))}")
+        names |= {f"blocks.{index}.{ours}": (f"joint_blocks.{index}.{old}",) for ours, old in _ORIGINAL_BLOCK.items()}
+    ours = _first_layers(patch, bias, config) | _take(left, names)
+    # the original's last modulations are (shift, scale), diffusers' and ours (scale, shift)
+    for layer in ("modulation_out", f"blocks.{config.depth - 1}.context.modulation"):
+        for key in {f"{layer}.weight", f"{layer}.bias"} & ours.keys():
+            ours[key] = torch.cat(ours[key].chunk(2)[::-1])
     return ours
 
 
@@ -230,22 +226,11 @@ def weights_to_diffusers(ours: Mapping[str, Tensor], config: MMDiTConfig) -> dic
     theirs = {"pos_embed.proj.weight": patch.unflatten(1, (config.latent_channels, p, p))}
     theirs["pos_embed.proj.bias"] = left.pop("patch_embed.bias")
 
-    def move(new: str, old: str) -> None:
+    for new, parts in _diffusers_names(config).items():
         for kind in ("weight", "bias"):
             if f"{new}.{kind}" in left:
-                theirs[f"{old}.{kind}"] = left.pop(f"{new}.{kind}")
-
-    for old, new in _PLAIN.items():
-        move(new, old)
-    for index in range(config.depth):
-        there, here = f"transformer_blocks.{index}", f"blocks.{index}"
-        for old, new in (_BLOCK | _NORMS).items():
-            move(f"{here}.{new}", f"{there}.{old}")
-        for new, parts in _FUSED.items():
-            for kind in ("weight", "bias"):
-                if f"{here}.{new}.{kind}" in left:
-                    pieces = left.pop(f"{here}.{new}.{kind}").chunk(3)
-                    theirs |= {f"{there}.{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)}
+                pieces = left.pop(f"{new}.{kind}").chunk(len(parts))
+                theirs |= {f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)}
     if left:
         raise ValueError(f"weights with no place in diffusers' transformer: {', '.join(sorted(left))}")
     return theirs

@@ -47,6 +47,16 @@ class TextEncoder(nn.Module):
         return out.hidden_states[-2], out.text_embeds
 
 
+def load_text_encoder(folder: Path, name: str, tokenizer: str, kind: type, tokens: int) -> TextEncoder | None:
+    """One of a pipeline's text encoders, None where it is absent. Raises ValueError for one without its tokenizer."""
+    if not (folder / name).is_dir():
+        return None
+    if not (folder / tokenizer).is_dir():
+        raise ValueError(f"{folder / name} has no tokenizer beside it ({tokenizer})")
+    model = load_strict(kind, folder / name, dtype="auto")
+    return TextEncoder(model, AutoTokenizer.from_pretrained(folder / tokenizer), tokens)
+
+
 class StableDiffusion3(nn.Module):
     """Text to image (`generate`). ``encoders`` are CLIP-L, CLIP-G and T5, None for one that is absent."""
 
@@ -68,25 +78,11 @@ class StableDiffusion3(nn.Module):
         detokenizer = MMDiTDetokenizer(None, mmdit, autoencoder, base_shift=shift)
         if not (folder / "scheduler").is_dir():
             raise ValueError(f"{folder} has no scheduler")
-        kinds = (
-            ("text_encoder", "tokenizer", CLIPTextModelWithProjection, CLIP_TOKENS),
-            ("text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, CLIP_TOKENS),
-            ("text_encoder_3", "tokenizer_3", T5EncoderModel, T5_TOKENS),
-        )
-        encoders = []
-        for name, tokenizer_name, kind, tokens in kinds:
-            present = (folder / name).is_dir()
-            if present and not (folder / tokenizer_name).is_dir():
-                raise ValueError(f"{folder / name} has no tokenizer beside it ({tokenizer_name})")
-            encoders.append(
-                TextEncoder(
-                    load_strict(kind, folder / name, dtype="auto"),
-                    AutoTokenizer.from_pretrained(folder / tokenizer_name),
-                    tokens,
-                )
-                if present
-                else None
-            )
+        encoders = [
+            load_text_encoder(folder, "text_encoder", "tokenizer", CLIPTextModelWithProjection, CLIP_TOKENS),
+            load_text_encoder(folder, "text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, CLIP_TOKENS),
+            load_text_encoder(folder, "text_encoder_3", "tokenizer_3", T5EncoderModel, T5_TOKENS),
+        ]
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         return cls(detokenizer, encoders, scheduler).eval()
 

@@ -6,21 +6,19 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels, to_uint8
 from ...detokenizer.condition import Condition
 from ...detokenizer.detokenizer import Detokenizer, Sampling
 from ...detokenizer.drawing_options import DrawingOptions
-from ...detokenizer.files import load_module, load_strict, read_json, stored_dtype
+from ...detokenizer.files import load_module, load_strict, read_json, save_module, stored_dtype
 from ...detokenizer.guidance import Guidance
 from ...resamplers import PerceiverResampler
 
@@ -163,10 +161,7 @@ class SDXLDetokenizer(Detokenizer):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         folder = Path(folder)
-        (folder / "adapter").mkdir(parents=True, exist_ok=True)
-        (folder / "adapter/config.json").write_text(json.dumps(asdict(self.adapter.config), indent=1) + "\n")
-        weights = {k: v.contiguous() for k, v in self.adapter.state_dict().items()}
-        save_file(weights, folder / "adapter/model.safetensors")
+        save_module(self.adapter, asdict(self.adapter.config), folder / "adapter")
         self.unet.save_pretrained(folder / "unet")
         self.autoencoder.save_pretrained(folder / "vae")
         self.scheduler.save_pretrained(folder / "scheduler")
@@ -196,11 +191,11 @@ class GuidedNoise:
     ) -> None:
         self.unet, self.guidance = detokenizer.unet, guidance
         parameter = next(self.unet.parameters())
-        self.dtype, downsample_factor = parameter.dtype, detokenizer.autoencoder.downsample_factor
+        self.dtype = parameter.dtype
         self.has_references = detokenizer.takes_reference and any(condition.references)
         without_context = condition.without_context()
         self.conditions = {"full": condition, "no_context": without_context, "nothing": without_context}
-        size = (shape[1] * downsample_factor, shape[2] * downsample_factor)
+        size = [side * detokenizer.autoencoder.downsample_factor for side in shape[1:]]
         # original size, crop and target size: an image of this size that is not cropped
         self.time_ids = torch.tensor([[*size, 0, 0, *size]], device=parameter.device, dtype=self.dtype)
         self.reference = torch.zeros(0)

@@ -40,17 +40,12 @@ def weights_from_seed_x(theirs: Mapping[str, Tensor], slots: Sequence[int]) -> d
     ValueError naming every key that has no place, and the keys that are missing.
     """
     left = dict(theirs)
-    needed = ("patch_pos_embed", "llm.model.embed_tokens.weight")
-    missing = [name for name in needed if name not in left]
-    if missing:
+    if missing := [name for name in ("patch_pos_embed", "llm.model.embed_tokens.weight") if name not in left]:
         raise ValueError(f"SEED-X's agent needs {' and '.join(missing)}")
     ours: dict[str, Tensor] = {"tile_embed": left.pop("patch_pos_embed")}
-    for name in list(left):
-        part = name.split(".")[0]
-        if name in (f"{p}.pos_embed" for p in _PARTS):
-            left.pop(name)
-        elif part == "llm" or part in _PARTS:
-            ours[name] = left.pop(name)
+    for part in _PARTS:
+        left.pop(f"{part}.pos_embed", None)
+    ours |= {name: left.pop(name) for name in list(left) if name.split(".")[0] in ("llm", *_PARTS)}
     if left:
         raise ValueError(f"weights with no place in the stream: {', '.join(sorted(left))}")
     ours["queries.weight"] = ours["llm.model.embed_tokens.weight"][list(slots)].clone()

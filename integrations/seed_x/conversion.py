@@ -13,14 +13,14 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ...detokenizer.files import build_on_meta, check_state_dict, load_strict, read_part_config
+from ...detokenizer.files import build_on_meta, check_state_dict, load_strict, read_part_config, save_module
 from ...mllm.config import LimnerConfig
 from ...mllm.stream import StreamModel
 from ...mllm.vision_tower import VisionTower, pool_features
 from ...mllm.vocabulary import vocabulary_from_tokenizer
 from ..sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig
 from .agent import TEMPLATES, weights_from_seed_x
-from .files import read_weights
+from .files import read_weights, with_prefix
 from .qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisionConfig, QwenVLVisionModel, weights_from_released
 
 GRIDS = ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (1, 4), (4, 1), (2, 2))
@@ -57,11 +57,9 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
     if options.get("model_type") != "llama":
         raise ValueError(f"{folder} holds a {options.get('model_type')!r}, not SEED-X's LLaMA")
     # the agent's file holds what was trained further, which may include the backbone
-    theirs = {
-        f"llm.{name}": value for name, value in read_weights(folder).items() if not name.endswith("rotary_emb.inv_freq")
-    }
     agent = read_weights(source / model / "agent/pytorch_model.bin")
-    theirs |= {name: value for name, value in agent.items() if not name.endswith("rotary_emb.inv_freq")}
+    theirs = {f"llm.{name}": value for name, value in read_weights(folder).items()} | agent
+    theirs = {name: value for name, value in theirs.items() if not name.endswith("rotary_emb.inv_freq")}
     queries = theirs["input_resampler.query"].shape[0] if "input_resampler.query" in theirs else 0
     config = LimnerConfig(
         num_queries=queries or 64,
@@ -84,15 +82,14 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
     stream = build_on_meta(lambda: StreamModel(LlamaForCausalLM(llama), VisionTower(tower), config, vocabulary), folder)
     stream.vision_tower = None
     check_state_dict(ours, stream, source / model)
-    llm = {name.removeprefix("llm."): value for name, value in ours.items() if name.startswith("llm.")}
-    rest = {name: value for name, value in ours.items() if not name.startswith("llm.")}
     (parts / "llm").mkdir()
     llama.architectures = ["LlamaForCausalLM"]
     llama.save_pretrained(parts / "llm")
     special_ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     (parts / "llm/generation_config.json").write_text(json.dumps(special_ids) + "\n")
-    save_torch_state_dict(llm, parts / "llm")
-    save_file({name: value.contiguous() for name, value in rest.items()}, parts / "stream.safetensors")
+    save_torch_state_dict(with_prefix(ours, "llm."), parts / "llm")
+    rest = {name: value.contiguous() for name, value in ours.items() if not name.startswith("llm.")}
+    save_file(rest, parts / "stream.safetensors")
     tokenizer.save_pretrained(parts)
     config.save(parts)
     return config
@@ -124,8 +121,7 @@ def write_vision(source: Path, parts: Path, sizes: Sizes) -> QwenVLVisionModel:
     if found is None:
         raise ValueError(f"no visual tower: neither {' nor '.join(str(source / name) for name in VISION)}")
     theirs = read_weights(found)
-    inner = {name.removeprefix(VISION_PREFIX): v for name, v in theirs.items() if name.startswith(VISION_PREFIX)}
-    weights = weights_from_released(inner or theirs)
+    weights = weights_from_released(with_prefix(theirs, VISION_PREFIX) or theirs)
     try:
         kernel, first = weights["conv1.weight"], weights["transformer.resblocks.0.mlp.c_fc.weight"]
         config = QwenVLVisionConfig(
@@ -155,22 +151,19 @@ def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfi
     folder = parts / "detokenizer"
     file = source / DETOKENIZERS[model] / "pytorch_model.bin"
     theirs = read_weights(file)
-    resampler = {name.removeprefix("resampler."): v for name, v in theirs.items() if name.startswith("resampler.")}
-    trained = {name.removeprefix("unet."): v for name, v in theirs.items() if name.startswith("unet.")}
-    stray = sorted(name for name in theirs if name.split(".")[0] not in ("resampler", "unet"))
-    if stray:
+    resampler, trained = with_prefix(theirs, "resampler."), with_prefix(theirs, "unet.")
+    if stray := sorted(name for name in theirs if not name.startswith(("resampler.", "unet."))):
         raise ValueError(
             f"{file}: weights with no place in a de-tokenizer: {', '.join(stray[:3])} ({len(stray)} in all)"
         )
     try:
-        depth = len({name.split(".")[1] for name in resampler if name.startswith("layers.")})
         _, count, width = resampler["latents"].shape
         own = SDXLAdapterConfig(
             feature_width=resampler["proj_in.weight"].shape[1],
             feature_tokens=config.feature_tokens,
             num_tokens=count,
             width=width,
-            depth=depth,
+            depth=len({name.split(".")[1] for name in resampler if name.startswith("layers.")}),
             heads=sizes.adapter_heads,
             head_width=resampler["layers.0.0.to_q.weight"].shape[0] // sizes.adapter_heads,
             context_widths=(resampler["unet_proj_1.weight"].shape[0], resampler["unet_proj_2.weight"].shape[0]),
@@ -186,9 +179,8 @@ def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfi
     del vision_tower
     weights["negative_features"] = features[0].to(resampler["latents"].dtype)
     check_state_dict(weights, adapter, file)
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter/config.json").write_text(json.dumps(asdict(own), indent=1) + "\n")
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "adapter/model.safetensors")
+    adapter.load_state_dict(weights, assign=True)
+    save_module(adapter, asdict(own), folder / "adapter")
 
     sdxl = source / SDXL
     options = read_part_config(sdxl / "unet")

@@ -35,6 +35,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     raise ValueError(f"no weights at {path}: neither a file nor a folder with {' or '.join(WEIGHT_NAMES)} in it")
 
 
+def with_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
 def load_pickle(path: Path) -> dict[str, Tensor]:
     """A pickle of tensors by name."""
     try:
