@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +77,8 @@ def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[V
     width, height = best_grid(*image.size, config.tile_grids, tile)
     stretched = image.resize((width, height), Image.Resampling.BICUBIC)
     columns, rows = width // tile, height // tile
-    tile_views = []
-    for row in range(rows):
-        for column in range(columns):
-            part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
-            centre = ((column + 0.5) / columns, (row + 0.5) / rows)
-            tile_views.append(View(normalise(part, config), centre))
-    return [*tile_views, whole_view]
+    views = []
+    for row, column in itertools.product(range(rows), range(columns)):
+        part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
+        views.append(View(normalise(part, config), ((column + 0.5) / columns, (row + 0.5) / rows)))
+    return [*views, whole_view]
