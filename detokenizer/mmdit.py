@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ..resamplers.attention import attention
@@ -183,12 +184,8 @@ class MMDiT(nn.Module):
 
     def initialize_weights(self) -> None:
         """AdaLN-Zero: at first every block is the identity and the prediction is zero (DiT, arXiv:2212.09748)."""
-        for block in self.blocks:
-            nn.init.zeros_(block.image.modulation.weight)
-            nn.init.zeros_(block.image.modulation.bias)
-            nn.init.zeros_(block.context.modulation.weight)
-            nn.init.zeros_(block.context.modulation.bias)
-        for layer in (self.modulation_out, self.proj_out):
+        modulations = [stream.modulation for block in self.blocks for stream in (block.image, block.context)]
+        for layer in (*modulations, self.modulation_out, self.proj_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -203,8 +200,8 @@ class MMDiT(nn.Module):
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `patchify`; ``height`` and ``width`` are those of the latents."""
         p, c = self.config.patch_size, self.config.latent_channels
-        x = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(tokens.shape[0], c, height, width)
+        grid = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(tokens.shape[0], c, height, width)
 
     def pack_references(self, pictures: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor] | None:
         """Rows of reference latents (channels, height, width) of any sizes, newest first, to padded tokens.
@@ -219,26 +216,17 @@ class MMDiT(nn.Module):
         if most == 0:
             return None
         p = self.config.patch_size
-        rows = []
+        like = next(x for row in pictures for x in row)
+        tokens, places = [], []
         for row in pictures:
-            row_tokens = [self.patchify(x[None])[0] for x in row]
-            row_places = [
-                F.pad(centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device), (1, 0), value=index)
-                for index, x in enumerate(row, 1)
-            ]
-            rows.append((torch.cat(row_tokens), torch.cat(row_places)) if row else None)
-        like = next(r for r in rows if r is not None)
-        length = max(r[0].shape[0] for r in rows if r is not None)
-        batch = len(rows)
-        tokens = like[0].new_zeros(batch, length, like[0].shape[-1])
-        places = like[1].new_zeros(batch, length, 3)
-        places[..., 0] = 1
-        mask = torch.zeros(batch, length, dtype=torch.bool, device=tokens.device)
-        for i, packed in enumerate(rows):
-            if packed is not None:
-                n = packed[0].shape[0]
-                tokens[i, :n], places[i, :n], mask[i, :n] = packed[0], packed[1], True
-        return tokens, places, mask
+            grids = [centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device) for x in row]
+            numbered = [F.pad(grid, (1, 0), value=index) for index, grid in enumerate(grids, 1)]
+            patches = [self.patchify(x[None])[0] for x in row]
+            tokens.append(torch.cat([like.new_zeros(0, self.patch_embed.in_features), *patches]))
+            places.append(torch.cat([like.new_zeros(0, 3, dtype=torch.float32), *numbered]))
+        mask = pad_sequence([torch.ones_like(own[:, 0], dtype=torch.bool) for own in tokens], batch_first=True)
+        # padding, which nothing attends to, has the place of a first picture's: every index must be a reference's
+        return pad_sequence(tokens, batch_first=True), pad_sequence(places, batch_first=True, padding_value=1), mask
 
     def modulations(self, timestep: Tensor, pooled: Tensor) -> Modulations:
         """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""

@@ -147,7 +147,7 @@ class MMDiTDetokenizer(Detokenizer):
         assert self.adapter is not None
         parts: list[tuple[str, nn.Module, dict[str, Any]]] = [("adapter", self.adapter, asdict(self.adapter.config))]
         if source is None:
-            parts.append(("mmdit", self.mmdit, self.mmdit.config.to_dict()))
+            parts.append(("mmdit", self.mmdit, asdict(self.mmdit.config)))
             self.autoencoder.save_pretrained(folder / "vae")
         else:
             write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)

@@ -69,14 +69,12 @@ def collate(
     lengths = torch.tensor([len(e.input_ids) for e in encoded])
     length = int(lengths.max())
     begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
-    column = torch.arange(length)
-    valid = (column >= begins[:, None]) & (column < (begins + lengths)[:, None])
-    ids = torch.full(valid.shape, vocabulary.pad)
-    labels = torch.full(valid.shape, IGNORE_INDEX)
-    ids[valid] = torch.tensor([token for e in encoded for token in e.input_ids])
-    labels[valid] = torch.tensor([label for e in encoded for label in e.labels])
-    features, queries = torch.zeros_like(valid), torch.zeros_like(valid)
+    ids = torch.full((len(encoded), length), vocabulary.pad)
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    features, queries = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
     for row, (begin, e) in enumerate(zip(begins.tolist(), encoded, strict=True)):
+        ids[row, begin : begin + len(e.input_ids)] = torch.tensor(e.input_ids)
+        labels[row, begin : begin + len(e.labels)] = torch.tensor(e.labels)
         for start, _ in e.views:
             features[row, begin + start : begin + start + config.image_tokens] = True
         for start in e.queries:
