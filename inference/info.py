@@ -38,7 +38,6 @@ def describe_model(model: Limner) -> str:
     counts = count_parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
-    step = detokenizer.size_multiple
     lines = [
         f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
             "torch.", ""
@@ -47,7 +46,7 @@ def describe_model(model: Limner) -> str:
     lines += [f"  {name:30} {count / 1e6:8.2f} M" for name, count in counts.items()]
     lines += [
         f"  queries a drawing              {config.num_queries}, drawn images are {config.drawn_images}",
-        f"  shapes the model picks         {shapes} (others: multiples of {step} pixels)",
+        f"  shapes the model picks         {shapes} (others: multiples of {detokenizer.size_multiple} pixels)",
         f"  references a drawing sees      {config.max_references}",
         f"  steps, guidance                {model.defaults.num_inference_steps}, {model.defaults.guidance_scale}",
     ]

@@ -195,9 +195,8 @@ class Decoder:
                 row.pending_ids, row.num_emitted = [], 0
                 return
         num_withheld = max((len(s) for s in self.options.stop), default=1) - 1
-        certain = len(text) - num_withheld
-        if text.endswith("�"):  # bytes of a character still to come
-            certain = min(certain, len(text.rstrip("�")))
+        # replacement characters at the end are bytes of a character still to come
+        certain = min(len(text) - num_withheld, len(text.rstrip("�")))
         if certain > row.num_emitted:
             yield TextPiece(row.index, text[row.num_emitted : certain])
             row.num_emitted = certain
