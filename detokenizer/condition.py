@@ -30,9 +30,6 @@ class Condition:
     def batch(self) -> int:
         return self.context.shape[0]
 
-    def row(self, index: int) -> Condition:
-        return self.rows([index])
-
     def rows(self, indices: list[int]) -> Condition:
         """The condition of these rows."""
         return replace(

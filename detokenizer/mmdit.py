@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from ..resamplers.attention import attention
+from ..resamplers.attention import attention, qk_norms
 from .mmdit_config import MMDiTConfig
 from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_table
 
@@ -52,12 +52,11 @@ class Stream(nn.Module):
 
     def __init__(self, config: MMDiTConfig, chunks: int, last: bool) -> None:
         super().__init__()
-        width, head = config.width, config.width // config.heads
+        width = config.width
         self.heads, self.last, self.width = config.heads, last, width
         self.modulation = nn.Linear(config.adaln_rank if config.adaln == "low_rank" else width, chunks * width)
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_q, self.norm_k = qk_norms(width // config.heads, config.qk_norm)
         if not last:
             hidden = round(config.mlp_ratio * width)
             self.out = nn.Linear(width, width)
@@ -82,11 +81,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
-        head = config.width // config.heads
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_q, self.norm_k = qk_norms(config.width // config.heads, config.qk_norm)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

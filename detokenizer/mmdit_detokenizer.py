@@ -44,12 +44,10 @@ class MMDiTDetokenizer(Detokenizer):
     ) -> None:
         """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
         super().__init__()
-        expected_width = adapter.config.glyph_width if adapter else 0
-        width = glyphs.width if glyphs else 0
-        if width != expected_width:
-            raise ValueError(f"glyphs of width {width}, the adapter takes {expected_width}")
-        self.glyphs = glyphs
-        self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
+        width, expected = glyphs.width if glyphs else 0, adapter.config.glyph_width if adapter else 0
+        if width != expected:
+            raise ValueError(f"glyphs of width {width}, the adapter takes {expected}")
+        self.glyphs, self.adapter, self.mmdit, self.autoencoder = glyphs, adapter, mmdit, autoencoder
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property

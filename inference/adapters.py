@@ -121,9 +121,8 @@ class Adapters:
         known = {key: tuple(parameter.shape) for key, parameter in self.model.named_parameters()}
         known.setdefault(EXTRA["boi"], (1 if has_tied_embeddings(self.model.mllm.llm) else 2, self.model.mllm.width))
         for key, value in extra.items():
-            if known.get(key) != tuple(value.shape):
-                has = known.get(key, "none")
-                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {has}")
+            if (own := known.get(key, "none")) != tuple(value.shape):
+                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {own}")
         try:  # a view tells whether the weights fit
             for half in LORA_PARTS:
                 self._view(half, [(adapter, weight or 1.0)])

@@ -27,8 +27,10 @@ def describe_memory(model: Limner) -> str:
     """Computed memory of each part's weights in each precision; activations and caches are not included."""
     counts = count_parameters(model)
     lines = [f"  {'MB of weights':30} " + " ".join(f"{name:>9}" for name in BYTES)]
-    for name, count in [*counts.items(), ("in all", sum(counts.values()))]:
-        lines.append(f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values()))
+    lines += [
+        f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values())
+        for name, count in [*counts.items(), ("in all", sum(counts.values()))]
+    ]
     return "\n".join(lines)
 
 

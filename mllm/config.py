@@ -75,9 +75,8 @@ class LimnerConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:
         """Raises ValueError for unknown keys."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown config keys {', '.join(sorted(unknown))}")
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise ValueError(f"unknown config keys {', '.join(unknown)}")
         return cls(**values)
 
     def save(self, folder: Path) -> None:

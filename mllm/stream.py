@@ -111,8 +111,7 @@ class StreamModel(nn.Module):
         check_backbone(llm.config)
         self.config, self.vocabulary = config, vocabulary
         self.llm, self.vision_tower = llm, vision_tower
-        width = llm.config.hidden_size
-        self.width = width
+        self.width = width = llm.config.hidden_size
         attention: dict[str, Any] = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
         self.input_resampler = Resampler(
             vision_tower.width, width, config.image_tokens, local=config.local_image_tokens, **attention

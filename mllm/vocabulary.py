@@ -58,8 +58,7 @@ def vocabulary_from_tokenizer(
     Raises ValueError when the tokenizer lacks a control token or an end of turn.
     """
     known = tokenizer.get_added_vocab()
-    missing = [t for t in control_tokens(config) if t not in known]
-    if missing:
+    if missing := [t for t in control_tokens(config) if t not in known]:
         raise ValueError(f"the tokenizer lacks control tokens: {', '.join(missing[:5])} ({len(missing)} in all)")
     ends = end_of_turn or (() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
     if not ends:
