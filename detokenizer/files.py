@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 
@@ -53,7 +55,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
     """A JSON file with an object. Raises ValueError for a file that holds none, and for a key that is not among ``keys``."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -126,6 +128,13 @@ def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) ->
     check_state_dict(weights, module, folder)
     module.load_state_dict(weights, assign=True)
     return module
+
+
+def save_module(module: Any, folder: Path) -> None:
+    """Writes what `load_module` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n")
+    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
 
 
 def write_source(folder: Path, source: str, **options: Any) -> None:

@@ -239,17 +239,12 @@ class MMDiT(nn.Module):
         self, x: Tensor, height: int, width: int, reference_positions: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Adds sine-cosine positions to ``x``, or returns rotary angles for all image tokens (None without)."""
-        grid = centred_grid(self.config, height, width, x.device)
+        places = F.pad(centred_grid(self.config, height, width, x.device), (1, 0))[None]  # index 0: what is drawn
+        if reference_positions is not None:
+            places = torch.cat([places.expand(x.shape[0], -1, -1), reference_positions.to(places)], dim=1)
         if self.config.positions == "rope":
-            places = F.pad(grid, (1, 0)).expand(x.shape[0], -1, -1)
-            if reference_positions is not None:
-                places = torch.cat([places, reference_positions.to(places)], dim=1)
             return x, rotary_angles(places, self.config.width // self.config.heads)
-        if reference_positions is None:
-            return x + sincos_table(self.config, grid).to(x), None
-        own = sincos_table(self.config, grid).to(x).expand(x.shape[0], -1, -1)
-        theirs = sincos_table(self.config, reference_positions[..., 1:]).to(x)
-        return x + torch.cat([own, theirs], dim=1), None
+        return x + sincos_table(self.config, places[..., 1:]).to(x), None
 
     def forward(
         self,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import flow, samplers
@@ -17,7 +16,7 @@ from .autoencoder import Autoencoder, to_pixels, to_uint8
 from .condition import AdapterConfig, Condition, ConditioningAdapter
 from .detokenizer import Detokenizer, Sampling
 from .drawing_options import DrawingOptions
-from .files import load_module, read_json, write_source
+from .files import load_module, read_json, save_module, write_source
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT
@@ -143,17 +142,13 @@ class MMDiTDetokenizer(Detokenizer):
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
         assert self.adapter is not None
-        parts: list[tuple[str, nn.Module, dict[str, Any]]] = [("adapter", self.adapter, asdict(self.adapter.config))]
+        save_module(self.adapter, folder / "adapter")
         if source is None:
-            parts.append(("mmdit", self.mmdit, asdict(self.mmdit.config)))
+            save_module(self.mmdit, folder / "mmdit")
             self.autoencoder.save_pretrained(folder / "vae")
         else:
             write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
             write_source(folder / "vae", source)
-        for name, part, config in parts:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / name / "model.safetensors")
         (folder / "scheduler").mkdir(exist_ok=True)
         scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
         (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")

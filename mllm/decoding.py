@@ -90,13 +90,11 @@ class Decoder:
             self.warpers.append(TopKLogitsWarper(options.top_k))
         if options.top_p < 1:
             self.warpers.append(TopPLogitsWarper(options.top_p))
-        suppressed_ids = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
+        suppressed_ids = self.vocabulary.not_sampled
         self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
-        if self.vocabulary.shapes:
-            suppressed_ids.append(self.vocabulary.boi)  # BOI follows its shape token and is not sampled
-            if options.size is not None:
-                self.begin_image_ids = [self.vocabulary.shapes[nearest_shape(self.config.shapes, *options.size)]]
-                suppressed_ids += [s for s in self.vocabulary.shapes if s != self.begin_image_ids[0]]
+        if self.vocabulary.shapes and options.size is not None:
+            self.begin_image_ids = [self.vocabulary.shapes[nearest_shape(self.config.shapes, *options.size)]]
+            suppressed_ids += [s for s in self.vocabulary.shapes if s != self.begin_image_ids[0]]
         self.suppressed_ids = torch.tensor(suppressed_ids, device=model.device)
         self.begin_image_tensor = torch.tensor(self.begin_image_ids, device=model.device)
 
@@ -184,16 +182,15 @@ class Decoder:
     def _emit_text(self, row: Row) -> Generator[Event, None, None]:
         """Yields the text that is certain: complete characters that cannot be the beginning of a stop string."""
         text = self.encoder.tokenizer.decode(row.pending_ids)
-        for stop in self.options.stop:
-            stop_index = text.find(stop)
-            if stop_index >= 0:
-                row.finish_reason = "stop"
-                if stop_index > row.num_emitted:
-                    yield TextPiece(row.index, text[row.num_emitted : stop_index])
-                if text[:stop_index]:
-                    row.parts.append(text[:stop_index])
-                row.pending_ids, row.num_emitted = [], 0
-                return
+        stop_index = next((text.find(stop) for stop in self.options.stop if stop in text), None)
+        if stop_index is not None:
+            row.finish_reason = "stop"
+            if stop_index > row.num_emitted:
+                yield TextPiece(row.index, text[row.num_emitted : stop_index])
+            if stop_index > 0:
+                row.parts.append(text[:stop_index])
+            row.pending_ids, row.num_emitted = [], 0
+            return
         num_withheld = max((len(s) for s in self.options.stop), default=1) - 1
         # replacement characters at the end are bytes of a character still to come
         certain = min(len(text) - num_withheld, len(text.rstrip("�")))

@@ -22,8 +22,7 @@ class ImageTokenLogitsProcessor(LogitsProcessor):
         self.forced[chain[:-1]] = chain[1:]
         self.forced[list(vocabulary.shapes)] = vocabulary.boi
         self.banned = torch.zeros(vocab_size, dtype=torch.bool)
-        self.banned[[*vocabulary.slots, vocabulary.eoi, vocabulary.patch, vocabulary.end_patch]] = True
-        self.banned[vocabulary.boi] = bool(vocabulary.shapes)
+        self.banned[vocabulary.not_sampled] = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.forced, self.banned = self.forced.to(scores.device), self.banned.to(scores.device)

@@ -90,7 +90,7 @@ def collate(
         feature_mask=features,
         query_mask=queries,
         pixel_values=torch.stack([view.pixel_values for view in views]) if views else torch.zeros(0, 3, size, size),
-        view_positions=torch.tensor([view.position or (0.5, 0.5) for view in views]).reshape(-1, 2),
+        view_positions=torch.tensor([view.position for view in views]).reshape(-1, 2),
         drawing_row=drawing_row,
         drawing_boi=begins[drawing_row] + drawing_boi,
     )

@@ -19,8 +19,8 @@ class View:
 
     pixel_values: Tensor
     """(3, image_size, image_size), normalised"""
-    position: tuple[float, float] | None
-    """Centre (x, y) in [0, 1] within the image; None where the model uses no tiles."""
+    position: tuple[float, float]
+    """Centre (x, y) in [0, 1] within the image"""
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -70,7 +70,7 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
 
 def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
     """Views of an RGB image: tiles, then the whole image. ``tiles`` False: only the whole (for drawn images)."""
-    whole_view = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
+    whole_view = View(normalise(image, config), (0.5, 0.5))
     if not tiles or not config.tile_grids:
         return [whole_view]
     tile = config.image_size

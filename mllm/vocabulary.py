@@ -26,6 +26,11 @@ class Vocabulary:
     pad: int
 
     @property
+    def not_sampled(self) -> list[int]:
+        """Ids that a reply never chooses; BOI is one where it follows its shape token."""
+        return [*self.slots, self.eoi, self.patch, self.end_patch, *([self.boi] if self.shapes else [])]
+
+    @property
     def control(self) -> frozenset[int]:
         """All ids that plain text never has."""
         return frozenset((self.boi, self.eoi, self.patch, self.end_patch, *self.slots, *self.shapes))
