@@ -31,10 +31,8 @@ class Autoencoder(nn.Module):
     @property
     def downsample_factor(self) -> int:
         """Pixels per latent along each side."""
-        config = self.vae.config
-        if isinstance(self.vae, AutoencoderDC):
-            return self.unshuffle * 2 ** (len(config.encoder_block_out_channels) - 1)
-        return self.unshuffle * 2 ** (len(config.block_out_channels) - 1)
+        widths = "encoder_block_out_channels" if isinstance(self.vae, AutoencoderDC) else "block_out_channels"
+        return self.unshuffle * 2 ** (len(self.vae.config[widths]) - 1)
 
     @property
     def channels(self) -> int:

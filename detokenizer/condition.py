@@ -30,14 +30,14 @@ class Condition:
     def batch(self) -> int:
         return self.context.shape[0]
 
-    def row(self, index: int) -> Condition:
-        return self.rows([index])
-
     def rows(self, indices: list[int]) -> Condition:
         """The condition of these rows."""
-        references = [self.references[i] for i in indices] if self.references else []
-        return Condition(
-            self.context[indices], self.context_mask[indices], self.pooled[indices], references, self.negative
+        return replace(
+            self,
+            context=self.context[indices],
+            context_mask=self.context_mask[indices],
+            pooled=self.pooled[indices],
+            references=[self.references[i] for i in indices] if self.references else [],
         )
 
     def without_context(self, rows: Tensor | None = None) -> Condition:
@@ -121,27 +121,21 @@ class ConditioningAdapter(nn.Module):
 
         Raises ValueError when the prompt's states or the glyphs are missing or unexpected.
         """
-        if bool(self.config.glyph_width) != (glyphs is not None):
-            raise ValueError(
-                f"glyph_width is {self.config.glyph_width}, "
-                f"so the glyphs' features {'are needed' if glyphs is None else 'have no place'}"
-            )
-        if bool(self.config.prompt_width) != (prompt is not None):
-            raise ValueError(
-                f"prompt_width is {self.config.prompt_width}, "
-                f"so the prompt's hidden states {'are needed' if prompt is None else 'have no place'}"
-            )
+        for name, what, states in (
+            ("glyph_width", "the glyphs' features", glyphs),
+            ("prompt_width", "the prompt's hidden states", prompt),
+        ):
+            if bool(width := getattr(self.config, name)) != (states is not None):
+                raise ValueError(f"{name} is {width}, so {what} {'are needed' if width else 'have no place'}")
         context, pooled = self.resampler(features)
-        context = context + self.source_embed[0]
-        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        contexts = [context + self.source_embed[0]]
+        masks = [torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)]
         if prompt is not None:
             assert prompt_mask is not None
-            own = self.prompt_proj(self.prompt_norm(prompt)) + self.source_embed[1]
-            context = torch.cat([context, own], dim=1)
-            mask = torch.cat([mask, prompt_mask], dim=1)
+            contexts.append(self.prompt_proj(self.prompt_norm(prompt)) + self.source_embed[1])
+            masks.append(prompt_mask)
         if glyphs is not None:
             assert glyph_mask is not None
-            own = self.glyph_proj(self.glyph_norm(glyphs)) + self.source_embed[-1]
-            context = torch.cat([context, own], dim=1)
-            mask = torch.cat([mask, glyph_mask], dim=1)
-        return Condition(context, mask, pooled)
+            contexts.append(self.glyph_proj(self.glyph_norm(glyphs)) + self.source_embed[-1])
+            masks.append(glyph_mask)
+        return Condition(torch.cat(contexts, dim=1), torch.cat(masks, dim=1), pooled)

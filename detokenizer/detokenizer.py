@@ -97,8 +97,8 @@ class Detokenizer(nn.Module, ABC):
 
     def noise(self, seeds: Sequence[tuple[int, int]], height: int, width: int) -> Tensor:
         """What a drawing starts from: (batch, channels, h, w) in fp32, where the network is."""
-        downsample_factor = self.autoencoder.downsample_factor
-        shape = (self.autoencoder.channels, height // downsample_factor, width // downsample_factor)
+        factor = self.autoencoder.downsample_factor
+        shape = (self.autoencoder.channels, height // factor, width // factor)
         noise = torch.stack([noise_like(shape, seed, index) for seed, index in seeds])
         return noise.to(next(self.transformer.parameters()).device)
 

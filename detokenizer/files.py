@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 
@@ -36,14 +37,8 @@ def load_strict(model_class: Any, folder: Path, **options: Any) -> Any:
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
     """The precision of the first tensor of a folder's safetensors; None where there are none."""
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping
-                    return file.get_tensor(name).dtype
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-    return None
+    tensors = (tensor for path in sorted(folder.glob("*.safetensors")) for tensor in load_tensors(path).values())
+    return next((tensor.dtype for tensor in tensors), None)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -53,22 +48,21 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
     """A JSON file with an object. Raises ValueError for a file that holds none, and for a key that is not among ``keys``."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not keys and values")
-    unknown = sorted(set(values) - set(keys)) if keys is not None else []
-    if unknown:
+    if unknown := sorted(set(values) - set(values if keys is None else keys)):
         raise ValueError(f"{path}: unknown keys {', '.join(unknown)}")
     return values
 
@@ -89,8 +83,7 @@ def shard_files(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of weights: {error}") from error
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
+    if outside := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{index} names {outside[0]!r}, which is not a file of this folder")
     return [index.parent / name for name in names]
 
@@ -129,22 +122,18 @@ def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) ->
     Raises ValueError as `load_strict` does, and for unknown keys of the configuration.
     """
     options = read_part_config(folder, config_class.__dataclass_fields__)
-    try:
-        config = config_class(**options)
-        # copied: a mapped file must not be overwritten, and a model may be saved into the folder it came from
-        weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
-    except (RuntimeError, SafetensorError, OSError, TypeError) as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
-    module = build_on_meta(lambda: part(config), folder)
+    # copied: a mapped file must not be overwritten, and a model may be saved into the folder it came from
+    weights = {name: value.clone() for name, value in load_tensors(folder / "model.safetensors").items()}
+    module = build_on_meta(lambda: part(config_class(**options)), folder)
     check_state_dict(weights, module, folder)
     module.load_state_dict(weights, assign=True)
     return module
 
 
-def save_module(module: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+def save_module(module: Any, folder: Path) -> None:
     """Writes what `load_module` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n")
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
 
 

@@ -109,11 +109,10 @@ def byte_positions(glyph_text: Sequence[Sequence[str]], length: int) -> tuple[Te
 def byte_ids(glyph_text: Sequence[Sequence[str]]) -> Tensor:
     """Strings of each row to ByT5's ids (batch, bytes), with an end after each string."""
     rows = [
-        [b + BYTE_OFFSET for word in row for b in (*word.encode("utf-8", "replace"), EOS - BYTE_OFFSET)]
+        [b + BYTE_OFFSET for word in row for b in (*word.encode("utf-8", "replace"), EOS - BYTE_OFFSET)][:MAX_BYTES]
         for row in glyph_text
     ]
-    ids = torch.full((len(rows), max(1, min(MAX_BYTES, max(map(len, rows))))), PAD)
+    ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
     for index, row in enumerate(rows):
-        row_text = row[:MAX_BYTES]
-        ids[index, : len(row_text)] = torch.tensor(row_text, dtype=torch.long)
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
     return ids

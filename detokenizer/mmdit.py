@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from ..resamplers.attention import attention
+from ..resamplers.attention import attention, qk_norms
 from .mmdit_config import MMDiTConfig
 from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_table
 
@@ -51,12 +52,11 @@ class Stream(nn.Module):
 
     def __init__(self, config: MMDiTConfig, chunks: int, last: bool) -> None:
         super().__init__()
-        width, head = config.width, config.width // config.heads
+        width = config.width
         self.heads, self.last, self.width = config.heads, last, width
         self.modulation = nn.Linear(config.adaln_rank if config.adaln == "low_rank" else width, chunks * width)
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_q, self.norm_k = qk_norms(width // config.heads, config.qk_norm)
         if not last:
             hidden = round(config.mlp_ratio * width)
             self.out = nn.Linear(width, width)
@@ -81,11 +81,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
-        head = config.width // config.heads
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.norm_q = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_q, self.norm_k = qk_norms(config.width // config.heads, config.qk_norm)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -183,12 +181,8 @@ class MMDiT(nn.Module):
 
     def initialize_weights(self) -> None:
         """AdaLN-Zero: at first every block is the identity and the prediction is zero (DiT, arXiv:2212.09748)."""
-        for block in self.blocks:
-            nn.init.zeros_(block.image.modulation.weight)
-            nn.init.zeros_(block.image.modulation.bias)
-            nn.init.zeros_(block.context.modulation.weight)
-            nn.init.zeros_(block.context.modulation.bias)
-        for layer in (self.modulation_out, self.proj_out):
+        modulations = [stream.modulation for block in self.blocks for stream in (block.image, block.context)]
+        for layer in (*modulations, self.modulation_out, self.proj_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -203,8 +197,8 @@ class MMDiT(nn.Module):
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `patchify`; ``height`` and ``width`` are those of the latents."""
         p, c = self.config.patch_size, self.config.latent_channels
-        x = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(tokens.shape[0], c, height, width)
+        grid = tokens.reshape(tokens.shape[0], height // p, width // p, p, p, c)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(tokens.shape[0], c, height, width)
 
     def pack_references(self, pictures: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor] | None:
         """Rows of reference latents (channels, height, width) of any sizes, newest first, to padded tokens.
@@ -219,26 +213,17 @@ class MMDiT(nn.Module):
         if most == 0:
             return None
         p = self.config.patch_size
-        rows = []
+        like = next(x for row in pictures for x in row)
+        tokens, places = [], []
         for row in pictures:
-            row_tokens = [self.patchify(x[None])[0] for x in row]
-            row_places = [
-                F.pad(centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device), (1, 0), value=index)
-                for index, x in enumerate(row, 1)
-            ]
-            rows.append((torch.cat(row_tokens), torch.cat(row_places)) if row else None)
-        like = next(r for r in rows if r is not None)
-        length = max(r[0].shape[0] for r in rows if r is not None)
-        batch = len(rows)
-        tokens = like[0].new_zeros(batch, length, like[0].shape[-1])
-        places = like[1].new_zeros(batch, length, 3)
-        places[..., 0] = 1
-        mask = torch.zeros(batch, length, dtype=torch.bool, device=tokens.device)
-        for i, packed in enumerate(rows):
-            if packed is not None:
-                n = packed[0].shape[0]
-                tokens[i, :n], places[i, :n], mask[i, :n] = packed[0], packed[1], True
-        return tokens, places, mask
+            grids = [centred_grid(self.config, x.shape[-2] // p, x.shape[-1] // p, x.device) for x in row]
+            numbered = [F.pad(grid, (1, 0), value=index) for index, grid in enumerate(grids, 1)]
+            patches = [self.patchify(x[None])[0] for x in row]
+            tokens.append(torch.cat([like.new_zeros(0, self.patch_embed.in_features), *patches]))
+            places.append(torch.cat([like.new_zeros(0, 3, dtype=torch.float32), *numbered]))
+        mask = pad_sequence([torch.ones_like(own[:, 0], dtype=torch.bool) for own in tokens], batch_first=True)
+        # padding, which nothing attends to, has the place of a first picture's: every index must be a reference's
+        return pad_sequence(tokens, batch_first=True), pad_sequence(places, batch_first=True, padding_value=1), mask
 
     def modulations(self, timestep: Tensor, pooled: Tensor) -> Modulations:
         """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""
@@ -254,17 +239,12 @@ class MMDiT(nn.Module):
         self, x: Tensor, height: int, width: int, reference_positions: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Adds sine-cosine positions to ``x``, or returns rotary angles for all image tokens (None without)."""
-        grid = centred_grid(self.config, height, width, x.device)
+        places = F.pad(centred_grid(self.config, height, width, x.device), (1, 0))[None]  # index 0: what is drawn
+        if reference_positions is not None:
+            places = torch.cat([places.expand(x.shape[0], -1, -1), reference_positions.to(places)], dim=1)
         if self.config.positions == "rope":
-            places = F.pad(grid, (1, 0)).expand(x.shape[0], -1, -1)
-            if reference_positions is not None:
-                places = torch.cat([places, reference_positions.to(places)], dim=1)
             return x, rotary_angles(places, self.config.width // self.config.heads)
-        if reference_positions is None:
-            return x + sincos_table(self.config, grid).to(x), None
-        own = sincos_table(self.config, grid).to(x).expand(x.shape[0], -1, -1)
-        theirs = sincos_table(self.config, reference_positions[..., 1:]).to(x)
-        return x + torch.cat([own, theirs], dim=1), None
+        return x + sincos_table(self.config, places[..., 1:]).to(x), None
 
     def forward(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass
@@ -36,10 +35,6 @@ class MMDiTConfig:
         self.dual_attention_blocks = tuple(self.dual_attention_blocks)
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
-        if self.adaln not in ("full", "low_rank"):
-            raise ValueError(f"adaln is {self.adaln!r}; it can be full or low_rank")
-        if self.positions not in ("sincos", "rope"):
-            raise ValueError(f"positions is {self.positions!r}; it can be sincos or rope")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        for name, known in {"adaln": ("full", "low_rank"), "positions": ("sincos", "rope")}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(known)}")

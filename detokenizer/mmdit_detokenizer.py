@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,10 @@ class MMDiTDetokenizer(Detokenizer):
     ) -> None:
         """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
         super().__init__()
-        expected_width = adapter.config.glyph_width if adapter else 0
-        width = glyphs.width if glyphs else 0
-        if width != expected_width:
-            raise ValueError(f"glyphs of width {width}, the adapter takes {expected_width}")
-        self.glyphs = glyphs
-        self.adapter, self.mmdit, self.autoencoder = adapter, mmdit, autoencoder
+        width, expected = glyphs.width if glyphs else 0, adapter.config.glyph_width if adapter else 0
+        if width != expected:
+            raise ValueError(f"glyphs of width {width}, the adapter takes {expected}")
+        self.glyphs, self.adapter, self.mmdit, self.autoencoder = glyphs, adapter, mmdit, autoencoder
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property
@@ -144,9 +142,9 @@ class MMDiTDetokenizer(Detokenizer):
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
         assert self.adapter is not None
-        save_module(self.adapter, asdict(self.adapter.config), folder / "adapter")
+        save_module(self.adapter, folder / "adapter")
         if source is None:
-            save_module(self.mmdit, self.mmdit.config.to_dict(), folder / "mmdit")
+            save_module(self.mmdit, folder / "mmdit")
             self.autoencoder.save_pretrained(folder / "vae")
         else:
             write_source(folder / "mmdit", source, max_references=self.mmdit.config.max_references)
@@ -180,22 +178,17 @@ class GuidedVelocity:
     ) -> None:
         self.mmdit, self.guidance, self.dtype = mmdit, guidance, dtype
         self.step_of = {t: step for step, t in enumerate(times.tolist())}
-        references = bool(condition.references) and any(condition.references)
-        self.has_references = references
-        conditions = {"full": condition}
-        for name in sorted({name for t in times.tolist() for name in guidance.passes(t, references)} - {"full"}):
-            without_context = condition.without_context()
-            conditions[name] = without_context if name == "no_context" else without_context.without_references()
-        self.conditions = conditions
-        batch = condition.batch
+        self.has_references, self.batch = any(condition.references), condition.batch
+        # in the order of `Guidance.passes`
+        plain = condition.without_context()
+        passes = max((guidance.passes(t, self.has_references) for t in times.tolist()), key=len)
+        conditions = [condition, plain, plain.without_references()][: len(passes)]
         # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
-        pooled = torch.cat([form.pooled for form in conditions.values()]).to(dtype)
+        pooled = torch.cat([form.pooled for form in conditions]).to(dtype)
         self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
-        self.batch = batch
-        self.prepared = {count: self._prepare(list(conditions)[:count]) for count in range(1, len(conditions) + 1)}
+        self.prepared = [self._prepare(conditions[: count + 1]) for count in range(len(conditions))]
 
-    def _prepare(self, names: list[str]) -> tuple[Tensor, Tensor | None, Any]:
-        conditions = [self.conditions[name] for name in names]
+    def _prepare(self, conditions: list[Condition]) -> tuple[Tensor, Tensor | None, Any]:
         context = torch.cat([form.context for form in conditions]).to(self.dtype)
         mask = torch.cat([form.context_mask for form in conditions])
         rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
@@ -204,7 +197,7 @@ class GuidedVelocity:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         names = self.guidance.passes(t, self.has_references)
-        context, mask, references = self.prepared[len(names)]
+        context, mask, references = self.prepared[len(names) - 1]
         mods = self.modulations.at(self.step_of[t], slice(0, len(names) * self.batch))
         out = self.mmdit(
             x.to(self.dtype).repeat(len(names), 1, 1, 1),

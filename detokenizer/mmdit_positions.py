@@ -43,11 +43,9 @@ def rotary_angles(places: Tensor, head_width: int) -> Tensor:
     if head_width % 16:
         raise ValueError(f"rotary positions need a head width that 16 divides, not {head_width}")
     pairs = head_width // 2
-    index_pairs = pairs // 8
-    side = (pairs - index_pairs) // 2
-    counts = (pairs - 2 * side, side, side)
+    side = (pairs - pairs // 8) // 2
     angles = []
-    for axis, count in enumerate(counts):
+    for axis, count in enumerate((pairs - 2 * side, side, side)):
         # base 100, not 10,000: images are tens of patches wide, not thousands
         frequencies = 100.0 ** (-torch.arange(count, device=places.device, dtype=torch.float32) / count)
         angles.append(places[..., axis, None].float() * frequencies)

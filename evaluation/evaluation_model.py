@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,7 +24,7 @@ class EvaluationModel(nn.Module):
         self.config = config
 
     def save_pretrained(self, folder: Path) -> None:
-        save_module(copy.deepcopy(self).to(torch.bfloat16), asdict(self.config), folder)
+        save_module(copy.deepcopy(self).to(torch.bfloat16), folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..detokenizer.files import load_tensors, read_json
 from .output import write_text
 
 CARD = "limner_adapter.json"
@@ -73,38 +73,24 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Raises ValueError for a folder that holds no adapter of ours."""
     path = folder / CARD
     if not path.exists():
-        peft = (
-            " (a bare peft adapter: Limner needs to know its base)" if (folder / "adapter_config.json").exists() else ""
-        )
-        raise ValueError(f"{folder} holds no Limner adapter: no {CARD}{peft}")
-    try:
-        card = json.loads(path.read_text())
-        keys = {"format", "base", "base_fingerprint", "parts", "extra", "made"}
-        if set(card) != keys or card["format"] != FORMAT or not set(card["parts"]) <= set(TARGETS):
-            raise ValueError(f"expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        is_peft = (folder / "adapter_config.json").exists()
+        why = " (a bare peft adapter: Limner needs to know its base)" if is_peft else ""
+        raise ValueError(f"{folder} holds no Limner adapter: no {CARD}{why}")
+    card, keys = read_json(path), {"format", "base", "base_fingerprint", "parts", "extra", "made"}
+    known = isinstance(card.get("parts"), list) and all(part in list(TARGETS) for part in card["parts"])
+    if set(card) != keys or card["format"] != FORMAT or not known:
+        raise ValueError(f"{path} cannot be read: expected format {FORMAT} with the keys {', '.join(sorted(keys))}")
     return card
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU. Raises ValueError for a file that is missing or cannot be read."""
-    if not path.exists():
-        raise ValueError(f"the adapter is not whole: no {path}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
 def read_lora(folder: Path) -> LoraWeights:
-    """One part's. Raises ValueError as `read_tensors` does, and for a configuration that this peft does not understand."""
+    """One part's. Raises ValueError as `load_tensors` does, and for a configuration that this peft does not understand."""
     import peft
 
     path = folder / "adapter_config.json"
     try:
-        config = peft.LoraConfig(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:  # a newer peft has options that this one lacks
+        config = peft.LoraConfig(**read_json(path))
+    except (ValueError, TypeError) as error:  # a newer peft has options that this one lacks
         raise ValueError(f"{path} cannot be read by peft {peft.__version__}: {error}") from error
-    weights = read_tensors(folder / "adapter_model.safetensors")
+    weights = load_tensors(folder / "adapter_model.safetensors")
     return config, {key.removeprefix("base_model."): value for key, value in weights.items()}

@@ -11,7 +11,7 @@ with the differences of parameters that were trained whole, and ``limner_adapter
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import mismatched_keys
+from ..detokenizer.files import load_tensors, mismatched_keys
 from ..detokenizer.mmdit import MMDiT
 from ..mllm.stream import StreamModel
 from . import lora
-from .adapter_files import LoraWeights, lora_state, read_card, read_lora, read_tensors
+from .adapter_files import LoraWeights, lora_state, read_card, read_lora
 from .generation_config import GenerationConfig
 
 EXTRA = {
@@ -116,24 +116,19 @@ class Adapters:
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
         parts = {part: read_lora(folder / part) for part in card["parts"]}
-        extra = read_tensors(folder / "extra.safetensors") if card["extra"] else {}
+        extra = load_tensors(folder / "extra.safetensors") if card["extra"] else {}
         adapter = Adapter(name, weight, parts, extra, card["made"], bundled)
         known = {key: tuple(parameter.shape) for key, parameter in self.model.named_parameters()}
         known.setdefault(EXTRA["boi"], (1 if has_tied_embeddings(self.model.mllm.llm) else 2, self.model.mllm.width))
         for key, value in extra.items():
-            if known.get(key) != tuple(value.shape):
-                has = known.get(key, "none")
-                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {has}")
-        self.loaded[name] = adapter
+            if (own := known.get(key, "none")) != tuple(value.shape):
+                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {own}")
         try:  # a view tells whether the weights fit
             for half in LORA_PARTS:
-                self.view(half, {name: weight or 1.0})
+                self._view(half, [(adapter, weight or 1.0)])
         except ValueError as error:
-            del self.loaded[name]
             raise ValueError(f"{folder}: {error}") from None
-        except BaseException:  # Ctrl-C too: half an adapter must not stay, and the error goes on
-            del self.loaded[name]
-            raise
+        self.loaded[name] = adapter
         return name
 
     def delete(self, name: str) -> None:
@@ -190,8 +185,11 @@ class Adapters:
 
         Raises ValueError for weights of an adapter that do not fit the model.
         """
+        return self._view(half, [(a, weights[name]) for name, a in self.loaded.items() if weights.get(name)])
+
+    def _view(self, half: str, adapters: Sequence[tuple[Adapter, float]]) -> Any:
         module = getattr(self.model, half)
-        active = [(a, weights[name]) for name, a in self.loaded.items() if weights.get(name) and a.changes(half)]
+        active = [(adapter, weight) for adapter, weight in adapters if adapter.changes(half)]
         if not active:
             return module
         key = (half, *active, *map(version, module.parameters()))

@@ -99,15 +99,13 @@ def load_language_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
 def load_vision_tower(folder: Path) -> tuple[VisionTower, tuple[float, float, float], tuple[float, float, float]]:
     """The tower, and mean and standard deviation of its images. Raises ValueError for a folder that holds none."""
     try:
-        model = load_vision_model(folder)
-        if (
-            read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
-        ):  # transformers knows no processor
-            return VisionTower(model.eval()), CLIP_MEAN, CLIP_STD
+        tower = VisionTower(load_vision_model(folder).eval())
+        if read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type:
+            return tower, CLIP_MEAN, CLIP_STD  # transformers knows no processor of its
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no vision model with a preprocessor_config.json: {error}") from error
-    return VisionTower(model.eval()), tuple(processor.image_mean), tuple(processor.image_std)
+    return tower, tuple(processor.image_mean), tuple(processor.image_std)
 
 
 def build_detokenizer(folder: Path, vision_tower: VisionTower, width: int, options: BuildOptions) -> MMDiTDetokenizer:

@@ -120,22 +120,18 @@ class Chat:
 
     @contextlib.contextmanager
     def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
-        """Removes the last turn and gives its text and images; the turn comes back if the body fails."""
-        before = list(self.messages)
+        """Removes the last turn and gives its text and images; the turn comes back if the body fails. Raises ValueError when
+        there is none."""
+        if len(self.messages) < 2:
+            raise ValueError("nothing to retry: the conversation is empty")
+        before, content = list(self.messages), self.messages[-2]["content"]
+        text = "".join(p["text"] for p in content if p["type"] == "text")
         try:
-            yield self.pop_turn()
+            self.undo()
+            yield text, [p["image"] for p in content if p["type"] == "image"]
         except BaseException:  # Ctrl-C too
             self.messages = before
             raise
-
-    def pop_turn(self) -> tuple[str, list[Image.Image]]:
-        """Removes the last turn and returns its text and images. Raises ValueError when there is none."""
-        if len(self.messages) < 2:
-            raise ValueError("nothing to retry: the conversation is empty")
-        content = self.messages[-2]["content"]
-        self.undo()
-        text = "".join(p["text"] for p in content if p["type"] == "text")
-        return text, [p["image"] for p in content if p["type"] == "image"]
 
     def save(self, path: str | Path) -> Path:
         """Writes the conversation as JSON Lines (one line) with its images as PNG files in the same folder.
@@ -148,16 +144,15 @@ class Chat:
             raise ValueError(f"a conversation is saved as JSON Lines: {path.name} must end in .jsonl")
         if path.exists() and path.resolve() not in self._saved:
             raise ValueError(f"{path} is there already and not this conversation's; choose another name")
-        folder = path.parent
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         messages = []
         for message in self.messages:
-            content = []
-            for part in message["content"]:
-                if part["type"] == "image":
-                    content.append({"type": "image", "image": self._picture_file(part["image"], path).name})
-                else:
-                    content.append({"type": "text", "text": str(part["text"])})
+            content = [
+                {"type": "image", "image": self._picture_file(part["image"], path).name}
+                if part["type"] == "image"
+                else {"type": "text", "text": str(part["text"])}
+                for part in message["content"]
+            ]
             messages.append({"role": message["role"], "content": content})
         write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
         self._saved.add(path.resolve())

@@ -27,8 +27,10 @@ def describe_memory(model: Limner) -> str:
     """Computed memory of each part's weights in each precision; activations and caches are not included."""
     counts = count_parameters(model)
     lines = [f"  {'MB of weights':30} " + " ".join(f"{name:>9}" for name in BYTES)]
-    for name, count in [*counts.items(), ("in all", sum(counts.values()))]:
-        lines.append(f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values()))
+    lines += [
+        f"  {name:30} " + " ".join(f"{count * size / 1e6:9.1f}" for size in BYTES.values())
+        for name, count in [*counts.items(), ("in all", sum(counts.values()))]
+    ]
     return "\n".join(lines)
 
 
@@ -38,7 +40,6 @@ def describe_model(model: Limner) -> str:
     counts = count_parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
-    step = detokenizer.size_multiple
     lines = [
         f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
             "torch.", ""
@@ -47,7 +48,7 @@ def describe_model(model: Limner) -> str:
     lines += [f"  {name:30} {count / 1e6:8.2f} M" for name, count in counts.items()]
     lines += [
         f"  queries a drawing              {config.num_queries}, drawn images are {config.drawn_images}",
-        f"  shapes the model picks         {shapes} (others: multiples of {step} pixels)",
+        f"  shapes the model picks         {shapes} (others: multiples of {detokenizer.size_multiple} pixels)",
         f"  references a drawing sees      {config.max_references}",
         f"  steps, guidance                {model.defaults.num_inference_steps}, {model.defaults.guidance_scale}",
     ]

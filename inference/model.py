@@ -194,8 +194,7 @@ class Limner(nn.Module):
         seeds = seeds_per_row(seed, len(batch))
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, callback=callback, adapters=adapters, **options)
-        silent = [i for i, reply in enumerate(replies) if not reply.images]
-        if silent:
+        if silent := [i for i, reply in enumerate(replies) if not reply.images]:
             options["images"], options["max_new_tokens"] = "force", 1
             again, own = [batch[i] for i in silent], [seeds[i] for i in silent]
             forced = self.generate(again, seed=own, callback=callback, adapters=adapters, **options)

@@ -11,7 +11,9 @@ def embedded(name: str) -> Path:
     """The folder of a model that is part of the package. Raises ValueError when there is none of this name."""
     folder = WEIGHTS / name
     if not (folder / "config.json").exists():
-        raise ValueError(f"no embedded model {name!r}")
+        raise ValueError(
+            f"unknown model {name!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
+        )
     return folder
 
 
@@ -21,12 +23,7 @@ def find_model(model: str | Path) -> Path | None:
     if path.is_dir():
         return path
     if "/" not in name and "\\" not in name:
-        try:
-            return embedded(name)
-        except ValueError:
-            raise ValueError(
-                f"unknown model {name!r}: not an embedded model (nano), not a folder, not a hub id (owner/name)"
-            ) from None
+        return embedded(name)
     if isinstance(model, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return None
     raise ValueError(f"no such model folder: {model}")

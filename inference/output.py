@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -59,21 +59,22 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(fresh)
 
 
-def temporary_path(path: Path) -> Path:
-    """A hidden name in the same folder with the same suffix."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
-
-
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails."""
     path = Path(path)
-    fresh = temporary_path(path)
+    fresh = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield fresh
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def move_if_there(source: Path, target: Path) -> None:
+    """Renames a file or folder where there is one."""
+    if source.exists():
+        os.rename(source, target)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -91,8 +92,7 @@ def atomic_folder(
     Other entries of ``folder`` stay, except those named in ``stale``, which are removed. Raises ValueError for a folder that is
     not ``owned`` (not of the kind that is saved) and has entries of these names.
     """
-    folder = Path(folder)
-    folder = folder.resolve()  # so that the temporary name is right for "." and for links too
+    folder = Path(folder).resolve()  # so that the temporary name is right for "." and for links too
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
     fresh.mkdir(parents=True)
     try:
@@ -105,20 +105,12 @@ def atomic_folder(
         if taken and not owned(folder):
             raise ValueError(f"{folder} holds {taken[0]}, which is not of what is saved; choose a new folder")
         old.mkdir()
-        placed = []
-        try:
+        with ExitStack() as undo:  # at an error, Ctrl-C too, everything that was there is restored
             for name in names:
-                if (folder / name).exists():
-                    os.rename(folder / name, old / name)
-                if (fresh / name).exists():
-                    os.rename(fresh / name, folder / name)
-                    placed.append(name)
-        except BaseException:  # Ctrl-C too: everything that was there is restored, then the error is raised
-            for name in placed:
-                os.rename(folder / name, fresh / name)
-            for path in old.iterdir():
-                os.rename(path, folder / path.name)
-            raise
+                for source, target in ((folder / name, old / name), (fresh / name, folder / name)):
+                    undo.callback(move_if_there, target, source)  # before the move: Ctrl-C may come between
+                    move_if_there(source, target)
+            undo.pop_all()
     finally:
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)

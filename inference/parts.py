@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import load_strict, mismatched_keys, read_json, read_part_config, resolve_folder
+from ..detokenizer.files import load_strict, load_tensors, mismatched_keys, read_json, read_part_config, resolve_folder
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..integrations.sd3 import files as sd3_files
 from ..integrations.sdxl.detokenizer import SDXLDetokenizer
@@ -29,8 +26,8 @@ STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
 def is_model(folder: Path) -> bool:
     """Whether the folder is a Limner model's."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "limner"
-    except (OSError, ValueError, AttributeError):
+        return read_json(folder / "config.json").get("model_type") == "limner"
+    except (OSError, ValueError):
         return False
 
 
@@ -60,13 +57,9 @@ def load_stream(folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokeniz
     llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm"), dtype="auto")
     tower = VisionTower(load_vision_model(resolve_folder(folder / "vision")))
     mllm = StreamModel(llm, tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm)))
-    path = folder / "stream.safetensors"
-    try:
-        saved = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    saved = load_tensors(folder / "stream.safetensors")
     if wrong := mismatched_keys(saved, stream_state(mllm)):
-        raise ValueError(f"{path} does not fit config.json: {', '.join(wrong)}")
+        raise ValueError(f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(wrong)}")
     mllm.load_state_dict(saved, strict=False)
     return mllm
 

@@ -53,10 +53,8 @@ class StreamCache:
     def crop(self, tokens: int) -> None:
         """Drops the last ``tokens`` columns."""
         self.past.crop(-tokens)
-        for name in ("positions", "valid", "hidden"):
-            value = getattr(self, name)
-            if value.shape[1]:
-                setattr(self, name, value[:, :-tokens])
+        self.positions, self.valid = self.positions[:, :-tokens], self.valid[:, :-tokens]
+        self.hidden = self.hidden[:, :-tokens]
 
     def select(self, rows: list[int]) -> None:
         """Keeps only these rows."""

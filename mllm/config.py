@@ -58,12 +58,14 @@ class LimnerConfig:
             setattr(self, name, tuple(getattr(self, name)))
         for name in ("tile_grids", "shapes"):
             setattr(self, name, tuple(tuple(pair) for pair in getattr(self, name)))
-        if self.drawn_images not in ("seen", "queries"):
-            raise ValueError(f"drawn_images is {self.drawn_images!r}; it can be seen or queries")
-        if self.feature_pool not in ("grid", "sequence"):
-            raise ValueError(f"feature_pool is {self.feature_pool!r}; it can be grid or sequence")
-        if self.replay not in ("none", "world"):
-            raise ValueError(f"replay is {self.replay!r}; it can be none or world")
+        choices = {
+            "drawn_images": ("seen", "queries"),
+            "feature_pool": ("grid", "sequence"),
+            "replay": ("none", "world"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(known)}")
         if not 0 <= self.plan_share <= 1:
             raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
         for name in ("num_queries", "image_tokens", "feature_tokens", "image_size"):
@@ -73,9 +75,8 @@ class LimnerConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:
         """Raises ValueError for unknown keys."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown config keys {', '.join(sorted(unknown))}")
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise ValueError(f"unknown config keys {', '.join(unknown)}")
         return cls(**values)
 
     def save(self, folder: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from .cache import StreamCache
 from .decoding_options import DecodingOptions
@@ -16,8 +17,8 @@ from .encoding import Encoded, StreamEncoder, nearest_shape
 from .events import Event, Finished, TextPiece
 from .glyph_text import find_glyph_text
 from .messages import EmittedText
-from .stream import StreamModel
-from .views import View, image_views
+from .stream import StreamModel, collate
+from .views import normalise
 
 Part = str | Image.Image
 
@@ -82,22 +83,18 @@ class Decoder:
     def __init__(self, model: StreamModel, encoder: StreamEncoder, options: DecodingOptions) -> None:
         self.model, self.encoder, self.options = model, encoder, options
         self.config, self.vocabulary = model.config, model.vocabulary
-        warpers = []
+        self.warpers: list[LogitsProcessor] = []
         if options.temperature > 0:
-            warpers.append(TemperatureLogitsWarper(options.temperature))
-            if options.top_k:
-                warpers.append(TopKLogitsWarper(options.top_k))
-            if options.top_p < 1:
-                warpers.append(TopPLogitsWarper(options.top_p))
-        self.warpers = warpers
-        suppressed_ids = [*self.vocabulary.slots, self.vocabulary.eoi, self.vocabulary.patch, self.vocabulary.end_patch]
+            self.warpers.append(TemperatureLogitsWarper(options.temperature))
+        if options.top_k:
+            self.warpers.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(options.top_p))
+        suppressed_ids = self.vocabulary.not_sampled
         self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
-        if self.vocabulary.shapes:
-            suppressed_ids.append(self.vocabulary.boi)  # BOI follows its shape token and is not sampled
-            if options.size is not None:
-                chosen = nearest_shape(self.config.shapes, *options.size)
-                self.begin_image_ids = [self.vocabulary.shapes[chosen]]
-                suppressed_ids += [s for s in self.vocabulary.shapes if s != self.begin_image_ids[0]]
+        if self.vocabulary.shapes and options.size is not None:
+            self.begin_image_ids = [self.vocabulary.shapes[nearest_shape(self.config.shapes, *options.size)]]
+            suppressed_ids += [s for s in self.vocabulary.shapes if s != self.begin_image_ids[0]]
         self.suppressed_ids = torch.tensor(suppressed_ids, device=model.device)
         self.begin_image_tensor = torch.tensor(self.begin_image_ids, device=model.device)
 
@@ -110,15 +107,14 @@ class Decoder:
         ]
         cache = StreamCache(self.model, len(rows), keep_hidden=self.config.prompt_tokens > 0)
         logits = self._prefill(cache, encoded)
-        active = list(rows)
+        active = rows
         while True:
             yield from self._sample_next(active, logits)
-            ended = [row for row in active if row.finish_reason]
-            if ended:
-                yield from (Finished(row.index, row.finish_reason) for row in ended)
-                still_active = [i for i, row in enumerate(active) if not row.finish_reason]
-                if not still_active:
-                    break
+            yield from (Finished(row.index, row.finish_reason) for row in active if row.finish_reason)
+            still_active = [i for i, row in enumerate(active) if not row.finish_reason]
+            if not still_active:
+                return rows
+            if len(still_active) < len(active):
                 cache.select(still_active)
                 active = [active[i] for i in still_active]
             if all(row.size for row in active):
@@ -128,31 +124,16 @@ class Decoder:
             takes_token = torch.tensor([not row.size for row in active], device=self.model.device)
             embeds = self.model.embed_tokens(torch.tensor(ids, device=self.model.device))[:, None]
             logits = self.model.logits(cache.extend(embeds, takes_token[:, None])[:, -1])
-        return rows
 
     def _prefill(self, cache: StreamCache, encoded: Sequence[Encoded]) -> Tensor:
         """Feeds all conversations, padded on the left; returns the next token's logits (rows, vocabulary)."""
-        model, device = self.model, self.model.device
-        max_length = max(len(e.input_ids) for e in encoded)
-        ids = torch.full((len(encoded), max_length), self.vocabulary.pad)
-        slots = torch.zeros_like(ids, dtype=torch.bool)
-        valid = torch.zeros_like(slots)
-        for i, e in enumerate(encoded):
-            left = max_length - len(e.input_ids)
-            ids[i, left:] = torch.tensor(e.input_ids)
-            valid[i, left:] = True
-            for start, _ in e.views:
-                slots[i, left + start : left + start + self.config.image_tokens] = True
-        views = [view for e in encoded for _, view in e.views]
-        features = self._image_features(views) if views else torch.zeros(0, 0, model.width)
-        embeds = model.build_inputs_embeds(ids.to(device), slots.to(device), features)
-        return model.logits(cache.extend(embeds, valid.to(device))[:, -1])
-
-    def _image_features(self, views: Sequence[View]) -> Tensor:
-        """Views to image tokens (views, image_tokens, width)."""
-        pixels = torch.stack([view.pixel_values for view in views]).to(self.model.device)
-        positions = torch.tensor([view.position or (0.5, 0.5) for view in views], device=self.model.device)
-        return self.model.get_image_features(self.model.vision_tower(pixels), positions)
+        model = self.model
+        batch = collate(encoded, self.vocabulary, self.config, padding_side="left").to(model.device)
+        features = model.get_image_features(model.vision_tower(batch.pixel_values), batch.view_positions)
+        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_mask, features)
+        length = embeds.shape[1]
+        valid = torch.arange(length, device=model.device) >= length - batch.lengths[:, None]
+        return model.logits(cache.extend(embeds, valid)[:, -1])
 
     def _sample_next(self, active: list[Row], logits: Tensor) -> Generator[Event, None, None]:
         """Samples the next token of every row that does not wait: text, an end of turn, or the beginning of an image."""
@@ -201,20 +182,18 @@ class Decoder:
     def _emit_text(self, row: Row) -> Generator[Event, None, None]:
         """Yields the text that is certain: complete characters that cannot be the beginning of a stop string."""
         text = self.encoder.tokenizer.decode(row.pending_ids)
-        for stop in self.options.stop:
-            stop_index = text.find(stop)
-            if stop_index >= 0:
-                row.finish_reason = "stop"
-                if stop_index > row.num_emitted:
-                    yield TextPiece(row.index, text[row.num_emitted : stop_index])
-                if text[:stop_index]:
-                    row.parts.append(text[:stop_index])
-                row.pending_ids, row.num_emitted = [], 0
-                return
+        stop_index = next((text.find(stop) for stop in self.options.stop if stop in text), None)
+        if stop_index is not None:
+            row.finish_reason = "stop"
+            if stop_index > row.num_emitted:
+                yield TextPiece(row.index, text[row.num_emitted : stop_index])
+            if stop_index > 0:
+                row.parts.append(text[:stop_index])
+            row.pending_ids, row.num_emitted = [], 0
+            return
         num_withheld = max((len(s) for s in self.options.stop), default=1) - 1
-        certain = len(text) - num_withheld
-        if text.endswith("�"):  # bytes of a character still to come
-            certain = min(certain, len(text.rstrip("�")))
+        # replacement characters at the end are bytes of a character still to come
+        certain = min(len(text) - num_withheld, len(text.rstrip("�")))
         if certain > row.num_emitted:
             yield TextPiece(row.index, text[row.num_emitted : certain])
             row.num_emitted = certain
@@ -244,14 +223,11 @@ class Decoder:
         states = cache.extend(torch.cat([lead, queries], dim=1))[:, -n:]
         features = model.output_resampler(states)
         prompt = prompt_mask = None
-        if config.prompt_tokens:
-            p = config.prompt_tokens
+        if p := config.prompt_tokens:
             prompt, prompt_mask = cache.hidden[:, :-n][:, -p:], cache.valid[:, :-n][:, -p:]
-            missing = (
-                p - prompt.shape[1]
-            )  # padded to the same length in every batch, so that an image does not depend on its batch
-            prompt = torch.nn.functional.pad(prompt, (0, 0, missing, 0))
-            prompt_mask = torch.nn.functional.pad(prompt_mask, (missing, 0))
+            # padded to the same length in every batch, so that an image does not depend on its batch
+            missing = p - prompt.shape[1]
+            prompt, prompt_mask = F.pad(prompt, (0, 0, missing, 0)), F.pad(prompt_mask, (missing, 0))
         requests = [
             DrawRequest(
                 row.index,
@@ -274,5 +250,7 @@ class Decoder:
         if config.drawn_images == "queries":
             return model.logits(cache.extend(eoi)[:, -1])
         cache.crop(n)
-        seen = self._image_features([image_views(image, config, tiles=False)[0] for image in images]).to(eoi.dtype)
+        pixels = torch.stack([normalise(image, config) for image in images]).to(device)
+        centres = torch.full((count, 2), 0.5, device=device)
+        seen = model.get_image_features(model.vision_tower(pixels), centres).to(eoi.dtype)
         return model.logits(cache.extend(torch.cat([seen, eoi], dim=1))[:, -1])

@@ -107,9 +107,9 @@ class StreamEncoder:
             return list(text.ids)
         # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
         ids = self._plain_tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
-        if not self._added_ids.isdisjoint(ids):
-            found = self.tokenizer.convert_ids_to_tokens(sorted(self._added_ids.intersection(ids)))
-            raise ValueError(f"the text holds {', '.join(found)}, which this tokenizer cannot keep as plain text")
+        if added := sorted(self._added_ids.intersection(ids)):
+            names = ", ".join(self.tokenizer.convert_ids_to_tokens(added))
+            raise ValueError(f"the text holds {names}, which this tokenizer cannot keep as plain text")
         return ids
 
     def encode(
@@ -186,7 +186,6 @@ class StreamEncoder:
         vocabulary, config = self.vocabulary, self.config
         if drawn and vocabulary.shapes:
             out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
-        as_queries = drawn and training and config.drawn_images == "queries"
         views = image_views(image, config, tiles=not drawn)
         for view in views[:-1]:
             out.add([vocabulary.patch])
@@ -194,12 +193,13 @@ class StreamEncoder:
             out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
         out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width), glyph_text))
         out.add([vocabulary.boi], labelled=drawn)
-        if as_queries:
+        if drawn and training and config.drawn_images == "queries":
             out.queries.append(len(out.input_ids))
+            out.add(vocabulary.slots[: config.num_queries])
         else:
             out.views.append((len(out.input_ids), views[-1]))
-        count = config.num_queries if as_queries else config.image_tokens
-        out.add([*vocabulary.slots[:count], vocabulary.eoi])
+            out.add(vocabulary.slots[: config.image_tokens])
+        out.add([vocabulary.eoi])
 
     def _render_template(
         self, messages: list[Message], add_generation_prompt: bool, images: str, boxes: bool

@@ -44,12 +44,7 @@ def attention_masks(allowed: Tensor, distance: Tensor, config: PretrainedConfig,
     inside = allowed if window is None else allowed & (distance < window)
     if not types:
         return make(inside)
-    masks = {}
-    if "full_attention" in types:
-        masks["full_attention"] = make(allowed)
-    if "sliding_attention" in types:
-        masks["sliding_attention"] = make(inside)
-    return masks
+    return {kind: make(allowed if kind == "full_attention" else inside) for kind in set(types)}
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

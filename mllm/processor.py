@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -19,19 +17,12 @@ class ImageTokenLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, vocabulary: Vocabulary, num_queries: int, vocab_size: int) -> None:
-        slots = vocabulary.slots[:num_queries]
-        forced = torch.full((vocab_size,), -1)
-        chain = [vocabulary.boi, *slots, vocabulary.eoi]
-        for token, following in itertools.pairwise(chain):
-            forced[token] = following
-        for shape in vocabulary.shapes:
-            forced[shape] = vocabulary.boi
-        self.forced = forced
-        banned = torch.zeros(vocab_size, dtype=torch.bool)
-        banned[[*vocabulary.slots, vocabulary.eoi, vocabulary.patch, vocabulary.end_patch]] = True
-        if vocabulary.shapes:
-            banned[vocabulary.boi] = True
-        self.banned = banned
+        chain = torch.tensor([vocabulary.boi, *vocabulary.slots[:num_queries], vocabulary.eoi])
+        self.forced = torch.full((vocab_size,), -1)
+        self.forced[chain[:-1]] = chain[1:]
+        self.forced[list(vocabulary.shapes)] = vocabulary.boi
+        self.banned = torch.zeros(vocab_size, dtype=torch.bool)
+        self.banned[vocabulary.not_sampled] = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.forced, self.banned = self.forced.to(scores.device), self.banned.to(scores.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .vocabulary import Vocabulary
 
 @dataclass
 class StreamBatch:
-    """A batch of conversations, padded on the right."""
+    """A batch of conversations, padded on one side (`collate`)."""
 
     input_ids: Tensor
     """(batch, tokens)"""
@@ -59,37 +59,40 @@ class StreamOutput:
     prompt_mask: Tensor | None
 
 
-def collate(encoded: Sequence[Encoded], vocabulary: Vocabulary, config: LimnerConfig) -> StreamBatch:
+def collate(
+    encoded: Sequence[Encoded],
+    vocabulary: Vocabulary,
+    config: LimnerConfig,
+    padding_side: Literal["left", "right"] = "right",
+) -> StreamBatch:
     """Pads conversations (`StreamEncoder.encode`) to one batch."""
-    batch, length = len(encoded), max(len(e.input_ids) for e in encoded)
-    ids = torch.full((batch, length), vocabulary.pad)
-    labels = torch.full((batch, length), IGNORE_INDEX)
-    features = torch.zeros(batch, length, dtype=torch.bool)
-    queries = torch.zeros(batch, length, dtype=torch.bool)
-    pixels, positions, rows, begins = [], [], [], []
-    for row, e in enumerate(encoded):
-        ids[row, : len(e.input_ids)] = torch.tensor(e.input_ids)
-        labels[row, : len(e.labels)] = torch.tensor(e.labels)
-        for start, view in e.views:
-            features[row, start : start + config.image_tokens] = True
-            pixels.append(view.pixel_values)
-            positions.append(view.position or (0.5, 0.5))
+    lengths = torch.tensor([len(e.input_ids) for e in encoded])
+    length = int(lengths.max())
+    begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
+    ids = torch.full((len(encoded), length), vocabulary.pad)
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    features, queries = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
+    for row, (begin, e) in enumerate(zip(begins.tolist(), encoded, strict=True)):
+        ids[row, begin : begin + len(e.input_ids)] = torch.tensor(e.input_ids)
+        labels[row, begin : begin + len(e.labels)] = torch.tensor(e.labels)
+        for start, _ in e.views:
+            features[row, begin + start : begin + start + config.image_tokens] = True
         for start in e.queries:
-            queries[row, start : start + config.num_queries] = True
-        drawn = [picture.boi_index for picture in e.pictures if picture.drawn]
-        rows += [row] * len(drawn)
-        begins += drawn
+            queries[row, begin + start : begin + start + config.num_queries] = True
+    views = [view for e in encoded for _, view in e.views]
+    drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
+    drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
     size = config.image_size
     return StreamBatch(
         input_ids=ids,
         labels=labels,
-        lengths=torch.tensor([len(e.input_ids) for e in encoded]),
+        lengths=lengths,
         feature_mask=features,
         query_mask=queries,
-        pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size),
-        view_positions=torch.tensor(positions).reshape(-1, 2),
-        drawing_row=torch.tensor(rows, dtype=torch.long),
-        drawing_boi=torch.tensor(begins, dtype=torch.long),
+        pixel_values=torch.stack([view.pixel_values for view in views]) if views else torch.zeros(0, 3, size, size),
+        view_positions=torch.tensor([view.position for view in views]).reshape(-1, 2),
+        drawing_row=drawing_row,
+        drawing_boi=begins[drawing_row] + drawing_boi,
     )
 
 
@@ -108,8 +111,7 @@ class StreamModel(nn.Module):
         check_backbone(llm.config)
         self.config, self.vocabulary = config, vocabulary
         self.llm, self.vision_tower = llm, vision_tower
-        width = llm.config.hidden_size
-        self.width = width
+        self.width = width = llm.config.hidden_size
         attention: dict[str, Any] = {"heads": config.resampler_heads, "qk_norm": config.resampler_qk_norm}
         self.input_resampler = Resampler(
             vision_tower.width, width, config.image_tokens, local=config.local_image_tokens, **attention
@@ -227,10 +229,7 @@ class StreamModel(nn.Module):
         distance = position_ids[:, :, None] - position_ids[:, None, :]
         masks = attention_masks(allowed, distance, self.llm.config, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
-        if on_branches:
-            start = main + order * n
-        else:
-            start = batch.drawing_boi + 1
+        start = main + order * n if on_branches else batch.drawing_boi + 1
         columns = start[:, None] + torch.arange(n, device=embeds.device)
         query_states = hidden[batch.drawing_row[:, None], columns]
         prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ class View:
 
     pixel_values: Tensor
     """(3, image_size, image_size), normalised"""
-    position: tuple[float, float] | None
-    """Centre (x, y) in [0, 1] within the image; None where the model uses no tiles."""
+    position: tuple[float, float]
+    """Centre (x, y) in [0, 1] within the image"""
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -69,17 +70,15 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
 
 def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
     """Views of an RGB image: tiles, then the whole image. ``tiles`` False: only the whole (for drawn images)."""
-    whole_view = View(normalise(image, config), (0.5, 0.5) if config.tile_grids else None)
+    whole_view = View(normalise(image, config), (0.5, 0.5))
     if not tiles or not config.tile_grids:
         return [whole_view]
     tile = config.image_size
     width, height = best_grid(*image.size, config.tile_grids, tile)
     stretched = image.resize((width, height), Image.Resampling.BICUBIC)
     columns, rows = width // tile, height // tile
-    tile_views = []
-    for row in range(rows):
-        for column in range(columns):
-            part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
-            centre = ((column + 0.5) / columns, (row + 0.5) / rows)
-            tile_views.append(View(normalise(part, config), centre))
-    return [*tile_views, whole_view]
+    views = []
+    for row, column in itertools.product(range(rows), range(columns)):
+        part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
+        views.append(View(normalise(part, config), ((column + 0.5) / columns, (row + 0.5) / rows)))
+    return [*views, whole_view]

@@ -26,6 +26,11 @@ class Vocabulary:
     pad: int
 
     @property
+    def not_sampled(self) -> list[int]:
+        """Ids that a reply never chooses; BOI is one where it follows its shape token."""
+        return [*self.slots, self.eoi, self.patch, self.end_patch, *([self.boi] if self.shapes else [])]
+
+    @property
     def control(self) -> frozenset[int]:
         """All ids that plain text never has."""
         return frozenset((self.boi, self.eoi, self.patch, self.end_patch, *self.slots, *self.shapes))
@@ -58,8 +63,7 @@ def vocabulary_from_tokenizer(
     Raises ValueError when the tokenizer lacks a control token or an end of turn.
     """
     known = tokenizer.get_added_vocab()
-    missing = [t for t in control_tokens(config) if t not in known]
-    if missing:
+    if missing := [t for t in control_tokens(config) if t not in known]:
         raise ValueError(f"the tokenizer lacks control tokens: {', '.join(missing[:5])} ({len(missing)} in all)")
     ends = end_of_turn or (() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
     if not ends:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 PLAIN_ATTENTION_MAX_QUERIES = 512
 """Up to this many queries, plain matrix products are faster than SDPA on a CPU (several times in the backward pass,
 measured)."""
+
+
+def qk_norms(head_width: int, used: bool) -> tuple[nn.Module, nn.Module]:
+    """Norms of the heads' queries and keys, identities where they are not ``used``."""
+    query, key = (nn.RMSNorm(head_width, eps=1e-6) if used else nn.Identity() for _ in range(2))
+    return query, key
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

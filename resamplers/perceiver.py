@@ -86,5 +86,4 @@ class PerceiverResampler(nn.Module):
             latents = latents + read(x, latents)
             latents = latents + feed_forward(latents)
         latents = self.norm_out(latents)
-        tokens = torch.cat([self.unet_proj_1(latents), self.unet_proj_2(latents)], dim=-1)
-        return tokens, self.unet_attnpool(latents)
+        return torch.cat([self.unet_proj_1(latents), self.unet_proj_2(latents)], dim=-1), self.unet_attnpool(latents)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attention
+from .attention import attention, qk_norms
 from .positions import default_grid, sincos_2d
 
 INITIAL_LOCALITY = 4.0
@@ -30,8 +30,7 @@ class CrossAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
-        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_q, self.norm_k = qk_norms(width // heads, qk_norm)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None
@@ -111,10 +110,9 @@ class Resampler(nn.Module):
 
     def cell_coordinates(self, grid: tuple[int, int]) -> list[Tensor]:
         """Rows and columns of ``grid``, measured in cells of the queries' grid."""
-        query_grid = default_grid(self.query.shape[0])
         return [
             torch.arange(n) if n == m else (torch.arange(n) + 0.5) * m / n - 0.5
-            for n, m in zip(grid, query_grid, strict=True)
+            for n, m in zip(grid, default_grid(self.query.shape[0]), strict=True)
         ]
 
     def squared_distances(self, grid: tuple[int, int]) -> Tensor:

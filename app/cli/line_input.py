@@ -35,11 +35,8 @@ def read() -> str | None:
     if sys.stdin.isatty():
         try:
             return input("> ")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt) as pressed:
             print()
-            return None
-        except KeyboardInterrupt:
-            print()
-            return ""
+            return None if isinstance(pressed, EOFError) else ""
     raw = sys.stdin.buffer.readline()
     return raw.decode("utf-8", "replace") if raw else None

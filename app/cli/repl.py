@@ -109,24 +109,20 @@ class Repl:
                 if isinstance(event, TextPiece):
                     print(event.text.lstrip() if fresh else event.text, end="", flush=True)
                     fresh = False
-                elif isinstance(event, PictureDone):
-                    if not fresh:
-                        print()
-                    self.picture(event.image)
+                elif isinstance(event, PictureDone | Finished) and not fresh:
+                    print()
                     fresh = True
-                elif isinstance(event, Finished):
-                    if not fresh:
-                        print()
-                    if event.reason == "length":
-                        print("(cut: the reply reached its limit)", file=sys.stderr)
+                if isinstance(event, PictureDone):
+                    self.picture(event.image)
+                elif isinstance(event, Finished) and event.reason == "length":
+                    print("(cut: the reply reached its limit)", file=sys.stderr)
         if whole and self.chat.forgotten:
             print("(the conversation has become long: from here on the model is shown the end of it)", file=sys.stderr)
 
     def picture(self, image: Image.Image) -> None:
         path = free_path("limner-{:03d}.png")
         save_image(image, path)
-        columns = min(48, shutil.get_terminal_size().columns)
-        print(show(image, self.graphics, columns), end="")
+        print(show(image, self.graphics, columns=min(48, shutil.get_terminal_size().columns)), end="")
         print(path, flush=True)
 
     def image(self, path: str) -> None:

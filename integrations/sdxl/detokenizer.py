@@ -7,7 +7,7 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -161,7 +161,7 @@ class SDXLDetokenizer(Detokenizer):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         folder = Path(folder)
-        save_module(self.adapter, asdict(self.adapter.config), folder / "adapter")
+        save_module(self.adapter, folder / "adapter")
         self.unet.save_pretrained(folder / "unet")
         self.autoencoder.save_pretrained(folder / "vae")
         self.scheduler.save_pretrained(folder / "scheduler")

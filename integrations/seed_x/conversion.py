@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -180,7 +180,7 @@ def write_detokenizer(source: Path, parts: Path, model: str, config: LimnerConfi
     weights["negative_features"] = features[0].to(resampler["latents"].dtype)
     check_state_dict(weights, adapter, file)
     adapter.load_state_dict(weights, assign=True)
-    save_module(adapter, asdict(own), folder / "adapter")
+    save_module(adapter, folder / "adapter")
 
     sdxl = source / SDXL
     options = read_part_config(sdxl / "unet")

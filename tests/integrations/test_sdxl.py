@@ -89,10 +89,10 @@ def test_a_picture_alone_and_in_a_batch_and_after_saving(tmp_path):
     options = DrawingOptions(num_inference_steps=3, guidance_scale=5.0, image_guidance_scale=1.5)
     both = made.draw(condition, 32, 48, seeds=[(1, 0), (2, 0)], options=options)
     assert both.shape == (2, 32, 48, 3) and both.float().std() > 1
-    alone = made.draw(condition.row(0), 32, 48, seeds=[(1, 0)], options=options)
+    alone = made.draw(condition.rows([0]), 32, 48, seeds=[(1, 0)], options=options)
     assert (both[0].int() - alone[0].int()).abs().max() <= 1
     made.save_pretrained(tmp_path)
-    again = SDXLDetokenizer.from_pretrained(tmp_path).draw(condition.row(0), 32, 48, seeds=[(1, 0)], options=options)
+    again = SDXLDetokenizer.from_pretrained(tmp_path).draw(condition.rows([0]), 32, 48, seeds=[(1, 0)], options=options)
     assert torch.equal(alone, again)
 
 
