@@ -25,26 +25,25 @@ from ..detokenizer.mmdit_detokenizer import GuidedVelocity
 from ..inference import adapter_files, lora
 from ..inference.adapter_files import TARGETS
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
 from ..mllm.messages import Message
 from . import parallel
+from .adapter_run import (
+    RUN_FOLDER,
+    check_output,
+    check_run,
+    comparison_section,
+    draw_samples,
+    learning_rate,
+    prepared,
+    save_adapter,
+)
 from .adapter_training import AdapterTraining
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets.mixture import ConversationSource, Mixture, load_sources
-from .finetune import (
-    RUN_FOLDER,
-    comparison_section,
-    draw_samples,
-    learning_rate,
-    remove_checkpoints,
-    restored,
-    training_precision,
-)
 from .flow_loss import group_by_shape, prompt_states, random_choices
 from .loop import LoopConfig, fit
 from .losses import squared_error
-from .resume import SETTINGS_FILE, check_same_run, run_settings
 from .stages.joint import forward_losses
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
@@ -205,78 +204,42 @@ def distill(
     ValueError for options or data that cannot be used, and for a model that draws with another network than the MM-DiT.
     """
     config, output = config or DistillConfig(), Path(output)
-    if (output / adapter_files.CARD).exists():
-        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
-    if model.adapters.user:
-        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
+    check_output(model, output)
     if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with restored(model):
-        device = parallel.init_process_group()
-        model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
+    with prepared(model, config.dtype, config.seed):
         return _train(model, output, config, prompts)
 
 
 def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
-    torch.manual_seed(config.seed)
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    if not config.loop.learning_rate:
-        config.loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
+    loop, samples, first = config.loop, output / "samples", parallel.rank() == 0
+    if not loop.learning_rate:
+        loop.learning_rate = learning_rate(model.detokenizer.mmdit.config.width)
     start = load_student(Path(config.warm_start), model, config) if config.warm_start else {}
-    run, first = output / RUN_FOLDER, parallel.rank() == 0
-    all_sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
-    sources = [(DrawingSource(source), weight) for source, weight in all_sources]
-    make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
+    sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
+    drawings = [(DrawingSource(source), weight) for source, weight in sources]
+    make_batch = Mixture(drawings, model.encoder, loop.batch_size, config.seed, pool=16)
     if first:
-        settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
-        check_same_run(run, settings)
-        if prompts and not (output / "samples/teacher.png").exists():
-            draw_samples(
-                model,
-                prompts,
-                config.seed,
-                output / "samples/teacher.png",
-                num_inference_steps=config.teacher_steps,
-                guidance_scale=scale,
-            )
-    adapter = prepare_student(model, config)
-    with adapter:
+        check_run(output, model, make_batch, config)
+        if not (samples / "teacher.png").exists():
+            teacher = {"num_inference_steps": config.teacher_steps, "guidance_scale": scale}
+            draw_samples(model, prompts, config.seed, samples / "teacher.png", **teacher)
+    with prepare_student(model, config) as adapter:
         if start:
             set_peft_model_state_dict(adapter.tuners["mmdit"], start, adapter_name=ADAPTER_NAME)
-        return _train_student(adapter, make_batch, config, scale, output, prompts)
-
-
-def _train_student(
-    adapter: AdapterTraining,
-    make_batch: Mixture,
-    config: DistillConfig,
-    scale: float,
-    output: Path,
-    prompts: Sequence[str],
-) -> Path:
-    model, run = adapter.model, output / RUN_FOLDER
-    trainable = TrainableModel(model.mllm, model.detokenizer)
-    trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
-    ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
-    print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
-    parallel.barrier()
-    fit("distill", trainable, make_batch, partial(student_losses, trainable, config, scale), config.loop, run)
-    if parallel.rank() != 0:
-        return output
-    if prompts:
-        draw_samples(
-            model,
-            prompts,
-            config.seed,
-            output / "samples/student.png",
-            num_inference_steps=config.steps,
-            guidance_scale=1.0,
-        )
-    made = {"student_steps": config.steps, "config": asdict(config)}
-    write_text(output / "README.md", model_card(model, config, scale, prompts))
-    adapter.save(output, {}, made)
-    remove_checkpoints(run, config.loop)
+        trainable = TrainableModel(model.mllm, model.detokenizer)
+        trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
+        ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
+        print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
+        parallel.barrier()
+        losses = partial(student_losses, trainable, config, scale)
+        fit("distill", trainable, make_batch, losses, loop, output / RUN_FOLDER)
+        if first:
+            student = {"num_inference_steps": config.steps, "guidance_scale": 1.0}
+            draw_samples(model, prompts, config.seed, samples / "student.png", **student)
+            made = {"student_steps": config.steps, "config": asdict(config)}
+            save_adapter(adapter, output, {}, made, model_card(model, config, scale, prompts), loop)
     return output
 
 

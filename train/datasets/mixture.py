@@ -23,7 +23,9 @@ from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from .. import parallel
 from ..data import JointBatch, joint_batch
+from .check import check_dataset
 from .example import Example, open_pictures, shuffled
+from .shards import ShardSource
 
 POOL_BATCHES = 128
 """Batches in a pool, a number that keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
@@ -216,24 +218,17 @@ def load_sources(
 
     Raises ValueError for one that cannot be used.
     """
-    from . import readers
-    from .check import check
-    from .shards import ShardSource
-
     sources: list[tuple[ConversationSource, float]] = []
     for given in data:
         name, weight = split_weight(given)
+        source: ConversationSource
         if name == "world" or name.startswith("world/"):
-            sources.append((WorldSource(talk.kinds(name.removeprefix("world").lstrip("/"))), weight))
-            continue
-        if name.startswith("stream:"):
-            shards = ShardSource(name.removeprefix("stream:"), draw_share)
-            print(f"{name}: {shards.total:,} examples in {len(shards.paths)} shards, checked as they come", flush=True)
-            sources.append((shards, weight))
-            continue
-        print(f"checking {name}", flush=True)
-        report = check(readers.read(name), encoder, max_length)
-        print(report.table(), flush=True)
-        report.raise_if_unusable()
-        sources.append((ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint), weight))
+            source = WorldSource(talk.kinds(name.removeprefix("world").lstrip("/")))
+        elif name.startswith("stream:"):
+            source = ShardSource(name.removeprefix("stream:"), draw_share)
+            print(f"{name}: {source.total:,} examples in {len(source.paths)} shards, checked as they come", flush=True)
+        else:
+            report = check_dataset(name, encoder, max_length)
+            source = ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint)
+        sources.append((source, weight))
     return sources
