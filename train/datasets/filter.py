@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ...inference.output import check_folder
 from . import readers
-from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, open_picture
+from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, map_pictures, open_picture
 from .rules import HASH_SIDE, Rules
 
 
@@ -89,26 +88,18 @@ def row(example: Example, output: Path, index: int) -> dict[str, Any]:
     if isinstance(example, CaptionedPicture):
         shares = {"probabilities": list(example.shares)} if len(set(example.shares)) > 1 else {}
         return {"file_name": next(names), "text": list(example.captions), **shares}
-    return {
-        "messages": [
-            {**m, "content": [{**p, "image": next(names)} if p["type"] == "image" else p for p in m["content"]]}
-            for m in example.messages
-        ]
-    }
+    return {"messages": map_pictures(example.messages, lambda _: next(names))}
 
 
-def copy_picture(source: Source, output: Path, stem: str) -> str:
-    if isinstance(source, Path):
-        name = f"pictures/{stem}{source.suffix.lower()}"
-        shutil.copyfile(source, output / name)
-    elif isinstance(source, EmbeddedPicture):
-        data = source.read()
-        ending = Path(source.name.rstrip(")")).suffix.lower()
-        name = f"pictures/{stem}{ending if ending in readers.PICTURES else '.png'}"
-        (output / name).write_bytes(data)
+def copy_picture(source: Path | EmbeddedPicture, output: Path, stem: str) -> str:
+    """The picture's name in the new data set."""
+    if isinstance(source, EmbeddedPicture):
+        ending, data = Path(source.name.rstrip(")")).suffix.lower(), source.read()
+        ending = ending if ending in readers.PICTURES else ".png"
     else:
-        name = f"pictures/{stem}.png"
-        source.open().save(output / name)
+        ending, data = source.suffix.lower(), source.read_bytes()
+    name = f"pictures/{stem}{ending}"
+    (output / name).write_bytes(data)
     return name
 
 
