@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
-from .pictures import to_array
 
 
 @dataclass
@@ -45,8 +45,9 @@ class JointBatch:
     """`counts` summed over the batches of one step, with gradient accumulation"""
 
     def counts(self) -> tuple[int, int]:
-        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings."""
-        return int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target)
+        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings, of this batch or, with
+        gradient accumulation, of all batches of the step."""
+        return self.totals or (int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target))
 
     def views(self) -> Tensor:
         """(views, 3, image_size, image_size): the stream's, then those it does not show."""
@@ -88,7 +89,7 @@ def joint_batch(
         for picture in conversation.pictures:
             pictures = by_shape.setdefault(picture.shape, [])
             place = (picture.shape, len(pictures))
-            pictures.append(torch.from_numpy(to_array(picture.image).copy()))
+            pictures.append(torch.from_numpy(np.array(picture.image.convert("RGB"))))
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,8 +28,9 @@ from ..inference.adapter_files import TARGETS
 from ..inference.model import Limner
 from ..mllm.messages import Message
 from . import parallel
-from .adapter_run import (
+from .adapter_training import (
     RUN_FOLDER,
+    AdapterTraining,
     check_output,
     check_run,
     comparison_section,
@@ -37,7 +39,6 @@ from .adapter_run import (
     prepared,
     save_adapter,
 )
-from .adapter_training import AdapterTraining
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets.mixture import ConversationSource, Mixture, load_sources
@@ -120,14 +121,9 @@ class DrawingSource:
         raise ValueError(f"{MAX_TRIES} conversations without a drawing, up to {self.source.name(seed, number)}")
 
 
-@dataclass
-class Student:
-    """The MM-DiT with the student's LoRA, which `switch` turns on and off (off, it is the teacher)."""
-
-    mmdit: MMDiT
-
-    def switch(self, on: bool) -> None:
-        lora.set_scale(self.mmdit, {ADAPTER_NAME: float(on)})
+def switch_student(mmdit: MMDiT, on: bool) -> None:
+    """Turn the student's LoRA on or off; off, the MM-DiT is the teacher."""
+    lora.set_scale(mmdit, {ADAPTER_NAME: float(on)})
 
 
 def student_losses(
@@ -136,7 +132,6 @@ def student_losses(
     """The loss of all drawings of a batch, averaged over the segments of their paths."""
     batch = batch.to(trainable.stream.device)
     detokenizer = trainable.detokenizer
-    student = Student(detokenizer.mmdit)
     choices = random_choices(JointStage(), batch, config.seed, step)
     with torch.no_grad():
         stream_losses = forward_losses(trainable, batch)
@@ -146,31 +141,21 @@ def student_losses(
         )
     total = torch.zeros((), device=condition.context.device)
     for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
-        group_condition = condition.rows(group.drawings)
-        group_condition = Condition(
-            group_condition.context,
-            group_condition.context_mask,
-            group_condition.pooled,
-            group.references,
-            group_condition.negative,
-        )
+        group_condition = replace(condition.rows(group.drawings), references=group.references)
         noise = choices.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
         height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
-        total = (
-            total
-            + path_loss(student, group_condition, noise, detokenizer.timestep_shift(height, width), config, scale).sum()
-        )
+        shift = detokenizer.timestep_shift(height, width)
+        total = total + path_loss(detokenizer.mmdit, group_condition, noise, shift, config, scale).sum()
     return {"loss": total / stream_losses.loss_denominator}
 
 
 def path_loss(
-    student: Student, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
+    mmdit: MMDiT, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
 ) -> Tensor:
     """The student's squared error for each picture (batch,), averaged over the segments of its own path from ``noise``.
 
     In each segment the target is the mean velocity of the teacher's guided steps from the same point.
     """
-    mmdit = student.mmdit
     dtype = mmdit.proj_out.weight.dtype
     ratio = config.teacher_steps // config.steps
     teacher_times = flow.inference_timesteps(config.teacher_steps, shift)
@@ -179,16 +164,13 @@ def path_loss(
         guided = GuidedVelocity(mmdit, condition, Guidance(scale), teacher_times.to(noise.device), dtype)
         plain = GuidedVelocity(mmdit, condition, Guidance(), times.to(noise.device), dtype)
     x, errors = noise, []
-    for segment in range(config.steps):
-        t, t_next = times[segment].item(), times[segment + 1].item()
-        student.switch(False)
+    for segment, (t, t_next) in enumerate(pairwise(times.tolist())):
+        switch_student(mmdit, False)
         with torch.no_grad():
             teacher_x = x
-            for i in range(segment * ratio, (segment + 1) * ratio):
-                teacher_x = teacher_x + (teacher_times[i + 1] - teacher_times[i]).item() * guided(
-                    teacher_x, teacher_times[i].item()
-                )
-        student.switch(True)
+            for now, then in pairwise(teacher_times[segment * ratio : (segment + 1) * ratio + 1]):
+                teacher_x = teacher_x + (then - now).item() * guided(teacher_x, now.item())
+        switch_student(mmdit, True)
         velocity = plain(x, t)
         errors.append(squared_error(velocity, (teacher_x - x) / (t_next - t)))
         x = x + (t_next - t) * velocity.detach()

@@ -16,8 +16,9 @@ from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA
 from ..inference.model import Limner
 from . import parallel
-from .adapter_run import (
+from .adapter_training import (
     RUN_FOLDER,
+    AdapterTraining,
     check_output,
     check_run,
     comparison_section,
@@ -26,15 +27,13 @@ from .adapter_run import (
     prepared,
     save_adapter,
 )
-from .adapter_training import AdapterTraining
-from .config_parsing import parse_overrides
+from .config_parsing import current_keys, parse_overrides
 from .data import JointBatch
 from .datasets.check import Report, check_dataset
 from .datasets.example import CaptionedPicture, Example
 from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldSource
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
-from .renamed_keys import current_keys
 from .self_distillation import self_distillation_targets
 from .stages.joint import joint_losses
 from .stages.joint_options import JointStage

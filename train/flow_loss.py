@@ -15,9 +15,8 @@ from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from . import parallel
 from .data import JointBatch
-from .losses import align_loss, squared_error
+from .losses import PredictedVelocities, Sample, SelfDistillationTargets, align_loss, squared_error
 from .stages.joint_options import JointStage
-from .targets import PredictedVelocities, Sample, SelfDistillationTargets
 from .trainable import StreamLosses, TrainableModel
 
 MAX_DISTILLED_DRAWINGS = 2

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -95,7 +94,7 @@ def fit(
     )
     progress = checkpoints.load(folder / "checkpoints", optimizer)
     if progress.step >= config.steps:
-        copy_parameters(module, optimizer.averaged())
+        module.load_state_dict(optimizer.averaged(), strict=False)
         return optimizer
     if progress.step:
         print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
@@ -105,7 +104,7 @@ def fit(
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
     workers = config.num_workers
     if workers is None:
-        workers = int(optimizer.masters[0].device.type != "cpu")
+        workers = int(optimizer.named[0][1].device.type != "cpu")
     # batch number ``step`` is a function of the step alone, so that resuming needs no replay
     loader = DataLoader(
         range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps),
@@ -183,7 +182,7 @@ def fit(
             tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    copy_parameters(module, optimizer.averaged())
+    module.load_state_dict(optimizer.averaged(), strict=False)
     if sharded:
         parallel.unshard(module)
     return optimizer
@@ -235,16 +234,9 @@ def sample_with_averages(
 ) -> float | None:
     """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
     current = {n: p.detach().clone() for n, p in optimizer.named}
-    copy_parameters(module, optimizer.averaged())
+    module.load_state_dict(optimizer.averaged(), strict=False)
     try:
         with parallel.single_process():
             return sample(step)
     finally:
-        copy_parameters(module, current)
-
-
-@torch.no_grad()
-def copy_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
-    parameters = dict(module.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
+        module.load_state_dict(current, strict=False)

@@ -32,8 +32,7 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import parse_config
-from .renamed_keys import current_keys, current_override
+from .config_parsing import current_keys, current_override, parse_config
 from .resume import check_same_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
@@ -149,11 +148,13 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
     )
     llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     mllm = StreamModel(llm, vision_tower, recipe.stream, vocabulary)
-    adapter = replace(recipe.adapter, feature_width=vision_tower.width)
-    if recipe.stream.prompt_tokens:
-        adapter = replace(adapter, prompt_width=config.hidden_size)
     glyphs = GlyphEncoder.from_config(recipe.glyphs) if recipe.glyphs.width else None
-    adapter = replace(adapter, glyph_width=recipe.glyphs.width)
+    adapter = replace(
+        recipe.adapter,
+        feature_width=vision_tower.width,
+        prompt_width=config.hidden_size if recipe.stream.prompt_tokens else recipe.adapter.prompt_width,
+        glyph_width=recipe.glyphs.width,
+    )
     mmdit = replace(
         recipe.mmdit,
         latent_channels=vae.channels,
@@ -203,11 +204,9 @@ def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, 
         raise ValueError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if not recipe.warm_start:
         return stages or DEFAULT_STAGES
-    stages = stages or tuple(
-        s for s in DEFAULT_STAGES if s not in (*PART_STAGES, *EVALUATION_STAGES)
-    )  # the vision tower only by name
-    useless = [s for s in stages if s in PART_STAGES and s != "vision"]
-    if useless:
+    # the vision tower only by name
+    stages = stages or tuple(s for s in DEFAULT_STAGES if s not in (*PART_STAGES, *EVALUATION_STAGES))
+    if useless := [s for s in stages if s in PART_STAGES and s != "vision"]:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
     return stages
 
@@ -244,7 +243,7 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
                 recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
-        missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
+        missing = [s for s in PART_STAGES if not (folder / s / "model").exists()]
         if parallel.world_size() > 1 and missing:
             raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
         made = train_parts(recipe, stages, folder, device, dtype)
@@ -294,10 +293,10 @@ def run_evaluation_stages(
     recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Train the judge and the reader, networks of the evaluation; `limner eval` reads them from weights/."""
-    for name, stage in (("judge", judge), ("reader", reader)):
+    for name, run in (("judge", judge.run_judge), ("reader", reader.run_reader)):
         if name in stages:
             check_stage(recipe, name, folder, vae)
-            stage.run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
+            run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
             vae.to("cpu", torch.float32)
 
 

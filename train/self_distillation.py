@@ -12,10 +12,9 @@ from torch import Tensor
 from . import parallel
 from .data import JointBatch
 from .flow_loss import dummy_losses, encode_pictures, predict_velocities, random_choices
-from .losses import assistant_logits
+from .losses import Sample, SelfDistillationTargets, assistant_logits
 from .stages.joint import forward_losses
 from .stages.joint_options import JointStage
-from .targets import Sample, SelfDistillationTargets
 from .trainable import TrainableModel
 
 REFERENCE_WEIGHT = 5.0

@@ -14,7 +14,7 @@ from helpers import make_limner
 from limner.app.cli.main import main
 from limner.train import finetune as module
 from limner.train import step_cost
-from limner.train.adapter_run import training_precision
+from limner.train.adapter_training import training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.loop import Interrupted
 
