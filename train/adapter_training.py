@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..evaluation.sheet import save_sheet
 from ..inference import adapter_files, lora, precision
-from ..inference.adapter_files import lora_state
 from ..inference.adapters import EXTRA, has_tied_embeddings
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
@@ -77,7 +76,9 @@ class AdapterTraining:
 
     def save(self, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
         """``extra`` are the values that the parameters which learned whole have in the end, by name."""
-        weights = {part: (t.peft_config[self.name], lora_state(t, self.name)) for part, t in self.tuners.items()}
+        weights = {
+            part: (t.peft_config[self.name], adapter_files.lora_state(t, self.name)) for part, t in self.tuners.items()
+        }
         differences = {key: extra[key].float() - base.float() for key, base in self.base.items()}
         owner = self.model.adapters
         adapter_files.save(folder, weights, differences, (self.model.name, owner.fingerprint), made)

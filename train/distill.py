@@ -24,7 +24,6 @@ from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import GuidedVelocity
 from ..inference import adapter_files, lora
-from ..inference.adapter_files import TARGETS
 from ..inference.model import Limner
 from ..mllm.messages import Message
 from . import parallel
@@ -227,7 +226,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
 
 def prepare_student(model: Limner, config: DistillConfig) -> AdapterTraining:
     """Only the student's LoRA requires a gradient."""
-    lora_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
+    lora_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=adapter_files.TARGETS["mmdit"])
     return AdapterTraining(model, ADAPTER_NAME, {"mmdit": lora_config})
 
 

@@ -197,9 +197,9 @@ def _train(
     if not loop.learning_rate:
         loop.learning_rate = learning_rate(model.mllm.width)
     prompts = sample_prompts(examples, config)
-    trained = {n: p.numel() for n, p in trainable.named_parameters() if p.requires_grad}
+    trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     print(
-        f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
+        f"training  {trained / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
         f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
         f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -139,8 +140,8 @@ def fit(
             rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
             norm = optimizer.step(rate, config.max_grad_norm)
             progress.step = done = step + 1
-            bad = norm != norm or norm == float("inf")
-            if bad:
+            finite = math.isfinite(norm)
+            if not finite:
                 progress.bad_batches += 1
                 tqdm.write(
                     f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
@@ -150,7 +151,7 @@ def fit(
                     raise FloatingPointError(
                         f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
                     )
-            if step % config.log_every == 0 and not bad:
+            if step % config.log_every == 0 and finite:
                 logged = {f"{name}/gradient_norm": norm}
                 for key, value in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum

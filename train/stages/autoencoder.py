@@ -20,7 +20,6 @@ from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, t
 from ...evaluation.sheet import save_sheet
 from ...world import sampling, signs
 from ...world.pen import STYLES
-from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 
@@ -55,7 +54,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
     """Square crops (count, size, size, 3), 8-bit, each near an object: plain background teaches little."""
-    rng = rng_for(seed, step, "crops")
+    rng = sampling.rng_for(seed, step, "crops")
     cut = []
     while len(cut) < count:
         scene = random_scene(rng)
@@ -71,7 +70,7 @@ def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
 
 def full_pictures(seed: int, step: int, count: int) -> Tensor:
     """Whole pictures of one shape (count, height, width, 3), 8-bit."""
-    rng = rng_for(seed, step, "full")
+    rng = sampling.rng_for(seed, step, "full")
     shape = sampling.shape(rng)
     pixels: list[np.ndarray] = []
     while len(pixels) < count:

@@ -17,7 +17,6 @@ from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...evaluation.geneval_cases import SIDES, halve
 from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
 from ...world import sampling
-from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 from .augmentation import elastic_warp, noisy_reconstruction
@@ -55,7 +54,7 @@ def with_object(scene: Scene, name: str) -> Scene:
 
 
 def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
-    rng = rng_for(seed, step, "judge")
+    rng = sampling.rng_for(seed, step, "judge")
     height, width = sampling.shape(rng)
     rows, columns = height // CELL_SIZE, width // CELL_SIZE
     pixels, centres, grounds = [], [], []
@@ -95,7 +94,7 @@ def losses(
     parameter = judge.ground.weight
     batch = {k: v.to(parameter.device) for k, v in batch.items()}
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
-    rng = rng_for(seed, step, "judge encodes")
+    rng = sampling.rng_for(seed, step, "judge encodes")
     if rng.random() < stage.warp_rate:
         pixels = elastic_warp(pixels, rng.uniform(0.3, 2.0))
     if rng.random() < stage.autoencoder_rate:

@@ -16,7 +16,6 @@ from ...mllm.config import LimnerConfig
 from ...mllm.views import normalise
 from ...mllm.vision_tower import VisionTower
 from ...world import sampling
-from ...world.sampling import rng_for
 from ...world.scene import Scene, label_map, render
 from ..loop import LoopConfig, fit
 
@@ -44,7 +43,7 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
-    rng = rng_for(seed, step, "vision")
+    rng = sampling.rng_for(seed, step, "vision")
     scenes = [
         sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
         for _ in range(stage.loop.batch_size)
