@@ -80,8 +80,8 @@ class AdapterTraining:
             part: (t.peft_config[self.name], adapter_files.lora_state(t, self.name)) for part, t in self.tuners.items()
         }
         differences = {key: extra[key].float() - base.float() for key, base in self.base.items()}
-        owner = self.model.adapters
-        adapter_files.save(folder, weights, differences, (self.model.name, owner.fingerprint), made)
+        base = (self.model.name, self.model.adapters.fingerprint)
+        adapter_files.save(folder, weights, differences, base, made)
 
     def remove(self) -> None:
         """The model's modules are its own again, and its parameters what they were."""

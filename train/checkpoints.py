@@ -50,11 +50,14 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
         fresh.mkdir(parents=True)
     parallel.barrier()
     try:
-        writer = dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True)
         with _quiet():
             # channels-last kernels are not contiguous, safetensors are
             state = {k: v if parallel.is_sharded(v) else v.contiguous() for k, v in optimizer.state_dict().items()}
-            dcp.save(state, storage_writer=writer, no_dist=parallel.world_size() == 1)
+            dcp.save(
+                state,
+                storage_writer=dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True),
+                no_dist=parallel.world_size() == 1,
+            )
         if parallel.rank() == 0:
             (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
             _fsync(fresh.iterdir())

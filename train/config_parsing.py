@@ -11,6 +11,10 @@ from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 RENAMED = {
     "accumulate": "gradient_accumulation_steps",
     "bent": "warp_rate",
@@ -79,16 +83,17 @@ def converted(value: Any, kind: Any, where: str) -> Any:
     return plain(value)
 
 
+def with_defaults(cls: type, given: DictConfig) -> dict[str, Any]:
+    """The defaults of dataclass ``cls`` with what is ``given`` in their place, as plain values, references to keys resolved."""
+    values = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
+    return OmegaConf.to_container(values, resolve=True)
+
+
 def parse_overrides(cls: type, overrides: Sequence[str]) -> Any:
     """Dataclass ``cls`` with its defaults and ``KEY=VALUE`` overrides. Raises ValueError naming the key that is wrong."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
         given = OmegaConf.from_dotlist([current_override(override) for override in overrides])
-        values = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
-        values = OmegaConf.to_container(values, resolve=True)
+        values = with_defaults(cls, given)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
     return parse_config(cls, values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,17 +77,17 @@ def joint_batch(
     """
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
-    by_shape: dict[tuple[int, int], list[Any]] = {}
+    by_shape: dict[tuple[int, int], tuple[int, list[Tensor]]] = {}
     target, references, unseen, target_views, drawing_ids, glyph_text = [], [], [], [], [], []
     stream = collate(encoded, encoder.vocabulary, config)
     views_before = 0  # views of the conversations before
     for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
-        earlier: list[tuple[tuple[int, int], int]] = []
+        earlier: list[tuple[int, int]] = []
         view_at = {start: views_before + index for index, (start, _) in enumerate(conversation.views)}
         views_before += len(conversation.views)
         for picture in conversation.pictures:
-            pictures = by_shape.setdefault(picture.shape, [])
-            place = (picture.shape, len(pictures))
+            index, pictures = by_shape.setdefault(picture.shape, (len(by_shape), []))
+            place = (index, len(pictures))
             pictures.append(torch.from_numpy(np.array(picture.image.convert("RGB"))))
             if picture.drawn:
                 target.append(place)
@@ -101,14 +100,12 @@ def joint_batch(
                 glyph_text.append(picture.glyph_text)
                 drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
-    shapes = {shape: index for index, shape in enumerate(by_shape)}
-    size = config.image_size
     made = JointBatch(
         stream=stream,
-        pictures=[torch.stack(pictures) for pictures in by_shape.values()],
-        target=[(shapes[s], i) for s, i in target],
-        references=[[(shapes[s], i) for s, i in row] for row in references],
-        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
+        pictures=[torch.stack(pictures) for _, pictures in by_shape.values()],
+        target=target,
+        references=references,
+        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, config.image_size, config.image_size),
         target_views=target_views,
         drawing_ids=drawing_ids,
         glyph_text=glyph_text,

@@ -204,24 +204,18 @@ def _train(
         f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,
     )
-    plan_share = model.config.plan_share if config.plan_share is None else config.plan_share
-    new = ExampleSource(examples, config.draw_share, plan_share, report.fingerprint)
-    sources: list[tuple[ConversationSource, float]] = [(new, 1.0)]
+    make_batch = training_mixture(model, report, config)
+    replay_weight = None
     if uses_replay(model, config):
+        replay_weight = config.replay_weight
         stage = replace(stage, context_dropout=max(stage.context_dropout, MIN_CONTEXT_DROPOUT))
-        half = config.replay_share / 2
-        sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
         print(
             f"replay    {config.replay_share:.0%} of the conversations are of the drawn world that {model.name} knows",
             flush=True,
         )
-    make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
-    make_batch.keys = True
     if stage.precomputed:
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
-    losses = partial(
-        adapter_losses, adapter, trainable, stage, config.seed, config.replay_weight if len(sources) > 1 else None
-    )
+    losses = partial(adapter_losses, adapter, trainable, stage, config.seed, replay_weight)
     samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
         check_run(output, model, make_batch, config)
@@ -249,6 +243,19 @@ def _train(
         made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
         save_adapter(adapter, output, averaged, made, model_card(model, data, examples, prompts, config), loop)
     return output
+
+
+def training_mixture(model: Limner, report: Report, config: FinetuneConfig) -> Mixture:
+    """Batches of the new examples, the first source, and of what is replayed."""
+    plan_share = model.config.plan_share if config.plan_share is None else config.plan_share
+    new = ExampleSource(report.examples, config.draw_share, plan_share, report.fingerprint)
+    sources: list[tuple[ConversationSource, float]] = [(new, 1.0)]
+    if uses_replay(model, config):
+        half = config.replay_share / 2
+        sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
+    make_batch = Mixture(sources, model.encoder, config.joint.loop.batch_size, config.seed, pool=8)
+    make_batch.keys = True
+    return make_batch
 
 
 def adapter_losses(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import current_keys, current_override, parse_config
+from .config_parsing import current_override, parse_config, with_defaults
 from .resume import check_same_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
@@ -125,8 +124,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
             changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
             values = compose("config", [f"recipe={name}", *changes])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = OmegaConf.merge(asdict(Recipe()), current_keys(OmegaConf.to_container(values.recipe)))
-            values = OmegaConf.to_container(values, resolve=True)
+            values = with_defaults(Recipe, values.recipe)
     except (OmegaConfBaseException, HydraException) as error:
         raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
     return parse_config(Recipe, values)

@@ -38,18 +38,15 @@ def filter_dataset(
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
     (output / "pictures").mkdir(parents=True)
-    kept = dropped = 0
+    counts = {"kept": 0, "dropped": 0}
     hashes: list[np.ndarray] = []
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            if why is not None:
-                dropped += 1
-                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
-            else:
-                good.write(json.dumps(row(example, output, kept), ensure_ascii=False) + "\n")
-                kept += 1
-    return {"kept": kept, "dropped": dropped}
+            line = row(example, output, counts["kept"]) if why is None else {"where": example.where, "why": why}
+            (good if why is None else bad).write(json.dumps(line, ensure_ascii=False) + "\n")
+            counts["kept" if why is None else "dropped"] += 1
+    return counts
 
 
 def drop_reason(

@@ -132,12 +132,11 @@ class Mixture:
         if self._pool_batches is None or self._pool_batches[0] != pool:
             size = self.pool * self.batch_size
             before, after = self.counts(pool * size), self.counts((pool + 1) * size)
-            found = []
-            for source, (start, end) in enumerate(zip(before, after, strict=True)):
-                for place in range(start, end):
-                    drawings, tokens = conversation_size(self.encoder, self.sources[source].sample(self.seed, place))
-                    found.append((drawings, tokens, source, place))
-            found.sort()
+            found = sorted(
+                (*conversation_size(self.encoder, self.sources[source].sample(self.seed, place)), source, place)
+                for source, places in enumerate(map(range, before, after))
+                for place in places
+            )
             batches = [
                 [(source, place, tokens) for _, tokens, source, place in found[i : i + self.batch_size]]
                 for i in range(0, size, self.batch_size)

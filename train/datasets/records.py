@@ -152,8 +152,12 @@ def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
 
 
 def captioned(row: dict[str, Any], folder: Path, where: str) -> CaptionedPicture:
-    picture = source(row[first_field(row, IMAGE)], folder, where)
-    return with_captions(picture, row[first_field(row, CAPTION)], row.get("probabilities"), where)
+    return with_captions(
+        source(row[first_field(row, IMAGE)], folder, where),
+        row[first_field(row, CAPTION)],
+        row.get("probabilities"),
+        where,
+    )
 
 
 def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> CaptionedPicture:

@@ -72,9 +72,8 @@ def losses(module: PatchClassifier, batch: dict[str, Tensor], step: int) -> dict
     features = module.eye(batch["pixel_values"])
     objects, colors = module.objects(features).float().transpose(1, 2), module.colors(features).float().transpose(1, 2)
     loss = F.cross_entropy(objects, batch["objects"]) + F.cross_entropy(colors, batch["colors"])
-    covered = batch["objects"] > 0
     right = (objects.argmax(1) == batch["objects"]) & (colors.argmax(1) == batch["colors"])
-    return {"loss": loss, "accuracy": right[covered].float().mean()}
+    return {"loss": loss, "accuracy": right[batch["objects"] > 0].float().mean()}
 
 
 def new_eye(config: LimnerConfig, stage: VisionStage) -> VisionTower:
