@@ -95,7 +95,7 @@ def fit(
     )
     progress = checkpoints.load(folder / "checkpoints", optimizer)
     if progress.step >= config.steps:
-        module.load_state_dict(optimizer.averaged(), strict=False)
+        load_parameters(module, optimizer.averaged())
         return optimizer
     if progress.step:
         print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
@@ -103,9 +103,8 @@ def fit(
     tracker = tracking.start_tracker(config.tracker, folder) if first else None
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    workers = config.num_workers
-    if workers is None:
-        workers = int(optimizer.named[0][1].device.type != "cpu")
+    on_gpu = optimizer.named[0][1].device.type != "cpu"
+    workers = int(on_gpu) if config.num_workers is None else config.num_workers
     # batch number ``step`` is a function of the step alone, so that resuming needs no replay
     loader = DataLoader(
         range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps),
@@ -183,7 +182,7 @@ def fit(
             tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    module.load_state_dict(optimizer.averaged(), strict=False)
+    load_parameters(module, optimizer.averaged())
     if sharded:
         parallel.unshard(module)
     return optimizer
@@ -235,9 +234,15 @@ def sample_with_averages(
 ) -> float | None:
     """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
     current = {n: p.detach().clone() for n, p in optimizer.named}
-    module.load_state_dict(optimizer.averaged(), strict=False)
+    load_parameters(module, optimizer.averaged())
     try:
         with parallel.single_process():
             return sample(step)
     finally:
-        module.load_state_dict(current, strict=False)
+        load_parameters(module, current)
+
+
+def load_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy ``values`` into the parameters of these names; the others stay."""
+    unknown = module.load_state_dict(values, strict=False).unexpected_keys
+    assert not unknown, unknown

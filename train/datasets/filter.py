@@ -43,9 +43,12 @@ def filter_dataset(
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            line = row(example, output, counts["kept"]) if why is None else {"where": example.where, "why": why}
-            (good if why is None else bad).write(json.dumps(line, ensure_ascii=False) + "\n")
-            counts["kept" if why is None else "dropped"] += 1
+            if why is None:
+                good.write(json.dumps(row(example, output, counts["kept"]), ensure_ascii=False) + "\n")
+                counts["kept"] += 1
+            else:
+                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
+                counts["dropped"] += 1
     return counts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,10 @@ def losses(
     centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
     objects, colors = [], []
     rows, columns = heat.shape[1:]
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
-            objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
-            colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
+    for dy, dx in product((-1, 0, 1), repeat=2):
+        at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
+        objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
+        colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
     parts = {
         "centre": centre,
         "objects": torch.stack(objects).mean(),
