@@ -1,7 +1,9 @@
-"""LoRA and a few whole parameters that learn inside a model, in place: a copy would double what a large model takes."""
+"""Training of an adapter: LoRA and a few whole parameters learn inside a model, in place (a copy would double what a large
+model takes), in a folder of their own. Fine-tuning and distillation share it."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +13,19 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from ..inference import adapter_files, lora
-from ..inference.adapter_files import lora_state
+from ..evaluation.sheet import save_sheet
+from ..inference import adapter_files, lora, precision
 from ..inference.adapters import EXTRA, has_tied_embeddings
 from ..inference.model import Limner
+from ..inference.output import check_folder, write_text
+from ..inference.progress import ProgressBar
+from . import parallel
+from .datasets.mixture import Mixture
+from .loop import LoopConfig
+from .resume import SETTINGS_FILE, check_same_run, run_settings
+
+RUN_FOLDER = "run"
+"""Folder inside the adapter's for checkpoints, log and metrics."""
 
 
 class AdapterTraining:
@@ -65,19 +76,18 @@ class AdapterTraining:
 
     def save(self, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
         """``extra`` are the values that the parameters which learned whole have in the end, by name."""
-        weights = {part: (t.peft_config[self.name], lora_state(t, self.name)) for part, t in self.tuners.items()}
+        weights = {
+            part: (t.peft_config[self.name], adapter_files.lora_state(t, self.name)) for part, t in self.tuners.items()
+        }
         differences = {key: extra[key].float() - base.float() for key, base in self.base.items()}
-        owner = self.model.adapters
-        adapter_files.save(folder, weights, differences, (self.model.name, owner.fingerprint), made)
+        base = (self.model.name, self.model.adapters.fingerprint)
+        adapter_files.save(folder, weights, differences, base, made)
 
     def remove(self) -> None:
         """The model's modules are its own again, and its parameters what they were."""
+        self._set(0.0, self.base)
         for tuner in self.tuners.values():
             lora.remove(tuner)
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for key, value in self.base.items():
-                parameters[key].copy_(value)
         if EXTRA["boi"] in self.base:
             self.model.mllm.boi_delta = None
 
@@ -86,3 +96,92 @@ class AdapterTraining:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def check_output(model: Limner, output: Path) -> None:
+    """Raises ValueError for a folder with other things than a run to go on with, and for a model with adapters."""
+    if (output / adapter_files.CARD).exists():
+        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
+    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
+    if model.adapters.user:
+        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
+
+
+def check_run(output: Path, model: Limner, make_batch: Mixture, config: Any) -> None:
+    """Raises ValueError where ``output`` holds a run of other data, another base or other settings (`check_same_run`)."""
+    settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
+    check_same_run(output / RUN_FOLDER, settings)
+
+
+@contextmanager
+def prepared(model: Limner, dtype: str, seed: int) -> Iterator[None]:
+    """Within it the model is on its device in the precision of training, and torch is seeded; afterwards the model has its
+    former precision."""
+    before = {p: p.dtype for p in model.parameters()}
+    try:
+        device = parallel.init_process_group()
+        model.to(device, training_precision(model, device or model.mllm.device, dtype)).eval()
+        torch.manual_seed(seed)
+        yield
+    finally:
+        for parameter, former in before.items():
+            parameter.data = parameter.data.to(former)
+        model.requires_grad_(True).eval()
+
+
+def training_precision(model: Limner, device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """Precision of the frozen weights on all processes: what the machine computes fast, unless bf16 would round the base.
+
+    Raises ValueError for a name that is no precision.
+    """
+    dtype = precision.choose_dtype(device, wanted)
+    if wanted == "auto" and not all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.parameters()):
+        dtype = torch.float32
+    return parallel.common_dtype(dtype)
+
+
+def learning_rate(width: int) -> float:
+    """2e-4 at a width of 4096, as is usual, and 1.3e-3 at nano's 256, measured (docs/finetune.md): a power of the ratio."""
+    return round(2e-4 * (4096 / width) ** 0.675, 5)
+
+
+def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
+    """Draw the prompts, if there are any, into a sheet."""
+    if not prompts:
+        return
+    adapters = model.adapters.without_bundled
+    with ProgressBar() as progress:
+        replies = model.eval().draw(
+            list(prompts), max_new_tokens=32, seed=seed, callback=progress, adapters=adapters, **options
+        )
+    save_sheet([reply.images[0] for reply in replies], len(replies), path)
+
+
+def comparison_section(first: str, second: str, prompts: Sequence[str], seed: int) -> str:
+    """A section of the model card with two sheets of the same prompts; empty if nothing was drawn."""
+    if not prompts:
+        return ""
+    shown = "\n".join(f"- {prompt}" for prompt in prompts)
+    return f"""
+The same prompts, {first} (samples/{first}.png) and {second} (samples/{second}.png), seed {seed}:
+
+{shown}
+
+![{first}](samples/{first}.png)
+![{second}](samples/{second}.png)
+"""
+
+
+def save_adapter(
+    adapter: AdapterTraining,
+    output: Path,
+    extra: Mapping[str, Tensor],
+    made: Mapping[str, Any],
+    model_card: str,
+    loop: LoopConfig,
+) -> None:
+    """Write the adapter and its README. The checkpoints are removed, unless several were to be kept; log and metrics stay."""
+    write_text(output / "README.md", model_card)
+    adapter.save(output, extra, made)
+    if loop.save_total_limit == 1:
+        shutil.rmtree(output / RUN_FOLDER / "checkpoints")

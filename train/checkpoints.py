@@ -15,7 +15,6 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from . import parallel
 from .optimizer import MasterOptimizer
@@ -51,11 +50,14 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
         fresh.mkdir(parents=True)
     parallel.barrier()
     try:
-        writer = HuggingFaceStorageWriter(str(fresh), save_distributed=True)
         with _quiet():
             # channels-last kernels are not contiguous, safetensors are
             state = {k: v if parallel.is_sharded(v) else v.contiguous() for k, v in optimizer.state_dict().items()}
-            dcp.save(state, storage_writer=writer, no_dist=parallel.world_size() == 1)
+            dcp.save(
+                state,
+                storage_writer=dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True),
+                no_dist=parallel.world_size() == 1,
+            )
         if parallel.rank() == 0:
             (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
             _fsync(fresh.iterdir())
@@ -87,7 +89,7 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
     path = there[-1]
     try:
         progress = RunState(**json.loads((path / "progress.json").read_text()))
-        reader = HuggingFaceStorageReader(str(path))
+        reader = dcp.HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata
     except (OSError, ValueError, TypeError, KeyError, struct.error, SafetensorError) as error:
         raise ValueError(
@@ -96,7 +98,7 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
     optimizer.check_shapes({name: tuple(getattr(meta, "size", ())) for name, meta in stored.items()}, path)
     state: dict[str, Tensor] = optimizer.empty_state(stored)
     with _quiet():
-        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=parallel.world_size() == 1)
+        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=parallel.world_size() == 1)
     optimizer.load_state_dict(state)
     return progress
 

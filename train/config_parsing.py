@@ -11,7 +11,49 @@ from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .renamed_keys import current_keys, current_override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps",
+    "bent": "warp_rate",
+    "blurred": "blur_rate",
+    "clip": "max_grad_norm",
+    "crop": "crop_size",
+    "decay": "decay_ratio",
+    "encoded": "autoencoder_rate",
+    "featured": "featured_object",
+    "full_last": "full_image_share",
+    "halved": "cut_rate",
+    "keep": "save_total_limit",
+    "kl": "kl_weight",
+    "lines": "num_lines",
+    "noised": "noise_rate",
+    "planned": "plan_share",
+    "slips": "word_dropout",
+    "vocabulary": "vocab_size",
+    "warmup": "warmup_steps",
+    "workers": "num_workers",
+}
+"""Option names of earlier versions, which recipes, overrides and the settings of interrupted runs may still use."""
+
+
+def current_keys(values: Any) -> Any:
+    """Nested options with the names of today. Raises ValueError where an option is given by both of its names."""
+    if not isinstance(values, dict):
+        return values
+    made = {RENAMED.get(key, key): current_keys(value) for key, value in values.items()}
+    if len(made) < len(values):
+        old = next(key for key in values if RENAMED.get(key) in values)
+        raise ValueError(f"{old} is the former name of {RENAMED[old]}; give one of them")
+    return made
+
+
+def current_override(override: str) -> str:
+    """``KEY=VALUE`` with the names of today in its dotted KEY."""
+    key, equals, value = override.partition("=")
+    return ".".join(RENAMED.get(name, name) for name in key.split(".")) + equals + value
 
 
 def parse_config(cls: type, values: Any, where: str = "") -> Any:
@@ -42,16 +84,17 @@ def converted(value: Any, kind: Any, where: str) -> Any:
     return plain(value)
 
 
+def with_defaults(cls: type, given: DictConfig) -> dict[str, Any]:
+    """The defaults of dataclass ``cls`` with what is ``given`` in their place, as plain values, references to keys resolved."""
+    values: Any = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
+    return OmegaConf.to_container(values, resolve=True)  # type: ignore[return-value]  # of a mapping it is one
+
+
 def parse_overrides(cls: type, overrides: Sequence[str]) -> Any:
     """Dataclass ``cls`` with its defaults and ``KEY=VALUE`` overrides. Raises ValueError naming the key that is wrong."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
         given = OmegaConf.from_dotlist([current_override(override) for override in overrides])
-        values: Any = OmegaConf.merge(asdict(cls()), current_keys(OmegaConf.to_container(given)))
-        values = OmegaConf.to_container(values, resolve=True)
+        values = with_defaults(cls, given)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ValueError(f"{' '.join(overrides)}: {error}".splitlines()[0]) from error
     return parse_config(cls, values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise
-from .pictures import to_array
 
 
 @dataclass
@@ -45,8 +44,9 @@ class JointBatch:
     """`counts` summed over the batches of one step, with gradient accumulation"""
 
     def counts(self) -> tuple[int, int]:
-        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings."""
-        return int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target)
+        """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings, of this batch or, with
+        gradient accumulation, of all batches of the step."""
+        return self.totals or (int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target))
 
     def views(self) -> Tensor:
         """(views, 3, image_size, image_size): the stream's, then those it does not show."""
@@ -77,19 +77,19 @@ def joint_batch(
     """
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
-    by_shape: dict[tuple[int, int], list[Any]] = {}
+    by_shape: dict[tuple[int, int], tuple[int, list[Tensor]]] = {}
     target, references, target_views, drawing_ids, glyph_text = [], [], [], [], []
     unseen: list[Tensor] = []
     stream = collate(encoded, encoder.vocabulary, config)
     views_before = 0  # views of the conversations before
     for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
-        earlier: list[tuple[tuple[int, int], int]] = []
+        earlier: list[tuple[int, int]] = []
         view_at = {start: views_before + index for index, (start, _) in enumerate(conversation.views)}
         views_before += len(conversation.views)
         for picture in conversation.pictures:
-            pictures = by_shape.setdefault(picture.shape, [])
-            place = (picture.shape, len(pictures))
-            pictures.append(torch.from_numpy(to_array(picture.image).copy()))
+            index, pictures = by_shape.setdefault(picture.shape, (len(by_shape), []))
+            place = (index, len(pictures))
+            pictures.append(torch.from_numpy(np.array(picture.image.convert("RGB"))))
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
@@ -101,14 +101,12 @@ def joint_batch(
                 glyph_text.append(picture.glyph_text)
                 drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
-    shapes = {shape: index for index, shape in enumerate(by_shape)}
-    size = config.image_size
     made = JointBatch(
         stream=stream,
-        pictures=[torch.stack(pictures) for pictures in by_shape.values()],
-        target=[(shapes[s], i) for s, i in target],
-        references=[[(shapes[s], i) for s, i in row] for row in references],
-        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, size, size),
+        pictures=[torch.stack(pictures) for _, pictures in by_shape.values()],
+        target=target,
+        references=references,
+        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, config.image_size, config.image_size),
         target_views=target_views,
         drawing_ids=drawing_ids,
         glyph_text=glyph_text,

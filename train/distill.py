@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,28 +24,26 @@ from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import GuidedVelocity
 from ..inference import adapter_files, lora
-from ..inference.adapter_files import TARGETS
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
 from ..mllm.messages import Message
 from . import parallel
-from .adapter_training import AdapterTraining
-from .config_parsing import parse_overrides
-from .data import JointBatch
-from .datasets.mixture import ConversationSource, Mixture, load_sources
-from .finetune import (
+from .adapter_training import (
     RUN_FOLDER,
+    AdapterTraining,
+    check_output,
+    check_run,
     comparison_section,
     draw_samples,
     learning_rate,
-    remove_checkpoints,
-    restored,
-    training_precision,
+    prepared,
+    save_adapter,
 )
+from .config_parsing import parse_overrides
+from .data import JointBatch
+from .datasets.mixture import ConversationSource, Mixture, load_sources
 from .flow_loss import group_by_shape, prompt_states, random_choices
 from .loop import LoopConfig, fit
 from .losses import squared_error
-from .resume import SETTINGS_FILE, check_same_run, run_settings
 from .stages.joint import forward_losses
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
@@ -121,14 +120,9 @@ class DrawingSource:
         raise ValueError(f"{MAX_TRIES} conversations without a drawing, up to {self.source.name(seed, number)}")
 
 
-@dataclass
-class Student:
-    """The MM-DiT with the student's LoRA, which `switch` turns on and off (off, it is the teacher)."""
-
-    mmdit: MMDiT
-
-    def switch(self, on: bool) -> None:
-        lora.set_scale(self.mmdit, {ADAPTER_NAME: float(on)})
+def switch_student(mmdit: MMDiT, on: bool) -> None:
+    """Turn the student's LoRA on or off; off, the MM-DiT is the teacher."""
+    lora.set_scale(mmdit, {ADAPTER_NAME: float(on)})
 
 
 def student_losses(
@@ -137,7 +131,6 @@ def student_losses(
     """The loss of all drawings of a batch, averaged over the segments of their paths."""
     batch = batch.to(trainable.stream.device)
     detokenizer = trainable.mmdit_detokenizer
-    student = Student(detokenizer.mmdit)
     choices = random_choices(JointStage(), batch, config.seed, step)
     with torch.no_grad():
         stream_losses = forward_losses(trainable, batch)
@@ -148,31 +141,21 @@ def student_losses(
         )
     total = torch.zeros((), device=condition.context.device)
     for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
-        group_condition = condition.rows(group.drawings)
-        group_condition = Condition(
-            group_condition.context,
-            group_condition.context_mask,
-            group_condition.pooled,
-            group.references,
-            group_condition.negative,
-        )
+        group_condition = replace(condition.rows(group.drawings), references=group.references)
         noise = choices.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
         height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
-        total = (
-            total
-            + path_loss(student, group_condition, noise, detokenizer.timestep_shift(height, width), config, scale).sum()
-        )
+        shift = detokenizer.timestep_shift(height, width)
+        total = total + path_loss(detokenizer.mmdit, group_condition, noise, shift, config, scale).sum()
     return {"loss": total / stream_losses.loss_denominator}
 
 
 def path_loss(
-    student: Student, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
+    mmdit: MMDiT, condition: Condition, noise: Tensor, shift: float, config: DistillConfig, scale: float
 ) -> Tensor:
     """The student's squared error for each picture (batch,), averaged over the segments of its own path from ``noise``.
 
     In each segment the target is the mean velocity of the teacher's guided steps from the same point.
     """
-    mmdit = student.mmdit
     dtype = mmdit.proj_out.weight.dtype
     ratio = config.teacher_steps // config.steps
     teacher_times = flow.inference_timesteps(config.teacher_steps, shift)
@@ -181,16 +164,13 @@ def path_loss(
         guided = GuidedVelocity(mmdit, condition, Guidance(scale), teacher_times.to(noise.device), dtype)
         plain = GuidedVelocity(mmdit, condition, Guidance(), times.to(noise.device), dtype)
     x, errors = noise, []
-    for segment in range(config.steps):
-        t, t_next = times[segment].item(), times[segment + 1].item()
-        student.switch(False)
+    for segment, (t, t_next) in enumerate(pairwise(times.tolist())):
+        switch_student(mmdit, False)
         with torch.no_grad():
             teacher_x = x
-            for i in range(segment * ratio, (segment + 1) * ratio):
-                teacher_x = teacher_x + (teacher_times[i + 1] - teacher_times[i]).item() * guided(
-                    teacher_x, teacher_times[i].item()
-                )
-        student.switch(True)
+            for now, then in pairwise(teacher_times[segment * ratio : (segment + 1) * ratio + 1]):
+                teacher_x = teacher_x + (then - now).item() * guided(teacher_x, now.item())
+        switch_student(mmdit, True)
         velocity = plain(x, t)
         errors.append(squared_error(velocity, (teacher_x - x) / (t_next - t)))
         x = x + (t_next - t) * velocity.detach()
@@ -206,85 +186,49 @@ def distill(
     ValueError for options or data that cannot be used, and for a model that draws with another network than the MM-DiT.
     """
     config, output = config or DistillConfig(), Path(output)
-    if (output / adapter_files.CARD).exists():
-        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
-    if model.adapters.user:
-        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
+    check_output(model, output)
     if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with restored(model):
-        device = parallel.init_process_group()
-        model.to(device, training_precision(model, device or model.mllm.device, config.dtype)).eval()
+    with prepared(model, config.dtype, config.seed):
         return _train(model, output, config, prompts)
 
 
 def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
-    torch.manual_seed(config.seed)
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    if not config.loop.learning_rate:
+    loop, samples, first = config.loop, output / "samples", parallel.rank() == 0
+    if not loop.learning_rate:
         assert isinstance(model.detokenizer.transformer, MMDiT)
-        config.loop.learning_rate = learning_rate(model.detokenizer.transformer.config.width)
+        loop.learning_rate = learning_rate(model.detokenizer.transformer.config.width)
     start = load_student(Path(config.warm_start), model, config) if config.warm_start else {}
-    run, first = output / RUN_FOLDER, parallel.rank() == 0
-    all_sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
-    sources = [(DrawingSource(source), weight) for source, weight in all_sources]
-    make_batch = Mixture(sources, model.encoder, config.loop.batch_size, config.seed, pool=16)
+    sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
+    drawings = [(DrawingSource(source), weight) for source, weight in sources]
+    make_batch = Mixture(drawings, model.encoder, loop.batch_size, config.seed, pool=16)
     if first:
-        settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
-        check_same_run(run, settings)
-        if prompts and not (output / "samples/teacher.png").exists():
-            draw_samples(
-                model,
-                prompts,
-                config.seed,
-                output / "samples/teacher.png",
-                num_inference_steps=config.teacher_steps,
-                guidance_scale=scale,
-            )
-    adapter = prepare_student(model, config)
-    with adapter:
+        check_run(output, model, make_batch, config)
+        if not (samples / "teacher.png").exists():
+            teacher = {"num_inference_steps": config.teacher_steps, "guidance_scale": scale}
+            draw_samples(model, prompts, config.seed, samples / "teacher.png", **teacher)
+    with prepare_student(model, config) as adapter:
         if start:
             set_peft_model_state_dict(adapter.tuners["mmdit"], start, adapter_name=ADAPTER_NAME)
-        return _train_student(adapter, make_batch, config, scale, output, prompts)
-
-
-def _train_student(
-    adapter: AdapterTraining,
-    make_batch: Mixture,
-    config: DistillConfig,
-    scale: float,
-    output: Path,
-    prompts: Sequence[str],
-) -> Path:
-    model, run = adapter.model, output / RUN_FOLDER
-    trainable = TrainableModel(model.mllm, model.detokenizer)
-    trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
-    ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
-    print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
-    parallel.barrier()
-    fit("distill", trainable, make_batch, partial(student_losses, trainable, config, scale), config.loop, run)
-    if parallel.rank() != 0:
-        return output
-    if prompts:
-        draw_samples(
-            model,
-            prompts,
-            config.seed,
-            output / "samples/student.png",
-            num_inference_steps=config.steps,
-            guidance_scale=1.0,
-        )
-    made = {"student_steps": config.steps, "config": asdict(config)}
-    write_text(output / "README.md", model_card(model, config, scale, prompts))
-    adapter.save(output, {}, made)
-    remove_checkpoints(run, config.loop)
+        trainable = TrainableModel(model.mllm, model.detokenizer)
+        trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
+        ways = f"{config.steps} plain steps for {config.teacher_steps} guided by {scale:g}"
+        print(f"training  {trained / 1e6:.2f} M parameters: {ways}", flush=True)
+        parallel.barrier()
+        losses = partial(student_losses, trainable, config, scale)
+        fit("distill", trainable, make_batch, losses, loop, output / RUN_FOLDER)
+        if first:
+            student = {"num_inference_steps": config.steps, "guidance_scale": 1.0}
+            draw_samples(model, prompts, config.seed, samples / "student.png", **student)
+            made = {"student_steps": config.steps, "config": asdict(config)}
+            save_adapter(adapter, output, {}, made, model_card(model, config, scale, prompts), loop)
     return output
 
 
 def prepare_student(model: Limner, config: DistillConfig) -> AdapterTraining:
     """Only the student's LoRA requires a gradient."""
-    lora_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=TARGETS["mmdit"])
+    lora_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=adapter_files.TARGETS["mmdit"])
     return AdapterTraining(model, ADAPTER_NAME, {"mmdit": lora_config})
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,33 +10,34 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from ..evaluation.sheet import save_sheet
-from ..inference import adapter_files, precision
 from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
-from ..inference.progress import ProgressBar
 from . import parallel
-from .adapter_training import AdapterTraining
-from .config_parsing import parse_overrides
+from .adapter_training import (
+    RUN_FOLDER,
+    AdapterTraining,
+    check_output,
+    check_run,
+    comparison_section,
+    draw_samples,
+    learning_rate,
+    prepared,
+    save_adapter,
+)
+from .config_parsing import current_keys, parse_overrides
 from .data import JointBatch
-from .datasets import check, readers
-from .datasets.check import Report
+from .datasets.check import Report, check_dataset
 from .datasets.example import CaptionedPicture, Example
 from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldSource
-from .flow_loss import random_choices
 from .frozen_encoders import EncoderCache, encoders_fingerprint
-from .loop import LoopConfig, backward, fit
-from .optimizer import MasterOptimizer
-from .renamed_keys import current_keys
-from .resume import SETTINGS_FILE, check_same_run, run_settings
+from .loop import LoopConfig, fit
 from .self_distillation import self_distillation_targets
 from .stages.joint import joint_losses
 from .stages.joint_options import JointStage
+from .step_cost import estimate_cost
 from .trainable import TrainableModel, gradient_checkpointing, limner_parameter_name
 
 EDIT_KINDS = ("edit", "follow_up", "describe")
@@ -61,8 +58,6 @@ UNUSED_STAGE_FIELDS = (
 """Options of a joint stage that fine-tuning does not use."""
 ADAPTER_NAME = "new"
 """Name of the adapter while it trains."""
-RUN_FOLDER = "run"
-"""Folder inside the adapter's for checkpoints, log and metrics."""
 
 
 @dataclass
@@ -180,34 +175,12 @@ def finetune(
     if config is not None and options:
         raise ValueError(f"config and {', '.join(options)}: give one or the other")
     config, output = config or config_from_options(options), Path(output)
-    if (output / adapter_files.CARD).exists():
-        raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
-    if model.adapters.user:
-        raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
-    print(f"checking {data}", flush=True)
-    report = check.check(readers.read(data), model.encoder, model.mllm.max_position_embeddings)
-    print(report.table(), flush=True)
-    report.raise_if_unusable()
-    with restored(model):
-        device = parallel.init_process_group()
-        model.to(device, training_precision(model, device or model.mllm.device, config.dtype))
-        torch.manual_seed(config.seed)
+    check_output(model, output)
+    report = check_dataset(data, model.encoder, model.mllm.max_position_embeddings)
+    with prepared(model, config.dtype, config.seed):
         trainable, adapter = prepare_adapter(model, config)
         with adapter:
             return _train(adapter, trainable, report, str(data), output, config, dry_run)
-
-
-@contextmanager
-def restored(model: Limner) -> Iterator[None]:
-    """On leaving it, the model has its former precision."""
-    before = {p: p.dtype for p in model.parameters()}
-    try:
-        yield
-    finally:
-        for parameter, dtype in before.items():
-            parameter.data = parameter.data.to(dtype)
-        model.requires_grad_(True).eval()
 
 
 def _train(
@@ -224,35 +197,28 @@ def _train(
     if not loop.learning_rate:
         loop.learning_rate = learning_rate(model.mllm.width)
     prompts = sample_prompts(examples, config)
-    trained = {n: p.numel() for n, p in trainable.named_parameters() if p.requires_grad}
+    trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     print(
-        f"training  {sum(trained.values()) / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
+        f"training  {trained / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
         f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
         f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,
     )
-    plan_share = model.config.plan_share if config.plan_share is None else config.plan_share
-    new = ExampleSource(examples, config.draw_share, plan_share, report.fingerprint)
-    sources: list[tuple[ConversationSource, float]] = [(new, 1.0)]
+    make_batch = training_mixture(model, report, config)
+    replay_weight = None
     if uses_replay(model, config):
+        replay_weight = config.replay_weight
         stage = replace(stage, context_dropout=max(stage.context_dropout, MIN_CONTEXT_DROPOUT))
-        half = config.replay_share / 2
-        sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
         print(
             f"replay    {config.replay_share:.0%} of the conversations are of the drawn world that {model.name} knows",
             flush=True,
         )
-    make_batch = Mixture(sources, model.encoder, loop.batch_size, config.seed, pool=8)
-    make_batch.keys = True
     if stage.precomputed:
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
-    losses = partial(
-        adapter_losses, adapter, trainable, stage, config.seed, config.replay_weight if len(sources) > 1 else None
-    )
-    samples, run, first = output / "samples", output / RUN_FOLDER, parallel.rank() == 0
-    settings = {"data": make_batch.fingerprints, "base": model.adapters.fingerprint, "config": run_settings(config)}
+    losses = partial(adapter_losses, adapter, trainable, stage, config.seed, replay_weight)
+    samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
-        check_same_run(run, settings)
+        check_run(output, model, make_batch, config)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         seconds, peak = estimate_cost(make_batch, losses, trainable, stage)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
@@ -263,29 +229,33 @@ def _train(
     )
     if dry_run:
         return output
-    if first and prompts and not (samples / "before.png").exists():
+    if first and not (samples / "before.png").exists():
         draw_samples(model, prompts, config.seed, samples / "before.png")
     parallel.barrier()
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
-        optimizer = fit("finetune", trainable, make_batch, losses, loop, run)
+        optimizer = fit("finetune", trainable, make_batch, losses, loop, output / RUN_FOLDER)
     averaged = {
         limner_parameter_name(name): parallel.full_tensor(value) for name, value in optimizer.averaged().items()
     }
-    if not first:
-        return output
-    if prompts and loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
-        draw_samples(model, prompts, config.seed, samples / "after.png")
-    provenance = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
-    write_text(output / "README.md", model_card(model, data, examples, prompts, config))
-    adapter.save(output, averaged, provenance)
-    remove_checkpoints(run, loop)
+    if first:
+        if loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
+            draw_samples(model, prompts, config.seed, samples / "after.png")
+        made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
+        save_adapter(adapter, output, averaged, made, model_card(model, data, examples, prompts, config), loop)
     return output
 
 
-def remove_checkpoints(run: Path, loop: LoopConfig) -> None:
-    """Remove the checkpoints of a finished run, unless several were to be kept; log and metrics stay."""
-    if loop.save_total_limit == 1:
-        shutil.rmtree(run / "checkpoints")
+def training_mixture(model: Limner, report: Report, config: FinetuneConfig) -> Mixture:
+    """Batches of the new examples, the first source, and of what is replayed."""
+    plan_share = model.config.plan_share if config.plan_share is None else config.plan_share
+    new = ExampleSource(report.examples, config.draw_share, plan_share, report.fingerprint)
+    sources: list[tuple[ConversationSource, float]] = [(new, 1.0)]
+    if uses_replay(model, config):
+        half = config.replay_share / 2
+        sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
+    make_batch = Mixture(sources, model.encoder, config.joint.loop.batch_size, config.seed, pool=8)
+    make_batch.keys = True
+    return make_batch
 
 
 def adapter_losses(
@@ -326,86 +296,6 @@ def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableMod
     return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.extra)
 
 
-def learning_rate(width: int) -> float:
-    """2e-4 at a width of 4096, as is usual, and 1.3e-3 at nano's 256, measured (docs/finetune.md): a power of the ratio."""
-    return round(2e-4 * (4096 / width) ** 0.675, 5)
-
-
-def training_precision(model: Limner, device: torch.device, wanted: str = "auto") -> torch.dtype:
-    """Precision of the frozen weights on all processes: what the machine computes fast, unless bf16 would round the base.
-
-    Raises ValueError for a name that is no precision.
-    """
-    dtype = precision.choose_dtype(device, wanted)
-    if wanted == "auto" and not all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.parameters()):
-        dtype = torch.float32
-    return parallel.common_dtype(dtype)
-
-
-def estimate_cost(
-    make_batch: Mixture,
-    losses: Callable[[JointBatch, int], dict[str, Tensor]],
-    trainable: TrainableModel,
-    stage: JointStage,
-) -> tuple[float, int]:
-    """Seconds a step and peak memory in bytes, from two steps that change nothing.
-
-    The batches of a pool differ, as they are sorted by what is drawn in them. The largest one shows the memory, and warms up;
-    the one that is nearest to the pool's mean in `step_cost` is timed.
-    """
-    batches = [make_batch(step) for step in tqdm(range(make_batch.pool), desc="a pool", leave=False, disable=None)]
-    costs = [
-        parallel.sum_over_processes(step_cost(batch, trainable, stage)) for batch in batches
-    ]  # all processes choose the same
-    mean = sum(costs) / len(costs)
-    largest = max(range(len(costs)), key=lambda i: costs[i])
-    typical = min(range(len(costs)), key=lambda i: abs(costs[i] - mean))
-    optimizer = MasterOptimizer(trainable.named_parameters(), 1.0, ema_decay=0.9)
-    for step in tqdm((largest, typical), desc="trying", leave=False, disable=None):
-        begun = time.monotonic()
-        backward(losses(batches[step], step)["loss"])
-        optimizer.step(0.0, 1.0)
-        seconds = time.monotonic() - begun
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
-    return seconds * mean / costs[typical], peak
-
-
-def step_cost(batch: JointBatch, trainable: TrainableModel, stage: JointStage) -> float:
-    """About how many multiplications a step of this batch takes: parameters times tokens, for forward, backward and, if
-    conversations are replayed, the base's forward."""
-    stream, detokenizer = trainable.stream, trainable.mmdit_detokenizer
-    rows, tokens = batch.stream.input_ids.shape
-    tokens_in_all = rows * tokens + len(batch.target) * stream.config.num_queries
-    passes = 3 if any(batch.sources) else 2
-    total: float = tokens_in_all * passes * count_parameters(stream.llm.get_decoder().layers)
-    if not batch.target:
-        return total
-    distilled = torch.tensor(batch.sources)[batch.stream.drawing_row] > 0
-    assert detokenizer.adapter is not None
-    context = detokenizer.adapter.config.num_tokens + stream.config.prompt_tokens
-    for drawing, count in enumerate(random_choices(stage, batch, 0, 0, distilled).counts):
-        shown = [batch.target[drawing], *batch.references[drawing]]
-        pixels = sum(batch.pictures[shape][0, ..., 0].numel() for shape, _ in shown)
-        # either stream has half of the parameters
-        token_products = (
-            (context + pixels // detokenizer.size_multiple**2) * count_parameters(detokenizer.mmdit.blocks) / 2
-        )
-        total += count * token_products * (3 if distilled[drawing] else 2)
-    return total
-
-
-def count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def peak_memory() -> int:
-    """Peak memory of this process in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
     """Captions, or requests answered by a drawing, of a few examples spread over the set."""
     prompts = []
@@ -417,34 +307,6 @@ def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]
             if len(words) == len(example.messages[0]["content"]):  # a request without a picture of its own
                 prompts.append(" ".join(words))
     return prompts[: config.samples]
-
-
-def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
-    with ProgressBar() as progress:
-        replies = model.eval().draw(
-            list(prompts),
-            max_new_tokens=32,
-            seed=seed,
-            callback=progress,
-            adapters=model.adapters.without_bundled,
-            **options,
-        )
-    save_sheet([reply.images[0] for reply in replies], len(replies), path)
-
-
-def comparison_section(first: str, second: str, prompts: Sequence[str], seed: int) -> str:
-    """A section of the model card with two sheets of the same prompts; empty if nothing was drawn."""
-    if not prompts:
-        return ""
-    shown = "\n".join(f"- {prompt}" for prompt in prompts)
-    return f"""
-The same prompts, {first} (samples/{first}.png) and {second} (samples/{second}.png), seed {seed}:
-
-{shown}
-
-![{first}](samples/{first}.png)
-![{second}](samples/{second}.png)
-"""
 
 
 def model_card(model: Limner, data: str, examples: list[Example], prompts: list[str], config: FinetuneConfig) -> str:

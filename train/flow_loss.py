@@ -15,9 +15,8 @@ from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from . import parallel
 from .data import JointBatch
-from .losses import align_loss, squared_error
+from .losses import PredictedVelocities, Sample, SelfDistillationTargets, align_loss, squared_error
 from .stages.joint_options import JointStage
-from .targets import PredictedVelocities, Sample, SelfDistillationTargets
 from .trainable import StreamLosses, TrainableModel
 
 MAX_DISTILLED_DRAWINGS = 2
@@ -154,10 +153,9 @@ def predict_velocities(
     selected = None if only is None else set(only.nonzero().flatten().tolist())
     samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
     groups = group_by_shape(batch, latents, samples, set(choices.drop_references.nonzero().flatten().tolist()))
-    dummy_runs = int(parallel.max_over_processes(len(groups))) - len(
-        groups
-    )  # before any forward: the others wait in their blocks' all-gathers
-    made, nothing = [], torch.zeros((), device=device)
+    # before any forward: the others wait in their blocks' all-gathers
+    dummy_runs = int(parallel.max_over_processes(len(groups))) - len(groups)
+    made = []
     for group in groups:
         x0 = group.latents
         noise = choices.noise(group.samples, x0.shape[1:]).to(x0)
@@ -178,9 +176,7 @@ def predict_velocities(
         made.append(
             PredictedVelocities(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None)
         )
-    for _ in range(dummy_runs):
-        nothing = nothing + dummy_forward(mmdit)
-    return made, nothing
+    return made, dummy_forward(mmdit, dummy_runs)
 
 
 def flow_losses(
@@ -193,7 +189,6 @@ def flow_losses(
 ) -> dict[str, Tensor]:
     """Flow loss and, if configured, alignment loss, averaged over all drawings, timesteps and noises. Replayed drawings have the
     velocities of ``self_targets`` as targets."""
-    mmdit = trainable.mmdit_detokenizer.mmdit
     latents = encode_pictures(trainable, batch) if self_targets is None else self_targets.latents
     groups, flow_sum = predict_velocities(trainable, stage, batch, stream_losses, choices, latents)
     align_sum = torch.zeros_like(flow_sum)
@@ -204,7 +199,9 @@ def flow_losses(
         if group.early is not None:
             assert trainable.align is not None and stream_losses.vision_features is not None
             vision_features = resize_features(
-                stream_losses.vision_features[drawings], target.shape[-2:], mmdit.config.patch_size
+                stream_losses.vision_features[drawings],
+                target.shape[-2:],
+                trainable.mmdit_detokenizer.mmdit.config.patch_size,
             )
             align_sum = align_sum + (weights * align_loss(trainable.align, group.early, vision_features)).sum()
         if self_targets is not None:
@@ -229,18 +226,18 @@ def prompt_states(detokenizer: MMDiTDetokenizer, stream_losses: StreamLosses) ->
     return empty, torch.zeros(empty.shape[:2], dtype=torch.bool, device=empty.device)
 
 
-def dummy_forward(mmdit: MMDiT) -> Tensor:
-    """A forward that adds zero to the loss: a sharded block that runs on one process has to run on all."""
+def dummy_forward(mmdit: MMDiT, runs: int) -> Tensor:
+    """Forwards that add zero to the loss: a sharded block that runs on one process has to run on all."""
     config, like = mmdit.config, mmdit.proj_out.weight
     latents = like.new_zeros(1, config.latent_channels, config.patch_size, config.patch_size)
     context, pooled = like.new_zeros(1, 1, config.context_width), like.new_zeros(1, config.pooled_width)
-    return mmdit(latents, like.new_zeros(1), context, pooled).float().sum() * 0
+    nothing = (mmdit(latents, like.new_zeros(1), context, pooled).float().sum() * 0 for _ in range(runs))
+    return sum(nothing, torch.zeros((), device=like.device))
 
 
 def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
     """The (zero) losses of a process without a drawing while other processes have some."""
-    runs = int(parallel.max_over_processes(0))
-    losses = {"flow": sum((dummy_forward(trainable.mmdit_detokenizer.mmdit) for _ in range(runs)), torch.zeros(()))}
+    losses = {"flow": dummy_forward(trainable.mmdit_detokenizer.mmdit, int(parallel.max_over_processes(0)))}
     return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
 
 

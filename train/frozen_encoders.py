@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,7 +67,7 @@ class FrozenEncoders:
     vision_tower: VisionTower
     autoencoder: Autoencoder | None
     cache: EncoderCache | None = None
-    misses: int = field(default=0)
+    misses: int = 0
     """How many inputs were not in the folder so far."""
     memory: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
     """The latest outputs, up to `MEMORY_BYTES`: a small data set is seen many times."""
@@ -120,36 +121,36 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = FrozenEncoders(model.mllm.vision_tower, model.detokenizer.autoencoder)
     places: dict[str, str] = {}
-    waiting: dict[str, Tensor] = {}
+    outputs = encoder_outputs(model, examples, batch_size)
+    files = map("{:05d}.safetensors".format, count())
+    while tensors := dict(islice(outputs, TENSORS_PER_FILE)):
+        file = next(files)
+        save_file(tensors, folder / file)
+        places |= dict.fromkeys(tensors, file)
+    write_text(folder / "index.json", json.dumps({"encoders": encoders_fingerprint(model), "places": places}) + "\n")
+    return len(places)
 
-    def write() -> None:
-        name = f"{len(list(folder.glob('*.safetensors'))):05d}.safetensors"
-        save_file(waiting, folder / name)
-        places.update(dict.fromkeys(waiting, name))
-        waiting.clear()
 
+def encoder_outputs(model: Limner, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[str, Tensor]]:
+    """The encoders' output for every picture of ``examples``, once, by the `data.tensor_key` of its input."""
+    frozen = FrozenEncoders(model.mllm.vision_tower, model.detokenizer.autoencoder)
+    done: set[str] = set()
     for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
         for batch in encoder_batches(model, examples[start : start + batch_size]):
             inputs = batch.to(model.mllm.device)
             given: list[tuple[Any, Tensor, list[str]]] = [(frozen.features, inputs.views(), batch.view_keys)]
             given += [(frozen.latents, p, k) for p, k in zip(inputs.pictures, batch.picture_keys, strict=True)]
             for encode, tensors, names in given:
-                fresh = [i for i, name in enumerate(names) if name not in places and name not in waiting]
+                fresh = {name: index for index, name in enumerate(names) if name not in done}
                 if fresh:
-                    made = encode(tensors[fresh], ())
+                    made = encode(tensors[list(fresh.values())], ())
                     made = made.to("cpu", model.stored_dtype)  # computed in the precision that the machine is fast in
-                    waiting |= {names[i]: value.contiguous() for i, value in zip(fresh, made, strict=True)}
-            if len(waiting) >= TENSORS_PER_FILE:
-                write()
-    if waiting:
-        write()
-    write_text(folder / "index.json", json.dumps({"encoders": encoders_fingerprint(model), "places": places}) + "\n")
-    return len(places)
+                    done.update(fresh)
+                    yield from ((name, value.contiguous()) for name, value in zip(fresh, made, strict=True))
 
 
-def encoder_batches(model: Limner, examples: Sequence[Example]) -> Iterable[JointBatch]:
+def encoder_batches(model: Limner, examples: Sequence[Example]) -> Iterator[JointBatch]:
     """One batch in which captioned pictures are drawn, and one in which they are described: training may do either."""
     fit = partial(resize_to_shape, config=model.config)
     for draw_share in (1.0, 0.0):

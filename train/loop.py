@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -95,7 +95,7 @@ def fit(
     )
     progress = checkpoints.load(folder / "checkpoints", optimizer)
     if progress.step >= config.steps:
-        copy_parameters(module, optimizer.averaged())
+        load_parameters(module, optimizer.averaged())
         return optimizer
     if progress.step:
         print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
@@ -103,9 +103,8 @@ def fit(
     tracker = tracking.start_tracker(config.tracker, folder) if first else None
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    workers = config.num_workers
-    if workers is None:
-        workers = int(optimizer.masters[0].device.type != "cpu")
+    on_gpu = optimizer.named[0][1].device.type != "cpu"
+    workers = int(on_gpu) if config.num_workers is None else config.num_workers
     # batch number ``step`` is a function of the step alone, so that resuming needs no replay
     steps = range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps)
     loader: DataLoader[Any] = DataLoader(
@@ -141,8 +140,8 @@ def fit(
             rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
             norm = optimizer.step(rate, config.max_grad_norm)
             progress.step = done = step + 1
-            bad = norm != norm or norm == float("inf")
-            if bad:
+            finite = math.isfinite(norm)
+            if not finite:
                 progress.bad_batches += 1
                 tqdm.write(
                     f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
@@ -152,7 +151,7 @@ def fit(
                     raise FloatingPointError(
                         f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
                     )
-            if step % config.log_every == 0 and not bad:
+            if step % config.log_every == 0 and finite:
                 logged = {f"{name}/gradient_norm": norm}
                 for key, total in values.items():
                     # the loss was scaled for the gradients' average, the others are shares of a sum
@@ -184,7 +183,7 @@ def fit(
             tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    copy_parameters(module, optimizer.averaged())
+    load_parameters(module, optimizer.averaged())
     if sharded:
         parallel.unshard(module)
     return optimizer
@@ -236,16 +235,15 @@ def sample_with_averages(
 ) -> float | None:
     """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
     current = {n: p.detach().clone() for n, p in optimizer.named}
-    copy_parameters(module, optimizer.averaged())
+    load_parameters(module, optimizer.averaged())
     try:
         with parallel.single_process():
             return sample(step)
     finally:
-        copy_parameters(module, current)
+        load_parameters(module, current)
 
 
-@torch.no_grad()
-def copy_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
-    parameters = dict(module.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
+def load_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy ``values`` into the parameters of these names; the others stay."""
+    unknown = module.load_state_dict(values, strict=False).unexpected_keys
+    assert not unknown, unknown

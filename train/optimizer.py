@@ -40,24 +40,23 @@ class MasterOptimizer:
         if not self.named:
             raise ValueError("nothing to train: no parameter requires a gradient")
         self.learning_rate = learning_rate
-        self.masters = [p.detach().float().clone().requires_grad_() for _, p in self.named]
+        self.masters = {name: p.detach().float().clone().requires_grad_() for name, p in self.named}
         inner: list[Tensor] = []
         others: list[Tensor] = []
-        for (name, _), master in zip(self.named, self.masters, strict=True):
+        for name, master in self.masters.items():
             (inner if kind == "muon" and master.ndim == 2 and _REPEATED.search(name) else others).append(master)
-        groups = [
-            {"params": [m for m in others if m.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [m for m in others if m.ndim < 2], "weight_decay": 0.0},
-        ]
         self.optimizers: list[torch.optim.Optimizer] = []
         if others:
-            groups = [g for g in groups if g["params"]]
+            groups = [
+                {"params": [m for m in others if m.ndim >= 2], "weight_decay": weight_decay},
+                {"params": [m for m in others if m.ndim < 2], "weight_decay": 0.0},
+            ]
             self.optimizers.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8, fused=True))
         if inner:
             dtype = common_dtype(precision.choose_dtype(inner[0].device))
             self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
-        self.ema = [m.detach().clone() for m in self.masters] if ema_decay else []
+        self.ema = {name: master.detach().clone() for name, master in self.masters.items()} if ema_decay else {}
         self.updates = 0
 
     def step(self, rate: float, clip: float) -> float:
@@ -65,7 +64,7 @@ class MasterOptimizer:
 
         A gradient that is not finite changes nothing (the caller sees the norm and counts it).
         """
-        used = [(m, p) for m, (_, p) in zip(self.masters, self.named, strict=True) if p.grad is not None]
+        used = [(self.masters[name], p) for name, p in self.named if p.grad is not None]
         grads = []
         for _, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
             assert p.grad is not None
@@ -84,26 +83,25 @@ class MasterOptimizer:
                 optimizer.zero_grad(set_to_none=True)
             self.updates += 1
             with torch.no_grad():
-                masters = [local_shard(m) for m in self.masters]
+                masters = [local_shard(m) for m in self.masters.values()]
                 torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
                 if self.ema:  # a new average follows faster (as in timm and diffusers)
                     decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
                     # diffusers' EMAModel does the same through a copy of all weights
-                    get_ema_multi_avg_fn(decay)([local_shard(e) for e in self.ema], masters, self.updates)
+                    get_ema_multi_avg_fn(decay)([local_shard(e) for e in self.ema.values()], masters, self.updates)
         return norm
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to save: the EMA, if there is one, else the masters."""
-        values = self.ema or self.masters
-        return {name: value.detach() for (name, _), value in zip(self.named, values, strict=True)}
+        return {name: value.detach() for name, value in (self.ema or self.masters).items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors only, so that a checkpoint is one safetensors file."""
         state: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
-        for index, ((name, _), master) in enumerate(zip(self.named, self.masters, strict=True)):
+        for name, master in self.masters.items():
             state[f"master.{name}"] = master.detach()
             if self.ema:
-                state[f"ema.{name}"] = self.ema[index]
+                state[f"ema.{name}"] = self.ema[name]
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(master, {}).items():
                     state[f"state.{key}.{name}"] = value
@@ -125,12 +123,11 @@ class MasterOptimizer:
 
     def empty_state(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors of the right shapes and sharding for `load_state_dict`, to be read into."""
-        masters = {name: master for (name, _), master in zip(self.named, self.masters, strict=True)}
         state = {}
         for key in names:
             name = key.split(".", 2 if key.startswith("state.") else 1)[-1]
             counts = key == "updates" or key.startswith("state.step.")
-            state[key] = torch.tensor(0.0) if counts else torch.zeros_like(masters[name].detach())
+            state[key] = torch.tensor(0.0) if counts else torch.zeros_like(self.masters[name].detach())
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -138,12 +135,12 @@ class MasterOptimizer:
         self.check_shapes({key: tuple(value.shape) for key, value in state.items()}, Path("the state"))
         self.updates = int(state["updates"])
         with torch.no_grad():
-            for index, ((name, p), master) in enumerate(zip(self.named, self.masters, strict=True)):
-                master.copy_(state[f"master.{name}"])
-                p.copy_(master)
+            for name, p in self.named:
+                self.masters[name].copy_(state[f"master.{name}"])
+                p.copy_(self.masters[name])
                 if self.ema:
-                    self.ema[index].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
-        names = {master: name for (name, _), master in zip(self.named, self.masters, strict=True)}
+                    self.ema[name].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
+        names = {master: name for name, master in self.masters.items()}
         for optimizer in self.optimizers:
             for master in (p for group in optimizer.param_groups for p in group["params"]):
                 optimizer.state[master] = {  # a fused step wants its count where the master is

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -32,8 +31,7 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import parse_config
-from .renamed_keys import current_keys, current_override
+from .config_parsing import current_override, parse_config, with_defaults
 from .resume import check_same_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
@@ -126,8 +124,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
             changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
             values: Any = compose("config", [f"recipe={name}", *changes])
             # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = OmegaConf.merge(asdict(Recipe()), current_keys(OmegaConf.to_container(values.recipe)))
-            values = OmegaConf.to_container(values, resolve=True)
+            values = with_defaults(Recipe, values.recipe)
     except (OmegaConfBaseException, HydraException) as error:
         raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
     return parse_config(Recipe, values)
@@ -149,11 +146,13 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
     )
     llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     mllm = StreamModel(llm, vision_tower, recipe.stream, vocabulary)
-    adapter = replace(recipe.adapter, feature_width=vision_tower.width)
-    if recipe.stream.prompt_tokens:
-        adapter = replace(adapter, prompt_width=config.hidden_size)
     glyphs = GlyphEncoder.from_config(recipe.glyphs) if recipe.glyphs.width else None
-    adapter = replace(adapter, glyph_width=recipe.glyphs.width)
+    adapter = replace(
+        recipe.adapter,
+        feature_width=vision_tower.width,
+        prompt_width=config.hidden_size if recipe.stream.prompt_tokens else recipe.adapter.prompt_width,
+        glyph_width=recipe.glyphs.width,
+    )
     mmdit = replace(
         recipe.mmdit,
         latent_channels=vae.channels,
@@ -204,11 +203,9 @@ def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, 
         raise ValueError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if not recipe.warm_start:
         return stages or DEFAULT_STAGES
-    stages = stages or tuple(
-        s for s in DEFAULT_STAGES if s not in (*PART_STAGES, *EVALUATION_STAGES)
-    )  # the vision tower only by name
-    useless = [s for s in stages if s in PART_STAGES and s != "vision"]
-    if useless:
+    # the vision tower only by name
+    stages = stages or tuple(s for s in DEFAULT_STAGES if s not in (*PART_STAGES, *EVALUATION_STAGES))
+    if useless := [s for s in stages if s in PART_STAGES and s != "vision"]:
         raise ValueError(f"a warm start brings its own {useless[0]}: leave it out of --stages, or warm_start out")
     return stages
 
@@ -245,7 +242,7 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
                 recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
-        missing = [s for s in ("tokenizer", "autoencoder", "vision") if not (folder / s / "model").exists()]
+        missing = [s for s in PART_STAGES if not (folder / s / "model").exists()]
         if parallel.world_size() > 1 and missing:
             raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
         made = train_parts(recipe, stages, folder, device, dtype)
@@ -295,10 +292,10 @@ def run_evaluation_stages(
     recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Train the judge and the reader, networks of the evaluation; `limner eval` reads them from weights/."""
-    for name, stage in (("judge", judge), ("reader", reader)):
+    for name, run in (("judge", judge.run_judge), ("reader", reader.run_reader)):
         if name in stages:
             check_stage(recipe, name, folder, vae)
-            stage.run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
+            run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
             vae.to("cpu", torch.float32)
 
 

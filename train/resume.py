@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..inference.output import write_text
-from .renamed_keys import current_keys
+from .config_parsing import current_keys
 
 SETTINGS_FILE = "settings.json"
 UNCHECKED = frozenset(

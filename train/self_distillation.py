@@ -12,10 +12,9 @@ from torch import Tensor
 from . import parallel
 from .data import JointBatch
 from .flow_loss import dummy_losses, encode_pictures, predict_velocities, random_choices
-from .losses import assistant_logits
+from .losses import SelfDistillationTargets, assistant_logits
 from .stages.joint import forward_losses
 from .stages.joint_options import JointStage
-from .targets import Sample, SelfDistillationTargets
 from .trainable import TrainableModel
 
 REFERENCE_WEIGHT = 5.0
@@ -37,39 +36,28 @@ def self_distillation_targets(
     vision_features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
     latents = encode_pictures(trainable, batch) if len(batch.target) else []
     drawings = conversations[batch.stream.drawing_row]
+    has_references = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
+    targets = SelfDistillationTargets(
+        conversations,
+        drawings,
+        logits=vision_features.new_zeros(0, trainable.stream.llm.config.vocab_size),
+        features=None,
+        velocities={},
+        weight=weight,
+        weights=torch.where(drawings, weight * torch.where(has_references, REFERENCE_WEIGHT, 1.0), 1.0),
+        vision_features=vision_features,
+        latents=latents,
+    )
     if not parallel.sum_over_processes(int(conversations.sum())):  # saves the forward of the backbone
-        nothing = vision_features.new_zeros(0, trainable.stream.llm.config.vocab_size)
-        return SelfDistillationTargets(
-            conversations,
-            drawings,
-            nothing,
-            None,
-            {},
-            weight,
-            vision_features.new_ones(len(drawings)),
-            vision_features,
-            latents,
-        )
+        return targets
     stream_losses = forward_losses(trainable, batch, vision_features=vision_features)
     assert stream_losses.output is not None
     logits, _, rows = assistant_logits(trainable.stream, stream_losses.output, batch.stream)
-    velocities: dict[Sample, Tensor] = {}
+    targets.logits, targets.features = logits[conversations[rows]], stream_losses.features
     if stream_losses.features is not None:
         choices = random_choices(stage, batch, seed, step, drawings)
         for group in predict_velocities(trainable, stage, batch, stream_losses, choices, latents, only=drawings)[0]:
-            velocities |= dict(zip(group.samples, group.velocity, strict=True))
+            targets.velocities |= zip(group.samples, group.velocity, strict=True)
     elif stream_losses.drawings:  # other processes have some
         dummy_losses(trainable)
-    has_references = torch.tensor([bool(row) for row in batch.references], dtype=torch.bool, device=drawings.device)
-    weights = torch.where(drawings, weight * torch.where(has_references, REFERENCE_WEIGHT, 1.0), 1.0)
-    return SelfDistillationTargets(
-        conversations,
-        drawings,
-        logits[conversations[rows]],
-        stream_losses.features,
-        velocities,
-        weight,
-        weights,
-        vision_features,
-        latents,
-    )
+    return targets

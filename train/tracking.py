@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker
+from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from accelerate.utils import LoggerType
 
 
 def start_tracker(kind: str, folder: Path) -> GeneralTracker:
@@ -15,10 +15,6 @@ def start_tracker(kind: str, folder: Path) -> GeneralTracker:
     One registered by `accelerate.tracking.register_tracker_class` serves as well. Raises ValueError for a name that
     accelerate does not know, or whose package is not installed.
     """
-    from accelerate.state import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-    from accelerate.utils import LoggerType
-
     if kind not in LOGGER_TYPE_TO_CLASS:
         raise ValueError(f"tracker is {kind!r}; accelerate has {', '.join(LOGGER_TYPE_TO_CLASS)}")
     installed = [str(one) for one in get_available_trackers()]

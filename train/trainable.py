@@ -24,28 +24,25 @@ class TrainableModel(nn.Module):
 
     def __init__(self, stream: StreamModel, detokenizer: Detokenizer | None, align: bool = False) -> None:
         super().__init__()
-        if detokenizer is not None and not isinstance(detokenizer, MMDiTDetokenizer):
-            raise ValueError(
-                "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
-            )
-        self.stream, self.detokenizer = stream, detokenizer
+        self.stream, self.detokenizer, self.align = stream, detokenizer, None
         stream.vision_tower.requires_grad_(False)
+        autoencoder = None
         if detokenizer is not None:
-            detokenizer.autoencoder.requires_grad_(False)
-        width = detokenizer.mmdit.config.width if detokenizer is not None else 0
-        self.align = (
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
-            if align
-            else None
-        )
-        self.frozen_encoders = FrozenEncoders(
-            stream.vision_tower, None if detokenizer is None else detokenizer.autoencoder
-        )
+            if not isinstance(detokenizer, MMDiTDetokenizer):
+                raise ValueError(
+                    "this model paints with SDXL's UNet, which no stage trains; its backbone learns in the language stage"
+                )
+            autoencoder = detokenizer.autoencoder.requires_grad_(False)
+            if align:
+                width = detokenizer.mmdit.config.width
+                head = (nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
+                self.align = nn.Sequential(*head)
+        self.frozen_encoders = FrozenEncoders(stream.vision_tower, autoencoder)
 
     @property
     def mmdit_detokenizer(self) -> MMDiTDetokenizer:
         """The de-tokenizer, where something is drawn."""
-        assert self.detokenizer is not None
+        assert isinstance(self.detokenizer, MMDiTDetokenizer)
         return self.detokenizer
 
 

@@ -67,7 +67,7 @@ def test_loading_obeys_it(tmp_path, monkeypatch):
 
 
 def test_training_obeys_it(monkeypatch):
-    from limner.train.finetune import training_precision
+    from limner.train.adapter_training import training_precision
     from limner.train.optimizer import MasterOptimizer
 
     cpu, model = torch.device("cpu"), make_limner()

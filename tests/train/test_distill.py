@@ -13,7 +13,15 @@ from limner.detokenizer.condition import Condition
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit_detokenizer import GuidedVelocity
 from limner.train.datasets.mixture import WorldSource
-from limner.train.distill import DistillConfig, DrawingSource, Student, distill, load_config, path_loss, prepare_student
+from limner.train.distill import (
+    DistillConfig,
+    DrawingSource,
+    distill,
+    load_config,
+    path_loss,
+    prepare_student,
+    switch_student,
+)
 from limner.train.trainable import TrainableModel
 
 QUICK = [
@@ -50,7 +58,7 @@ def end(model, steps, scale, noise, own):
 def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_nothing_else():
     model = make_limner()
     prepare_student(model, DistillConfig(steps=2, teacher_steps=4, rank=2))
-    student, own = Student(model.detokenizer.mmdit), condition(model)
+    student, own = model.detokenizer.mmdit, condition(model)
     noise = torch.randn(3, 4, 4, 4)
     same = path_loss(student, own, noise, 1.0, DistillConfig(steps=2, teacher_steps=2), 1.0)
     assert same.shape == (3,) and same.abs().max() < 1e-10
@@ -66,19 +74,19 @@ def test_training_brings_the_student_to_the_teacher():
     config = DistillConfig(steps=2, teacher_steps=8, rank=8)
     prepare_student(model, config)
     trainable = TrainableModel(model.mllm, model.detokenizer)
-    student, own = Student(model.detokenizer.mmdit), condition(model)
+    student, own = model.detokenizer.mmdit, condition(model)
     noise = torch.randn(3, 4, 4, 4)
-    student.switch(False)
+    switch_student(student, False)
     there, before = end(model, 8, 3.0, noise, own), end(model, 2, 1.0, noise, own)
     optimizer = torch.optim.AdamW([p for p in trainable.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(60):
         path_loss(student, own, noise, 1.0, config, 3.0).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    student.switch(True)
+    switch_student(student, True)
     after = end(model, 2, 1.0, noise, own)
     assert (after - there).norm() < 0.3 * (before - there).norm()
-    student.switch(False)
+    switch_student(student, False)
     assert torch.equal(end(model, 8, 3.0, noise, own), there), "the teacher is what it was"
 
 

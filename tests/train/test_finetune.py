@@ -13,6 +13,8 @@ import limner
 from helpers import make_limner
 from limner.app.cli.main import main
 from limner.train import finetune as module
+from limner.train import step_cost
+from limner.train.adapter_training import training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.loop import Interrupted
 
@@ -200,7 +202,7 @@ def test_options_are_checked():
         with pytest.raises(ValueError, match=said):
             load_config(wrong)
     with pytest.raises(ValueError, match="dtype is 'int3'"):
-        module.training_precision(make_limner(), torch.device("cpu"), "int3")
+        training_precision(make_limner(), torch.device("cpu"), "int3")
     assert FinetuneConfig().parts == ("llm", "mmdit")
 
 
@@ -231,11 +233,11 @@ def test_the_command_line(data, tmp_path, capsys):
 def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
     """From two steps: where time goes by work it is exact, however different the batches are."""
     clock, done = [0.0], []
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(step_cost.time, "monotonic", lambda: clock[0])
     real = module.joint_losses
 
     def timed(trainable, stage, seed, batch, step, kept):
-        done.append(module.step_cost(batch, trainable, stage))
+        done.append(step_cost.step_cost(batch, trainable, stage))
         clock[0] += done[-1] * 1e-6
         return real(trainable, stage, seed, batch, step, kept)
 

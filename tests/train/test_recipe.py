@@ -9,6 +9,7 @@ import torch
 
 import limner
 from helpers import picture
+from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.train import recipe as recipes
 
 
@@ -116,3 +117,10 @@ def test_a_dry_run_takes_two_steps_of_every_stage_and_leaves_nothing(tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert main(["train", "tiny", "--dry-run", "--stages", ",".join(recipes.STAGES)]) == 0
     assert "two steps of every stage" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_the_evaluation_s_networks_are_stages(tmp_path):
+    recipe = recipes.load_recipe("tiny", [f"output={tmp_path}"])
+    vae = kl_autoencoder((8, 16), 4, 2)
+    recipes.run_evaluation_stages(recipe, ("judge", "reader"), vae, tmp_path, torch.device("cpu"), torch.float32)
+    assert all((tmp_path / name / "model/config.json").exists() for name in ("judge", "reader"))

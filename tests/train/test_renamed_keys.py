@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 
 from limner.train import recipe
+from limner.train.config_parsing import RENAMED, current_keys
 from limner.train.distill import load_config as distill_config
 from limner.train.finetune import config_from_options, load_config
-from limner.train.renamed_keys import RENAMED, current_keys
 from limner.train.resume import check_same_run, run_settings
 
 

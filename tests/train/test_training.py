@@ -127,7 +127,7 @@ def test_masters_keep_what_bf16_rounds_away():
         p.grad = torch.ones_like(p)
         optimizer.step(1.0, 1e9)
     # forty steps of 1e-4: each is below bf16's resolution at 1, together they are not
-    assert optimizer.masters[0].max() < 0.9965 and p.max() < 1
+    assert optimizer.masters["p"].max() < 0.9965 and p.max() < 1
 
 
 def test_muon_takes_inner_matrices_and_adamw_the_rest():
@@ -451,7 +451,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
             "x", trainable, lambda n: made[n], lambda b, _: fixed(b, 0), config, tmp_path / str(len(batches))
         )
         (adam,) = optimizer.optimizers
-        found = [adam.state[master]["exp_avg"].clone() for master in optimizer.masters if master in adam.state]
+        found = [adam.state[master]["exp_avg"].clone() for master in optimizer.masters.values() if master in adam.state]
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(before[name])

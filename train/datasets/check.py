@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
 from ..loop import MAX_SKIPPED_SHARE
+from . import readers
 from .example import CaptionedPicture, Example, Problem, open_picture, open_pictures
 
 MIN_SIDE = 16
@@ -75,6 +77,15 @@ class Report:
                 f"{len(self.problems)} of {whole} examples are left out, more than {MAX_SKIPPED_SHARE:.0%}; "
                 f"mend them or take them away. The first: {self.problems[0]}"
             )
+
+
+def check_dataset(data: str | Path, encoder: StreamEncoder, max_length: int) -> Report:
+    """Read and check a whole data set, and print what is found. Raises ValueError for one that cannot be used."""
+    print(f"checking {data}", flush=True)
+    report = check(readers.read(data), encoder, max_length)
+    print(report.table(), flush=True)
+    report.raise_if_unusable()
+    return report
 
 
 def check(found: Iterable[Example | Problem], encoder: StreamEncoder, max_length: int, threads: int = 8) -> Report:

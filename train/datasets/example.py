@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,16 +136,20 @@ def shuffled(count: int, seed: int, epoch: int, purpose: str) -> tuple[int, ...]
     return tuple(order)
 
 
-def open_pictures(messages: list[Message], fit: Any) -> list[Message]:
+def map_pictures(messages: list[Message], change: Callable[[Any], Any]) -> list[Message]:
+    """The messages with ``change(picture)`` in place of every picture."""
+    return [
+        {
+            **message,
+            "content": [
+                {**part, "image": change(part["image"])} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
+
+
+def open_pictures(messages: list[Message], fit: Callable[[Image.Image], Image.Image]) -> list[Message]:
     """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
-    return normalize_messages(
-        [
-            {
-                **m,
-                "content": [
-                    {**p, "image": fit(open_picture(p["image"]))} if p["type"] == "image" else p for p in m["content"]
-                ],
-            }
-            for m in messages
-        ]
-    )
+    return normalize_messages(map_pictures(messages, lambda source: fit(open_picture(source))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ...inference.output import check_folder
 from . import readers
-from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, open_picture
+from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, map_pictures, open_picture
 from .rules import HASH_SIDE, Rules
 
 
@@ -39,18 +38,18 @@ def filter_dataset(
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
     (output / "pictures").mkdir(parents=True)
-    kept = dropped = 0
+    counts = {"kept": 0, "dropped": 0}
     hashes: list[np.ndarray] = []
     with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
         for example in readers.read(data):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            if isinstance(example, Problem) or why is not None:
-                dropped += 1
-                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
+            if why is None and not isinstance(example, Problem):
+                good.write(json.dumps(row(example, output, counts["kept"]), ensure_ascii=False) + "\n")
+                counts["kept"] += 1
             else:
-                good.write(json.dumps(row(example, output, kept), ensure_ascii=False) + "\n")
-                kept += 1
-    return {"kept": kept, "dropped": dropped}
+                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
+                counts["dropped"] += 1
+    return counts
 
 
 def drop_reason(
@@ -89,27 +88,20 @@ def row(example: Example, output: Path, index: int) -> dict[str, Any]:
     if isinstance(example, CaptionedPicture):
         shares = {"probabilities": list(example.shares)} if len(set(example.shares)) > 1 else {}
         return {"file_name": next(names), "text": list(example.captions), **shares}
-    return {
-        "messages": [
-            {**m, "content": [{**p, "image": next(names)} if p["type"] == "image" else p for p in m["content"]]}
-            for m in example.messages
-        ]
-    }
+    return {"messages": map_pictures(example.messages, lambda _: next(names))}
 
 
 def copy_picture(source: Source, output: Path, stem: str) -> str:
-    if isinstance(source, Path):
-        name = f"pictures/{stem}{source.suffix.lower()}"
-        shutil.copyfile(source, output / name)
-    elif isinstance(source, EmbeddedPicture):
-        data = source.read()
-        ending = Path(source.name.rstrip(")")).suffix.lower()
-        name = f"pictures/{stem}{ending if ending in readers.PICTURES else '.png'}"
-        (output / name).write_bytes(data)
+    """The picture's name in the new data set; its bytes are copied where it has some."""
+    if isinstance(source, (Path, EmbeddedPicture)):
+        name, data = (source.name, source.read_bytes()) if isinstance(source, Path) else (source.name, source.read())
+        ending = Path(name.rstrip(")")).suffix.lower()
+        stem += ending if ending in readers.PICTURES else ".png"
+        (output / "pictures" / stem).write_bytes(data)
     else:
-        name = f"pictures/{stem}.png"
-        source.open().save(output / name)
-    return name
+        stem += ".png"
+        source.open().save(output / "pictures" / stem)
+    return f"pictures/{stem}"
 
 
 def clip_similarity(name: str) -> Callable[[Image.Image, str], float]:

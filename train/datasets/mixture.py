@@ -23,7 +23,9 @@ from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from .. import parallel
 from ..data import JointBatch, joint_batch
-from .example import Example, open_pictures, shuffled
+from .check import check_dataset
+from .example import Example, map_pictures, open_pictures, shuffled
+from .shards import ShardSource
 
 POOL_BATCHES = 128
 """Batches in a pool, a number that keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
@@ -66,15 +68,7 @@ class WorldSource:
         return f"world {seed}/{place}"
 
     def sample(self, seed: int, place: int) -> list[Message]:
-        return [
-            {
-                **m,
-                "content": [
-                    {**p, "image": SceneImage(p["image"])} if p["type"] == "image" else p for p in m["content"]
-                ],
-            }
-            for m in talk.conversation(rng_for(seed, place, "world"), self.kinds).messages
-        ]
+        return map_pictures(talk.conversation(rng_for(seed, place, "world"), self.kinds).messages, SceneImage)
 
 
 @dataclass(frozen=True)
@@ -138,12 +132,11 @@ class Mixture:
         if self._pool_batches is None or self._pool_batches[0] != pool:
             size = self.pool * self.batch_size
             before, after = self.counts(pool * size), self.counts((pool + 1) * size)
-            found = []
-            for source, (start, end) in enumerate(zip(before, after, strict=True)):
-                for place in range(start, end):
-                    drawings, tokens = conversation_size(self.encoder, self.sources[source].sample(self.seed, place))
-                    found.append((drawings, tokens, source, place))
-            found.sort()
+            found = sorted(
+                (*conversation_size(self.encoder, self.sources[source].sample(self.seed, place)), source, place)
+                for source, places in enumerate(map(range, before, after))
+                for place in places
+            )
             batches = [
                 [(source, place, tokens) for _, tokens, source, place in found[i : i + self.batch_size]]
                 for i in range(0, size, self.batch_size)
@@ -152,34 +145,30 @@ class Mixture:
             self._pool_batches = (pool, batches)
         return self._pool_batches[1]
 
-    def conversations(self, step: int) -> tuple[list[list[Message]], list[int], list[int]]:
-        """This process's conversations of a step, pictures not yet opened, their places in the whole batch, and their
-        sources."""
-        pool, index = divmod(step, self.pool)
-        batch = self.pool_batches(pool)[index]
-        indices = parallel.balanced_indices([float(tokens) for _, _, tokens in batch])
-        conversations = [self.sources[batch[i][0]].sample(self.seed, batch[i][1]) for i in indices]
-        return conversations, indices, [batch[i][0] for i in indices]
-
     def names(self, step: int) -> list[str]:
         """Names of a step's conversations over all processes, for messages."""
         pool, index = divmod(step, self.pool)
         return [self.sources[source].name(self.seed, place) for source, place, _ in self.pool_batches(pool)[index]]
 
     def __call__(self, step: int) -> JointBatch:
-        """Conversations whose pictures cannot be read are left out and named in the batch. Raises ValueError when none is
-        left."""
+        """This process's conversations of a step. Those whose pictures cannot be read are left out and named in the batch.
+
+        Raises ValueError when none is left.
+        """
         fit = partial(resize_to_shape, config=self.encoder.config)
-        opened, places, sources, left_out = [], [], [], []
-        for messages, place, source in zip(*self.conversations(step), strict=True):
+        pool, index = divmod(step, self.pool)
+        batch = self.pool_batches(pool)[index]
+        kept, left_out = [], []
+        for place in parallel.balanced_indices([float(tokens) for _, _, tokens in batch]):
+            source, number, _ = batch[place]
+            messages = self.sources[source].sample(self.seed, number)
             try:
-                opened.append(open_pictures(messages, fit))
-                places.append(place)
-                sources.append(source)
+                kept.append((open_pictures(messages, fit), place, source))
             except (ValueError, OSError) as error:
-                left_out.append(f"{self.names(step)[place]}: {error}")
-        if not opened:
+                left_out.append(f"{self.sources[source].name(self.seed, number)}: {error}")
+        if not kept:
             raise ValueError(f"every conversation of step {step} is broken; the first: {left_out[0]}")
+        opened, places, sources = map(list, zip(*kept, strict=True))
         made = joint_batch(opened, self.encoder, places, self.keys)
         made.sources, made.left_out = sources, left_out
         return made
@@ -216,24 +205,17 @@ def load_sources(
 
     Raises ValueError for one that cannot be used.
     """
-    from . import readers
-    from .check import check
-    from .shards import ShardSource
-
     sources: list[tuple[ConversationSource, float]] = []
     for given in data:
         name, weight = split_weight(given)
+        source: ConversationSource
         if name == "world" or name.startswith("world/"):
-            sources.append((WorldSource(talk.kinds(name.removeprefix("world").lstrip("/"))), weight))
-            continue
-        if name.startswith("stream:"):
-            shards = ShardSource(name.removeprefix("stream:"), draw_share)
-            print(f"{name}: {shards.total:,} examples in {len(shards.paths)} shards, checked as they come", flush=True)
-            sources.append((shards, weight))
-            continue
-        print(f"checking {name}", flush=True)
-        report = check(readers.read(name), encoder, max_length)
-        print(report.table(), flush=True)
-        report.raise_if_unusable()
-        sources.append((ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint), weight))
+            source = WorldSource(talk.kinds(name.removeprefix("world").lstrip("/")))
+        elif name.startswith("stream:"):
+            source = ShardSource(name.removeprefix("stream:"), draw_share)
+            print(f"{name}: {source.total:,} examples in {len(source.paths)} shards, checked as they come", flush=True)
+        else:
+            report = check_dataset(name, encoder, max_length)
+            source = ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint)
+        sources.append((source, weight))
     return sources

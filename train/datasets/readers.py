@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,15 @@ def file(path: Path) -> Found:
 
 def rows(found: Iterable[tuple[str, Any]], base: Path) -> Found:
     for where, row in found:
-        if isinstance(row, Problem):
-            yield row
-            continue
-        try:
-            yield example(row, base, where)
-        except ValueError as error:
-            yield Problem(where, str(error))
+        yield row if isinstance(row, Problem) else example_or_problem(where, example, row, base)
+
+
+def example_or_problem(where: str, read: Callable[..., Example], *given: Any) -> Example | Problem:
+    """``read(*given, where)``, or what is wrong there."""
+    try:
+        return read(*given, where)
+    except ValueError as error:
+        return Problem(where, str(error))
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -129,20 +131,19 @@ def captions_beside(path: Path, files: list[Path]) -> Found:
         elif stem not in texts:
             yield Problem(str(named[0]), f"no caption: write it to {stem.name}.txt beside it")
         else:
-            try:
-                lines = [line.strip() for line in texts[stem].read_text(encoding="utf-8").splitlines()]
-            except UnicodeDecodeError:
-                yield Problem(str(texts[stem]), "not UTF-8 text")
-                continue
-            captions = tuple(line for line in lines if line)
-            yield (
-                CaptionedPicture(named[0], captions, str(named[0]))
-                if captions
-                else Problem(str(texts[stem]), "an empty caption")
-            )
-    for stem, found in sorted(texts.items()):
-        if stem not in pictures:
-            yield Problem(str(found), "a caption without a picture")
+            yield captioned_by(texts[stem], named[0])
+    yield from (
+        Problem(str(p), "a caption without a picture") for stem, p in sorted(texts.items()) if stem not in pictures
+    )
+
+
+def captioned_by(text: Path, picture: Path) -> Example | Problem:
+    try:
+        lines = text.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return Problem(str(text), "not UTF-8 text")
+    captions = tuple(line.strip() for line in lines if line.strip())
+    return CaptionedPicture(picture, captions, str(picture)) if captions else Problem(str(text), "an empty caption")
 
 
 def shard(path: Path) -> Found:
@@ -158,11 +159,7 @@ def shard(path: Path) -> Found:
     except (tarfile.TarError, OSError, EOFError) as error:
         yield Problem(str(path), f"the archive is broken after {len(groups)} examples: {error}")
     for key, members in groups.items():
-        where = f"{path}:{key}"
-        try:
-            yield shard_example(path, members, where)
-        except ValueError as error:
-            yield Problem(where, str(error))
+        yield example_or_problem(f"{path}:{key}", shard_example, path, members)
 
 
 def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -> Example:

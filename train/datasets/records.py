@@ -37,14 +37,12 @@ def picture_path(folder: Path, name: str) -> Path:
 
 def source(value: Any, folder: Path, where: str) -> Source:
     """A path, or what `datasets` and Parquet keep of a picture: ``{"bytes": …, "path": …}``."""
-    if isinstance(value, str) and value:
-        return picture_path(folder, value)
-    if isinstance(value, (bytes, bytearray)) and value:
-        return EmbeddedPicture(where, bytes(value))
-    if isinstance(value, dict) and value.get("bytes"):
-        return EmbeddedPicture(f"{where} ({value.get('path') or 'picture'})", bytes(value["bytes"]))
-    if isinstance(value, dict) and value.get("path"):
-        return picture_path(folder, value["path"])
+    held = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+    if isinstance(held, str) and held:
+        return picture_path(folder, held)
+    if isinstance(held, (bytes, bytearray)) and held:
+        name = f"{where} ({value.get('path') or 'picture'})" if isinstance(value, dict) else where
+        return EmbeddedPicture(name, bytes(held))
     raise ValueError(f"a picture must be a path or bytes, not {value!r:.60}")
 
 
@@ -155,8 +153,12 @@ def interleaved(row: dict[str, Any], folder: Path, where: str) -> Conversation:
 
 
 def captioned(row: dict[str, Any], folder: Path, where: str) -> CaptionedPicture:
-    picture = source(row[first_field(row, IMAGE)], folder, where)
-    return with_captions(picture, row[first_field(row, CAPTION)], row.get("probabilities"), where)
+    return with_captions(
+        source(row[first_field(row, IMAGE)], folder, where),
+        row[first_field(row, CAPTION)],
+        row.get("probabilities"),
+        where,
+    )
 
 
 def with_captions(picture: Source, given: Any, probabilities: Any, where: str) -> CaptionedPicture:

@@ -79,15 +79,11 @@ class ShardSource:
         epoch, index = divmod(place, self.total)
         order = shuffled(len(self.paths), seed, 0, f"shards/{epoch}")
         groups = [order[i : i + self.together] for i in range(0, len(order), self.together)]
-        ends = list(accumulate(sum(self.counts[s] for s in group) for group in groups))
-        which = bisect_right(ends, index)
-        index -= ends[which - 1] if which else 0
-        index = shuffled(sum(self.counts[s] for s in groups[which]), seed, 0, f"group/{epoch}/{which}")[index]
-        for shard in groups[which]:
-            if index < self.counts[shard]:
-                return self.paths[shard], index
-            index -= self.counts[shard]
-        raise AssertionError("a place outside its group")
+        sizes = [sum(self.counts[shard] for shard in group) for group in groups]
+        which, index = locate(sizes, index)
+        index = shuffled(sizes[which], seed, 0, f"group/{epoch}/{which}")[index]
+        shard, index = locate([self.counts[shard] for shard in groups[which]], index)
+        return self.paths[groups[which][shard]], index
 
     def example(self, seed: int, place: int) -> Example | Problem:
         path, index = self.find(seed, place)
@@ -104,6 +100,13 @@ class ShardSource:
 
     def name(self, seed: int, place: int) -> str:
         return self.example(seed, place).where
+
+
+def locate(sizes: Sequence[int], index: int) -> tuple[int, int]:
+    """Where the ``index``-th item lies in parts of these sizes, one after another: which part, and the index in it."""
+    ends = list(accumulate(sizes))
+    part = bisect_right(ends, index)
+    return part, index - (ends[part - 1] if part else 0)
 
 
 def shard_counts(folder: Path, paths: Sequence[Path]) -> list[int]:

@@ -6,17 +6,21 @@ latents are kept smooth by noise rather than the pictures sharp by width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import random
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
 from ...evaluation.sheet import save_sheet
-from .. import pictures
+from ...world import sampling, signs
+from ...world.pen import STYLES
+from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 
 
@@ -40,10 +44,46 @@ class AutoencoderStage(DecoderStage):
     kl_weight: float = 1e-3
 
 
+def random_scene(rng: random.Random) -> Scene:
+    """A scene of any kind: objects in every style, and signs, whose letters are the finest detail."""
+    if rng.random() < 0.2:
+        return signs.sign_scene(rng)
+    scene = sampling.any_scene(rng)
+    return replace(scene, style=rng.choice(STYLES)) if rng.random() < 0.4 else scene
+
+
+def random_crops(seed: int, step: int, count: int, size: int) -> Tensor:
+    """Square crops (count, size, size, 3), 8-bit, each near an object: plain background teaches little."""
+    rng = sampling.rng_for(seed, step, "crops")
+    cut: list[np.ndarray] = []
+    while len(cut) < count:
+        scene = random_scene(rng)
+        pixels = np.asarray(render(scene, rng.choice((0.8, 1.0, 1.25))))
+        height, width = pixels.shape[:2]
+        for thing in rng.sample(scene.things, min(2, len(scene.things))):
+            x = round(thing.x * width - size / 2 + rng.uniform(-0.3, 0.3) * size)
+            y = round(thing.y * height - size / 2 + rng.uniform(-0.3, 0.3) * size)
+            x, y = max(0, min(x, width - size)), max(0, min(y, height - size))
+            cut.append(pixels[y : y + size, x : x + size])
+    return torch.from_numpy(np.stack(cut[:count]))
+
+
+def full_pictures(seed: int, step: int, count: int) -> Tensor:
+    """Whole pictures of one shape (count, height, width, 3), 8-bit."""
+    rng = sampling.rng_for(seed, step, "full")
+    shape = sampling.shape(rng)
+    pixels: list[np.ndarray] = []
+    while len(pixels) < count:
+        scene = random_scene(rng)
+        if (scene.height, scene.width) == shape:
+            pixels.append(np.asarray(render(scene)))
+    return torch.from_numpy(np.stack(pixels))
+
+
 def make_batch(stage: DecoderStage, seed: int, step: int) -> Tensor:
     if step < stage.loop.steps * (1 - stage.full_image_share):
-        return pictures.random_crops(seed, step, stage.loop.batch_size, stage.crop_size)
-    return pictures.full_pictures(seed, step, max(1, stage.loop.batch_size // 4))[0]
+        return random_crops(seed, step, stage.loop.batch_size, stage.crop_size)
+    return full_pictures(seed, step, max(1, stage.loop.batch_size // 4))
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,14 +91,13 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def losses(autoencoder: Autoencoder, stage: DecoderStage, batch: Tensor, step: int) -> dict[str, Tensor]:
-    dtype = next(autoencoder.parameters()).dtype
-    device = next(autoencoder.parameters()).device
-    pixels = to_pixels(batch).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    parameter = next(autoencoder.parameters())
+    pixels = to_pixels(batch).to(parameter).contiguous(memory_format=torch.channels_last)
     mean, _ = autoencoder.moments(pixels)
     mean = mean.float()
     noise_std = stage.latent_noise * mean.detach().std()
     noisy = mean + noise_std * torch.randn_like(mean)
-    decoded = autoencoder.decode_raw(noisy.to(dtype)).float()
+    decoded = autoencoder.decode_raw(noisy.to(parameter.dtype)).float()
     pixels = pixels.float()
     l1 = (decoded - pixels).abs().mean()
     edges = sum((a - b).abs().mean() for a, b in zip(gradients(decoded), gradients(pixels), strict=True))
@@ -73,7 +112,7 @@ def _fit_stage(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: i
     parameter = next(autoencoder.parameters())
 
     def sample(step: int) -> None:
-        batch, _ = pictures.full_pictures(seed + 1, 0, 8)
+        batch = full_pictures(seed + 1, 0, 8)
         with torch.no_grad():
             decoded = autoencoder.decode_raw(autoencoder.moments(to_pixels(batch).to(parameter))[0])
         both = [*batch, *to_uint8(decoded)]
@@ -116,7 +155,7 @@ def run_autoencoder(
     _fit_stage("autoencoder", stage, autoencoder, seed, folder)
     autoencoder.float()
     with torch.no_grad():
-        batch, _ = pictures.full_pictures(seed + 1, 1, 64)
+        batch = full_pictures(seed + 1, 1, 64)
         mean = autoencoder.moments(to_pixels(batch).to(device))[0]
     autoencoder.vae.register_to_config(shift_factor=float(mean.mean()), scaling_factor=1 / float(mean.std()))
     autoencoder.cpu().save_pretrained(done)

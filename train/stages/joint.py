@@ -29,9 +29,8 @@ from ..datasets.mixture import Mixture, load_sources
 from ..flow_loss import dummy_losses, flow_losses, random_choices
 from ..frozen_encoders import EncoderCache, encoders_fingerprint
 from ..loop import fit
-from ..losses import add_weighted_sum, feature_loss, language_loss
+from ..losses import SelfDistillationTargets, add_weighted_sum, feature_loss, language_loss
 from ..resume import check_same_run, run_settings
-from ..targets import SelfDistillationTargets
 from ..trainable import StreamLosses, TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 from .joint_options import JointStage, LanguageStage
 
@@ -52,7 +51,7 @@ def forward_losses(
         with torch.no_grad():
             features = frozen.features(batch.views(), batch.view_keys)
     output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
-    decisions, drawings = batch.counts() if batch.totals is None else batch.totals
+    decisions, drawings = batch.counts()
     stream_losses = StreamLosses(
         {"language": language_loss(stream, output, batch.stream, decisions, self_targets)}, output
     )
@@ -105,7 +104,7 @@ def detokenizer_losses(
     """SEED-X's first stage: the de-tokenizer learns to draw a picture from its vision features; the stream does not run."""
     stream = trainable.stream
     batch = batch.to(stream.device)
-    _, counted = batch.counts() if batch.totals is None else batch.totals
+    _, counted = batch.counts()
     stream_losses = StreamLosses({}, None)
     stream_losses.drawings, stream_losses.loss_denominator = parallel.sum_counts(len(batch.target), counted)
     losses: dict[str, Tensor] = {}
@@ -224,10 +223,8 @@ def run_joint(
     if stage.compile:
         compile_blocks(trainable)
     if stage.precomputed:
-        batches.keys, trainable.frozen_encoders.cache = (
-            True,
-            EncoderCache(stage.precomputed, encoders_fingerprint(model)),
-        )
+        batches.keys = True
+        trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     fixed = validation_batch(model, stage, batches, seed + 2)
     form = detokenizer_losses if name == "detokenizer" else joint_losses
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...evaluation.geneval_cases import SIDES, halve
 from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
 from ...world import sampling
-from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 from .augmentation import elastic_warp, noisy_reconstruction
@@ -55,7 +55,7 @@ def with_object(scene: Scene, name: str) -> Scene:
 
 
 def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
-    rng = rng_for(seed, step, "judge")
+    rng = sampling.rng_for(seed, step, "judge")
     height, width = sampling.shape(rng)
     rows, columns = height // CELL_SIZE, width // CELL_SIZE
     pixels, centres, grounds = [], [], []
@@ -95,7 +95,7 @@ def losses(
     parameter = judge.ground.weight
     batch = {k: v.to(parameter.device) for k, v in batch.items()}
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
-    rng = rng_for(seed, step, "judge encodes")
+    rng = sampling.rng_for(seed, step, "judge encodes")
     if rng.random() < stage.warp_rate:
         pixels = elastic_warp(pixels, rng.uniform(0.3, 2.0))
     if rng.random() < stage.autoencoder_rate:
@@ -110,11 +110,10 @@ def losses(
     centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
     objects, colors = [], []
     rows, columns = heat.shape[1:]
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
-            objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
-            colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
+    for dy, dx in product((-1, 0, 1), repeat=2):
+        at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
+        objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
+        colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
     parts = {
         "centre": centre,
         "objects": torch.stack(objects).mean(),

@@ -16,7 +16,6 @@ from ...mllm.config import LimnerConfig
 from ...mllm.views import normalise
 from ...mllm.vision_tower import VisionTower
 from ...world import sampling
-from ...world.sampling import rng_for
 from ...world.scene import Scene, label_map, render
 from ..loop import LoopConfig, fit
 
@@ -44,7 +43,7 @@ def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_batch(config: LimnerConfig, stage: VisionStage, patch: int, seed: int, step: int) -> dict[str, Tensor]:
-    rng = rng_for(seed, step, "vision")
+    rng = sampling.rng_for(seed, step, "vision")
     scenes = [
         sampling.with_random_style(rng, sampling.any_scene(rng, sampling.READING_WEIGHTS))
         for _ in range(stage.loop.batch_size)
@@ -73,9 +72,8 @@ def losses(module: PatchClassifier, batch: dict[str, Tensor], step: int) -> dict
     features = module.eye(batch["pixel_values"])
     objects, colors = module.objects(features).float().transpose(1, 2), module.colors(features).float().transpose(1, 2)
     loss = F.cross_entropy(objects, batch["objects"]) + F.cross_entropy(colors, batch["colors"])
-    covered = batch["objects"] > 0
     right = (objects.argmax(1) == batch["objects"]) & (colors.argmax(1) == batch["colors"])
-    return {"loss": loss, "accuracy": right[covered].float().mean()}
+    return {"loss": loss, "accuracy": right[batch["objects"] > 0].float().mean()}
 
 
 def new_eye(config: LimnerConfig, stage: VisionStage) -> VisionTower:
