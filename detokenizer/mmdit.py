@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ..resamplers.attention import attention, qk_norms
@@ -221,9 +220,12 @@ class MMDiT(nn.Module):
             patches = [self.patchify(x[None])[0] for x in row]
             tokens.append(torch.cat([like.new_zeros(0, self.patch_embed.in_features), *patches]))
             places.append(torch.cat([like.new_zeros(0, 3, dtype=torch.float32), *numbered]))
-        mask = pad_sequence([torch.ones_like(own[:, 0], dtype=torch.bool) for own in tokens], batch_first=True)
-        # padding, which nothing attends to, has the place of a first picture's: every index must be a reference's
-        return pad_sequence(tokens, batch_first=True), pad_sequence(places, batch_first=True, padding_value=1), mask
+        length = max(map(len, tokens))
+        mask = torch.stack([torch.arange(length, device=like.device) < len(own) for own in tokens])
+        tokens = [F.pad(own, (0, 0, 0, length - len(own))) for own in tokens]
+        # padding, which nothing attends to, has a place of a first picture's: every index must be a reference's
+        places = [F.pad(own, (0, 0, 0, length - len(own)), value=1) for own in places]
+        return torch.stack(tokens), torch.stack(places), mask
 
     def modulations(self, timestep: Tensor, pooled: Tensor) -> Modulations:
         """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""
