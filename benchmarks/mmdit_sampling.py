@@ -66,12 +66,11 @@ def main() -> None:
     @torch.inference_mode()
     def limner() -> torch.Tensor:
         mask = torch.ones(1, 77, dtype=torch.bool)
-        condition = Condition(context, mask, pooled)
-        times = flow.inference_timesteps(STEPS)
         # diffusers' unconditional pass has a context of its own: zeros, attended to
+        negative = torch.zeros_like(context[0]), torch.zeros_like(pooled[0])
+        condition = Condition(context, mask, pooled, negative=negative)
+        times = flow.inference_timesteps(STEPS)
         velocity = GuidedVelocity(ours, condition, Guidance(SCALE), times, dtype)
-        zero = torch.zeros_like(context)
-        velocity.prepared[2] = (torch.cat([context, zero]).to(dtype), None, None)
         return samplers.integrate(samplers.euler(noise, times), velocity)
 
     @torch.inference_mode()

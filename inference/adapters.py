@@ -23,7 +23,6 @@ from transformers import PreTrainedModel
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import load_tensors, mismatched_keys
-from ..detokenizer.mmdit import MMDiT
 from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import LoraWeights, lora_state, read_card, read_lora
@@ -235,21 +234,24 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
     """
     from peft import set_peft_model_state_dict
 
-    view, part = lora.view_of(module), LORA_PARTS[half]
-    for key in sorted({key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")}):
+    part = LORA_PARTS[half]
+    extras = sorted({key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")})
+    # names of our own: peft finds an adapter's weights by looking for its name anywhere in theirs
+    loras = [(*adapter.lora[part], weight) for adapter, weight in active if part in adapter.lora]
+    names = [f"adapter{number:04d}" for number in range(len(loras))]
+    if loras and not hasattr(module, part):
+        raise ValueError(f"this model has no {part!r} for LoRA")
+    changed = {owner for _, owner, *rest in (key.split(".") for key in extras) if rest}
+    view = lora.view_of(module, changed | ({part} if loras else set()))
+    for key in extras:
         owner, name = view.get_submodule(key.removeprefix(half)[1:].rpartition(".")[0]), key.rpartition(".")[2]
         base, like = getattr(owner, name), next(module.parameters())
         value: Any = sum(weight * a.extra[key].to(like.device) for a, weight in active if key in a.extra)
         value = value if base is None else base.float() + value
         setattr(owner, name, nn.Parameter(value.to(like.dtype if base is None else base.dtype), requires_grad=False))
-    # names of our own: peft finds an adapter's weights by looking for its name anywhere in theirs
-    loras = [(*adapter.lora[part], weight) for adapter, weight in active if part in adapter.lora]
-    names = [f"adapter{number:04d}" for number in range(len(loras))]
     if not loras:
         return view, None
-    target: Any = view.llm if half == "mllm" else view.transformer
-    if half == "detokenizer" and not isinstance(target, MMDiT):
-        raise ValueError(f"this model has no {part!r} for LoRA")
+    target = view.get_submodule(part)
     tuner = lora.inject(target, {name: config for name, (config, _, _) in zip(names, loras, strict=True)})
     for name, (_, state, _) in zip(names, loras, strict=True):
         if wrong := mismatched_keys(state, lora_state(tuner, name)):

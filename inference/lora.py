@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +17,19 @@ layers', in a large one they are a few hundredths and a copy of the weights is d
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def view_of(module: Module) -> Module:
-    """A copy whose modules are its own and whose tensors are the same: what is put into it does not change ``module``, what is
-    written into ``module``'s weights shows in it."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+def view_of(module: Module, parts: Collection[str]) -> Module:
+    """A copy in which the submodules ``parts`` are copies too; the other ones and all tensors are ``module``'s own.
+
+    What is put into it does not change ``module``, what is written into ``module``'s weights shows in it.
+    """
+    view = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules"):
+        view.__dict__[name] = dict(module.__dict__[name])
+    for part in parts:
+        inner = module.get_submodule(part)
+        tensors = itertools.chain(inner.parameters(), inner.buffers())
+        view._modules[part] = copy.deepcopy(inner, {id(tensor): tensor for tensor in tensors})
+    return view
 
 
 def inject(module: nn.Module, configs: Mapping[str, Any]) -> Any:

@@ -152,6 +152,7 @@ def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path
     assert mllm is not model.mllm and mllm is halves(model)[0], "one that is kept"
     layer = model.mllm.llm.model.layers[0].input_layernorm
     assert mllm.llm.model.layers[0].input_layernorm.weight is layer.weight
+    assert mllm.vision_tower is model.mllm.vision_tower and mllm.queries is not model.mllm.queries
     before = outputs(model)
     with torch.no_grad():
         model.mllm.llm.model.layers[0].mlp.up_proj.weight.add_(0.1)
