@@ -132,7 +132,7 @@ class Limner(nn.Module):
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
         seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
-        replies = consume(self._request([m for m in batch for _ in range(n)], seeds, adapters, options), callback)
+        replies = consume(self._request(batch, seeds, adapters, options), callback)
         return replies[0] if single and n == 1 else replies
 
     def stream(
@@ -268,7 +268,7 @@ class Limner(nn.Module):
         adapters: Mapping[str, float] | None,
         options: GenerationOptions,
     ) -> Generator[Event, None, list[Reply]]:
-        """Checks everything, then gives the events of the replies."""
+        """Checks everything, then gives the events of the replies, as many to each of the batch as there are seeds for it."""
         weights = self.adapters.weights(adapters)
         config, drawing_weights = self.adapters.resolve_options(options, weights)
         if config.size is not None:
@@ -283,6 +283,7 @@ class Limner(nn.Module):
             )
             for messages in batch
         ]
+        encoded = [once for once in encoded for _ in range(len(seeds) // len(batch))]
         max_tokens = self.mllm.max_position_embeddings
         prompt_tokens = max(len(e.input_ids) for e in encoded)
         if prompt_tokens + config.max_new_tokens > max_tokens:

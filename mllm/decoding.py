@@ -105,8 +105,15 @@ class Decoder:
             Row(i, torch.Generator().manual_seed(seed % 2**63), [p.image for p in e.pictures], e.last_request)
             for i, (e, seed) in enumerate(zip(encoded, seeds, strict=True))
         ]
-        cache = StreamCache(self.model, len(rows), keep_hidden=self.config.prompt_tokens > 0)
-        logits = self._prefill(cache, encoded)
+        # several replies to one conversation: it is fed once
+        once = list({id(e): e for e in encoded}.values())
+        place = {id(e): i for i, e in enumerate(once)}
+        cache = StreamCache(self.model, len(once), keep_hidden=self.config.prompt_tokens > 0)
+        logits = self._prefill(cache, once)
+        if len(once) < len(rows):
+            copies = [place[id(e)] for e in encoded]
+            cache.select(copies)
+            logits = logits[copies]
         active = rows
         while True:
             yield from self._sample_next(active, logits)
@@ -136,20 +143,11 @@ class Decoder:
         return model.logits(cache.extend(embeds, valid)[:, -1])
 
     def _sample_next(self, active: list[Row], logits: Tensor) -> Generator[Event, None, None]:
-        """Samples the next token of every row that does not wait: text, an end of turn, or the beginning of an image."""
+        """The next token of every row that does not wait: text, an end of turn, or the beginning of an image."""
         options, vocabulary = self.options, self.vocabulary
-        scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
-        for i, row in enumerate(active):
+        for row, token in zip(active, self._sample(active, logits), strict=True):
             if row.size:
                 continue
-            row_scores = scores[i : i + 1]
-            if options.images == "force" and row.num_images == 0 and not row.pending_ids:
-                row_scores = torch.full_like(row_scores, float("-inf")).index_copy(
-                    1, self.begin_image_tensor, row_scores[:, self.begin_image_tensor]
-                )
-            elif options.images == "never" or row.num_images >= options.max_images:
-                row_scores = row_scores.index_fill(1, self.begin_image_tensor, float("-inf"))
-            token = self._sample(row_scores, row)
             if token in self.begin_image_ids:
                 yield from self._flush_text(row)
                 row.size, row.shape_id = self._size_of(token), token
@@ -164,13 +162,25 @@ class Decoder:
                     row.finish_reason = "length"
                     yield from self._flush_text(row)
 
-    def _sample(self, scores: Tensor, row: Row) -> int:
-        if self.options.temperature == 0:
-            return int(scores.argmax())
+    def _sample(self, active: list[Row], logits: Tensor) -> list[int]:
+        """A token for every row, by one copy from the device; those of rows that wait mean nothing."""
+        options, begin = self.options, self.begin_image_tensor
+        scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
+        forced = [options.images == "force" and row.num_images == 0 and not row.pending_ids for row in active]
+        if any(forced):
+            only_images = torch.full_like(scores, float("-inf")).index_copy(1, begin, scores[:, begin])
+            scores = torch.where(torch.tensor(forced, device=scores.device)[:, None], only_images, scores)
+        barred = [options.images == "never" or row.num_images >= options.max_images for row in active]
+        if any(barred):
+            no_images = scores.index_fill(1, begin, float("-inf"))
+            scores = torch.where(torch.tensor(barred, device=scores.device)[:, None], no_images, scores)
+        if options.temperature == 0:
+            return scores.argmax(-1).tolist()
         for warper in self.warpers:
             scores = warper(None, scores)
         # on the CPU, with a generator for each row: the sample is the same alone and in any batch
-        return int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=row.generator))
+        rows = zip(active, scores.softmax(-1).cpu(), strict=True)
+        return [0 if row.size else int(torch.multinomial(p, 1, generator=row.generator)) for row, p in rows]
 
     def _size_of(self, token: int) -> tuple[int, int]:
         if self.options.size is not None:

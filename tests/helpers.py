@@ -217,12 +217,14 @@ def scripted(decoder, scripts: list[str]) -> dict[int, list[torch.Tensor]]:
     left = {row: list(script) for row, script in enumerate(scripts)}
     seen: dict[int, list[torch.Tensor]] = {row: [] for row in left}
 
-    def sample(scores, row):
-        seen[row.index].append(scores[0].clone())
+    def token(row, logits):
+        if row.size:
+            return vocabulary.pad
+        seen[row.index].append(logits.clone())
         if not left[row.index]:
             return vocabulary.end_of_turn[0]
         letter = left[row.index].pop(0)
         return decoder.begin_image_ids[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]
 
-    decoder._sample = sample
+    decoder._sample = lambda active, logits: [token(*pair) for pair in zip(active, logits, strict=True)]
     return seen

@@ -80,6 +80,24 @@ def test_draw_gives_each_prompt_a_picture_after_what_the_model_said(model, monke
             model.draw("a", **{settled: 2})
 
 
+def test_several_replies_read_the_conversation_once(model, monkeypatch):
+    """The same words and, to 45 dB, the same pictures as one by one."""
+    content = [{"type": "image", "image": picture(0)}, {"type": "text", "text": "change it"}]
+    messages = [{"role": "user", "content": content}]
+    options = {"temperature": 1.0, "max_new_tokens": 6, "images": "force", "max_images": 1}
+    alone = [model.generate(messages, seed=seed, **options) for seed in (4, 5, 6)]
+    views, rows, encoded = [], [], []
+    tower, backbone, encode = model.mllm.vision_tower.forward, model.mllm.backbone, model.encoder.encode
+    monkeypatch.setattr(model.mllm.vision_tower, "forward", lambda p: views.append(len(p)) or tower(p))
+    monkeypatch.setattr(model.mllm, "backbone", lambda e, *rest: rows.append(len(e)) or backbone(e, *rest))
+    monkeypatch.setattr(model.encoder, "encode", lambda m, **more: encoded.append(m) or encode(m, **more))
+    together = model.generate(messages, seed=4, n=3, **options)
+    assert len(encoded) == 1 and views[0] == 1 and rows[:2] == [1, 3]
+    for one, other in zip(alone, together, strict=True):
+        assert one.text == other.text and psnr(one.images[0], other.images[0]) >= 45
+    assert len({reply.text for reply in together}) > 1
+
+
 def test_noise_is_of_the_seed_and_the_pictures_place_in_its_reply(model, monkeypatch):
     seen, sample = [], model.detokenizer.sample
 

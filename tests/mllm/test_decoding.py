@@ -102,7 +102,7 @@ def test_characters_of_several_tokens_are_given_out_whole():
     decoder = Decoder(model, encoder, DecodingOptions())
     ids = encoder.text_ids("a고양이b")
     left = list(ids)
-    decoder._sample = lambda scores, row: left.pop(0) if left else model.vocabulary.end_of_turn[0]
+    decoder._sample = lambda active, logits: [left.pop(0) if left else model.vocabulary.end_of_turn[0]]
     rows, events = play(decoder, ["x"])
     pieces = [e.text for e in events if isinstance(e, TextPiece)]
     assert pieces == ["a", "고", "양", "이", "b"] and rows[0].parts[0].ids == tuple(ids)
