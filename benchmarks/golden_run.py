@@ -1,4 +1,4 @@
-"""300 requests of all kinds with their seeds: does another version of Limner answer them with the same words and pictures?
+"""380 requests of all kinds with their seeds: does another version of Limner answer them with the same words and pictures?
 
     git worktree add /tmp/before/limner COMMIT
     PYTHONPATH=/tmp/before python benchmarks/golden_run.py /tmp/before.json

@@ -124,7 +124,7 @@ class Adapters:
                 raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {own}")
         try:  # a view tells whether the weights fit
             for half in LORA_PARTS:
-                self._view(half, [(adapter, weight or 1.0)])
+                self.view_with(half, [(adapter, weight or 1.0)])
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         self.loaded[name] = adapter
@@ -184,9 +184,14 @@ class Adapters:
 
         Raises ValueError for weights of an adapter that do not fit the model.
         """
-        return self._view(half, [(a, weights[name]) for name, a in self.loaded.items() if weights.get(name)])
+        return self.view_with(half, self.active(weights))
 
-    def _view(self, half: str, adapters: Sequence[tuple[Adapter, float]]) -> Any:
+    def active(self, weights: Mapping[str, float]) -> list[tuple[Adapter, float]]:
+        """The adapters that these weights switch on: what a request holds, whatever is taken off while it is answered."""
+        return [(adapter, weights[name]) for name, adapter in self.loaded.items() if weights.get(name)]
+
+    def view_with(self, half: str, adapters: Sequence[tuple[Adapter, float]]) -> Any:
+        """`view` with adapters that need not be loaded."""
         module = getattr(self.model, half)
         active = [(adapter, weight) for adapter, weight in adapters if adapter.changes(half)]
         if not active:

@@ -22,7 +22,7 @@ from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.stream import StreamModel
 from . import adapter_files
-from .adapters import Adapters
+from .adapters import Adapter, Adapters
 from .chat import Chat, ChatOptions
 from .drawing import make_draw
 from .generation_config import GenerationConfig, GenerationOptions
@@ -291,7 +291,9 @@ class Limner(nn.Module):
                 f"the conversation takes {prompt_tokens} tokens and the reply may take {config.max_new_tokens}; "
                 f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
-        events = self._decode(encoded, seeds, config, weights, drawing_weights)
+        events = self._decode(
+            encoded, seeds, config, self.adapters.active(weights), self.adapters.active(drawing_weights)
+        )
         return events if self.offload is None else self.offload.take_turns(events)
 
     def _decode(
@@ -299,15 +301,15 @@ class Limner(nn.Module):
         encoded: Sequence[Encoded],
         seeds: Sequence[int],
         config: GenerationConfig,
-        weights: Mapping[str, float],
-        drawing_weights: Mapping[str, float],
+        adapters: Sequence[tuple[Adapter, float]],
+        drawing_adapters: Sequence[tuple[Adapter, float]],
     ) -> Generator[Event, None, list[Reply]]:
-        mllm: StreamModel = self.adapters.view("mllm", weights)
+        mllm: StreamModel = self.adapters.view_with("mllm", adapters)
 
         def detokenizer() -> Detokenizer:
             if self.offload is not None:
                 self.offload.bring("detokenizer")
-            return self.adapters.view("detokenizer", drawing_weights)
+            return self.adapters.view_with("detokenizer", drawing_adapters)
 
         def resume() -> None:
             if self.offload is not None:

@@ -193,6 +193,15 @@ def test_a_request_brings_adapters_of_its_own(model, tmp_path):
         model.stream("draw", adapters={"x": 1.0})
 
 
+def test_an_adapter_that_is_taken_off_still_answers_what_was_asked_of_it(model, tmp_path):
+    loaded(model, tmp_path, 1.0)
+    drawn = pixels(model).tobytes()
+    events = model.stream("draw", images="force", max_images=1, max_new_tokens=4, seed=3)
+    model.delete_adapter("1")
+    assert [event.image.tobytes() for event in events if type(event).__name__ == "PictureDone"] == [drawn]
+    assert pixels(model).tobytes() != drawn
+
+
 def test_threads_with_adapters_of_their_own_draw_what_each_draws_alone(model, tmp_path):
     """And really at once: each waits inside its drawing until all are in theirs."""
     loaded(model, tmp_path, 0.0, 0.0)
