@@ -96,6 +96,10 @@ def test_several_replies_read_the_conversation_once(model, monkeypatch):
     for one, other in zip(alone, together, strict=True):
         assert one.text == other.text and psnr(one.images[0], other.images[0]) >= 45
     assert len({reply.text for reply in together}) > 1
+    options = {"temperature": 1.0, "max_new_tokens": 6, "images": "never"}
+    four = model.generate(["hello", "good night"], seed=[1, 7], n=2, **options)
+    each = [model.generate(p, seed=s, **options) for p, s in zip(["hello"] * 2 + ["good night"] * 2, (1, 2, 7, 8))]
+    assert [reply.text for reply in four] == [reply.text for reply in each]
 
 
 def test_noise_is_of_the_seed_and_the_pictures_place_in_its_reply(model, monkeypatch):
