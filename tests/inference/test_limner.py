@@ -98,7 +98,10 @@ def test_several_replies_read_the_conversation_once(model, monkeypatch):
     assert len({reply.text for reply in together}) > 1
     options = {"temperature": 1.0, "max_new_tokens": 6, "images": "never"}
     four = model.generate(["hello", "good night"], seed=[1, 7], n=2, **options)
-    each = [model.generate(p, seed=s, **options) for p, s in zip(["hello"] * 2 + ["good night"] * 2, (1, 2, 7, 8))]
+    each = [
+        model.generate(p, seed=s, **options)
+        for p, s in zip(["hello"] * 2 + ["good night"] * 2, (1, 2, 7, 8), strict=True)
+    ]
     assert [reply.text for reply in four] == [reply.text for reply in each]
 
 
