@@ -1,22 +1,50 @@
-"""Condition in, pixels out: what every de-tokenizer does, whatever network paints."""
+"""Condition in, pixels out: what every de-tokenizer does, whatever network paints.
+
+A drawing is begun, advanced by one evaluation of the network at a time, and decoded. Drawings at any times of their own are
+advanced together, in one batch (`Detokenizer.advance`).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, to_uint8
 from .condition import Condition
 from .drawing_options import DrawingOptions
-from .samplers import noise_like
+from .samplers import Steps, noise_like
 
-Sampling = Generator[tuple[int, int], None, Tensor]
-"""Yields (steps done, steps in all) after each step and returns 8-bit pictures (batch, height, width, 3)."""
+
+class Drawing:
+    """Pictures of one size that are being drawn in common steps.
+
+    ``steps`` is the sampler, ``guided`` what the network needs of their condition and guidance, ``step_of`` in it the number of
+    steps done at a time of the schedule, ``total`` that of all. With Heun's sampler a step counts as done when its second
+    velocity is asked for.
+    """
+
+    def __init__(self, steps: Steps, guided: Any, total: int, shape: Hashable) -> None:
+        self.steps, self.guided, self.total, self.shape = steps, guided, total, shape
+        self.latents: Tensor | None = None
+        """(batch, channels, h, w) when all is done"""
+        self.x, self.t = next(steps)
+
+    @property
+    def done(self) -> int:
+        """Steps that are done, of ``total``."""
+        return self.total if self.latents is not None else self.guided.step_of[self.t]
+
+    def send(self, prediction: Tensor) -> None:
+        """What the network says of ``x`` at time ``t``."""
+        try:
+            self.x, self.t = self.steps.send(prediction)
+        except StopIteration as stopped:
+            self.latents = stopped.value
 
 
 class Detokenizer(nn.Module, ABC):
@@ -60,7 +88,7 @@ class Detokenizer(nn.Module, ABC):
         """8-bit pixels (height, width, 3) to the latents (channels, h, w) that a drawing of ``size`` refers to."""
 
     @abstractmethod
-    def sample(
+    def begin(
         self,
         condition: Condition,
         height: int,
@@ -68,9 +96,19 @@ class Detokenizer(nn.Module, ABC):
         *,
         seeds: Sequence[tuple[int, int]],
         options: DrawingOptions,
-    ) -> Sampling:
-        """Draws step by step; closing the generator leaves the drawing. ``seeds`` holds a row's (seed, index of the picture
-        in its reply). Raises ValueError for sizes or options that make no sense here."""
+    ) -> Drawing:
+        """A drawing of pictures with noise of their own. ``seeds`` holds a row's (seed, index of the picture in its reply).
+        Raises ValueError for sizes or options that make no sense here."""
+
+    @abstractmethod
+    def advance(self, drawings: Sequence[Drawing]) -> None:
+        """One evaluation of the network for all drawings, which have the same ``shape``."""
+
+    @torch.no_grad()
+    def decode(self, drawing: Drawing) -> Tensor:
+        """8-bit pictures (batch, height, width, 3) of a drawing that is done."""
+        assert drawing.latents is not None
+        return to_uint8(self.autoencoder.decode(drawing.latents.to(next(self.autoencoder.parameters()).dtype)))
 
     def draw(
         self,
@@ -82,8 +120,23 @@ class Detokenizer(nn.Module, ABC):
         options: DrawingOptions,
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """`sample` to its end; ``callback`` gets what that yields."""
-        return run_sampling(self.sample(condition, height, width, seeds=seeds, options=options), callback)
+        """A drawing from its beginning to its end; ``callback`` gets the steps done and in all."""
+        return self.run(self.begin(condition, height, width, seeds=seeds, options=options), callback)
+
+    def run(self, drawing: Drawing, callback: Callable[[int, int], None] | None = None) -> Tensor:
+        """Advances a drawing to its end; returns 8-bit pictures (batch, height, width, 3)."""
+        while drawing.latents is None:
+            before = drawing.done
+            self.advance([drawing])
+            if callback is not None and drawing.done > before:
+                callback(drawing.done, drawing.total)
+        return self.decode(drawing)
+
+    def check_request(self, condition: Condition, height: int, width: int, seeds: Sequence[tuple[int, int]]) -> None:
+        """Raises ValueError for a size that cannot be drawn, and for another number of seeds than pictures."""
+        self.check_size(height, width)
+        if len(seeds) != condition.batch:
+            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for a size that cannot be drawn, naming those that can."""
@@ -105,14 +158,3 @@ class Detokenizer(nn.Module, ABC):
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Every part in a folder of its own."""
-
-
-def run_sampling(sampling: Sampling, callback: Callable[[int, int], None] | None = None) -> Tensor:
-    """Runs a drawing to its end."""
-    while True:
-        try:
-            progress = next(sampling)
-        except StopIteration as stopped:
-            return stopped.value
-        if callback is not None:
-            callback(*progress)

@@ -8,6 +8,7 @@ condition. With ``adaln="full"`` and sine-cosine positions this equals diffusers
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,17 @@ class Modulations:
     def at(self, step: int, rows: slice) -> Modulations:
         """From modulations of (steps, batch): those of one step and these rows."""
         return Modulations([(a[step, rows], b[step, rows]) for a, b in self.blocks], self.out[step, rows])
+
+    @staticmethod
+    def cat(parts: Sequence[Modulations]) -> Modulations:
+        """The rows of all parts, each (batch, 1, chunks · width)."""
+        if len(parts) == 1:
+            return parts[0]
+        blocks = zip(*(part.blocks for part in parts), strict=True)
+        return Modulations(
+            [(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])) for pairs in blocks],
+            torch.cat([part.out for part in parts]),
+        )
 
 
 class MMDiT(nn.Module):

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from . import flow, samplers
-from .autoencoder import Autoencoder, to_pixels, to_uint8
+from .autoencoder import Autoencoder, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
-from .detokenizer import Detokenizer, Sampling
+from .detokenizer import Detokenizer, Drawing
 from .drawing_options import DrawingOptions
 from .files import load_module, read_json, save_module, write_source
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
-from .mmdit import MMDiT
+from .mmdit import MMDiT, Modulations
 from .mmdit_config import MMDiTConfig
 
 
@@ -103,7 +103,7 @@ class MMDiTDetokenizer(Detokenizer):
         return self.autoencoder.encode(pixels)[0]
 
     @torch.no_grad()
-    def sample(
+    def begin(
         self,
         condition: Condition,
         height: int,
@@ -112,29 +112,22 @@ class MMDiTDetokenizer(Detokenizer):
         seeds: Sequence[tuple[int, int]],
         options: DrawingOptions,
         times: Tensor | None = None,
-    ) -> Sampling:
-        """``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give. Guidance
-        passes run as one batch. With Heun's sampler a step counts as done when its second velocity is asked for."""
-        self.check_size(height, width)
-        if len(seeds) != condition.batch:
-            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
+    ) -> Drawing:
+        """``times`` fall from 1 to 0 and replace the ``num_inference_steps`` that the size's shift would give."""
+        self.check_request(condition, height, width, seeds)
         if times is None:
             times = flow.inference_timesteps(options.num_inference_steps, self.timestep_shift(height, width))
         x = self.noise(seeds, height, width)
         dtype = next(self.mmdit.parameters()).dtype
-        velocity = GuidedVelocity(self.mmdit, condition, options.guidance, times.to(x.device), dtype)
-        steps, done, total = samplers.sampler(options.sampler)(x, times), 0, len(times) - 1
-        try:
-            x, t = next(steps)
-            while True:
-                if velocity.step_of[t] > done:
-                    done = velocity.step_of[t]
-                    yield done, total
-                x, t = steps.send(velocity(x, t))
-        except StopIteration as stopped:
-            latents = stopped.value
-        yield total, total
-        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+        guided = GuidedVelocity(self.mmdit, condition, options.guidance, times.to(x.device), dtype)
+        steps = samplers.sampler(options.sampler)(x, times)
+        return Drawing(steps, guided, len(times) - 1, (tuple(x.shape[1:]), *guided.shape))
+
+    @torch.no_grad()
+    def advance(self, drawings: Sequence[Drawing]) -> None:
+        velocities = guided_velocities([(d.guided, d.x, d.t) for d in drawings])
+        for drawing, velocity in zip(drawings, velocities, strict=True):
+            drawing.send(velocity)
 
     def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
         """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""
@@ -186,26 +179,53 @@ class GuidedVelocity:
         # (steps, passes · batch): the pooled vectors differ by pass, so each pass has its own modulations
         pooled = torch.cat([form.pooled for form in conditions]).to(dtype)
         self.modulations = mmdit.modulations(times.float()[:, None].expand(-1, pooled.shape[0]), pooled)
-        self.prepared = [self._prepare(conditions[: count + 1]) for count in range(len(conditions))]
-
-    def _prepare(self, conditions: list[Condition]) -> tuple[Tensor, Tensor | None, Any]:
-        context = torch.cat([form.context for form in conditions]).to(self.dtype)
-        mask = torch.cat([form.context_mask for form in conditions])
+        self.context = torch.cat([form.context for form in conditions]).to(dtype)
+        self.mask = torch.cat([form.context_mask for form in conditions])
+        self.is_whole = torch.stack([form.context_mask.all() for form in conditions]).tolist()
+        """Whether a pass has no masked context: once, as every look at a mask waits for the device"""
         rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
-        references = self.mmdit.pack_references(rows) if self.has_references else None
-        return context, None if bool(mask.all()) else mask, references
+        self.references = mmdit.pack_references(rows) if self.has_references else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tokens of context and references: drawings of the same shape can run as one batch."""
+        return self.context.shape[1], self.references[0].shape[1] if self.references else 0
+
+    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None, Any, Modulations]:
+        """Latents, context, its mask, references and modulations of all passes at time ``t``, (passes · batch, …) each."""
+        passes = len(self.guidance.passes(t, self.has_references))
+        rows = slice(0, passes * self.batch)
+        mask = None if all(self.is_whole[:passes]) else self.mask[rows]
+        references = None if self.references is None else tuple(part[rows] for part in self.references)
+        modulations = self.modulations.at(self.step_of[t], rows)
+        return x.to(self.dtype).repeat(passes, 1, 1, 1), self.context[rows], mask, references, modulations
+
+    def combine(self, out: Tensor, x: Tensor, t: float) -> Tensor:
+        """The guided velocity of x's shape and precision, from those of the passes (passes · batch, channels, h, w)."""
+        names = self.guidance.passes(t, self.has_references)
+        return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        names = self.guidance.passes(t, self.has_references)
-        context, mask, references = self.prepared[len(names) - 1]
-        mods = self.modulations.at(self.step_of[t], slice(0, len(names) * self.batch))
-        out = self.mmdit(
-            x.to(self.dtype).repeat(len(names), 1, 1, 1),
-            None,
-            context,
-            None,
-            context_mask=mask,
-            references=references,
-            modulations=mods,
-        )
-        return self.guidance.combine(dict(zip(names, out.to(x.dtype).chunk(len(names)), strict=True)))
+        return guided_velocities([(self, x, t)])[0]
+
+
+def guided_velocities(drawings: Sequence[tuple[GuidedVelocity, Tensor, float]]) -> list[Tensor]:
+    """The velocities of drawings of one shape, each at its own time, by one forward of the MM-DiT."""
+    inputs = [guided.inputs(x, t) for guided, x, t in drawings]
+    latents, context, mask, references, modulations = inputs[0] if len(inputs) == 1 else joint_inputs(inputs)
+    out = drawings[0][0].mmdit(
+        latents, None, context, None, context_mask=mask, references=references, modulations=modulations
+    )
+    parts = out.split([len(own[0]) for own in inputs])
+    return [guided.combine(part, x, t) for (guided, x, t), part in zip(drawings, parts, strict=True)]
+
+
+def joint_inputs(inputs: Sequence[tuple[Tensor, Tensor, Tensor | None, Any, Modulations]]) -> tuple[Any, ...]:
+    """`GuidedVelocity.inputs` of several drawings as those of one."""
+    latents, context, masks, references, modulations = zip(*inputs, strict=True)
+    mask = None
+    if any(own is not None for own in masks):
+        full = [c.new_ones(c.shape[:2], dtype=torch.bool) for c in context]
+        mask = torch.cat([other if own is None else own for own, other in zip(masks, full, strict=True)])
+    packed = None if references[0] is None else tuple(map(torch.cat, zip(*references, strict=True)))
+    return torch.cat(latents), torch.cat(context), mask, packed, Modulations.cat(modulations)

@@ -38,6 +38,7 @@ class StreamingModel(Protocol):
         *,
         seed: int | Sequence[int] = 0,
         adapters: Mapping[str, float] | None = None,
+        keep_cache: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> Generator[Event, None, list[Reply]]: ...
 
@@ -86,7 +87,8 @@ class Chat:
         while True:
             first = max(dropped, count - history if history else 0)
             try:
-                events = self.model.stream([*system, *turns[2 * first :], question], **wanted)
+                shown = [*system, *turns[2 * first :], question]
+                events = self.model.stream(shown, keep_cache=True, **wanted)
                 return self._remembered(events, question, first, dropped)
             except ContextLengthError:  # before anything happened
                 if first >= count:

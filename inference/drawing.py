@@ -1,8 +1,8 @@
-"""Where the stream meets the de-tokenizer: draw requests to conditions, conditions to pictures, steps to events."""
+"""Where the stream meets the de-tokenizer: draw requests to conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,55 +10,24 @@ import torch
 from PIL import Image
 
 from ..detokenizer.condition import Condition
-from ..detokenizer.detokenizer import Detokenizer
+from ..detokenizer.detokenizer import Detokenizer, Drawing
 from ..detokenizer.drawing_options import DrawingOptions
 from ..mllm.config import LimnerConfig
-from ..mllm.decoding import Draw, DrawRequest
-from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from ..mllm.decoding import DrawRequest
 from .resizing import reference_size, resize_and_crop
 
 
-def make_draw(
-    detokenizer: Callable[[], Detokenizer],
-    options: DrawingOptions,
+def begin_drawing(
+    detokenizer: Detokenizer,
+    group: list[DrawRequest],
     config: LimnerConfig,
+    options: DrawingOptions,
     seeds: Sequence[int],
-    resume: Callable[[], None] = lambda: None,
-) -> Draw:
-    """A `Draw` that batches requests of one size and takes noise from (the row's seed, index in the reply).
-
-    ``detokenizer`` is asked for when a batch of pictures begins, ``resume`` called when the stream goes on.
-    """
-
-    def draw(requests: list[DrawRequest]) -> Generator[Event, None, list[Image.Image]]:
-        done: dict[int, Image.Image] = {}
-        for size in sorted({request.size for request in requests}):
-            group = [r for r in requests if r.size == size]
-            yield from (PictureBegun(r.row, r.index, size) for r in group)
-            images = yield from draw_group(detokenizer(), group, size)
-            for request, image in zip(group, images, strict=True):
-                done[request.row] = image
-                yield PictureDone(request.row, request.index, image)
-        resume()
-        return [done[request.row] for request in requests]
-
-    def draw_group(
-        drawing: Detokenizer, group: list[DrawRequest], size: tuple[int, int]
-    ) -> Generator[Event, None, list[Image.Image]]:
-        sampling = drawing.sample(
-            build_condition(drawing, group, config, size),
-            *size,
-            seeds=[(seeds[r.row], r.index) for r in group],
-            options=options,
-        )
-        while True:
-            try:
-                step, steps = next(sampling)
-            except StopIteration as stopped:
-                return [Image.fromarray(pixels.numpy()) for pixels in stopped.value]
-            yield from (PictureStep(r.row, r.index, step, steps) for r in group)
-
-    return draw
+) -> Drawing:
+    """The drawing of requests for pictures of one size. The noise of each is of its row's seed and its index in the reply."""
+    (size,) = {request.size for request in group}
+    own = [(seeds[request.row], request.index) for request in group]
+    return detokenizer.begin(build_condition(detokenizer, group, config, size), *size, seeds=own, options=options)
 
 
 @torch.inference_mode()

@@ -17,14 +17,13 @@ from transformers import PreTrainedTokenizerBase
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import write_source
 from ..mllm.config import LimnerConfig
-from ..mllm.decoding import Decoder
-from ..mllm.encoding import Encoded, StreamEncoder
+from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.stream import StreamModel
 from . import adapter_files
-from .adapters import Adapter, Adapters
+from .adapters import Adapters
 from .chat import Chat, ChatOptions
-from .drawing import make_draw
+from .engine import Engine, Request
 from .generation_config import GenerationConfig, GenerationOptions
 from .inputs import (
     ContextLengthError,
@@ -74,6 +73,8 @@ class Limner(nn.Module):
         """Of the weights of its linear layers, where they were quantised"""
         self.adapters = Adapters(self)
         """The LoRA adapters that are loaded (`inference/adapters.py`)"""
+        self.engine = Engine(self)
+        """What answers requests (`inference/engine.py`); another one of other limits can take its place"""
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -141,15 +142,17 @@ class Limner(nn.Module):
         *,
         seed: int | Sequence[int] = 0,
         adapters: Mapping[str, float] | None = None,
+        keep_cache: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> Generator[Event, None, list[Reply]]:
         """The events of a reply as they happen; takes what `generate` takes, but ``n`` and ``callback``.
 
         The generator's own return value is the list of replies. What makes no sense raises ValueError here, before the first
-        event is asked for.
+        event is asked for. With ``keep_cache`` a conversation that goes on is fed what is new in it since the last such call:
+        the same words and pictures, but for rounding.
         """
         batch, _ = as_batch(messages)
-        return self._request(batch, seeds_per_row(seed, len(batch)), adapters, options)
+        return self._request(batch, seeds_per_row(seed, len(batch)), adapters, options, keep_cache)
 
     @overload
     def draw(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -267,6 +270,7 @@ class Limner(nn.Module):
         seeds: Sequence[int],
         adapters: Mapping[str, float] | None,
         options: GenerationOptions,
+        keep_cache: bool = False,
     ) -> Generator[Event, None, list[Reply]]:
         """Checks everything, then gives the events of the replies, as many to each of the batch as there are seeds for it."""
         weights = self.adapters.weights(adapters)
@@ -283,7 +287,6 @@ class Limner(nn.Module):
             )
             for messages in batch
         ]
-        encoded = [once for once in encoded for _ in range(len(seeds) // len(batch))]
         max_tokens = self.mllm.max_position_embeddings
         prompt_tokens = max(len(e.input_ids) for e in encoded)
         if prompt_tokens + config.max_new_tokens > max_tokens:
@@ -291,34 +294,17 @@ class Limner(nn.Module):
                 f"the conversation takes {prompt_tokens} tokens and the reply may take {config.max_new_tokens}; "
                 f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
-        events = self._decode(
-            encoded, seeds, config, self.adapters.active(weights), self.adapters.active(drawing_weights)
+        for own in encoded:
+            self.engine.check(own, config)
+        request = Request(
+            [once for once in encoded for _ in range(len(seeds) // len(batch))],
+            seeds,
+            config,
+            self.adapters.active(weights),
+            self.adapters.active(drawing_weights),
+            keep_cache,
         )
-        return events if self.offload is None else self.offload.take_turns(events)
-
-    def _decode(
-        self,
-        encoded: Sequence[Encoded],
-        seeds: Sequence[int],
-        config: GenerationConfig,
-        adapters: Sequence[tuple[Adapter, float]],
-        drawing_adapters: Sequence[tuple[Adapter, float]],
-    ) -> Generator[Event, None, list[Reply]]:
-        mllm: StreamModel = self.adapters.view_with("mllm", adapters)
-
-        def detokenizer() -> Detokenizer:
-            if self.offload is not None:
-                self.offload.bring("detokenizer")
-            return self.adapters.view_with("detokenizer", drawing_adapters)
-
-        def resume() -> None:
-            if self.offload is not None:
-                self.adapters.views.clear()  # they would hold what is to leave the device
-                self.offload.bring("mllm")
-
-        draw = make_draw(detokenizer, config, self.config, seeds, resume)
-        rows = yield from Decoder(mllm, self.encoder, config).run(encoded, seeds, draw)
-        return [Reply(row.parts, row.finish_reason) for row in rows]
+        return self.engine.events(request)
 
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
         """Every part saves itself; see the folder's layout in docs/architecture.md.

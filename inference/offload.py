@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator
-from typing import Any
-
 import torch
 from torch import nn
 
-from ..mllm.events import Event
-
 
 class ModelOffload:
-    """Of one model, whose requests take turns: each advances by one event under a lock, with the half it needs on the device.
+    """Of one model. The engine brings a half before it uses it, and changes halves as seldom as it can.
 
-    The cache of a conversation stays on the device: it is what the reply goes on from.
+    The caches of conversations stay on the device: they are what the replies go on from.
     """
 
     def __init__(self, mllm: nn.Module, detokenizer: nn.Module) -> None:
         self.halves = {"mllm": mllm, "detokenizer": detokenizer}
         self.devices = {name: next(half.parameters()).device for name, half in self.halves.items()}
-        self.lock = threading.RLock()
         self.resident = "mllm"
         detokenizer.to("cpu")
 
@@ -33,22 +26,3 @@ class ModelOffload:
             self.halves[self.resident].to("cpu")
             self.halves[half].to(self.devices[half])
         self.resident = half
-
-    def take_turns(self, events: Generator[Event, None, Any]) -> Generator[Event, None, Any]:
-        """The same events, each computed with the half on the device that this request was using."""
-        half = "mllm"
-        while True:
-            with self.lock:
-                self.bring(half)
-                try:
-                    event = next(events)
-                except StopIteration as stopped:
-                    return stopped.value
-                half = self.resident
-            yield event
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, lock=threading.RLock())

@@ -1,16 +1,21 @@
-"""Attention masks, one for each layer type.
+"""Attention masks, one for each layer type, from functions of FlexAttention's ``mask_mod`` form.
 
 A 4-D mask silently replaces the sliding windows of a transformers model. So the windows are applied here, from positions,
-both in training (main stream and branches) and in decoding (caches with invalid columns).
+both in training (main stream and branches) and in decoding (padding and a cache).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PretrainedConfig
 
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Indices (batch, head, query, key) to True where the query may attend to the key. Eager attention and SDPA get a tensor made
+of it; FlexAttention gets the function, so that memory grows with the columns and not with their square."""
 Mask = Tensor | BlockMask
 Masks = Mask | dict[str, Mask]
 _KNOWN = {"full_attention", "sliding_attention"}
@@ -29,66 +34,83 @@ def check_backbone(config: PretrainedConfig) -> None:
         raise ValueError(f"attn_implementation {config._attn_implementation!r}; it can be {', '.join(_ATTENTIONS)}")
 
 
-def attention_masks(allowed: Tensor, distance: Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Masks:
+def attention_masks(
+    allowed: MaskMod,
+    distance: MaskMod,
+    size: tuple[int, int, int],
+    config: PretrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Masks:
     """Masks in the form that the backbone takes: one, or a dict by layer type where the config has layer types.
 
-    ``allowed`` (batch, queries, keys) is True where a query may attend to a key; ``distance`` (batch, queries, keys) is the
-    query's position minus the key's, which sliding windows limit.
+    ``distance`` is the query's position minus the key's, which sliding windows limit; ``size`` (batch, queries, keys).
     """
-
-    def make(keep: Tensor) -> Mask:
-        return flex_block_mask(keep) if config._attn_implementation == "flex_attention" else additive_mask(keep, dtype)
-
+    make = block_mask if config._attn_implementation == "flex_attention" else additive_mask
     window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    inside = allowed if window is None else allowed & (distance < window)
-    if not types:
-        return make(inside)
-    return {kind: make(allowed if kind == "full_attention" else inside) for kind in set(types)}
+    kinds = set(getattr(config, "layer_types", None) or ())
+
+    def inside(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return allowed(batch, head, query, key) & (distance(batch, head, query, key) < window)
+
+    windowed = allowed if window is None else inside
+    if not kinds:
+        return make(windowed, size, device, dtype)
+    return {kind: make(allowed if kind == "full_attention" else windowed, size, device, dtype) for kind in kinds}
 
 
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(allowed: MaskMod, size: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
     """For eager attention and SDPA: (batch, 1, queries, keys), 0 where allowed and the least number of ``dtype`` elsewhere."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+    batch, query, key = (torch.arange(n, device=device) for n in size)
+    keep = allowed(batch[:, None, None], batch.new_zeros(()), query[:, None], key)
+    mask = torch.zeros(size, dtype=dtype, device=device)
+    return mask.masked_fill_(~keep, torch.finfo(dtype).min)[:, None]
 
 
-def flex_block_mask(allowed: Tensor) -> BlockMask:
+def block_mask(allowed: MaskMod, size: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> BlockMask:
     """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed, as between most branches."""
-
-    def keep(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return allowed[batch, query, key]
-
-    batch, queries, keys = allowed.shape
-    return create_block_mask(keep, batch, None, queries, keys, device=allowed.device)
+    # compiled, the blocks are found without a tensor of all pairs; a CPU takes longer to compile it than to run it
+    return create_block_mask(allowed, size[0], None, size[1], size[2], device=device, _compile=device.type == "cuda")
 
 
-def branch_mask(lengths: Tensor, main: int, branch_boi: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+def branch_mask(lengths: Tensor, main: int, branch_boi: Tensor, queries: int) -> tuple[MaskMod, MaskMod, Tensor]:
     """The layout in training: ``main`` columns of the main stream, then ``queries`` columns for each branch.
 
     ``lengths`` (batch,) valid main columns; ``branch_boi`` (batch, branches) index of each branch's BOI, -1
-    for none. Returns ``allowed`` (batch, columns, columns) and position ids (batch, columns): a branch has the
-    positions it would have had after its BOI, sees the main stream up to and including it, and itself causally.
+    for none. Returns the mask, the distances and position ids (batch, columns): a branch has the positions it would have had
+    after its BOI, sees the main stream up to and including it, and itself causally.
     """
     batch, branches = branch_boi.shape
-    device = lengths.device
-    column = torch.arange(main + branches * queries, device=device)
+    column = torch.arange(main + branches * queries, device=lengths.device)
     is_main = column < main
     owner = torch.where(is_main, -1, (column - main) // queries)
     begin = torch.cat(
         [column[:main].expand(batch, -1), branch_boi.repeat_interleave(queries, dim=1)], dim=1
     )  # last main column that a column may see
-    position = torch.where(is_main, column, begin + 1 + (column - main) % queries)
+    position = torch.where(is_main, column, begin + 1 + (column - main) % queries).clamp(min=0)
     present = torch.where(is_main, column < lengths[:, None], begin >= 0)
-    sees_main = is_main & (column <= begin[:, :, None])
-    same_branch = (owner[:, None] == owner[None, :]) & ~is_main & (column[None, :] <= column[:, None])
-    return (sees_main | same_branch) & present[:, None, :], position.clamp(min=0)
+
+    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        sees_main = is_main[key] & (key <= begin[batch, query])
+        same_branch = ~is_main[key] & (owner[query] == owner[key]) & (key <= query)
+        return (sees_main | same_branch) & present[batch, key]
+
+    def distance(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return position[batch, query] - position[batch, key]
+
+    return allowed, distance, position
 
 
-def decode_mask(query_positions: Tensor, key_positions: Tensor, key_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """``allowed`` and ``distance`` (batch, queries, keys) in decoding: causal by position.
+def causal_mask(padding: Tensor, past: int) -> tuple[MaskMod, MaskMod]:
+    """The layout in decoding: the mask and the distances of queries that come after ``past`` columns of a cache.
 
-    ``query_positions`` (batch, queries), ``key_positions`` and ``key_valid`` (batch, keys).
+    ``padding`` (batch,) columns on the left are none of a row's.
     """
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    return (distance >= 0) & key_valid[:, None, :], distance
+
+    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key >= padding[batch]) & (key <= query + past)
+
+    def distance(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return query + past - key
+
+    return allowed, distance

@@ -225,9 +225,9 @@ class StreamModel(nn.Module):
             begin[batch.drawing_row, order] = batch.drawing_boi
             block = self.queries.weight.to(embeds.dtype).repeat(branches, 1).expand(rows, -1, -1)
             embeds = torch.cat([embeds, block], dim=1)
-        allowed, position_ids = branch_mask(batch.lengths, main, begin, n)
-        distance = position_ids[:, :, None] - position_ids[:, None, :]
-        masks = attention_masks(allowed, distance, self.llm.config, embeds.dtype)
+        allowed, distance, position_ids = branch_mask(batch.lengths, main, begin, n)
+        size = (rows, embeds.shape[1], embeds.shape[1])
+        masks = attention_masks(allowed, distance, size, self.llm.config, embeds.device, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
         start = main + order * n if on_branches else batch.drawing_boi + 1
         columns = start[:, None] + torch.arange(n, device=embeds.device)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
@@ -19,11 +26,15 @@ from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
+from limner.inference.engine import Engine, Request
 from limner.inference.generation_config import GenerationConfig
 from limner.inference.model import Limner
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.mllm.config import LimnerConfig
-from limner.mllm.encoding import StreamEncoder
+from limner.mllm.decoding import Decoder, DrawRequest, Row
+from limner.mllm.decoding_options import DecodingOptions
+from limner.mllm.encoding import Encoded, StreamEncoder
+from limner.mllm.events import Event
 from limner.mllm.stream import StreamModel
 from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
@@ -211,20 +222,68 @@ def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
     return Image.fromarray(torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
-def scripted(decoder, scripts: list[str]) -> dict[int, list[torch.Tensor]]:
-    """Make a decoder write scripts (one a row, "@" for a picture, then the end); returns the logits each row saw."""
-    vocabulary = decoder.vocabulary
-    left = {row: list(script) for row, script in enumerate(scripts)}
-    seen: dict[int, list[torch.Tensor]] = {row: [] for row in left}
+class GivenPictures:
+    """A de-tokenizer that draws at once what ``draw`` gives for requests."""
 
-    def token(row, logits):
-        if row.size:
-            return vocabulary.pad
-        seen[row.index].append(logits.clone())
-        if not left[row.index]:
-            return vocabulary.end_of_turn[0]
-        letter = left[row.index].pop(0)
+    def __init__(self, draw: Callable[[list[DrawRequest]], list[Image.Image]]) -> None:
+        self.draw = draw
+
+    def begin_drawing(self, detokenizer, group, config, options, seeds):
+        images = np.stack([np.array(image) for image in self.draw(group)])
+        return SimpleNamespace(latents=torch.from_numpy(images), shape=(), done=1, total=1)
+
+    def decode(self, drawing):
+        return drawing.latents
+
+
+@dataclass
+class Played:
+    rows: list[Row]
+    events: list[Event]
+    requests: list[DrawRequest]
+    logits: dict[int, list[torch.Tensor]]
+    """What each row's tokens were chosen from, where they were scripted"""
+
+
+def play(
+    model: StreamModel,
+    encoder: StreamEncoder,
+    conversations: list,
+    options: DecodingOptions | None = None,
+    seeds: list[int] | None = None,
+    scripts: list[str] | None = None,
+    draw: Callable[[list[DrawRequest]], list[Image.Image]] | None = None,
+) -> Played:
+    """Replies to a batch of prompts (or encoded conversations) by the engine, without a de-tokenizer.
+
+    ``scripts`` are what the rows write ("@" for a picture, then the end), whatever their logits are.
+    """
+    asked: list[DrawRequest] = []
+    logits: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(conversations))}
+    left = [list(script) for script in scripts or []]
+
+    def drawn(requests):
+        asked.extend(requests)
+        return draw(requests) if draw else [picture(r.row * 10 + r.index, r.size) for r in requests]
+
+    def written(decoder, rows, scores):
+        for row, own in zip(rows, scores, strict=True):
+            logits[row.index].append(own.clone())
+        return [next_of(decoder, left[row.index]) for row in rows]
+
+    def next_of(decoder, script):
+        if not script:
+            return decoder.vocabulary.end_of_turn[0]
+        letter = script.pop(0)
         return decoder.begin_image_ids[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]
 
-    decoder._sample = lambda active, logits: [token(*pair) for pair in zip(active, logits, strict=True)]
-    return seen
+    given = GivenPictures(drawn)
+    adapters = SimpleNamespace(view_with=lambda half, active: model if half == "mllm" else given)
+    engine = Engine(SimpleNamespace(encoder=encoder, adapters=adapters, offload=None))
+    encoded = [c if isinstance(c, Encoded) else encoder.encode(c, add_generation_prompt=True) for c in conversations]
+    config = GenerationConfig(**asdict(options or DecodingOptions()))
+    request = Request(encoded, seeds or [0] * len(encoded), config)
+    choosing = patch.object(Decoder, "choose", written) if scripts else nullcontext()
+    with patch("limner.inference.engine.begin_drawing", given.begin_drawing), choosing:
+        events = list(engine.events(request))
+    return Played(request.rows, events, asked, logits)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import run_sampling
 from ...detokenizer.drawing_options import DrawingOptions
 from ...detokenizer.files import load_strict
 from ...detokenizer.mmdit_detokenizer import MMDiTDetokenizer
@@ -137,15 +136,13 @@ class StableDiffusion3(nn.Module):
             raise ValueError("the prompt is empty")
         options = DrawingOptions(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         self.detokenizer.check_size(height, width)
-        drawn = run_sampling(
-            self.detokenizer.sample(
-                self.condition(prompts, negative_prompt),
-                height,
-                width,
-                seeds=[(seed, i) for i in range(len(prompts))],
-                options=options,
-                times=self.sigmas(num_inference_steps),
-            ),
-            callback,
+        drawing = self.detokenizer.begin(
+            self.condition(prompts, negative_prompt),
+            height,
+            width,
+            seeds=[(seed, i) for i in range(len(prompts))],
+            options=options,
+            times=self.sigmas(num_inference_steps),
         )
+        drawn = self.detokenizer.run(drawing, callback)
         return [Image.fromarray(pixels.numpy()) for pixels in drawn]

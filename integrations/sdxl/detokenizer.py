@@ -14,12 +14,13 @@ import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ...detokenizer.autoencoder import Autoencoder, to_pixels, to_uint8
+from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...detokenizer.condition import Condition
-from ...detokenizer.detokenizer import Detokenizer, Sampling
+from ...detokenizer.detokenizer import Detokenizer, Drawing
 from ...detokenizer.drawing_options import DrawingOptions
 from ...detokenizer.files import load_module, load_strict, read_json, save_module, stored_dtype
 from ...detokenizer.guidance import Guidance
+from ...detokenizer.samplers import Steps
 from ...resamplers import PerceiverResampler
 
 
@@ -123,7 +124,7 @@ class SDXLDetokenizer(Detokenizer):
         return self.autoencoder.moments(pixels.to(parameter.dtype))[0][0]
 
     @torch.no_grad()
-    def sample(
+    def begin(
         self,
         condition: Condition,
         height: int,
@@ -131,32 +132,31 @@ class SDXLDetokenizer(Detokenizer):
         *,
         seeds: Sequence[tuple[int, int]],
         options: DrawingOptions,
-    ) -> Sampling:
+    ) -> Drawing:
         """The sampler is the checkpoint's own Euler; another one is refused with a ValueError."""
-        self.check_size(height, width)
-        if len(seeds) != condition.batch:
-            raise ValueError(f"{len(seeds)} seeds for {condition.batch} pictures")
+        self.check_request(condition, height, width, seeds)
         if options.sampler != "euler":
             raise ValueError(f"an SDXL de-tokenizer draws with its own Euler scheduler, not with {options.sampler!r}")
-        noise = self.noise(seeds, height, width)
-        latents = yield from self.denoise(noise, condition, options.guidance, options.num_inference_steps)
-        return to_uint8(self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype)))
+        return self.begin_at(self.noise(seeds, height, width), condition, options.guidance, options.num_inference_steps)
 
     @torch.no_grad()
-    def denoise(self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int) -> Sampling:
-        """Noise (batch, channels, h, w) to latents of the same shape; yields as `sample` does."""
-        parameter = next(self.unet.parameters())
-        scheduler = EulerDiscreteScheduler.from_config(
-            self.scheduler.config
-        )  # a scheduler counts its steps, so each drawing has its own
-        scheduler.set_timesteps(steps, device=parameter.device)
-        x = noise.to(parameter.device) * scheduler.init_noise_sigma
-        predict = GuidedNoise(self, condition, guidance, tuple(noise.shape[1:]))
-        for step, t in enumerate(scheduler.timesteps):
-            predicted = predict(scheduler.scale_model_input(x, t), t, t.item() / scheduler.config.num_train_timesteps)
-            x = scheduler.step(predicted, t, x).prev_sample
-            yield step + 1, steps
-        return x
+    def begin_at(self, noise: Tensor, condition: Condition, guidance: Guidance, steps: int) -> Drawing:
+        """A drawing that starts from ``noise`` (batch, channels, h, w)."""
+        # a scheduler counts its steps, so each drawing has its own
+        scheduler = EulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=next(self.unet.parameters()).device)
+        guided = GuidedNoise(self, condition, guidance, tuple(noise.shape[1:]), scheduler)
+        shape = (tuple(noise.shape[1:]), condition.context.shape[1])
+        return Drawing(scheduler_steps(scheduler, noise), guided, steps, shape)
+
+    @torch.no_grad()
+    def advance(self, drawings: Sequence[Drawing]) -> None:
+        inputs = [d.guided.inputs(d.x, d.t) for d in drawings]
+        latents, timesteps, context, pooled, time_ids = (torch.cat(parts) for parts in zip(*inputs, strict=True))
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        noise = self.unet(latents, timesteps, context, added_cond_kwargs=conditions).sample
+        for drawing, part in zip(drawings, noise.split([len(own[0]) for own in inputs]), strict=True):
+            drawing.send(drawing.guided.combine(part, drawing.x, drawing.t))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
@@ -183,15 +183,34 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
     return EulerDiscreteScheduler.from_pretrained(folder)
 
 
+def scheduler_steps(scheduler: EulerDiscreteScheduler, noise: Tensor) -> Steps:
+    """diffusers' scheduler as a sampler (`detokenizer/samplers.py`): what it yields is scaled for the network, and it is sent
+    the network's noise."""
+    x = noise.to(scheduler.timesteps.device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        time = timestep.item() / scheduler.config.num_train_timesteps
+        predicted = yield scheduler.scale_model_input(x, timestep), time
+        x = scheduler.step(predicted, timestep, x).prev_sample
+    return x
+
+
 class GuidedNoise:
     """The guided noise prediction; all guidance passes run as one batch."""
 
     def __init__(
-        self, detokenizer: SDXLDetokenizer, condition: Condition, guidance: Guidance, shape: tuple[int, ...]
+        self,
+        detokenizer: SDXLDetokenizer,
+        condition: Condition,
+        guidance: Guidance,
+        shape: tuple[int, ...],
+        scheduler: EulerDiscreteScheduler,
     ) -> None:
-        self.unet, self.guidance = detokenizer.unet, guidance
-        parameter = next(self.unet.parameters())
+        self.guidance = guidance
+        parameter = next(detokenizer.unet.parameters())
         self.dtype = parameter.dtype
+        self.timesteps = scheduler.timesteps
+        times = [timestep / scheduler.config.num_train_timesteps for timestep in scheduler.timesteps.tolist()]
+        self.step_of = {t: step for step, t in enumerate(times)}
         self.has_references = detokenizer.takes_reference and any(condition.references)
         without_context = condition.without_context()
         self.conditions = {"full": condition, "no_context": without_context, "nothing": without_context}
@@ -204,20 +223,23 @@ class GuidedNoise:
             blank = torch.zeros(shape, device=parameter.device)
             self.reference = torch.stack([row[0].to(blank) if row else blank for row in rows])
 
-    def __call__(self, x: Tensor, timestep: Tensor, t: float) -> Tensor:
+    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Latents, timesteps, context, pooled vectors and sizes of all passes at time ``t``, (passes · batch, …) each."""
         names = self.guidance.passes(t, self.has_references)
         conditions = [self.conditions[name] for name in names]
-        inputs = x.repeat(len(names), 1, 1, 1)
+        latents = x.repeat(len(names), 1, 1, 1)
         if len(self.reference):
             beside = [torch.zeros_like(self.reference) if name == "nothing" else self.reference for name in names]
-            inputs = torch.cat([inputs, torch.cat(beside)], dim=1)
-        noise = self.unet(
-            inputs.to(self.dtype),
-            timestep,
+            latents = torch.cat([latents, torch.cat(beside)], dim=1)
+        return (
+            latents.to(self.dtype),
+            self.timesteps[self.step_of[t]].expand(len(latents)),
             torch.cat([f.context for f in conditions]).to(self.dtype),
-            added_cond_kwargs={
-                "text_embeds": torch.cat([f.pooled for f in conditions]).to(self.dtype),
-                "time_ids": self.time_ids.expand(len(inputs), -1),
-            },
-        ).sample
+            torch.cat([f.pooled for f in conditions]).to(self.dtype),
+            self.time_ids.expand(len(latents), -1),
+        )
+
+    def combine(self, noise: Tensor, x: Tensor, t: float) -> Tensor:
+        """The guided noise, of x's shape and precision, from that of the passes (passes · batch, channels, h, w)."""
+        names = self.guidance.passes(t, self.has_references)
         return self.guidance.combine(dict(zip(names, noise.to(x.dtype).chunk(len(names)), strict=True)))

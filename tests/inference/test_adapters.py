@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import limner
-from helpers import make_limner, picture
+from helpers import make_limner, play
 from limner.inference import adapter_files, adapters, lora
 from limner.inference.adapters import EXTRA, Adapter, split_weight
-from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.decoding_options import DecodingOptions
 from limner.train.adapter_training import AdapterTraining
 from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
 
@@ -279,17 +279,8 @@ def test_adapters_combine_with_their_weights(model, tmp_path):
 
 def drawn_features(model):
     """What decoding gives the de-tokenizer."""
-    found = []
-
-    def draw(requests):
-        found.extend(request.features for request in requests)
-        return [picture(0)]
-        yield
-
-    decoder = Decoder(halves(model)[0], model.encoder, DecodingOptions(images="force", max_images=1, max_new_tokens=1))
-    for _ in decoder.run([model.encoder.encode("draw", add_generation_prompt=True)], [0], draw):
-        pass
-    return found
+    options = DecodingOptions(images="force", max_images=1, max_new_tokens=1)
+    return [request.features for request in play(halves(model)[0], model.encoder, ["draw"], options).requests]
 
 
 def test_a_drawing_begins_with_the_adapters_boi(model, tmp_path):

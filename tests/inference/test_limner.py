@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 import limner
-from helpers import make_limner, picture, scripted  # noqa: F401
+from helpers import make_limner, picture
 from limner.detokenizer.drawing_options import DrawingOptions
-from limner.inference.drawing import make_draw
+from limner.inference.drawing import begin_drawing
 from limner.inference.images import load_image
 from limner.inference.reply import Reply
 from limner.mllm.decoding import DrawRequest
-from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece, consume
+from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +106,18 @@ def test_several_replies_read_the_conversation_once(model, monkeypatch):
 
 
 def test_noise_is_of_the_seed_and_the_pictures_place_in_its_reply(model, monkeypatch):
-    seen, sample = [], model.detokenizer.sample
+    seen, begin = [], model.detokenizer.begin
 
     def recorded(*args, seeds, **options):
         seen.append(seeds)
-        return sample(*args, seeds=seeds, **options)
+        return begin(*args, seeds=seeds, **options)
 
-    monkeypatch.setattr(model.detokenizer, "sample", recorded)
+    monkeypatch.setattr(model.detokenizer, "begin", recorded)
     features = torch.randn(4, model.detokenizer.adapter.config.feature_width)
     prompt = torch.randn(6, model.detokenizer.adapter.config.prompt_width), torch.ones(6, dtype=torch.bool)
     requests = [DrawRequest(row, index, features, *prompt, (32, 32), []) for row, index in ((0, 2), (1, 0))]
-    draw = make_draw(lambda: model.detokenizer, DrawingOptions(num_inference_steps=1), model.config, [5, 6])
-    assert len(consume(draw(requests))) == 2 and seen == [[(5, 2), (6, 0)]]
+    begin_drawing(model.detokenizer, requests, model.config, DrawingOptions(num_inference_steps=1), [5, 6])
+    assert seen == [[(5, 2), (6, 0)]]
 
 
 def test_sizes(model):

@@ -69,7 +69,7 @@ def test_requests_of_an_offloaded_model_take_turns(offloaded):
     assert model.generate("a cat", **OPTIONS).images[0].tobytes() == plain
     assert moves == AWAY + BACK + AWAY + BACK
     rest = [event.image.tobytes() for event in held if type(event).__name__ == "PictureDone"]
-    assert rest == [plain] and moves == (AWAY + BACK) * 3
+    assert rest == [plain] and moves == (AWAY + BACK) * 2, "it was drawn beside the other"
     left = model.stream("a cat", **OPTIONS)
     assert any(type(event).__name__ == "PictureStep" for event in left)
     left.close()

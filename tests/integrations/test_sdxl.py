@@ -5,7 +5,6 @@ import torch
 from diffusers import StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLPipeline
 
 from helpers import make_sdxl
-from limner.detokenizer.detokenizer import run_sampling
 from limner.detokenizer.drawing_options import DrawingOptions
 from limner.detokenizer.guidance import Guidance
 from limner.integrations.sdxl.detokenizer import SDXLAdapterConfig, SDXLDetokenizer
@@ -36,6 +35,13 @@ def embeddings(condition):
     }
 
 
+def latents(made, noise, condition, guidance, steps):
+    drawing = made.begin_at(noise, condition, guidance, steps)
+    while drawing.latents is None:
+        made.advance([drawing])
+    return drawing.latents
+
+
 @pytest.mark.parametrize("scale", [7.5, 1.0])
 def test_the_loop_is_that_of_diffusers_pipeline(scale):
     made, noise = make_sdxl(), torch.randn(1, 4, 16, 24)
@@ -49,7 +55,7 @@ def test_the_loop_is_that_of_diffusers_pipeline(scale):
             guidance_scale=scale,
             num_inference_steps=10,
         ).images
-    ours = run_sampling(made.denoise(noise, condition, Guidance(scale), 10))
+    ours = latents(made, noise, condition, Guidance(scale), 10)
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -72,12 +78,10 @@ def test_the_loop_with_a_picture_is_that_of_diffusers_pipeline(image_scale):
         ).images
     reference = made.encode_reference(picture, (32, 32))
     condition.references.append([reference])
-    ours = run_sampling(made.denoise(noise, condition, Guidance(7.5, image_scale), 10))
+    ours = latents(made, noise, condition, Guidance(7.5, image_scale), 10)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     condition.references[0] = []
-    assert not torch.allclose(
-        run_sampling(made.denoise(noise, condition, Guidance(7.5, image_scale), 10)), theirs, atol=1e-2
-    )
+    assert not torch.allclose(latents(made, noise, condition, Guidance(7.5, image_scale), 10), theirs, atol=1e-2)
 
 
 def test_a_picture_alone_and_in_a_batch_and_after_saving(tmp_path):

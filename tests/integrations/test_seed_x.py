@@ -15,7 +15,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import limner
-from helpers import make_sdxl, picture
+from helpers import make_sdxl, picture, play
 from limner.app.cli import main as cli
 from limner.detokenizer.files import build_on_meta, check_state_dict
 from limner.inference.convert import convert_seed_x
@@ -24,7 +24,7 @@ from limner.integrations.seed_x.agent import TEMPLATES, weights_from_seed_x
 from limner.integrations.seed_x.conversion import GRIDS, SDXL
 from limner.integrations.seed_x.conversion import load_tokenizer as seed_x_tokenizer
 from limner.mllm.config import LimnerConfig
-from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.decoding_options import DecodingOptions
 from limner.mllm.encoding import Encoded, StreamEncoder
 from limner.mllm.stream import StreamBatch, StreamModel
 from limner.mllm.views import View
@@ -104,23 +104,11 @@ def test_it_sees_two_tiles_draws_and_goes_on_writing(converted, which):
         (start, View(blank, tuple(place))) for start, place in zip(starts, io["patch_positions"].tolist(), strict=True)
     ]
     encoded = Encoded(input_ids=ids[:-1], views=views)
-    drawn = []
-
-    def draw(requests):
-        drawn.extend(request.features for request in requests)
-        return [picture(0)]
-        yield
-
     after = [int(token) for token in AGENT["text_after"].split()]
     options = DecodingOptions(images="force", max_images=1, max_new_tokens=len(after) - 1)
-    events = Decoder(model, loaded.encoder, options).run([encoded], [0], draw)
-    while True:
-        try:
-            next(events)
-        except StopIteration as stopped:
-            (row,) = stopped.value
-            break
-    torch.testing.assert_close(drawn[0], io["img_gen_feat"][0], atol=1e-4, rtol=1e-4)
+    played = play(model, loaded.encoder, [encoded], options, draw=lambda requests: [picture(0)])
+    (row,), (asked,) = played.rows, played.requests
+    torch.testing.assert_close(asked.features, io["img_gen_feat"][0], atol=1e-4, rtol=1e-4)
     assert [model.vocabulary.eoi, *row.parts[-1].ids] == after
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from helpers import BACKBONES, make_stream, picture, scripted
+from helpers import BACKBONES, make_stream, picture, play
 from limner.mllm.cache import StreamCache
-from limner.mllm.decoding import Decoder, DecodingOptions
+from limner.mllm.decoding_options import DecodingOptions
 from limner.mllm.masks import check_backbone
 from limner.mllm.stream import collate
 
@@ -46,10 +46,10 @@ def test_one_training_forward_equals_decoding_from_the_cache(backbone):
         features = model.get_image_features(model.vision_tower(one.pixel_values), None)
         embeds = model.build_inputs_embeds(one.input_ids, one.feature_mask, features)
         for picture_ in (p for p in e.pictures if p.drawn):
-            cache = StreamCache(model, 1, keep_hidden=True)
+            cache = StreamCache(model, 1)
             main = cache.extend(embeds[:, : picture_.boi_index + 1])
             torch.testing.assert_close(main[0], output.hidden[row, : picture_.boi_index + 1], atol=1e-5, rtol=1e-5)
-            states = cache.extend(model.queries.weight[None])
+            states = cache.extend(model.queries.weight[None], branch=model.config.num_queries)
             torch.testing.assert_close(states[0], output.query_states[drawing], atol=1e-5, rtol=1e-5)
             cache.crop(model.config.num_queries)
             rest = cache.extend(embeds[:, picture_.boi_index + 1 :])
@@ -80,20 +80,24 @@ def test_our_masks_are_the_models_own_where_there_are_no_branches(backbone):
 def test_flex_attention_equals_eager(backbone):
     """Main stream and branches in one forward, and queries over a cache that is cropped; windows are shorter than these."""
     model, encoder = make_stream(backbone, prompt_tokens=6)
-    batch = collate([encoder.encode(c, training=True) for c in CONVERSATIONS], model.vocabulary, model.config)
+    encoded = [encoder.encode(c, training=True) for c in CONVERSATIONS]
+    batch = collate(encoded, model.vocabulary, model.config)
     count = batch.lengths[:, None] > torch.arange(batch.input_ids.shape[1])
+    padded = collate(encoded, model.vocabulary, model.config, padding_side="left")
 
     def run(attention):
         model.llm.set_attn_implementation(attention)
         output = model(batch)
-        cache = StreamCache(model, 3, keep_hidden=True)
+        cache = StreamCache(model, 3)
         embeds = model.build_inputs_embeds(
-            batch.input_ids, batch.feature_mask, model.get_image_features(model.vision_tower(batch.pixel_values), None)
+            padded.input_ids,
+            padded.feature_mask,
+            model.get_image_features(model.vision_tower(padded.pixel_values), None),
         )
-        main = cache.extend(embeds, count)
+        main = cache.extend(embeds, batch.lengths.tolist())
         states = cache.extend(model.queries.weight.expand(3, -1, -1))
         cache.crop(model.config.num_queries)
-        return output.hidden[count], output.query_states, main[count], states, cache.extend(embeds[:, :1])
+        return output.hidden[count], output.query_states, main[count.flip(1)], states, cache.extend(embeds[:, :1])
 
     for flex, eager in zip(run("flex_attention"), run("eager"), strict=True):
         assert flex.isfinite().all()
@@ -116,24 +120,21 @@ def test_rows_that_draw_at_different_moments_equal_rows_alone(backbone):
     scripts = ["xy@z@", "@", "abcdefg@hij"]  # @ is a picture
 
     def run(which):
-        decoder = Decoder(model, encoder, DecodingOptions(max_new_tokens=40))
-        seen: dict[int, list] = {}
-        hidden = scripted(decoder, [scripts[i] for i in which])
-
         def draw(requests):
-            for r in requests:
-                seen.setdefault(which[r.row], []).append((r.features, r.prompt, r.prompt_mask, r.index))
             return [picture(10 * which[r.row] + r.index) for r in requests]
-            yield
 
-        events = (
-            decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0] * 3, draw)
-            if len(which) == 3
-            else decoder.run([encoder.encode(prompts[i], add_generation_prompt=True) for i in which], [0], draw)
+        played = play(
+            model,
+            encoder,
+            [prompts[i] for i in which],
+            DecodingOptions(max_new_tokens=40),
+            scripts=[scripts[i] for i in which],
+            draw=draw,
         )
-        for _ in events:
-            pass
-        return seen, {which[row]: values for row, values in hidden.items()}
+        seen: dict[int, list] = {}
+        for r in played.requests:
+            seen.setdefault(which[r.row], []).append((r.features, r.prompt, r.prompt_mask, r.index))
+        return seen, {which[row]: values for row, values in played.logits.items()}
 
     together, logits = run([0, 1, 2])
     for i in range(3):

@@ -5,25 +5,11 @@ import random
 import pytest
 import torch
 
-from helpers import make_stream, picture, scripted
-from limner.mllm.decoding import Decoder, DecodingOptions
+from helpers import make_stream, play
+from limner.mllm.decoding import Decoder
+from limner.mllm.decoding_options import DecodingOptions
 from limner.mllm.events import Finished, PictureDone, TextPiece
 from limner.mllm.messages import EmittedText
-
-
-def drawn(requests):
-    return [picture(r.row * 10 + r.index, r.size) for r in requests]
-    yield
-
-
-def play(decoder, prompts, seeds=None):
-    encoded = [decoder.encoder.encode(p, add_generation_prompt=True) for p in prompts]
-    runner, events = decoder.run(encoded, seeds or [0] * len(prompts), drawn), []
-    while True:
-        try:
-            events.append(next(runner))
-        except StopIteration as stopped:
-            return stopped.value, events
 
 
 @pytest.mark.parametrize("shapes", [(), ((32, 32), (16, 32))])
@@ -43,7 +29,6 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
             top_p=rng.choice((1.0, 0.9)),
             **rng.choice(({}, {"height": 32, "width": 32})),
         )
-        decoder = Decoder(model, encoder, options)
         noise = torch.Generator().manual_seed(batch)
         opener = v.shapes[0] if shapes else v.boi
 
@@ -54,7 +39,8 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
             return scores
 
         model.logits = logits
-        rows, events = play(decoder, ["a", "bc", "d" * 9, "e"], [batch] * 4)
+        played = play(model, encoder, ["a", "bc", "d" * 9, "e"], options, [batch] * 4)
+        rows, events = played.rows, played.events
         for row in rows:
             replies += 1
             images = [p for p in row.parts if not isinstance(p, str)]
@@ -80,30 +66,28 @@ def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
 
 def test_a_limit_says_length_and_an_end_says_stop():
     model, encoder = make_stream()
-    decoder = Decoder(model, encoder, DecodingOptions(max_new_tokens=3))
-    scripted(decoder, ["abcdef", "ab"])
-    rows, _ = play(decoder, ["x", "y"])
+    rows = play(model, encoder, ["x", "y"], DecodingOptions(max_new_tokens=3), scripts=["abcdef", "ab"]).rows
     assert [(row.parts, row.finish_reason) for row in rows] == [(["abc"], "length"), (["ab"], "stop")]
 
 
 def test_stop_strings_end_the_reply_before_themselves_even_across_tokens():
     model, encoder = make_stream()
-    decoder = Decoder(model, encoder, DecodingOptions(stop=("END",)))
-    scripted(decoder, ["ab@EcENDxyz"])
-    rows, events = play(decoder, ["x"])
+    played = play(model, encoder, ["x"], DecodingOptions(stop=("END",)), scripts=["ab@EcENDxyz"])
+    rows, events = played.rows, played.events
     assert [p if isinstance(p, str) else "@" for p in rows[0].parts] == ["ab", "@", "Ec"] and rows[
         0
     ].finish_reason == "stop"
     assert "".join(e.text for e in events if isinstance(e, TextPiece)) == "abEc"
 
 
-def test_characters_of_several_tokens_are_given_out_whole():
+def test_characters_of_several_tokens_are_given_out_whole(monkeypatch):
     model, encoder = make_stream()
-    decoder = Decoder(model, encoder, DecodingOptions())
     ids = encoder.text_ids("a고양이b")
     left = list(ids)
-    decoder._sample = lambda active, logits: [left.pop(0) if left else model.vocabulary.end_of_turn[0]]
-    rows, events = play(decoder, ["x"])
+    end = model.vocabulary.end_of_turn[0]
+    monkeypatch.setattr(Decoder, "choose", lambda decoder, rows, logits: [left.pop(0) if left else end])
+    played = play(model, encoder, ["x"])
+    rows, events = played.rows, played.events
     pieces = [e.text for e in events if isinstance(e, TextPiece)]
     assert pieces == ["a", "고", "양", "이", "b"] and rows[0].parts[0].ids == tuple(ids)
 
@@ -112,9 +96,8 @@ def test_characters_of_several_tokens_are_given_out_whole():
 def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_state():
     """After a reply, encoding the conversation again continues exactly where decoding stood."""
     model, encoder = make_stream("qwen3", shapes=((32, 32), (16, 32)))
-    decoder = Decoder(model, encoder, DecodingOptions())
-    seen = scripted(decoder, ["ab@c"])
-    rows, _ = play(decoder, ["draw"])
+    played = play(model, encoder, ["draw"], scripts=["ab@c"])
+    seen, rows = played.logits, played.rows
     content = [
         {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in rows[0].parts
     ]
@@ -153,19 +136,10 @@ def test_a_row_that_waited_is_drawn_from_the_same_prompt(scripts):
     model, encoder = make_stream("qwen3", prompt_tokens=6)
 
     def requests(scripts):
-        decoder, seen = Decoder(model, encoder, DecodingOptions(max_new_tokens=20)), []
-        scripted(decoder, scripts)
-
-        def draw(asked):
-            seen.extend(asked)
-            return [picture(r.row, r.size) for r in asked]
-            yield
-
-        runner = decoder.run(
-            [encoder.encode("draw", add_generation_prompt=True) for _ in scripts], [0] * len(scripts), draw
-        )
-        list(runner)
-        return seen
+        asked = play(
+            model, encoder, ["draw"] * len(scripts), DecodingOptions(max_new_tokens=20), scripts=scripts
+        ).requests
+        return sorted(asked, key=lambda request: request.row)
 
     together = requests(scripts)
     for script, found in zip(scripts, together, strict=True):

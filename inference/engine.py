@@ -1,0 +1,451 @@
+"""The engine: requests come and go at any time, their rows write together and their pictures are drawn together.
+
+Whoever waits for events of a request drives the engine, one unit of work at a time, for all requests; there is no thread. A
+unit is short: a conversation is read, every row that writes gets a token, or some pictures advance by one evaluation of the
+network. Words and pictures take turns, so that neither stops the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from ..detokenizer.detokenizer import Detokenizer, Drawing
+from ..mllm.cache import StreamCache
+from ..mllm.decoding import Decoder, Row
+from ..mllm.encoding import Encoded, StreamEncoder
+from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from ..mllm.text_stream import TextStream
+from ..mllm.token_keys import rest_of, split_point, token_keys
+from .adapters import Adapter, Adapters
+from .drawing import begin_drawing
+from .generation_config import GenerationConfig
+from .kept_conversations import KeptConversations
+from .offload import ModelOffload
+from .reply import Reply
+
+ActiveAdapters = Sequence[tuple[Adapter, float]]
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What may be in the engine at once; what is beyond waits for its turn. Raises ValueError for less than one row or token."""
+
+    rows: int = 64
+    """Replies"""
+    tokens: int | None = None
+    """Tokens in the caches of all rows, with what their replies may add; None for no limit"""
+    kept_tokens: int = 8192
+    """Tokens in the caches of conversations that were answered and may go on (``keep_cache``); 0 keeps none"""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.kept_tokens < 0 or (self.tokens is not None and self.tokens < 1):
+            raise ValueError(
+                f"rows {self.rows} and tokens {self.tokens} must be at least 1, kept_tokens {self.kept_tokens} at least 0"
+            )
+
+
+@dataclass(eq=False)
+class Request:
+    """One call: conversations that are answered with the same options."""
+
+    encoded: Sequence[Encoded]
+    """A conversation for each row; several replies to one share the object"""
+    seeds: Sequence[int]
+    config: GenerationConfig
+    adapters: ActiveAdapters = ()
+    """Of the words"""
+    drawing_adapters: ActiveAdapters = ()
+    keep_cache: bool = False
+    """The conversation may go on: begin from what is kept of it, and keep it"""
+    rows: list[RequestRow] = field(default_factory=list)
+    events: deque[Event] = field(default_factory=deque)
+    over: bool = False
+    """All events are there"""
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class RequestRow(Row):
+    """A row and what asked for it."""
+
+    request: Request = None  # type: ignore[assignment]  # fields of the base have defaults
+    encoded: Encoded = None  # type: ignore[assignment]
+    max_tokens: int = 0
+    """Its conversation and the longest reply to it"""
+
+
+@dataclass(eq=False)
+class RowGroup:
+    """Rows of one model, and their cache."""
+
+    decoder: Decoder
+    rows: list[RequestRow]
+    cache: StreamCache
+    logits: torch.Tensor | None = None
+    """Of the next tokens, where these have not been chosen yet"""
+
+    def take(self, rows: Sequence[RequestRow]) -> RowGroup:
+        """These rows of it."""
+        index = [i for i, row in enumerate(self.rows) if row in rows]
+        logits = None if self.logits is None else self.logits[index]
+        return RowGroup(self.decoder, [self.rows[i] for i in index], self.cache.take(index), logits)
+
+    def drop(self, rows: Sequence[RequestRow]) -> None:
+        """Leaves these rows out."""
+        rest = self.take([row for row in self.rows if row not in rows])
+        self.rows, self.cache, self.logits = rest.rows, rest.cache, rest.logits
+
+
+@dataclass(eq=False)
+class PictureGroup:
+    """Rows of one request whose pictures, of one size, are being drawn."""
+
+    group: RowGroup
+    indices: list[int]
+    """Of each row's picture in its reply"""
+    detokenizer: Detokenizer
+    drawing: Drawing
+
+
+class EngineModel(Protocol):
+    """What the engine needs of a model (`Limner`)."""
+
+    encoder: StreamEncoder
+    adapters: Adapters
+    offload: ModelOffload | None
+
+
+class Engine:
+    """Answers the requests of one model."""
+
+    def __init__(self, model: EngineModel, limits: EngineLimits | None = None) -> None:
+        self.model, self.limits = model, limits or EngineLimits()
+        self.submitted: deque[Request] = deque()
+        self.left: deque[Request] = deque()
+        """Requests that nobody waits for any more"""
+        self.queue: list[RequestRow] = []
+        """Rows that have not been read yet, in the order in which they came"""
+        self.writing: list[RowGroup] = []
+        """A group for each set of adapters"""
+        self.waiting: list[RowGroup] = []
+        """Single rows that have reached BOI"""
+        self.drawing: list[PictureGroup] = []
+        """The one whose turn is next comes first"""
+        self.kept = KeptConversations(self.limits.kept_tokens)
+        self.words_next = True
+        self.busy = False
+        """Somebody drives the engine"""
+        self.changed = threading.Condition()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "limits": self.limits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # a copied or pickled engine begins empty
+
+    def check(self, encoded: Encoded, config: GenerationConfig) -> None:
+        """Raises ValueError for a conversation that with its reply is beyond the limits."""
+        needed = self._max_tokens(encoded, config)
+        if self.limits.tokens is not None and needed > self.limits.tokens:
+            raise ValueError(
+                f"the conversation and its reply may take {needed} tokens; this engine holds {self.limits.tokens}. "
+                "Shorten it, or lower max_new_tokens or max_images"
+            )
+
+    def events(self, request: Request) -> Generator[Event, None, list[Reply]]:
+        """The events of a request as they happen; returns its replies. The request begins with the first event that is asked
+        for; closing the generator ends it within one unit of work. Raises what its work raised."""
+        self._submit(request)
+        try:
+            while True:
+                with self.changed:
+                    while self.busy and not request.events and not request.over:
+                        self.changed.wait()
+                    driving = not request.events and not request.over
+                    self.busy = self.busy or driving
+                if driving:
+                    self._drive()
+                while request.events:
+                    yield request.events.popleft()
+                if request.error is not None:
+                    raise request.error
+                if request.over and not request.events:
+                    return [Reply(row.parts, row.finish_reason) for row in request.rows]
+        finally:
+            self._leave(request)
+
+    def _submit(self, request: Request) -> None:
+        tokenizer = self.model.encoder.tokenizer
+        request.rows = [
+            RequestRow(
+                index,
+                request.config,
+                request.events.append,
+                torch.Generator().manual_seed(seed % 2**63),
+                TextStream(tokenizer, request.config.stop),
+                [p.image for p in encoded.pictures],
+                encoded.last_request,
+                request=request,
+                encoded=encoded,
+                max_tokens=self._max_tokens(encoded, request.config),
+            )
+            for index, (encoded, seed) in enumerate(zip(request.encoded, request.seeds, strict=True))
+        ]
+        self.submitted.append(request)
+
+    def _max_tokens(self, encoded: Encoded, config: GenerationConfig) -> int:
+        stream = self.model.encoder.config
+        image = 3 + max(stream.image_tokens, stream.num_queries)
+        images = 0 if config.images == "never" else config.max_images
+        return len(encoded.input_ids) + config.max_new_tokens + images * image
+
+    def _leave(self, request: Request) -> None:
+        """Takes a request off that is over or that nobody waits for: at once, or after the unit of work that is going on."""
+        with self.changed:
+            self.left.append(request)
+            if not self.busy:
+                self._drop_left()
+
+    def _drive(self) -> None:
+        """One unit of work; the caller has set `busy`."""
+        try:
+            self.step()
+        finally:
+            with self.changed:
+                self._drop_left()
+                self.busy = False
+                self.changed.notify_all()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One unit of work: of what there is to do, what keeps others waiting least."""
+        while self.submitted:
+            self.queue += self.submitted.popleft().rows
+        offloaded = self.model.offload is not None
+        drawing = [pictures for pictures in self.drawing if pictures.drawing.latents is None]
+        drawn = [pictures for pictures in self.drawing if pictures.drawing.latents is not None]
+        # the halves of an offloaded model take turns as seldom as possible: all words, then all pictures
+        admitted = [] if offloaded and self.drawing else self._admissible()
+        ready = [] if offloaded and (admitted or self.writing or self.drawing) else self._ready()
+        if admitted:
+            self._read(admitted)
+        elif drawn and not (offloaded and drawing):
+            self._finish(drawn if offloaded else drawn[:1])
+        elif ready:
+            self._begin(ready)
+        elif self.writing and (self.words_next or not drawing) and not (offloaded and drawing):
+            self.words_next = False
+            for group in list(self.writing):
+                self._write(group)
+        elif drawing:
+            self.words_next = True
+            self._advance(drawing)
+
+    def _rows(self) -> Iterator[RequestRow]:
+        """All that have room in a cache."""
+        for group in (*self.writing, *self.waiting, *(pictures.group for pictures in self.drawing)):
+            yield from group.rows
+
+    def _admissible(self) -> list[RequestRow]:
+        """The first rows of the queue that there is room for, of one request."""
+        if not self.queue:
+            return []
+        there = list(self._rows())
+        rows, tokens = len(there), sum(row.max_tokens for row in there)
+        admitted: list[RequestRow] = []
+        for row in self.queue:
+            rows, tokens = rows + 1, tokens + row.max_tokens
+            full = rows > self.limits.rows or (self.limits.tokens is not None and tokens > self.limits.tokens)
+            if full or row.request is not self.queue[0].request:
+                break
+            admitted.append(row)
+        return admitted
+
+    def _read(self, rows: list[RequestRow]) -> None:
+        """Feeds the conversations of these rows, each once; their replies begin."""
+        request = rows[0].request
+        with self._failing(request):
+            self._bring("mllm")
+            decoder = Decoder(self.model.adapters.view_with("mllm", request.adapters), self.model.encoder)
+            once = list({id(row.encoded): row.encoded for row in rows}.values())
+            if request.keep_cache:
+                read = [self._read_rest(decoder, encoded) for encoded in once]
+                cache, logits = StreamCache.join([own for own, _ in read]), torch.cat([own for _, own in read])
+            else:
+                cache, logits = decoder.prefill(once)
+            place = {id(encoded): i for i, encoded in enumerate(once)}
+            copies = [place[id(row.encoded)] for row in rows]
+            group = RowGroup(decoder, rows, cache.take(copies), logits[copies])
+            self.queue = [row for row in self.queue if row not in rows]
+            self._choose(group)
+            self._join(group)
+
+    def _read_rest(self, decoder: Decoder, encoded: Encoded) -> tuple[StreamCache, torch.Tensor]:
+        """Feeds what is new in a conversation."""
+        config = decoder.config
+        keys = token_keys(encoded, config.image_tokens)
+        length, cache = self.kept.longest(keys, decoder.model) or (0, None)
+        start = min(length, len(keys) - 1)
+        if cache is not None and start < cache.columns:
+            # the last hidden states condition a drawing, and a cache has those at its own end alone
+            start = max(0, min(start, len(keys) - config.prompt_tokens))
+        start = split_point(encoded, start, config.image_tokens)
+        if cache is None or not start:
+            return decoder.prefill([encoded], keys=[keys])
+        return decoder.prefill([rest_of(encoded, start)], cache.prefix(start), keys=[keys[start:]])
+
+    def _write(self, group: RowGroup) -> None:
+        """The next token of all rows."""
+        with self._failing(*(row.request for row in group.rows)):
+            self._bring("mllm")
+            if group.logits is None:  # else an interrupt came before they were used
+                group.logits = group.decoder.feed_tokens(group.rows, group.cache)
+            self._choose(group)
+            if not group.rows:
+                self.writing.remove(group)
+
+    def _choose(self, group: RowGroup) -> None:
+        """Chooses the next tokens; rows that end, and rows that wait for a picture, leave the group."""
+        assert group.logits is not None
+        group.decoder.next_token(group.rows, group.logits)
+        group.logits = None
+        leaving = [row for row in group.rows if row.finish_reason or row.size]
+        if not leaving:
+            return
+        for row in leaving:
+            single = group.take([row])
+            if row.size:
+                self.waiting.append(single)
+            elif row.request.keep_cache:
+                self.kept.store(single.cache)
+        group.drop(leaving)
+        for request in {row.request for row in leaving}:
+            request.over = all(row.finish_reason for row in request.rows)
+
+    def _join(self, group: RowGroup) -> None:
+        """Rows that write go on together with those of the same model."""
+        if not group.rows:
+            return
+        for other in self.writing:
+            if other.decoder.model is group.decoder.model and other.logits is None:
+                other.rows, other.cache = other.rows + group.rows, StreamCache.join([other.cache, group.cache])
+                return
+        self.writing.append(group)
+
+    def _ready(self) -> list[RowGroup]:
+        """Waiting rows of one request whose other rows have all reached a picture too, or have ended: they draw together."""
+        writing = {row.request for group in self.writing for row in group.rows}
+        for first in self.waiting:
+            request = first.rows[0].request
+            if request not in writing:
+                return [single for single in self.waiting if single.rows[0].request is request]
+        return []
+
+    def _begin(self, waiting: list[RowGroup]) -> None:
+        """Runs the queries of rows of one request and begins their drawings, one for each size."""
+        rows = [single.rows[0] for single in waiting]
+        request, decoder = rows[0].request, waiting[0].decoder
+        with self._failing(request):
+            self._bring("mllm")
+            cache = StreamCache.join([single.cache.copy() for single in waiting])
+            asked = decoder.feed_queries(rows, cache)
+            self._bring("detokenizer")
+            detokenizer = self.model.adapters.view_with("detokenizer", request.drawing_adapters)
+            begun = []
+            for size in sorted({own.size for own in asked}):
+                members = [i for i, own in enumerate(asked) if own.size == size]
+                wanted = [asked[i] for i in members]
+                drawing = begin_drawing(detokenizer, wanted, decoder.config, request.config, request.seeds)
+                group = RowGroup(decoder, [rows[i] for i in members], cache.take(members))
+                begun.append(PictureGroup(group, [own.index for own in wanted], detokenizer, drawing))
+            self.waiting = [single for single in self.waiting if single not in waiting]
+            self.drawing += begun
+            request.events.extend(PictureBegun(own.row, own.index, own.size) for own in asked)
+
+    def _advance(self, drawing: list[PictureGroup]) -> None:
+        """One evaluation of the network for the drawings whose turn it is, and all others of their shape."""
+        first = drawing[0]
+        together = [
+            pictures
+            for pictures in drawing
+            if pictures.detokenizer is first.detokenizer and pictures.drawing.shape == first.drawing.shape
+        ]
+        with self._failing(*(pictures.group.rows[0].request for pictures in together)):
+            self._bring("detokenizer")
+            before = [pictures.drawing.done for pictures in together]
+            first.detokenizer.advance([pictures.drawing for pictures in together])
+            for pictures, done in zip(together, before, strict=True):
+                drawing_now = pictures.drawing
+                if drawing_now.done > done:
+                    for row, index in zip(pictures.group.rows, pictures.indices, strict=True):
+                        row.emit(PictureStep(row.index, index, drawing_now.done, drawing_now.total))
+            self.drawing = [pictures for pictures in self.drawing if pictures not in together] + together
+
+    def _finish(self, drawn: list[PictureGroup]) -> None:
+        """Decodes pictures and goes on with their replies."""
+        images = {}
+        for pictures in drawn:
+            with self._failing(pictures.group.rows[0].request):
+                self._bring("detokenizer")
+                pixels = pictures.detokenizer.decode(pictures.drawing)
+                images[pictures] = [Image.fromarray(own.numpy()) for own in pixels]
+        for pictures, own_images in images.items():
+            group = pictures.group
+            with self._failing(group.rows[0].request):
+                self._bring("mllm")
+                group = RowGroup(group.decoder, group.rows, group.cache.copy())
+                group.logits = group.decoder.feed_images(group.rows, group.cache, own_images)
+                self.drawing.remove(pictures)
+                for row, index, image in zip(group.rows, pictures.indices, own_images, strict=True):
+                    row.emit(PictureDone(row.index, index, image))
+                self._choose(group)
+                self._join(group)
+
+    @contextmanager
+    def _failing(self, *requests: Request) -> Iterator[None]:
+        """Within it an error ends these requests, and no others. An interrupt ends none: what was going on is done again."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised where the events are waited for
+            for request in requests:
+                request.error, request.over = error, True
+            self._drop(requests)
+
+    def _drop_left(self) -> None:
+        """Takes the rows of requests off that were left."""
+        left = [self.left.popleft() for _ in range(len(self.left))]
+        unfinished = [request for request in left if not request.over]
+        for request in unfinished:
+            request.over = True
+            if request in self.submitted:
+                self.submitted.remove(request)
+        if unfinished:
+            with torch.inference_mode():
+                self._drop(unfinished)
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        self.queue = [row for row in self.queue if row.request not in requests]
+        for groups in (self.writing, self.waiting):
+            for group in list(groups):
+                gone = [row for row in group.rows if row.request in requests]
+                if len(gone) == len(group.rows):
+                    groups.remove(group)
+                elif gone:
+                    group.drop(gone)
+        self.drawing = [p for p in self.drawing if p.group.rows[0].request not in requests]
+
+    def _bring(self, half: str) -> None:
+        """The half of an offloaded model onto its device."""
+        offload = self.model.offload
+        if offload is not None and offload.resident != half:
+            if half == "mllm":
+                self.model.adapters.views.clear()  # they would hold what is to leave the device
+            offload.bring(half)

@@ -1,0 +1,49 @@
+"""What is in a cache, token by token: a conversation that begins like another one need not be fed again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from .encoding import Encoded
+
+
+def view_keys(pixel_values: Tensor, position: tuple[float, float], tokens: int) -> list[Hashable]:
+    """Keys of the features of one view: of its pixels, so that an image which was changed in place counts as another one."""
+    digest = hashlib.blake2b(pixel_values.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return [(digest, position, number) for number in range(tokens)]
+
+
+def token_keys(encoded: Encoded, image_tokens: int) -> list[Hashable]:
+    """A key for every token of a conversation: its id, or that of the view whose feature is there."""
+    keys: list[Hashable] = list(encoded.input_ids)
+    for start, view in encoded.views:
+        keys[start : start + image_tokens] = view_keys(view.pixel_values, view.position, image_tokens)
+    return keys
+
+
+def common_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+    """How many keys two conversations have in common from the beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def split_point(encoded: Encoded, wanted: int, image_tokens: int) -> int:
+    """The last place up to ``wanted`` that is not between the features of a view."""
+    inside = [start for start, _ in encoded.views if start < wanted < start + image_tokens]
+    return inside[0] if inside else wanted
+
+
+def rest_of(encoded: Encoded, start: int) -> Encoded:
+    """The tokens from ``start`` on, which is not between the features of a view; images to be drawn are left out."""
+    return replace(
+        encoded,
+        input_ids=encoded.input_ids[start:],
+        labels=encoded.labels[start:],
+        views=[(place - start, view) for place, view in encoded.views if place >= start],
+        queries=[],
+        pictures=[],
+    )
