@@ -8,6 +8,7 @@ network. Words and pictures take turns, so that neither stops the other.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from .offload import ModelOffload
 from .reply import Reply
 
 ActiveAdapters = Sequence[tuple[Adapter, float]]
+PATIENCE = 0.02
+"""Seconds that a caller which has got events has to come back and drive on, before another one does"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Request:
     over: bool = False
     """All events are there"""
     error: Exception | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    """Told of its events"""
 
 
 @dataclass(eq=False)
@@ -128,6 +133,8 @@ class Engine:
 
     def __init__(self, model: EngineModel, limits: EngineLimits | None = None) -> None:
         self.model, self.limits = model, limits or EngineLimits()
+        self.requests: list[Request] = []
+        """Those that somebody waits for"""
         self.submitted: deque[Request] = deque()
         self.left: deque[Request] = deque()
         """Requests that nobody waits for any more"""
@@ -140,10 +147,16 @@ class Engine:
         self.drawing: list[PictureGroup] = []
         """The one whose turn is next comes first"""
         self.kept = KeptConversations(self.limits.kept_tokens)
-        self.words_next = True
+        self.seconds = {"words": 0.0, "pictures": 0.0}
+        """Spent on each since both were there"""
         self.busy = False
-        """Somebody drives the engine"""
-        self.changed = threading.Condition()
+        """Somebody is at a unit of work"""
+        self.driver: Request | None = None
+        """Whose caller drives the engine"""
+        self.driven = 0.0
+        """When it last did"""
+        self.lock = threading.RLock()
+        """Held to look at who drives and who waits, never during the work"""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "limits": self.limits}
@@ -166,12 +179,7 @@ class Engine:
         self._submit(request)
         try:
             while True:
-                with self.changed:
-                    while self.busy and not request.events and not request.over:
-                        self.changed.wait()
-                    driving = not request.events and not request.over
-                    self.busy = self.busy or driving
-                if driving:
+                if self._wait(request):
                     self._drive()
                 while request.events:
                     yield request.events.popleft()
@@ -181,6 +189,43 @@ class Engine:
                     return [Reply(row.parts, row.finish_reason) for row in request.rows]
         finally:
             self._leave(request)
+
+    def _wait(self, request: Request) -> bool:
+        """Waits for events of a request; True where nobody else drives and its caller has to."""
+        with self.lock:
+            while not request.events and not request.over:
+                # one that drove is soon back: the processors are torch's best for one calling thread at a time, since the
+                # threads that OpenMP keeps for each caller stay busy for a while
+                left = self.driver is None or time.monotonic() - self.driven > PATIENCE
+                if not self.busy and (left or self.driver is request):
+                    self.busy, self.driver = True, request
+                    return True
+                request.changed.wait(PATIENCE)
+            return False
+
+    def _drive(self) -> None:
+        """One unit of work; the caller has set `busy`."""
+        try:
+            self.step()
+        finally:
+            with self.lock:
+                self._drop_left()
+                self.busy, self.driven = False, time.monotonic()
+                for request in self.requests:
+                    if request.events or request.over:
+                        request.changed.notify()
+
+    def _leave(self, request: Request) -> None:
+        """Takes a request off that is over or that nobody waits for: at once, or after the unit of work that is going on."""
+        with self.lock:
+            self.requests.remove(request)
+            self.left.append(request)
+            if not self.busy:
+                self._drop_left()
+            if self.driver is request:
+                self.driver = None
+                for other in self.requests[:1]:
+                    other.changed.notify()
 
     def _submit(self, request: Request) -> None:
         tokenizer = self.model.encoder.tokenizer
@@ -199,7 +244,10 @@ class Engine:
             )
             for index, (encoded, seed) in enumerate(zip(request.encoded, request.seeds, strict=True))
         ]
-        self.submitted.append(request)
+        request.changed = threading.Condition(self.lock)
+        with self.lock:
+            self.requests.append(request)
+            self.submitted.append(request)
 
     def _max_tokens(self, encoded: Encoded, config: GenerationConfig) -> int:
         stream = self.model.encoder.config
@@ -207,47 +255,33 @@ class Engine:
         images = 0 if config.images == "never" else config.max_images
         return len(encoded.input_ids) + config.max_new_tokens + images * image
 
-    def _leave(self, request: Request) -> None:
-        """Takes a request off that is over or that nobody waits for: at once, or after the unit of work that is going on."""
-        with self.changed:
-            self.left.append(request)
-            if not self.busy:
-                self._drop_left()
-
-    def _drive(self) -> None:
-        """One unit of work; the caller has set `busy`."""
-        try:
-            self.step()
-        finally:
-            with self.changed:
-                self._drop_left()
-                self.busy = False
-                self.changed.notify_all()
-
     @torch.inference_mode()
     def step(self) -> None:
         """One unit of work: of what there is to do, what keeps others waiting least."""
         while self.submitted:
             self.queue += self.submitted.popleft().rows
-        offloaded = self.model.offload is not None
         drawing = [pictures for pictures in self.drawing if pictures.drawing.latents is None]
-        drawn = [pictures for pictures in self.drawing if pictures.drawing.latents is not None]
-        # the halves of an offloaded model take turns as seldom as possible: all words, then all pictures
-        admitted = [] if offloaded and self.drawing else self._admissible()
-        ready = [] if offloaded and (admitted or self.writing or self.drawing) else self._ready()
-        if admitted:
-            self._read(admitted)
-        elif drawn and not (offloaded and drawing):
-            self._finish(drawn if offloaded else drawn[:1])
-        elif ready:
-            self._begin(ready)
-        elif self.writing and (self.words_next or not drawing) and not (offloaded and drawing):
-            self.words_next = False
+        drawn, ready, offloaded = self._drawn(), self._ready(), self.model.offload is not None
+        if offloaded and (drawing or drawn):  # its halves take turns as seldom as can be: all words, then all pictures
+            return self._advance(drawing) if drawing else self._finish(drawn)
+        if admitted := self._admissible():
+            return self._read(admitted)
+        if drawn:
+            return self._finish(drawn)
+        if ready and not (offloaded and self.writing):
+            return self._begin(ready)
+        kind = "words" if self.writing else "pictures"
+        if self.writing and drawing:
+            kind = min(self.seconds, key=lambda name: self.seconds[name])  # neither keeps the other waiting
+        else:
+            self.seconds = {"words": 0.0, "pictures": 0.0}
+        began = time.monotonic()
+        if kind == "words":
             for group in list(self.writing):
                 self._write(group)
         elif drawing:
-            self.words_next = True
             self._advance(drawing)
+        self.seconds[kind] += time.monotonic() - began
 
     def _rows(self) -> Iterator[RequestRow]:
         """All that have room in a cache."""
@@ -341,34 +375,34 @@ class Engine:
         self.writing.append(group)
 
     def _ready(self) -> list[RowGroup]:
-        """Waiting rows of one request whose other rows have all reached a picture too, or have ended: they draw together."""
+        """Waiting rows of one model. The rows of a request draw together: when all have reached a picture or have ended."""
         writing = {row.request for group in self.writing for row in group.rows}
-        for first in self.waiting:
-            request = first.rows[0].request
-            if request not in writing:
-                return [single for single in self.waiting if single.rows[0].request is request]
-        return []
+        ready = [single for single in self.waiting if single.rows[0].request not in writing]
+        return [single for single in ready if single.decoder.model is ready[0].decoder.model]
 
     def _begin(self, waiting: list[RowGroup]) -> None:
-        """Runs the queries of rows of one request and begins their drawings, one for each size."""
+        """Runs the queries of waiting rows and begins their drawings, one for each request and size."""
         rows = [single.rows[0] for single in waiting]
-        request, decoder = rows[0].request, waiting[0].decoder
-        with self._failing(request):
+        decoder = waiting[0].decoder
+        with self._failing(*(row.request for row in rows)):
             self._bring("mllm")
             cache = StreamCache.join([single.cache.copy() for single in waiting])
             asked = decoder.feed_queries(rows, cache)
             self._bring("detokenizer")
-            detokenizer = self.model.adapters.view_with("detokenizer", request.drawing_adapters)
+            members: dict[tuple[Request, tuple[int, int]], list[int]] = {}
+            for i, own in enumerate(asked):
+                members.setdefault((rows[i].request, own.size), []).append(i)
             begun = []
-            for size in sorted({own.size for own in asked}):
-                members = [i for i, own in enumerate(asked) if own.size == size]
-                wanted = [asked[i] for i in members]
+            for (request, _), places in members.items():
+                detokenizer = self.model.adapters.view_with("detokenizer", request.drawing_adapters)
+                wanted = [asked[i] for i in places]
                 drawing = begin_drawing(detokenizer, wanted, decoder.config, request.config, request.seeds)
-                group = RowGroup(decoder, [rows[i] for i in members], cache.take(members))
+                group = RowGroup(decoder, [rows[i] for i in places], cache.take(places))
                 begun.append(PictureGroup(group, [own.index for own in wanted], detokenizer, drawing))
             self.waiting = [single for single in self.waiting if single not in waiting]
             self.drawing += begun
-            request.events.extend(PictureBegun(own.row, own.index, own.size) for own in asked)
+            for row, own in zip(rows, asked, strict=True):
+                row.emit(PictureBegun(own.row, own.index, own.size))
 
     def _advance(self, drawing: list[PictureGroup]) -> None:
         """One evaluation of the network for the drawings whose turn it is, and all others of their shape."""
@@ -389,25 +423,33 @@ class Engine:
                         row.emit(PictureStep(row.index, index, drawing_now.done, drawing_now.total))
             self.drawing = [pictures for pictures in self.drawing if pictures not in together] + together
 
+    def _drawn(self) -> list[PictureGroup]:
+        """Pictures of one model that are drawn. The rows of a request go on together: when all their pictures are there."""
+        drawing = {pictures.group.rows[0].request for pictures in self.drawing if pictures.drawing.latents is None}
+        drawn = [pictures for pictures in self.drawing if pictures.group.rows[0].request not in drawing]
+        return [pictures for pictures in drawn if pictures.group.decoder.model is drawn[0].group.decoder.model]
+
     def _finish(self, drawn: list[PictureGroup]) -> None:
         """Decodes pictures and goes on with their replies."""
-        images = {}
-        for pictures in drawn:
-            with self._failing(pictures.group.rows[0].request):
-                self._bring("detokenizer")
-                pixels = pictures.detokenizer.decode(pictures.drawing)
-                images[pictures] = [Image.fromarray(own.numpy()) for own in pixels]
-        for pictures, own_images in images.items():
-            group = pictures.group
-            with self._failing(group.rows[0].request):
-                self._bring("mllm")
-                group = RowGroup(group.decoder, group.rows, group.cache.copy())
-                group.logits = group.decoder.feed_images(group.rows, group.cache, own_images)
-                self.drawing.remove(pictures)
-                for row, index, image in zip(group.rows, pictures.indices, own_images, strict=True):
-                    row.emit(PictureDone(row.index, index, image))
-                self._choose(group)
-                self._join(group)
+        rows = [row for pictures in drawn for row in pictures.group.rows]
+        decoder = drawn[0].group.decoder
+        with self._failing(*(row.request for row in rows)):
+            self._bring("detokenizer")
+            images = [
+                Image.fromarray(pixels.numpy())
+                for pictures in drawn
+                for pixels in pictures.detokenizer.decode(pictures.drawing)
+            ]
+            self._bring("mllm")
+            cache = StreamCache.join([pictures.group.cache.copy() for pictures in drawn])
+            logits = decoder.feed_images(rows, cache, images)
+            self.drawing = [pictures for pictures in self.drawing if pictures not in drawn]
+            indices = [index for pictures in drawn for index in pictures.indices]
+            for row, index, image in zip(rows, indices, images, strict=True):
+                row.emit(PictureDone(row.index, index, image))
+            group = RowGroup(decoder, rows, cache, logits)
+            self._choose(group)
+            self._join(group)
 
     @contextmanager
     def _failing(self, *requests: Request) -> Iterator[None]:

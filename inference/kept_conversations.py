@@ -44,7 +44,8 @@ class KeptConversations:
         weights = weights_version(model)
         self.kept = [old for old in self.kept if old.cache.model is not model or old.weights == weights]
         found = [(common_length(old.cache.keys[0], keys), old) for old in self.kept if old.cache.model is model]
-        length, best = max(found, key=lambda pair: pair[0], default=(0, None))
+        # of equal ones that which need not be cut
+        length, best = max(found, key=lambda pair: (pair[0], -pair[1].cache.columns), default=(0, None))
         return (length, best.cache) if best is not None and length else None
 
 
