@@ -1,0 +1,177 @@
+"""A chat is fed what is new in it, and answers as one that reads everything again."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import make_limner, make_stream, picture
+from limner.inference.chat import Chat
+from limner.inference.kept_conversations import KeptConversations
+from limner.mllm.cache import StreamCache
+from limner.mllm.decoding import Decoder
+from limner.mllm.token_keys import common_length, rest_of, split_point, token_keys
+
+TURN = {"max_new_tokens": 6, "max_images": 1, "num_inference_steps": 2}
+
+
+@pytest.fixture(
+    params=[{}, {"drawn_images": "queries"}, {"backbone": "gemma3_text"}], ids=["seen", "queries", "windows"]
+)
+def model(request):
+    return make_limner(prompt_tokens=6, shapes=((32, 32), (16, 32)), **request.param)
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    """Tokens of every forward of the backbone."""
+    counts, plain = [], StreamCache.extend
+
+    def extend(cache, embeds, *args, **options):
+        counts.append(embeds.shape[0] * embeds.shape[1])
+        return plain(cache, embeds, *args, **options)
+
+    monkeypatch.setattr(StreamCache, "extend", extend)
+    return counts
+
+
+def psnr(a, b):
+    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def scratch(model, **options):
+    """A chat whose model reads everything at every turn."""
+    chat = Chat(model, **options)
+    stream = model.stream
+    chat.model = type(
+        "Forgetful", (), {"defaults": model.defaults, "stream": lambda _, m, keep_cache, **o: stream(m, **o)}
+    )()
+    return chat
+
+
+def same(one, other):
+    assert one.text == other.text and one.finish_reason == other.finish_reason
+    assert len(one.images) == len(other.images)
+    assert all(psnr(a, b) >= 45 for a, b in zip(one.images, other.images, strict=True))
+
+
+def test_a_chat_says_and_draws_what_it_would_from_scratch(model):
+    """Twelve turns with pictures of both sides, taken back and asked again, under a history limit and with the seed changed."""
+    rng, kept, plain = random.Random(3), Chat(model, **TURN), scratch(model, **TURN)
+    for number in range(12):
+        images = [picture(number)] if rng.random() < 0.3 else []
+        options = {"seed": number, "history": rng.choice((0, 0, 2))}
+        kept.options["images"] = plain.options["images"] = rng.choice(("auto", "force", "never"))
+        text = "".join(rng.choice("abc def") for _ in range(rng.randint(1, 20))) + "?"
+        same(kept.say(text, images, **options), plain.say(text, images, **options))
+        if number % 4 == 1:
+            kept.undo(), plain.undo()
+        if number % 4 == 3:
+            same(kept.retry(seed=99), plain.retry(seed=99))
+
+
+def test_a_turn_costs_what_is_new_in_it(fed):
+    model = make_limner(prompt_tokens=6)
+    chat = Chat(model, **TURN, seed=1, images="never")
+    costs = []
+    for text in ("a first question that is rather long", "b", "c", "d"):
+        fed.clear()
+        chat.say(text)
+        costs.append(fed[0])
+    whole = len(model.encoder.encode(chat.messages).input_ids)
+    overhead = len(model.encoder.encode("b", add_generation_prompt=True).input_ids)
+    assert all(cost <= overhead + 8 for cost in costs[1:]) and whole > 4 * max(costs[1:])
+    fed.clear()
+    chat.retry()
+    assert fed[0] <= overhead + 8
+    chat.undo()
+    fed.clear()
+    chat.say("e")  # two turns back: the last hidden states are read again, and no more
+    assert fed[0] <= overhead + 8 + model.config.prompt_tokens
+
+
+def test_after_a_picture_the_next_turn_reads_neither_it_nor_its_plan_again(fed):
+    model = make_limner(prompt_tokens=6)
+    views, tower = [], model.mllm.vision_tower.forward
+    model.mllm.vision_tower.forward = lambda pixels: views.append(len(pixels)) or tower(pixels)
+    chat = Chat(model, **TURN, seed=1, images="force")
+    chat.say("look", [picture(0)])
+    assert views == [1, 1]  # the user's, and its own
+    fed.clear()
+    chat.options["images"] = "never"
+    chat.say("and now?")
+    assert views == [1, 1, 0] and fed[0] < 40
+
+
+def test_what_was_read_by_other_weights_or_adapters_is_read_again(fed):
+    model = make_limner()
+    chat = Chat(model, **TURN, images="never")
+    chat.say("a question")
+    with torch.no_grad():
+        model.mllm.llm.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    plain = scratch(model, **TURN, images="never")
+    plain.messages = list(chat.messages)
+    fed.clear()
+    reply = chat.say("b")
+    assert fed[0] == len(model.encoder.encode(chat.messages[:3], add_generation_prompt=True).input_ids)
+    same(reply, plain.say("b"))
+
+
+def test_a_picture_that_was_changed_in_place_is_another_one(fed):
+    model = make_limner()
+    image = picture(0)
+    message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what is it?"}]}
+    options = {**TURN, "images": "never"}
+    list(model.stream([message], keep_cache=True, **options))
+    image.paste((255, 0, 0), (0, 0, 32, 32))
+    fed.clear()
+    list(model.stream([message], keep_cache=True, **options))
+    assert fed[0] >= len(model.encoder.encode([message]).input_ids) - 12, "all but what stands before the picture"
+
+
+def test_without_being_asked_nothing_is_kept(fed):
+    model = make_limner()
+    model.generate("a question", **TURN)
+    assert not model.engine.kept.kept
+
+
+def cache_of(model, text, encoder):
+    encoded = encoder.encode(text)
+    keys = token_keys(encoded, model.config.image_tokens)
+    return keys, Decoder(model, encoder).prefill([encoded], keys=[keys])[0]
+
+
+@torch.inference_mode()
+def test_the_oldest_go_first_and_the_last_one_stays_whatever_its_length():
+    model, encoder = make_stream()
+    kept, keys = KeptConversations(2 * len(cache_of(model, "a" * 20, encoder)[0])), {}
+    for text in ("a" * 20, "b" * 20, "c" * 20):
+        keys[text], cache = cache_of(model, text, encoder)
+        kept.store(cache)
+    assert len(kept.kept) == 2
+    (length, found), begin = kept.longest(keys["c" * 20], model), common_length(keys["a" * 20], keys["b" * 20])
+    assert length == found.columns == len(keys["c" * 20]) and kept.longest(keys["a" * 20], model)[0] == begin
+    long_keys, cache = cache_of(model, "d" * 200, encoder)
+    kept.store(cache)
+    assert len(kept.kept) == 1 and kept.longest(long_keys, model)[0] == len(long_keys)
+    nothing = KeptConversations(0)
+    nothing.store(cache)
+    assert not nothing.kept and nothing.longest(long_keys, model) is None
+
+
+def test_a_conversation_is_not_split_between_the_features_of_a_view():
+    model, encoder = make_stream()
+    content = [{"type": "text", "text": "ab"}, {"type": "image", "image": picture(0)}, {"type": "text", "text": "cd"}]
+    encoded = encoder.encode([{"role": "user", "content": content}])
+    (start, _), tokens = encoded.views[0], model.config.image_tokens
+    points = [split_point(encoded, wanted, tokens) for wanted in range(start - 1, start + tokens + 2)]
+    assert points == [start - 1, *[start] * tokens, start + tokens, start + tokens + 1]
+    rest = rest_of(encoded, start)
+    assert (
+        rest.views[0][0] == 0
+        and rest.input_ids == encoded.input_ids[start:]
+        and len(rest.labels) == len(rest.input_ids)
+    )
+    assert not rest_of(encoded, start + tokens).views
