@@ -92,11 +92,9 @@ class PlainGeneration:
         generation = self.llm.generation_config
         generation.eos_token_id = self.stop_ids
         generation.pad_token_id = vocabulary.pad
-        # a shape token, BOI, queries, EOI
-        generation.max_new_tokens, generation.max_length = (
-            model.defaults.max_new_tokens + self.config.num_queries + 3,
-            None,
-        )
+        generation.max_length = None
+        picture_tokens = self.config.num_queries + 3  # a shape token, BOI, the queries, EOI
+        generation.max_new_tokens = model.defaults.max_new_tokens + picture_tokens
         generation.return_dict_in_generate = True
         generation.output_hidden_states = -1  # the last layer's only
 
