@@ -222,6 +222,27 @@ def test_words_to_be_written_in_a_picture(drawn):
     assert [request.glyph_text for request in drawn] == [("OPEN",), (), ("HI",), ("HI",), ("OPEN",), ()]
 
 
+def test_pictures_of_one_reply(drawn):
+    """Words count for the next picture only; references stand newest first."""
+    plain = limner.PlainGeneration(make_limner(drawn_images="queries"))
+    inputs = plain.prepare('a sign "OPEN"')
+    vocabulary = plain.vocabulary
+    block = [vocabulary.boi, *vocabulary.slots[:4], vocabulary.eoi]
+    script = [*plain.model.encoder.text_ids('"HI"'), *block, *block, *plain.model.encoder.text_ids("or"), *block]
+    inputs["logits_processor"].append(Script(script))
+    (reply,) = plain.replies(plain.llm.generate(**inputs, max_new_tokens=len(script)), inputs, num_inference_steps=1)
+    assert [part if isinstance(part, str) else "picture" for part in reply.parts] == [
+        '"HI"',
+        "picture",
+        "picture",
+        "or",
+        "picture",
+    ]
+    assert [request.glyph_text for request in drawn] == [("HI",), ("OPEN",), ("OPEN",)]
+    first, second, _ = reply.images
+    assert [request.previous_images for request in drawn] == [[], [first], [second, first]]
+
+
 def test_each_returned_sequence_has_a_seed_of_its_own():
     model = make_limner()
     plain = limner.PlainGeneration(model)
@@ -252,12 +273,23 @@ def test_prompt_states_are_the_block_paths(drawn, prompt_tokens):
         torch.testing.assert_close(request.prompt[request.prompt_mask], states, atol=1e-5, rtol=1e-5)
 
 
+def test_states_of_padding_that_are_nan_do_not_reach_a_picture(drawn):
+    """As some kernels give them where a row may attend to nothing."""
+    plain = limner.PlainGeneration(make_limner(prompt_tokens=300))
+    inputs = plain.prepare(PROMPTS, images="force")
+    output = plain.llm.generate(**inputs)
+    output.hidden_states[0][-1][~inputs["attention_mask"].bool()] = torch.nan
+    plain.replies(output, inputs, num_inference_steps=1)
+    assert len(drawn) == 3 and all(request.prompt.isfinite().all() for request in drawn)
+
+
 def test_adapters_act_in_it():
     model = make_limner(prompt_tokens=6).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     extra = {
         "mllm.queries.weight": torch.randn(model.mllm.queries.weight.shape, generator=generator),
         "mllm.boi_delta": torch.randn((2, model.mllm.width), generator=generator),
+        "detokenizer.adapter.source_embed": torch.ones_like(model.detokenizer.adapter.source_embed),
     }
     model.adapters.loaded["own"] = Adapter("own", 0.0, extra=extra)
     check_replies(model, PROMPTS, images="force")
@@ -301,6 +333,20 @@ def test_a_picture_ends_the_reply_of_a_seen_model(drawn_images):
     assert ids[:6] == [v.boi, *v.slots[:4], v.eoi] and (len(ids) == 6) == (drawn_images == "seen")
 
 
+def test_options_reach_the_template_and_the_shape_token():
+    model = make_limner(shapes=SHAPES)
+    model.tokenizer.chat_template += "{{ images }}"
+    plain = limner.PlainGeneration(model)
+    for size, token in zip(SHAPES, plain.vocabulary.shapes, strict=True):
+        inputs = plain.prepare("a", images="force", height=size[0], width=size[1])
+        assert plain.llm.generate(**inputs).sequences[0, 0] == token
+        assert model.encoder.tokenizer.decode(inputs.encoded[0].input_ids).endswith("force")
+    inputs = plain.prepare("a", images="never")
+    assert model.encoder.tokenizer.decode(inputs.encoded[0].input_ids).endswith("never")
+    inputs["logits_processor"].append(Likelier(model, 9.0))
+    assert plain.vocabulary.shapes[0] not in plain.llm.generate(**inputs, max_new_tokens=24).sequences
+
+
 def test_limits_and_ends():
     plain = limner.PlainGeneration(make_limner(shapes=SHAPES))
     assert plain.llm.generation_config.max_new_tokens == 8 + 4 + 3
@@ -311,6 +357,7 @@ def test_limits_and_ends():
         assert (len(reply.parts), reply.finish_reason) == (pictures, "length")
         assert [len(f) for f in plain.features(output)] == [pictures]
     end = plain.vocabulary.end_of_turn[0]
+    assert plain.llm.generation_config.pad_token_id == plain.vocabulary.pad
     text = plain.model.encoder.text_ids("hello")
     found = plain._split([*text, end, plain.vocabulary.pad, end])
     assert found.parts == ["hello"] and found.parts[0].ids == tuple(text) and found.finish_reason == "stop"
@@ -334,8 +381,10 @@ def test_what_makes_no_sense_is_refused():
         plain.prepare("a", height=33, width=32)
     with pytest.raises(ValueError, match="images"):
         plain.prepare("a", images="perhaps")
+    most = 1024 - len(inputs.encoded[0].input_ids)  # "a" and no room for a token
+    plain.prepare("a" * most)
     with pytest.raises(ValueError, match="this model holds 1024"):
-        plain.prepare("a" * 1024)
+        plain.prepare("a" * (most + 1))
     model.offload = ModelOffload(model.mllm, model.detokenizer)
     with pytest.raises(ValueError, match="offload"):
         limner.PlainGeneration(model)
