@@ -289,7 +289,7 @@ def test_adapters_act_in_it():
     extra = {
         "mllm.queries.weight": torch.randn(model.mllm.queries.weight.shape, generator=generator),
         "mllm.boi_delta": torch.randn((2, model.mllm.width), generator=generator),
-        "detokenizer.adapter.source_embed": torch.randn((2, 24), generator=generator) * 50,
+        "detokenizer.mmdit.proj_out.weight": torch.randn((16, 32), generator=generator),
     }
     model.adapters.loaded["own"] = Adapter("own", 0.0, extra=extra)
     check_replies(model, PROMPTS, images="force")
