@@ -74,12 +74,15 @@ class PlainGeneration:
     A "seen" model would have to see its picture before it goes on, so its replies end with their first ``</img>``.
 
     ``adapters`` are used at these weights, or as they are switched on now. Make it after the model was moved to its device.
-    Raises ValueError for an unknown adapter and for a model that is offloaded.
+    Raises ValueError for an unknown adapter and for a model that is offloaded or has weights of 8 bits.
     """
 
     def __init__(self, model: Limner, adapters: Mapping[str, float] | None = None) -> None:
         if model.offload is not None:
             raise ValueError("offload moves the backbone away while a picture is drawn: load the model without it")
+        if model.bits == 8:
+            # bitsandbytes moves a weight's scales into the first of the layers that share it, and the other one computes noise
+            raise ValueError("layers of 8 bits cannot share their weights: load the model with bits=4 or all of them")
         self.model, self.config = model, model.config
         self.weights = model.adapters.weights(adapters)
         self.mllm: StreamModel = model.adapters.view("mllm", self.weights)

@@ -385,7 +385,10 @@ def test_what_makes_no_sense_is_refused():
     plain.prepare("a" * most)
     with pytest.raises(ValueError, match="this model holds 1024"):
         plain.prepare("a" * (most + 1))
-    model.offload = ModelOffload(model.mllm, model.detokenizer)
+    model.bits = 8
+    with pytest.raises(ValueError, match="8 bits"):
+        limner.PlainGeneration(model)
+    model.bits, model.offload = None, ModelOffload(model.mllm, model.detokenizer)
     with pytest.raises(ValueError, match="offload"):
         limner.PlainGeneration(model)
 
