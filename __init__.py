@@ -13,14 +13,16 @@ _HOMES = {
     "Limner": ".inference.model",
     "Reply": ".inference.reply",
     "Chat": ".inference.chat",
+    "PlainGeneration": ".inference.plain_generation",
     "LimnerConfig": ".mllm.config",
 }
-__all__ = ["Chat", "Limner", "LimnerConfig", "Reply", "__version__", "finetune", "load"]
+__all__ = ["Chat", "Limner", "LimnerConfig", "PlainGeneration", "Reply", "__version__", "finetune", "load"]
 
 if TYPE_CHECKING:
     from .inference.chat import Chat
     from .inference.loading import load
     from .inference.model import Limner
+    from .inference.plain_generation import PlainGeneration
     from .inference.reply import Reply
     from .mllm.config import LimnerConfig
     from .train.finetune import finetune

@@ -157,6 +157,16 @@ class StreamModel(nn.Module):
             embeds = embeds + (ids == self.vocabulary.boi)[..., None] * self.boi_delta[0]
         return embeds
 
+    def embed_emitted(self, ids: Tensor) -> Tensor:
+        """Ids of any shape that the model emitted to embeddings (..., width): a slot is that of its query.
+
+        Not for a prompt, where slots are those of image features too (`build_inputs_embeds`).
+        """
+        matches = ids[..., None] == self.slot_ids[: self.config.num_queries]
+        queries = self.queries.weight[matches.int().argmax(-1)]
+        embeds = self.embed_tokens(ids)
+        return torch.where(matches.any(-1, keepdim=True), queries.to(embeds.dtype), embeds)
+
     def build_inputs_embeds(
         self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
     ) -> Tensor:
@@ -191,12 +201,17 @@ class StreamModel(nn.Module):
             use_cache=past_key_values is not None,
         ).last_hidden_state
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., width) to logits (..., vocabulary), with an adapter's change of BOI and Gemma's soft cap."""
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) to logits (..., vocabulary), an adapter's change of BOI included, Gemma's soft cap not."""
         logits = self.llm.get_output_embeddings()(hidden)
         if self.boi_delta is not None:
             boi = logits[..., self.vocabulary.boi] + hidden @ self.boi_delta[-1]
             logits = logits.index_copy(-1, self.slot_ids.new_tensor([self.vocabulary.boi]), boi[..., None])
+        return logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) to logits (..., vocabulary), Gemma's soft cap included."""
+        logits = self.head(hidden)
         cap = getattr(self.llm.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
