@@ -52,10 +52,10 @@ def block_path(mllm, encoded, ids):
     emitted = [
         queries[vocabulary.slots.index(i)] if i in vocabulary.slots else mllm.embed_tokens(torch.tensor(i)) for i in ids
     ]
-    cache = StreamCache(mllm, 1, keep_hidden=True)
-    cache.extend(mllm.build_inputs_embeds(batch.input_ids, batch.feature_mask, seen))
-    states = cache.extend(torch.cat([torch.stack(emitted), queries])[None])[:, -n:]
-    return mllm.output_resampler(states)[0], cache.hidden[0, :-n]
+    cache = StreamCache(mllm, 1)
+    prompt = cache.extend(mllm.build_inputs_embeds(batch.input_ids, batch.feature_mask, seen))
+    states = cache.extend(torch.cat([torch.stack(emitted), queries])[None], branch=n)
+    return mllm.output_resampler(states[:, -n:])[0], torch.cat([prompt[0], states[0, :-n]])
 
 
 def check_features(plain, prompts, **options):
