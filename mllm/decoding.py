@@ -206,7 +206,7 @@ class Decoder:
         queries = model.queries.weight.to(lead.dtype).expand(len(rows), -1, -1)
         states = cache.extend(torch.cat([lead, queries], dim=1), branch=n)[:, -n:]
         features = model.output_resampler(states)
-        prompt, prompt_mask = cache.prompt() if self.config.prompt_tokens else (None, None)
+        prompts = zip(*cache.prompt(), strict=True) if self.config.prompt_tokens else [(None, None)] * len(rows)
         if self.config.drawn_images == "seen":
             cache.crop(n)
         else:
@@ -214,12 +214,11 @@ class Decoder:
         queried = [("query", k) for k in range(n)] if self.config.drawn_images == "queries" else []
         append_keys(cache, [[*ids, *queried] for ids in lead_ids])
         requests = []
-        for i, row in enumerate(rows):
+        for row, own, (prompt, mask) in zip(rows, features, prompts, strict=True):
             assert row.size is not None
-            own = (None, None) if prompt is None or prompt_mask is None else (prompt[i], prompt_mask[i])
             previous = row.pictures[::-1]
             requests.append(
-                DrawRequest(row.index, row.num_images, features[i], *own, row.size, previous, row.glyph_text())
+                DrawRequest(row.index, row.num_images, own, prompt, mask, row.size, previous, row.glyph_text())
             )
         return requests
 

@@ -48,15 +48,20 @@ def attention_masks(
     """
     make = block_mask if config._attn_implementation == "flex_attention" else additive_mask
     window = getattr(config, "sliding_window", None)
+    windowed = allowed if window is None else within_window(allowed, distance, window)
     kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return make(windowed, size, device, dtype)
+    return {kind: make(allowed if kind == "full_attention" else windowed, size, device, dtype) for kind in kinds}
+
+
+def within_window(allowed: MaskMod, distance: MaskMod, window: int) -> MaskMod:
+    """``allowed`` where the key is fewer than ``window`` positions before the query."""
 
     def inside(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return allowed(batch, head, query, key) & (distance(batch, head, query, key) < window)
 
-    windowed = allowed if window is None else inside
-    if not kinds:
-        return make(windowed, size, device, dtype)
-    return {kind: make(allowed if kind == "full_attention" else windowed, size, device, dtype) for kind in kinds}
+    return inside
 
 
 def additive_mask(allowed: MaskMod, size: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
