@@ -163,7 +163,7 @@ class Decoder:
         if all(temperature == 0 for temperature, _, _ in ways):
             return scores.argmax(-1).tolist()
         for way in {way for way in ways if way[0] > 0}:
-            members = torch.tensor([own == way for own in ways], device=logits.device).nonzero()[:, 0]
+            members = torch.tensor([i for i, own in enumerate(ways) if own == way], device=logits.device)
             scores[members] = warpers(*way)(None, scores[members])
         # on the CPU, with a generator for each row: the sample is the same alone and in any batch
         pairs = zip(rows, scores.cpu(), strict=True)

@@ -88,22 +88,23 @@ def branch_mask(lengths: Tensor, main: int, branch_boi: Tensor, queries: int) ->
     batch, branches = branch_boi.shape
     column = torch.arange(main + branches * queries, device=lengths.device)
     is_main = column < main
-    owner = torch.where(is_main, -1, (column - main) // queries)
     begin = torch.cat(
         [column[:main].expand(batch, -1), branch_boi.repeat_interleave(queries, dim=1)], dim=1
     )  # last main column that a column may see
-    position = torch.where(is_main, column, begin + 1 + (column - main) % queries).clamp(min=0)
+    positions = torch.where(is_main, column, begin + 1 + (column - main) % queries).clamp(min=0)
     present = torch.where(is_main, column < lengths[:, None], begin >= 0)
+    branch = torch.where(present, torch.where(is_main, -1, (column - main) // queries), -2)
+    layout = torch.stack([begin, branch, positions])
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        sees_main = is_main[key] & (key <= begin[batch, query])
-        same_branch = ~is_main[key] & (owner[query] == owner[key]) & (key <= query)
-        return (sees_main | same_branch) & present[batch, key]
+        own, other = layout[1, batch, query], layout[1, batch, key]
+        sees_main = (other == -1) & (key <= layout[0, batch, query])
+        return sees_main | ((other >= 0) & (own == other) & (key <= query))
 
     def distance(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return position[batch, query] - position[batch, key]
+        return layout[2, batch, query] - layout[2, batch, key]
 
-    return allowed, distance, position
+    return allowed, distance, positions
 
 
 def causal_mask(padding: Tensor, past: int) -> tuple[MaskMod, MaskMod]:

@@ -99,7 +99,11 @@ def test_flex_attention_equals_eager(backbone):
         cache.crop(model.config.num_queries)
         return output.hidden[count], output.query_states, main[count.flip(1)], states, cache.extend(embeds[:, :1])
 
-    for flex, eager in zip(run("flex_attention"), run("eager"), strict=True):
+    # torch 2.13 writes code for a CPU that does not compile where the size of a captured tensor is a symbol such as "ks18"
+    # beside one called "ks1"
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        flexible = run("flex_attention")
+    for flex, eager in zip(flexible, run("eager"), strict=True):
         assert flex.isfinite().all()
         torch.testing.assert_close(flex, eager, atol=1e-5, rtol=1e-5)
 
