@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from helpers import make_limner
 from limner.train import parallel
 
 HERE = Path(__file__).parent
 
 
-def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw", *more: str):
-    folder.mkdir(exist_ok=True)
-    command = [str(HERE / "distributed_worker.py"), str(folder), kind, str(steps), optimizer, *more]
+def launch(processes: int, script: str, *arguments: object) -> None:
+    command = [str(HERE / script), *map(str, arguments)]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [*launcher, *command]
@@ -29,6 +30,11 @@ def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, op
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, optimizer: str = "adamw", *more: str):
+    folder.mkdir(exist_ok=True)
+    launch(processes, "distributed_worker.py", folder, kind, steps, optimizer, *more)
     # a process that ends while its group is up may be aborted by one of the group's threads
     assert [(folder / f"joined-{rank}").read_text() for rank in range(processes)] == ["False"] * processes
     return json.loads((folder / f"losses-{processes}-{kind}.json").read_text())
@@ -42,6 +48,20 @@ def apart(a, b):
     return max(gap, norms / 10)
 
 
+def check_evaluation(several, one, draws):
+    """Validation losses and the best checkpoint; and what was sharded is whole again: it gives the same losses, and trains on."""
+    assert len(one["validation"]) == 10 and [line["step"] for line in one["validation"]] == list(range(2, 21, 2))
+    for ours, theirs in zip(several["validation"], one["validation"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=2e-5)  # they are rounded
+    assert several["progress"] == pytest.approx(one["progress"], rel=1e-5)
+    assert several["progress"]["best"] == pytest.approx(min(line["flow"] for line in one["validation"]), rel=1e-4)
+    assert several["whole"] == pytest.approx(one["whole"], rel=1e-5)
+    assert several["whole"]["flow"] == pytest.approx(several["validation"][-1]["flow"], abs=2e-5)
+    for ours, theirs in zip(several["again"], one["again"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert several["sampled"] == (one["sampled"] if draws else []) and several["kinds"] == ["Parameter"]
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     return run(tmp_path_factory.mktemp("one") / "run")
@@ -51,7 +71,9 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize(("kind", "processes"), [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)])
 def test_losses_are_those_of_one_process(one, tmp_path, kind, processes):
     """Over 20 steps; in most of them some process has no picture."""
-    assert apart(run(tmp_path / "run", kind, processes), one) <= 1e-5
+    several = run(tmp_path / "run", kind, processes)
+    assert apart(several, one) <= 1e-5
+    check_evaluation(several, one, draws=kind == "ddp")
 
 
 @pytest.mark.slow
@@ -77,6 +99,30 @@ def test_muon_on_shards(tmp_path):
     assert apart(run(tmp_path / "two", "fsdp", 2, steps=4, optimizer="muon"), whole) <= 1e-3  # its steps are bf16's
 
 
+@pytest.mark.slow
+def test_a_sharded_recipe_goes_from_stage_to_stage_and_a_sharded_adapter_is_drawn_with(tmp_path, data):
+    """Two processes make the model and the adapter that one makes."""
+    base = make_limner(prompt_tokens=4, shapes=((128, 128), (96, 160), (160, 96)))
+    base.detokenizer.mmdit.config.position_table = 32
+    base.save_pretrained(tmp_path / "base")
+    weights, adapters = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        launch(processes, "sharded_worker.py", folder, tmp_path / "base", data)
+        made = json.loads((folder / "made.json").read_text())
+        assert made["same"] and made["drawn"] == 1 and (folder / "adapter/samples/after.png").exists()
+        assert (folder / "recipe/joint/samples").exists() == (processes == 1)
+        assert len((folder / "recipe/joint/validation.jsonl").read_text().splitlines()) == 2
+        (newest,) = sorted((folder / "recipe/joint/checkpoints").iterdir())[-1:]
+        weights.append({k: v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()})
+        adapters.append(load_file(folder / "adapter/llm/adapter_model.safetensors"))
+    for (one, several), near in ((weights, 1e-4), (adapters, 1e-4)):
+        assert one.keys() == several.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(several[name], value, atol=near, rtol=1e-3, msg=name)
+
+
 def test_shares_are_disjoint_and_about_equal(monkeypatch):
     costs = [float(k % 13 + 1) for k in range(64)]
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -95,7 +141,7 @@ def test_shares_are_disjoint_and_about_equal(monkeypatch):
 
 def test_kinds():
     with pytest.raises(ValueError, match="parallel is 'tpu'; it can be ddp, fsdp, hsdp"):
-        parallel.shard(parallel.Objective(None, None), "tpu")
+        parallel.shard(None, "tpu")
 
 
 def test_tied_parameters_are_tied_when_they_are_gathered():
