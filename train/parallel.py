@@ -24,6 +24,7 @@ from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 SHARDED_BY_LAYER = frozenset(("llm", "mmdit"))
@@ -131,6 +132,8 @@ class LossForward(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.hooks: list[RemovableHandle] = []
+        """What `shard` hooked into parts of the module, beside FSDP's own hooks"""
 
     def forward(self, losses: Callable[..., dict[str, Tensor]], *given: Any) -> dict[str, Tensor]:
         """``losses(*given)``, with ``"loss"`` scaled so that the average of its gradients over the processes is their sum."""
@@ -170,9 +173,26 @@ def shard(module: nn.Module, kind: str) -> nn.Module:
                 fully_shard(outside, **options)
             for unit in units:
                 fully_shard(unit, **options)
+            # a backbone behind which alone something learns needs no backward; before the MM-DiT something always learns
+            if "mmdit" in above or any(p.requires_grad for p in module.get_submodule(above[0]).parameters()):
+                whole.hooks += [
+                    unit.register_forward_pre_hook(_require_input_grad, prepend=True) for unit in (*outside, *units)
+                ]
     fully_shard(whole, **options)
     assert all(is_sharded(p) for p in whole.parameters()), "a parameter was not sharded"
     return whole
+
+
+def _require_input_grad(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a unit's input have a gradient, as transformers' `enable_input_require_grads` does.
+
+    FSDP gathers a unit in the backward pass, and reduces its gradients, where its input has one. With a frozen part before it
+    that would be so on the processes with a picture alone, and they would wait for the others for ever.
+    """
+    first = inputs[0]
+    if torch.is_grad_enabled() and not first.requires_grad:
+        first = first.detach().requires_grad_()
+    return (first, *inputs[1:])
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -205,8 +225,13 @@ def unshard(module: nn.Module) -> None:
     reshard(module)
     gathered: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
+        if isinstance(owner, LossForward):
+            for hook in owner.hooks:
+                hook.remove()
         if isinstance(owner, FSDPModule):
             _remove_fsdp(owner)
+        for key in (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"):
+            owner.__dict__.pop(key, None)
         for name, shard in owner._parameters.items():
             if shard is not None and is_sharded(shard):
                 if shard not in gathered:
@@ -215,11 +240,9 @@ def unshard(module: nn.Module) -> None:
 
 
 def _remove_fsdp(unit: FSDPModule) -> None:
-    """Take away what `fully_shard` added to a module: hooks, state, class. torch has no function for it."""
+    """Take away what `fully_shard` gave a module: hooks, class, place in torch's list. torch has no function for it."""
     state = fully_shard.state(unit)
     state._pre_forward_hook_handle.remove()
     state._post_forward_hook_handle.remove()
-    for key in (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"):
-        unit.__dict__.pop(key, None)
     _module_state_mapping.pop(unit, None)
     unit.__class__ = type(unit).__mro__[unit._orig_cls_mro_index]

@@ -19,7 +19,7 @@ from limner.train.flow_loss import group_by_shape
 from limner.train.loop import Interrupted, LoopConfig, fit, validation_loss
 from limner.train.objective import DetokenizerObjective, JointObjective
 from limner.train.recipe import load_recipe, select_stages
-from limner.train.stages.joint import make_mixture, validation_batch
+from limner.train.stages.joint import make_mixture, run_joint, validation_batch
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 
@@ -188,15 +188,17 @@ def test_what_is_measured_has_some_of_every_source_or_is_a_set_of_its_own(data):
     batches = make_mixture(model, stage, 1)
     batch = validation_batch(model, stage, batches, 2)
     assert len(batch.sources) == 8 and set(batch.sources) == {0, 1}
-    trainable = TrainableModel(model.mllm, model.detokenizer)
-    values, again = (
-        {name: float(value) for name, value in JointObjective(trainable, stage, 0)(batch, 0).items()} for _ in range(2)
-    )
+    objective = JointObjective(TrainableModel(model.mllm, model.detokenizer), stage, 0)
+
+    def measured(batch):
+        return {name: value.item() for name, value in objective(batch, 0).items()}
+
+    values, again = measured(batch), measured(batch)
     assert validation_loss(values) == values["flow"] > 0 and values == again
     own = validation_batch(model, replace(stage, validation=(str(data),)), batches, 2)
     assert len(own.sources) == 8 and "zorp" in model.tokenizer.decode(own.stream.input_ids[0])
     talk = validation_batch(model, replace(stage, validation=("world/describe",)), batches, 2)
-    values = {name: float(value) for name, value in JointObjective(trainable, stage, 0)(talk, 0).items()}
+    values = measured(talk)
     assert validation_loss(values) == values["loss"] and "flow" not in values, "where nothing is drawn"
 
 
@@ -303,6 +305,18 @@ def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
         freeze_parameters(trainable, ("mllm.querys",))
     with pytest.raises(ValueError, match=r"begins with 'mllm\.q'"):
         freeze_parameters(trainable, ("mllm.q",))
+
+
+def test_a_stage_trains_what_an_earlier_one_froze(tmp_path):
+    model = make_limner()
+    loop = LoopConfig(steps=1, batch_size=2, num_workers=0, sample_every=0, warmup_steps=1)
+    device, changed = torch.device("cpu"), []
+    for name, train in (("align", ("mllm.queries",)), ("joint", ("mllm", "detokenizer"))):
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        stage = JointStage(data=("world/describe",), train=train, loop=loop)
+        run_joint(stage, model, 0, tmp_path / name, device, torch.float32, name)
+        changed.append({n.split(".")[1] for n, p in model.named_parameters() if not torch.equal(p, before[n])})
+    assert "llm" not in changed[0] and "llm" in changed[1] and "vision_tower" not in changed[1]
 
 
 def test_the_detokenizer_learns_from_features_alone():

@@ -78,7 +78,7 @@ def run_joint(
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 3)
     check_run(folder, stage, seed, model, batches)
-    model.to(device, dtype)
+    model.to(device, dtype).requires_grad_(True)  # also what an earlier stage froze
     trainable = TrainableModel(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze_parameters(trainable, stage.train), flush=True)
     if stage.compile:
