@@ -71,6 +71,7 @@ def fit(
     losses: Callable[[Any, int], dict[str, Tensor]],
     config: LoopConfig,
     folder: Path,
+    *,
     validation: Callable[[], dict[str, Tensor]] | None = None,
     sample: Callable[[int], None] | None = None,
 ) -> MasterOptimizer:

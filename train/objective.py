@@ -47,31 +47,28 @@ class JointObjective:
         count = count_over_processes(batch)
         output, inputs = run_stream(self.trainable, batch)
         losses = stream_losses(self.trainable, batch, output, inputs, targets, count)
-        return self.with_drawing_losses(losses, batch, step, inputs, targets, count)
+        return self.add_sum(losses | self.drawing_losses(batch, step, inputs, targets, count))
 
-    def with_drawing_losses(
-        self,
-        losses: dict[str, Tensor],
-        batch: JointBatch,
-        step: int,
-        inputs: DrawingInputs | None,
-        targets: Targets,
-        count: Count,
+    def drawing_losses(
+        self, batch: JointBatch, step: int, inputs: DrawingInputs | None, targets: Targets, count: Count
     ) -> dict[str, Tensor]:
-        """``losses``, those of the flow and the alignment, if any process draws, and their weighted sum."""
-        stage = self.stage
-        if count.drawn:
-            if inputs is None:
-                sums = dummy_losses(self.trainable)
-            else:
-                choices = targets.choices(stage, batch, self.seed, step)
-                sums = flow_losses(self.trainable, stage, batch, inputs, choices, targets)
-            losses = losses | {name: value / count.drawings for name, value in sums.items()}
+        """Flow loss and, if configured, alignment loss; none if no process draws."""
+        if not count.drawn:
+            return {}
+        if inputs is None:
+            sums = dummy_losses(self.trainable)
+        else:
+            choices = targets.choices(self.stage, batch, self.seed, step)
+            sums = flow_losses(self.trainable, self.stage, batch, inputs, choices, targets)
+        return {name: value / count.drawings for name, value in sums.items()}
+
+    def add_sum(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``losses`` and their sum, weighted as the stage says."""
         weights = {
-            "language": stage.language_weight,
-            "features": stage.feature_weight,
-            "flow": stage.flow_weight,
-            "align": stage.align_weight,
+            "language": self.stage.language_weight,
+            "features": self.stage.feature_weight,
+            "flow": self.stage.flow_weight,
+            "align": self.stage.align_weight,
         }
         return add_weighted_sum(losses, weights)
 
@@ -99,7 +96,7 @@ class DetokenizerObjective(JointObjective):
     def losses(self, batch: JointBatch, step: int, targets: Targets) -> dict[str, Tensor]:
         """The losses of a batch on the model's device, against ``targets``."""
         inputs = vision_inputs(self.trainable, batch)
-        return self.with_drawing_losses({}, batch, step, inputs, targets, count_over_processes(batch))
+        return self.add_sum(self.drawing_losses(batch, step, inputs, targets, count_over_processes(batch)))
 
 
 @dataclass(frozen=True)

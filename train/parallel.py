@@ -239,9 +239,9 @@ def unshard(module: nn.Module) -> None:
                 owner._parameters[name] = gathered[shard]
 
 
-def _remove_fsdp(unit: FSDPModule) -> None:
+def _remove_fsdp(unit: Any) -> None:
     """Take away what `fully_shard` gave a module: hooks, class, place in torch's list. torch has no function for it."""
-    state = fully_shard.state(unit)
+    state: Any = fully_shard.state(unit)  # type: ignore[attr-defined]  # put there by a decorator
     state._pre_forward_hook_handle.remove()
     state._post_forward_hook_handle.remove()
     _module_state_mapping.pop(unit, None)

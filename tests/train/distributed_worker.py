@@ -91,7 +91,7 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     measured = partial(JointObjective(trainable, stage, 0), batch(model.encoder, 1000), 0)
     sampled = []
     make_batch = partial(batch, model.encoder)
-    loop.fit("test", trainable, make_batch, noted, config, folder, measured, sampled.append)
+    loop.fit("test", trainable, make_batch, noted, config, folder, validation=measured, sample=sampled.append)
     with torch.no_grad():
         whole = {k: real_total(float(v)) for k, v in measured().items()}
     done = len(logged)

@@ -96,7 +96,7 @@ def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
         partial(lambda x, step: {"loss": model(x).sum()}),
         config,
         tmp_path,
-        lambda: {"loss": torch.tensor(9.0), "flow": torch.tensor(next(left))},
+        validation=lambda: {"loss": torch.tensor(9.0), "flow": torch.tensor(next(left))},
     )
     assert [int(p.name) for p in checkpoints.saved_checkpoints(tmp_path / "checkpoints")] == [4, 6]
     written = [json.loads(line) for line in (tmp_path / "validation.jsonl").open()]

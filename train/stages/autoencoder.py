@@ -125,7 +125,7 @@ def _fit_stage(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: i
         partial(losses, autoencoder, stage),
         stage.loop,
         folder,
-        sample,
+        sample=sample,
     )
 
 
