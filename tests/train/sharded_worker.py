@@ -34,8 +34,8 @@ def main(folder: Path, base: Path, data: Path) -> None:
     run_recipe(recipe, ("language", "align", "joint"))
     model = limner.load(base, dtype="float32", device="cpu")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    options = ["joint.loop.steps=3", "joint.loop.batch_size=2", "joint.loop.num_workers=0", "rank=2", "samples=1"]
-    options += ["replay=world", "extra=[queries,boi]"]
+    options = ["joint.loop.steps=3", "joint.loop.batch_size=4", "joint.loop.num_workers=0", "rank=2", "samples=1"]
+    options += ["replay=world", "extra=[queries,boi]", "joint.loop.log_every=1"]
     finetune(model, data, folder / "adapter", load_config([*options, "joint.loop.parallel=fsdp"]))
     after = dict(model.named_parameters())
     same = before.keys() == after.keys() and all(torch.equal(after[name], value) for name, value in before.items())

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -114,17 +113,16 @@ def test_a_sharded_recipe_goes_from_stage_to_stage_and_a_sharded_adapter_draws(t
         assert json.loads((folder / "made.json").read_text()) == {"as_before": True, "drawn": 1}
         assert (folder / "adapter/samples/after.png").exists()
         assert (folder / "recipe/joint/samples").exists() == (processes == 1)
-        files = ("language/log", "align/log", "joint/log", "align/validation", "joint/validation")
-        lines = [line for file in files for line in (folder / f"recipe/{file}.jsonl").read_text().splitlines()]
-        figures = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-        return figures, load_file(folder / "adapter/llm/adapter_model.safetensors")
+        stages = [folder / "recipe" / stage for stage in ("language", "align", "joint")]
+        files = [path / "log.jsonl" for path in (*stages, folder / "adapter/run")]
+        files += [path / "validation.jsonl" for path in stages[1:]]
+        lines = [line for file in files for line in file.read_text().splitlines()]
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
-    (figures, adapter), (ours, own) = train(1), train(2)
-    assert len(figures) == 9 == len(ours)
-    for several, one in zip(ours, figures, strict=True):
+    alone = train(1)
+    assert len(alone) == 10
+    for several, one in zip(train(2), alone, strict=True):
         assert several == pytest.approx(one, rel=1e-4)
-    for name, value in adapter.items():  # in bf16
-        torch.testing.assert_close(own[name], value, atol=1e-4, rtol=1e-2, msg=name)
 
 
 def test_shares_are_disjoint_and_about_equal(monkeypatch):
