@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +22,9 @@ from limner.evaluation.tasks import drawing_task
 from limner.evaluation.world import JUDGE_FOLDER
 from limner.inference import precision
 from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.objective import JointObjective
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import joint_losses, run_joint, validate
+from limner.train.stages.joint import run_joint
 from limner.train.trainable import TrainableModel
 
 CHOICES = {
@@ -61,8 +61,10 @@ def main() -> None:
         fixed = Mixture([(WorldSource(("draw",)), 1.0)], model.encoder, 4 * BATCH, 1, pool=1)(0)
         # measured as it would be used: with every source it has learned to hear
         plain = replace(stage, prompt_dropout=float(stage.prompt_dropout == 1), align_weight=0.0)
+        objective = JointObjective(TrainableModel(model.mllm, model.detokenizer), plain, 0)
         with torch.compiler.set_stance("force_eager"):
-            flow, _ = validate(partial(joint_losses, TrainableModel(model.mllm, model.detokenizer), plain, 0), fixed)
+            with torch.no_grad():
+                flow = float(objective(fixed, 0)["flow"])
             right = sum(
                 drawing_task(category, False, options.limit).run(model, judge).correct for category in CATEGORIES
             )

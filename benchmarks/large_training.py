@@ -17,9 +17,9 @@ from precompute import pictures
 
 from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.finetune import FinetuneConfig, prepare_adapter
+from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import joint_losses
 from limner.train.trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 
 GB = 1e9
@@ -46,7 +46,7 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     with gradient_checkpointing(trainable, stage.gradient_checkpointing or options.checkpointing):
         for step in range(options.steps + 2):
             begun = time.perf_counter()
-            joint_losses(trainable, stage, 0, batches[step % 2], step)["loss"].backward()
+            JointObjective(trainable, stage, 0)(batches[step % 2], step)["loss"].backward()
             norm = optimizer.step(1.0, 1.0)
             assert norm == norm
             spent.append(time.perf_counter() - begun)

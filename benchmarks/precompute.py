@@ -29,9 +29,9 @@ from limner.mllm.vocabulary import add_control_tokens
 from limner.train.datasets.example import CaptionedPicture, EmbeddedPicture
 from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
+from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import Recipe
-from limner.train.stages.joint import joint_losses
 from limner.train.trainable import TrainableModel, freeze_parameters
 
 
@@ -135,7 +135,7 @@ def main() -> None:
             for step in range(options.steps + 1):
                 batch = mixture(step % 2)
                 begun = time.perf_counter()
-                joint_losses(trainable, stage, 0, batch, step)["loss"].backward()
+                JointObjective(trainable, stage, 0)(batch, step)["loss"].backward()
                 optimizer.step(1.0, 1.0)
                 spent.append(time.perf_counter() - begun)
             rates[name] = options.batch / (sum(spent[1:]) / options.steps)

@@ -16,9 +16,9 @@ import torch
 import limner
 from limner.resamplers import attention
 from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
 from limner.train.recipe import load_recipe
-from limner.train.stages.joint import joint_losses
 from limner.train.trainable import TrainableModel, compile_blocks
 
 
@@ -53,7 +53,7 @@ def measure(plain: bool, batches: list, kind: str) -> dict[str, float]:
     for round_ in range(3):  # the first one warms up and compiles
         for number, batch in enumerate(batches):
             begun = time.perf_counter()
-            loss = joint_losses(trainable, stage, 0, batch, number)["loss"]
+            loss = JointObjective(trainable, stage, 0)(batch, number)["loss"]
             forward = time.perf_counter()
             loss.backward()
             backward = time.perf_counter()

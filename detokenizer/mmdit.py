@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -188,7 +188,7 @@ class MMDiT(nn.Module):
         assert references >= self.config.max_references
         fresh = self.reference_embed.new_zeros(references - self.config.max_references, self.config.width)
         self.reference_embed = nn.Parameter(torch.cat([self.reference_embed.detach(), fresh]))
-        self.config.max_references = references
+        self.config = replace(self.config, max_references=references)
 
     def initialize_weights(self) -> None:
         """AdaLN-Zero: at first every block is the identity and the prediction is zero (DiT, arXiv:2212.09748)."""

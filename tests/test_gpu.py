@@ -5,7 +5,6 @@ where a tensor left behind on the CPU is an error as well.
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import seed_x_files
@@ -22,11 +21,12 @@ from limner.inference.model import STUDENT
 from limner.train import distill, recipe
 from limner.train.datasets import check, readers
 from limner.train.datasets.mixture import ExampleSource, Mixture, WorldSource
-from limner.train.finetune import FinetuneConfig, adapter_losses, finetune, load_config, prepare_adapter
+from limner.train.finetune import FinetuneConfig, finetune, load_config, prepare_adapter
 from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
 from limner.train.loop import LoopConfig, fit
+from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
-from limner.train.stages.joint import joint_losses
+from limner.train.self_distillation import ReplayObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, compile_blocks, gradient_checkpointing
 
@@ -68,7 +68,7 @@ def gradients(device: str, change=nullcontext, **changes):
     torch.manual_seed(1)
     trainable = TrainableModel(model.mllm, model.detokenizer, align=True).to(device)
     with change(trainable):
-        values = joint_losses(trainable, STAGE, 3, drawn(model)(0), 0)
+        values = JointObjective(trainable, STAGE, 3)(drawn(model)(0), 0)
         values["loss"].backward()
     found = {n: p.grad.cpu() for n, p in trainable.named_parameters() if p.grad is not None}
     return {k: float(v.detach()) for k, v in values.items()}, found
@@ -126,7 +126,7 @@ def test_what_an_adapter_keeps():
         with torch.no_grad():
             for parameter in (p for p in trainable.parameters() if p.requires_grad):
                 parameter += 0.1 * torch.randn(parameter.shape).to(parameter)
-        told = adapter_losses(training, trainable, replace(STAGE, align_weight=0.0), 3, 6.0, drawn(model)(0), 0)
+        told = ReplayObjective(trainable, replace(STAGE, align_weight=0.0), 3, training, 6.0)(drawn(model)(0), 0)
         return {k: float(v.detach()) for k, v in told.items()}
 
     assert values("cuda") == pytest.approx(values("cpu"), rel=1e-3)
@@ -164,7 +164,7 @@ def test_a_run_goes_on(tmp_path):
             ema_decay=0.9,
             num_workers=int(REAL),
         )
-        fit("test", trainable, drawn(model, 4), partial(joint_losses, trainable, STAGE, 3), config, folder)
+        fit("test", trainable, drawn(model, 4), JointObjective(trainable, STAGE, 3), config, folder)
         if cut:
             return run(folder, steps)
         return {n: p.detach().float().cpu() for n, p in trainable.named_parameters()}
@@ -233,7 +233,7 @@ def test_what_was_precomputed_is_read_back(data, tmp_path):
     for store in (None, EncoderCache(tmp_path / "store", encoders_fingerprint(model))):
         trainable = TrainableModel(model.mllm, model.detokenizer)
         trainable.frozen_encoders.cache = store
-        values = joint_losses(trainable, JointStage(), 0, mixture(0), 0)
+        values = JointObjective(trainable, JointStage(), 0)(mixture(0), 0)
         found.append({k: float(v.detach()) for k, v in values.items()})
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 

@@ -117,15 +117,15 @@ def check_run(output: Path, model: Limner, make_batch: Mixture, config: Any) -> 
 def prepared(model: Limner, dtype: str, seed: int) -> Iterator[None]:
     """Within it the model is on its device in the precision of training, and torch is seeded; afterwards the model has its
     former precision."""
-    before = {p: p.dtype for p in model.parameters()}
+    before = {name: p.dtype for name, p in model.named_parameters()}  # by name: sharding makes other parameters
     try:
         device = parallel.init_process_group()
         model.to(device, training_precision(model, device or model.mllm.device, dtype)).eval()
         torch.manual_seed(seed)
         yield
     finally:
-        for parameter, former in before.items():
-            parameter.data = parameter.data.to(former)
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(before[name])
         model.requires_grad_(True).eval()
 
 

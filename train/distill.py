@@ -41,10 +41,11 @@ from .adapter_training import (
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets.mixture import ConversationSource, Mixture, load_sources
-from .flow_loss import group_by_shape, prompt_states, random_choices
+from .flow_loss import encode_pictures, group_by_shape
 from .loop import LoopConfig, fit
 from .losses import squared_error
-from .stages.joint import forward_losses
+from .objective import count_over_processes, run_stream
+from .random_choices import random_choices
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
 
@@ -53,7 +54,7 @@ MAX_TRIES = 64
 """After so many conversations without a drawing a source counts as one without drawings."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DistillConfig:
     steps: int = 4
     """Steps of the student from noise to picture"""
@@ -133,12 +134,10 @@ def student_losses(
     detokenizer = trainable.mmdit_detokenizer
     choices = random_choices(JointStage(), batch, config.seed, step)
     with torch.no_grad():
-        stream_losses = forward_losses(trainable, batch)
-        assert stream_losses.features is not None
-        latents = [trainable.frozen_encoders.latents(p, ()) for p in batch.pictures]
-        condition = detokenizer.condition(
-            stream_losses.features, *prompt_states(detokenizer, stream_losses), batch.glyph_text
-        )
+        _, inputs = run_stream(trainable, batch)
+        assert inputs is not None
+        condition = detokenizer.condition(inputs.features, inputs.prompt, inputs.prompt_mask, batch.glyph_text)
+    latents = encode_pictures(trainable, batch)
     total = torch.zeros((), device=condition.context.device)
     for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
         group_condition = replace(condition.rows(group.drawings), references=group.references)
@@ -146,7 +145,7 @@ def student_losses(
         height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
         shift = detokenizer.timestep_shift(height, width)
         total = total + path_loss(detokenizer.mmdit, group_condition, noise, shift, config, scale).sum()
-    return {"loss": total / stream_losses.loss_denominator}
+    return {"loss": total / count_over_processes(batch).drawings}
 
 
 def path_loss(
@@ -195,10 +194,12 @@ def distill(
 
 def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    loop, samples, first = config.loop, output / "samples", parallel.rank() == 0
-    if not loop.learning_rate:
+    samples, first = output / "samples", parallel.rank() == 0
+    if not config.loop.learning_rate:
         assert isinstance(model.detokenizer.transformer, MMDiT)
-        loop.learning_rate = learning_rate(model.detokenizer.transformer.config.width)
+        rate = learning_rate(model.detokenizer.transformer.config.width)
+        config = replace(config, loop=replace(config.loop, learning_rate=rate))
+    loop = config.loop
     start = load_student(Path(config.warm_start), model, config) if config.warm_start else {}
     sources = load_sources(config.data, model.encoder, model.mllm.max_position_embeddings, 1.0)
     drawings = [(DrawingSource(source), weight) for source, weight in sources]

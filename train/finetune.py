@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
-from torch import Tensor
 
 from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
 from ..inference.adapters import EXTRA
@@ -28,14 +25,13 @@ from .adapter_training import (
     save_adapter,
 )
 from .config_parsing import current_keys, parse_overrides
-from .data import JointBatch
 from .datasets.check import Report, check_dataset
 from .datasets.example import CaptionedPicture, Example
 from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldSource
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
-from .self_distillation import self_distillation_targets
-from .stages.joint import joint_losses
+from .objective import JointObjective
+from .self_distillation import ReplayObjective
 from .stages.joint_options import JointStage
 from .step_cost import estimate_cost
 from .trainable import TrainableModel, gradient_checkpointing, limner_parameter_name
@@ -44,7 +40,7 @@ EDIT_KINDS = ("edit", "follow_up", "describe")
 """Kinds of conversation that half of the replay is of: answers about earlier pictures and edits of them are forgotten first,
 as captioned pictures have none before them."""
 MIN_CONTEXT_DROPOUT = 0.25
-"""Least share of the replayed drawings that are drawn without context, which only the base teaches (`joint_losses`)."""
+"""Least share of the replayed drawings that are drawn without context, which only the base teaches (`ReplayObjective`)."""
 UNUSED_STAGE_FIELDS = (
     "data",
     "train",
@@ -60,7 +56,7 @@ ADAPTER_NAME = "new"
 """Name of the adapter while it trains."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class FinetuneConfig:
     rank: int = 32
     alpha: float = 32.0
@@ -108,8 +104,8 @@ class FinetuneConfig:
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
 
     def __post_init__(self) -> None:
-        self.parts, self.streams, self.extra = tuple(self.parts), tuple(self.streams), tuple(self.extra)
         for name, known in (("parts", TARGETS), ("streams", STREAMS), ("extra", EXTRA)):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name}: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -151,8 +147,13 @@ def config_from_options(options: Mapping[str, Any]) -> FinetuneConfig:
         raise ValueError(f"unknown option {unknown[0]!r}; there are steps, {', '.join(fields)}")
     config = FinetuneConfig(**{name: value for name, value in options.items() if name != "steps"})
     if options.get("steps") is not None:
-        config.joint.loop.steps = options["steps"]
+        config = replace(config, joint=with_loop(config.joint, steps=options["steps"]))
     return config
+
+
+def with_loop(stage: JointStage, **changes: Any) -> JointStage:
+    """``stage`` with other values in its loop."""
+    return replace(stage, loop=replace(stage.loop, **changes))
 
 
 def finetune(
@@ -178,6 +179,7 @@ def finetune(
     check_output(model, output)
     report = check_dataset(data, model.encoder, model.mllm.max_position_embeddings)
     with prepared(model, config.dtype, config.seed):
+        config = fill_defaults(config, model)
         trainable, adapter = prepare_adapter(model, config)
         with adapter:
             return _train(adapter, trainable, report, str(data), output, config, dry_run)
@@ -194,8 +196,6 @@ def _train(
 ) -> Path:
     model, stage, examples = adapter.model, config.joint, report.examples
     loop = stage.loop
-    if not loop.learning_rate:
-        loop.learning_rate = learning_rate(model.mllm.width)
     prompts = sample_prompts(examples, config)
     trained = sum(p.numel() for p in trainable.parameters() if p.requires_grad)
     print(
@@ -205,22 +205,21 @@ def _train(
         flush=True,
     )
     make_batch = training_mixture(model, report, config)
-    replay_weight = None
+    objective = JointObjective(trainable, stage, config.seed)
     if uses_replay(model, config):
-        replay_weight = config.replay_weight
         stage = replace(stage, context_dropout=max(stage.context_dropout, MIN_CONTEXT_DROPOUT))
+        objective = ReplayObjective(trainable, stage, config.seed, adapter, config.replay_weight)
         print(
             f"replay    {config.replay_share:.0%} of the conversations are of the drawn world that {model.name} knows",
             flush=True,
         )
     if stage.precomputed:
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
-    losses = partial(adapter_losses, adapter, trainable, stage, config.seed, replay_weight)
     samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
         check_run(output, model, make_batch, config)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
-        seconds, peak = estimate_cost(make_batch, losses, trainable, stage)
+        seconds, peak = estimate_cost(make_batch, objective)
     epochs = make_batch.counts(loop.steps * loop.batch_size)[0] / len(examples)
     print(
         f"estimate  {loop.steps} steps ({epochs:.1f} epochs) of {seconds:.2f} s: {loop.steps * seconds / 60:.1f} minutes, "
@@ -232,14 +231,15 @@ def _train(
     if first and not (samples / "before.png").exists():
         draw_samples(model, prompts, config.seed, samples / "before.png")
     parallel.barrier()
+    device = model.mllm.device
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
-        optimizer = fit("finetune", trainable, make_batch, losses, loop, output / RUN_FOLDER)
+        optimizer = fit("finetune", trainable, make_batch, objective, loop, output / RUN_FOLDER)
+    model.to(device)  # what was sharded is gathered on the CPU
     averaged = {
         limner_parameter_name(name): parallel.full_tensor(value) for name, value in optimizer.averaged().items()
     }
     if first:
-        if loop.parallel == "ddp":  # what was sharded is gathered for saving and cannot draw
-            draw_samples(model, prompts, config.seed, samples / "after.png")
+        draw_samples(model, prompts, config.seed, samples / "after.png")
         made = {"data": data, "examples": len(examples), "steps": loop.steps, "config": asdict(config)}
         save_adapter(adapter, output, averaged, made, model_card(model, data, examples, prompts, config), loop)
     return output
@@ -258,38 +258,24 @@ def training_mixture(model: Limner, report: Report, config: FinetuneConfig) -> M
     return make_batch
 
 
-def adapter_losses(
-    adapter: AdapterTraining,
-    trainable: TrainableModel,
-    stage: JointStage,
-    seed: int,
-    weight: float | None,
-    batch: JointBatch,
-    step: int,
-) -> dict[str, Tensor]:
-    """Losses of a batch: true targets for the first source, the base's outputs (`self_distillation_targets`) with ``weight`` for
-    the others; a weight of None means that nothing is replayed."""
-    self_targets = None
-    if weight is not None:
-        device = trainable.stream.device
-        batch = batch.to(device)
-        replayed = torch.tensor(batch.sources, device=device) > 0
-        with adapter.disabled():
-            self_targets = self_distillation_targets(trainable, stage, seed, batch, step, replayed, weight)
-    return joint_losses(trainable, stage, seed, batch, step, self_targets)
-
-
 def uses_replay(model: Limner, config: FinetuneConfig) -> bool:
     """Whether conversations of the base's own data are replayed."""
     return config.replay == "world" or (config.replay == "auto" and model.config.replay == "world")
 
 
+def fill_defaults(config: FinetuneConfig, model: Limner) -> FinetuneConfig:
+    """``config`` with the learning rate and the streams that suit the model, where it names none."""
+    if not config.joint.loop.learning_rate:
+        config = replace(config, joint=with_loop(config.joint, learning_rate=learning_rate(model.mllm.width)))
+    if "mmdit" in config.parts and not config.streams:
+        config = replace(config, streams=("context",) if uses_replay(model, config) else STREAMS)
+    return config
+
+
 def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableModel, AdapterTraining]:
     """The module with only the adapter requiring a gradient, and the adapter."""
     trainable = TrainableModel(model.mllm, model.detokenizer)
-    if "mmdit" in config.parts and not config.streams:
-        config.streams = ("context",) if uses_replay(model, config) else STREAMS
-    targets = {"llm": TARGETS["llm"], "mmdit": mmdit_targets(config.streams or STREAMS)}
+    targets = {"llm": TARGETS["llm"], "mmdit": mmdit_targets(fill_defaults(config, model).streams or STREAMS)}
     configs = {
         part: LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets[part]) for part in config.parts
     }

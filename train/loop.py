@@ -1,4 +1,4 @@
-"""The loop that every stage shares: batches by step, losses, one optimizer, checkpoints, samples, logs."""
+"""The loop that every stage shares: batches by step, losses, one optimizer, logs, validation, samples, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -19,7 +22,7 @@ from . import checkpoints, parallel, tracking
 from .optimizer import MasterOptimizer, learning_rate_factor
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoopConfig:
     steps: int = 1000
     batch_size: int = 32
@@ -38,7 +41,7 @@ class LoopConfig:
     ema_decay: float = 0.0
     save_every: int = 200
     sample_every: int = 500
-    """0 for never; else also after the last step"""
+    """Steps between validation losses and sheets of samples: 0 for never, else also after the last step"""
     log_every: int = 10
     tracker: str = "tensorboard"
     """Where metrics are logged: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
@@ -61,11 +64,6 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C stopped the run, after a checkpoint was written."""
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C belongs to the main process, which asks the workers to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def fit(
     name: str,
     module: nn.Module,
@@ -73,120 +71,203 @@ def fit(
     losses: Callable[[Any, int], dict[str, Tensor]],
     config: LoopConfig,
     folder: Path,
-    sample: Callable[[int], float | None] | None = None,
+    *,
+    validation: Callable[[], dict[str, Tensor]] | None = None,
+    sample: Callable[[int], None] | None = None,
 ) -> MasterOptimizer:
-    """Train what requires a gradient in ``module``; afterwards it holds the averaged (EMA) weights.
+    """Train what requires a gradient in ``module``; afterwards it holds the averaged (EMA) weights, whole on every process.
 
-    ``losses(batch, step)`` returns a dict whose ``"loss"`` is minimised and whose other entries are logged; with
-    several processes each is this one's share of a sum. ``sample(step)`` is called with the averaged weights in place
-    (not while they are sharded) and may return a validation loss, by which the best checkpoint is kept. Raises
-    `Interrupted` on SIGTERM and Ctrl-C after writing a checkpoint, `FloatingPointError` after too many bad batches,
-    OSError when a checkpoint cannot be written.
+    ``losses(batch, step)`` returns a dict whose ``"loss"`` is minimised and whose other entries are logged; with several
+    processes each is this one's share of a sum. Every ``sample_every`` steps, with averaged weights in place, ``validation()``
+    gives such losses of a fixed batch, by which the best checkpoint is kept, and ``sample(step)`` draws: on the first process
+    alone, and not while weights are sharded. Raises `Interrupted` on SIGTERM and Ctrl-C after writing a checkpoint,
+    `FloatingPointError` after too many bad batches, OSError when a checkpoint cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    objective = parallel.shard(parallel.Objective(module, losses), config.parallel)
-    sharded = any(parallel.is_sharded(p) for p in module.parameters())
-    optimizer = MasterOptimizer(
-        module.named_parameters(),
-        config.learning_rate,
-        config.weight_decay,
-        ema_decay=config.ema_decay,
-        kind=config.optimizer,
-    )
-    progress = checkpoints.load(folder / "checkpoints", optimizer)
-    if progress.step >= config.steps:
-        load_parameters(module, optimizer.averaged())
-        return optimizer
-    if progress.step:
-        print(f"{name}: going on from step {progress.step} of {config.steps}", flush=True)
-    first = parallel.rank() == 0
-    tracker = tracking.start_tracker(config.tracker, folder) if first else None
+    trainer = Trainer(name, module, losses, config, folder, validation, sample)
+    if trainer.progress.step < config.steps:
+        trainer.train(make_batch)
+    load_parameters(module, trainer.optimizer.averaged())
+    parallel.unshard(trainer.forward)
+    return trainer.optimizer
+
+
+class Trainer:
+    """A run of `fit`: what it keeps from step to step, and what is done in a step."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        losses: Callable[[Any, int], dict[str, Tensor]],
+        config: LoopConfig,
+        folder: Path,
+        validation: Callable[[], dict[str, Tensor]] | None,
+        sample: Callable[[int], None] | None,
+    ) -> None:
+        self.name, self.module, self.losses, self.config, self.folder = name, module, losses, config, folder
+        self.validation, self.sample = validation, sample
+        folder.mkdir(parents=True, exist_ok=True)
+        self.forward = parallel.shard(module, config.parallel)
+        self.sharded = any(parallel.is_sharded(p) for p in module.parameters())
+        self.optimizer = MasterOptimizer(
+            module.named_parameters(),
+            config.learning_rate,
+            config.weight_decay,
+            ema_decay=config.ema_decay,
+            kind=config.optimizer,
+        )
+        self.progress = checkpoints.load(folder / "checkpoints", self.optimizer)
+        self.first = parallel.rank() == 0
+        self.smooth: dict[str, float] = {}
+        self.begun = time.monotonic()
+
+    def train(self, make_batch: Callable[[int], Any]) -> None:
+        """The steps that are left."""
+        config, begin, accumulate = self.config, self.progress.step, self.config.gradient_accumulation_steps
+        if begin:
+            print(f"{self.name}: going on from step {begin} of {config.steps}", flush=True)
+        tracker = tracking.start_tracker(config.tracker, self.folder) if self.first else None
+        with stop_signals() as stop:
+            bar = tqdm(
+                range(begin, config.steps),
+                desc=self.name,
+                initial=begin,
+                total=config.steps,
+                mininterval=5,
+                dynamic_ncols=True,
+                disable=not self.first,
+            )
+            try:
+                batches = enumerate(self.load_batches(make_batch), begin * accumulate)
+                for step in bar:
+                    values, norm = self.step(step, [next(batches) for _ in range(accumulate)])
+                    if not math.isfinite(norm):
+                        self.count_bad_batch(step, batch_names(make_batch, step, accumulate))
+                    elif step % config.log_every == 0:
+                        self.log(step, values, norm, tracker)
+                        bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+                    done, last = step + 1, step + 1 == config.steps
+                    stopping = bool(parallel.max_over_processes(len(stop)))
+                    due = bool(config.sample_every) and (done % config.sample_every == 0 or last)
+                    best = due and not stopping and self.evaluate()
+                    if best or stopping or last or done % config.save_every == 0:
+                        self.save()
+                    if stopping and not last:
+                        raise Interrupted(
+                            f"{self.name}: stopped at step {done} of {config.steps}; run the same command to go on"
+                        )
+            finally:
+                bar.close()
+                if tracker:
+                    tracker.finish()
+
+    def load_batches(self, make_batch: Callable[[int], Any]) -> DataLoader[Any]:
+        """The batches that are left. Batch number ``k`` is a function of ``k`` alone, so that resuming needs no replay."""
+        config, accumulate = self.config, self.config.gradient_accumulation_steps
+        on_gpu = self.optimizer.named[0][1].device.type != "cpu"
+        workers = int(on_gpu) if config.num_workers is None else config.num_workers
+        return DataLoader(
+            range(self.progress.step * accumulate, config.steps * accumulate),  # type: ignore[arg-type]  # torch takes any sequence
+            batch_size=None,
+            collate_fn=make_batch,  # type: ignore[arg-type]  # of one item, without a batch size
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_interrupts,
+        )
+
+    def step(self, step: int, batches: Sequence[tuple[int, Any]]) -> tuple[dict[str, Tensor], float]:
+        """One update from numbered batches. Returns this process's share of the losses, and the gradient's norm; where that is
+        not finite the weights stay as they are."""
+        config = self.config
+        values: dict[str, Tensor] = {}
+        for number, batch, share in with_shared_totals(batches):
+            count_skipped(self.name, batch, self.progress, (number + 1) * config.batch_size)
+            parts = {key: value * share for key, value in self.forward(self.losses, batch, number).items()}
+            backward(parts["loss"])
+            values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
+        rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
+        norm = self.optimizer.step(rate, config.max_grad_norm)
+        self.progress.step = step + 1
+        return values, norm
+
+    def count_bad_batch(self, step: int, names: str) -> None:
+        """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many."""
+        self.progress.bad_batches += 1
+        bad = self.progress.bad_batches
+        tqdm.write(f"{self.name}: step {step}: gradient not finite, batch skipped ({bad} so far){names}")
+        if bad > self.config.max_bad_batches:
+            raise FloatingPointError(f"{self.name}: {bad} batches without a finite gradient, stopping")
+
+    def log(self, step: int, values: dict[str, Tensor], norm: float, tracker: GeneralTracker | None) -> None:
+        """Smooth the losses for the bar and `save`, and hand them to the tracker."""
+        totals = parallel.total_losses(values)
+        for key, value in totals.items():
+            self.smooth[key] = value if key not in self.smooth else 0.9 * self.smooth[key] + 0.1 * value
+        if tracker:
+            figures = {"gradient_norm": norm} | totals
+            tracker.log({f"{self.name}/{key}": value for key, value in figures.items()}, step=step)
+
+    @torch.no_grad()
+    def evaluate(self) -> bool:
+        """Validation loss and samples by the averaged weights; whether the loss is the lowest so far."""
+        if self.validation is None and self.sample is None:
+            return False
+        loss, step = None, self.progress.step
+        with self.averaged_weights():
+            if self.validation is not None:
+                values = parallel.total_losses(self.forward(self.validation))
+                loss = validation_loss(values)
+                if self.first:
+                    append_line(
+                        self.folder / "validation.jsonl", {"step": step} | {k: round(v, 5) for k, v in values.items()}
+                    )
+            if self.sample is not None and self.first and not self.sharded:
+                with parallel.single_process():
+                    self.sample(step)
+        if loss is None or (self.progress.best is not None and loss >= self.progress.best):
+            return False
+        self.progress.best, self.progress.best_step = loss, step
+        return True
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within it the module holds the averaged weights, or this process's shards of them, and is in evaluation mode."""
+        parallel.reshard(self.forward)
+        current = {name: p.detach().clone() for name, p in self.optimizer.named}
+        training = [unit for unit in self.module.modules() if unit.training]
+        load_parameters(self.module, self.optimizer.averaged())
+        self.module.eval()
+        try:
+            yield
+        finally:
+            parallel.reshard(self.forward)
+            load_parameters(self.module, current)
+            for unit in training:
+                unit.training = True
+
+    def save(self) -> None:
+        """Write a checkpoint, and a line of the smoothed losses to ``log.jsonl``."""
+        checkpoints.save(self.folder / "checkpoints", self.optimizer, self.progress, self.config.save_total_limit)
+        if self.first:
+            seconds = round(time.monotonic() - self.begun, 1)
+            append_line(self.folder / "log.jsonl", {"step": self.progress.step, "seconds": seconds, **self.smooth})
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Within it SIGTERM and Ctrl-C end nothing: their numbers go to the list."""
     stop: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    on_gpu = optimizer.named[0][1].device.type != "cpu"
-    workers = int(on_gpu) if config.num_workers is None else config.num_workers
-    # batch number ``step`` is a function of the step alone, so that resuming needs no replay
-    steps = range(progress.step * config.gradient_accumulation_steps, config.steps * config.gradient_accumulation_steps)
-    loader: DataLoader[Any] = DataLoader(
-        steps,  # type: ignore[arg-type]  # torch takes any sequence
-        batch_size=None,
-        collate_fn=make_batch,  # type: ignore[arg-type]  # of one item, without a batch size
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_interrupts,
-    )
-    bar = tqdm(
-        range(progress.step, config.steps),
-        desc=name,
-        initial=progress.step,
-        total=config.steps,
-        mininterval=5,
-        dynamic_ncols=True,
-        disable=not first,
-    )
-    smooth: dict[str, float] = {}
-    begun = time.monotonic()
     try:
-        batches = enumerate(loader, progress.step * config.gradient_accumulation_steps)
-        for step in bar:
-            values: dict[str, Tensor] = {}
-            for number, batch, share in with_shared_totals(
-                [next(batches) for _ in range(config.gradient_accumulation_steps)]
-            ):
-                count_skipped(name, batch, progress, (number + 1) * config.batch_size)
-                parts = {key: value * share for key, value in objective(batch, number).items()}
-                backward(parts["loss"])
-                values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
-            rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
-            norm = optimizer.step(rate, config.max_grad_norm)
-            progress.step = done = step + 1
-            finite = math.isfinite(norm)
-            if not finite:
-                progress.bad_batches += 1
-                tqdm.write(
-                    f"{name}: step {step}: gradient not finite, batch skipped ({progress.bad_batches} so far)"
-                    f"{batch_names(make_batch, step, config.gradient_accumulation_steps)}"
-                )
-                if progress.bad_batches > config.max_bad_batches:
-                    raise FloatingPointError(
-                        f"{name}: {progress.bad_batches} batches without a finite gradient, stopping"
-                    )
-            if step % config.log_every == 0 and finite:
-                logged = {f"{name}/gradient_norm": norm}
-                for key, total in values.items():
-                    # the loss was scaled for the gradients' average, the others are shares of a sum
-                    value = parallel.sum_over_processes(float(total)) / (parallel.world_size() if key == "loss" else 1)
-                    smooth[key] = value if key not in smooth else 0.9 * smooth[key] + 0.1 * value
-                    logged[f"{name}/{key}"] = value
-                if tracker:
-                    tracker.log(logged, step=step)
-                bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
-            stopping = bool(parallel.max_over_processes(len(stop)))
-            saving = done % config.save_every == 0 or done == config.steps or stopping
-            due = config.sample_every and (done % config.sample_every == 0 or done == config.steps)
-            if sample and due and not sharded and not stopping:
-                measured = sample_with_averages(sample, module, optimizer, done) if first else None
-                if measured is not None and (progress.best is None or measured < progress.best):
-                    progress.best, progress.best_step, saving = measured, done, True
-                saving = bool(parallel.max_over_processes(saving))
-            if saving:
-                checkpoints.save(folder / "checkpoints", optimizer, progress, config.save_total_limit)
-                if first:
-                    with (folder / "log.jsonl").open("a") as log:
-                        seconds = round(time.monotonic() - begun, 1)
-                        log.write(json.dumps({"step": done, "seconds": seconds, **smooth}) + "\n")
-            if stopping and done < config.steps:
-                raise Interrupted(f"{name}: stopped at step {done} of {config.steps}; run the same command to go on")
+        yield stop
     finally:
-        bar.close()
-        if tracker:
-            tracker.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    load_parameters(module, optimizer.averaged())
-    if sharded:
-        parallel.unshard(module)
-    return optimizer
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C belongs to the main process, which asks the workers to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def with_shared_totals(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
@@ -230,17 +311,16 @@ def batch_names(make_batch: Callable[[int], Any], step: int, accumulate: int) ->
     return ": " + ", ".join(n for k in range(step * accumulate, (step + 1) * accumulate) for n in of(k))
 
 
-def sample_with_averages(
-    sample: Callable[[int], float | None], module: nn.Module, optimizer: MasterOptimizer, step: int
-) -> float | None:
-    """``sample(step)`` while the module holds the averaged weights; afterwards it holds the current ones again."""
-    current = {n: p.detach().clone() for n, p in optimizer.named}
-    load_parameters(module, optimizer.averaged())
-    try:
-        with parallel.single_process():
-            return sample(step)
-    finally:
-        load_parameters(module, current)
+def validation_loss(values: dict[str, float]) -> float:
+    """The loss by which the best checkpoint is chosen: the flow loss, which tracks quality (SD3, section 5.3), or the sum of all
+    if nothing is drawn."""
+    return values.get("flow", values["loss"])
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Add a line of JSON to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
 
 
 def load_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:

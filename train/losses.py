@@ -1,7 +1,8 @@
-"""Losses of the stream and of the flow, and their targets: the true ones or, in self-distillation, the base model's."""
+"""The terms of the loss, and what they are measured against (`Targets`): the truth, unless a subclass has other targets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,9 @@ from torch import Tensor, nn
 
 from ..mllm.encoding import IGNORE_INDEX
 from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
-from . import parallel
-
-Sample = tuple[int, int]
-"""(drawing of the batch, which of its timesteps and noises)"""
+from .data import JointBatch
+from .random_choices import RandomChoices, Sample, random_choices
+from .stages.joint_options import JointStage
 
 
 @dataclass
@@ -27,33 +27,37 @@ class PredictedVelocities:
     early: Tensor | None
     """Image tokens of an early block (samples, tokens, width), if there is an alignment loss."""
 
+    @property
+    def drawings(self) -> list[int]:
+        return [drawing for drawing, _ in self.samples]
 
-@dataclass
-class SelfDistillationTargets:
-    """The base model's outputs for those conversations of a batch that are replayed; they are the targets there."""
 
-    conversations: Tensor
-    """(batch,) True for replayed conversations"""
-    drawings: Tensor
-    """(drawings,) True for their drawings"""
-    logits: Tensor
-    """(predicted tokens of these conversations, vocabulary)"""
-    features: Tensor | None
-    """(drawings, feature_tokens, vision width) predicted; None if nothing is drawn or replayed"""
-    velocities: dict[Sample, Tensor]
-    """(channels, h, w) for each sample of a replayed drawing"""
-    weight: float
-    """Weight of these targets in the language loss; new examples have 1"""
-    weights: Tensor
-    """(drawings,) weight of each drawing's losses; new examples have 1"""
-    vision_features: Tensor
-    """(views, patches, vision width): the frozen vision tower's features of the batch's views, so that they are computed once"""
-    latents: list[Tensor]
-    """Latents of the batch's pictures, one tensor a shape, so that they are computed once"""
+class Targets:
+    """What the outputs for a batch are measured against: the conversations' own words, pictures and their features.
 
-    def replace_targets(self, group: PredictedVelocities) -> Tensor:
-        """The group's target velocities (samples, channels, h, w), with the base's for replayed drawings."""
-        return torch.stack([self.velocities.get(s, true) for s, true in zip(group.samples, group.target, strict=True)])
+    A subclass may have other targets for some of them (`self_distillation`).
+    """
+
+    def choices(self, stage: JointStage, batch: JointBatch, seed: int, step: int) -> RandomChoices:
+        """Timesteps, noise and dropout of the batch's drawings, of which there is at least one."""
+        return random_choices(stage, batch, seed, step)
+
+    def language_error(self, logits: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+        """The sum over all tokens that the assistant predicts: logits (tokens, vocabulary), target ids (tokens,) and the row of
+        the batch that each is in (tokens,)."""
+        return F.cross_entropy(logits, ids, reduction="sum")
+
+    def features(self, true: Tensor) -> Tensor:
+        """Target features (drawings, feature_tokens, vision width), given the true ones."""
+        return true
+
+    def velocities(self, group: PredictedVelocities) -> Tensor:
+        """Target velocities (samples, channels, h, w) of a group."""
+        return group.target
+
+    def weighted(self, values: Tensor, drawings: Sequence[int]) -> Tensor:
+        """``values`` (drawings,) of the losses of features and velocities, each times the weight of its drawing."""
+        return values
 
 
 def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,27 +69,6 @@ def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatc
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
 
-def language_loss(
-    model: StreamModel,
-    output: StreamOutput,
-    batch: StreamBatch,
-    decisions: int,
-    self_targets: SelfDistillationTargets | None = None,
-) -> Tensor:
-    """Cross entropy of the assistant's tokens; in replayed conversations the KL divergence from ``self_targets``.
-
-    The batch's sum divided by ``decisions``, the number of the assistant's tokens in all batches of a step, summed over all
-    processes.
-    """
-    logits, targets, rows = assistant_logits(model, output, batch)
-    count = parallel.sum_over_processes(decisions)
-    if self_targets is None:
-        return F.cross_entropy(logits, targets, reduction="sum") / count
-    distilled = self_targets.conversations[rows]
-    learned = F.cross_entropy(logits[~distilled], targets[~distilled], reduction="sum")
-    return (learned + self_targets.weight * kl_divergence(logits[distilled], self_targets.logits).sum()) / count
-
-
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
     """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary).
 
@@ -93,11 +76,6 @@ def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
     """
     log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
     return (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
-
-
-def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each drawing (drawings,) between features (drawings, tokens, width); the target is detached."""
-    return squared_error(predicted, target.detach())
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
@@ -109,9 +87,9 @@ def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
 
 
-def squared_error(velocity: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each row (batch,)."""
-    return (velocity.float() - target.float()).square().flatten(1).mean(1)
+def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each row (batch,); the target is detached."""
+    return (predicted.float() - target.detach().float()).square().flatten(1).mean(1)
 
 
 def add_weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:

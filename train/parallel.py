@@ -19,8 +19,12 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 SHARDED_BY_LAYER = frozenset(("llm", "mmdit"))
@@ -116,57 +120,79 @@ def balanced_indices(costs: Sequence[float]) -> list[int]:
     return sorted(shares[rank()])
 
 
-class Objective(nn.Module):
-    """A module and its losses as one forward, because DDP and FSDP hook into the forward of a module."""
+def total_losses(values: dict[str, Tensor]) -> dict[str, float]:
+    """The losses of `LossForward` over all processes."""
+    totals = {key: sum_over_processes(float(value)) for key, value in values.items()}
+    return totals | {"loss": totals["loss"] / world_size()}  # which was scaled for the gradients' average
 
-    def __init__(self, module: nn.Module, losses: Callable[[Any, int], dict[str, Tensor]]) -> None:
+
+class LossForward(nn.Module):
+    """Losses of a module as its forward, because DDP and FSDP hook into the forward of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module, self.losses = module, losses
+        self.module = module
+        self.hooks: list[RemovableHandle] = []
+        """What `shard` hooked into parts of the module, beside FSDP's own hooks"""
 
-    def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
-        values = self.losses(batch, step)
+    def forward(self, losses: Callable[..., dict[str, Tensor]], *given: Any) -> dict[str, Tensor]:
+        """``losses(*given)``, with ``"loss"`` scaled so that the average of its gradients over the processes is their sum."""
+        values = losses(*given)
         if world_size() > 1:
-            # DDP and FSDP average gradients over the ranks, ours are to be summed; and every parameter takes part on
-            # every rank, with weight zero where a rank has no picture: a missing gradient would hang the others
+            # every parameter takes part on every rank, with weight zero where a rank has no picture: a missing gradient would
+            # hang the others
             zero = sum(p.flatten()[0] * 0 for p in self.module.parameters() if p.requires_grad and not is_sharded(p))
             values["loss"] = (values["loss"] + zero) * world_size()
         return values
 
 
-def shard(objective: Objective, kind: str) -> nn.Module:
-    """Distribute over the processes: "ddp" copies, "fsdp" shards, "hsdp" has two copies, each sharded; one process: nothing.
+def shard(module: nn.Module, kind: str) -> nn.Module:
+    """The `LossForward` of a module that is distributed over the processes, in place: "ddp" copies, "fsdp" shards, "hsdp" has two
+    copies, each sharded; one process: nothing.
 
     FSDP2 through `fully_shard`: each layer or block of `SHARDED_BY_LAYER` is a unit, the rest the root. Raises ValueError for
     another kind or a number of processes that HSDP cannot halve.
     """
     if kind not in STRATEGIES:
         raise ValueError(f"parallel is {kind!r}; it can be {', '.join(STRATEGIES)}")
+    whole = LossForward(module)
     if world_size() == 1:
-        return objective
+        return whole
     if kind == "ddp":
-        return nn.parallel.DistributedDataParallel(objective)
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
+        return nn.parallel.DistributedDataParallel(whole)
     if kind == "hsdp" and (world_size() % 2 or world_size() < 4):
         raise ValueError(f"hsdp with {world_size()} processes; it needs an even number from 4")
     shape, names = ((world_size(),), ("shard",)) if kind == "fsdp" else ((2, world_size() // 2), ("copy", "shard"))
     mesh = init_device_mesh("cuda" if dist.get_backend() == "nccl" else "cpu", shape, mesh_dim_names=names)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
-    for name, module in objective.module.named_modules():
+    for name, units in module.named_modules():
         *above, last = name.split(".")
-        if (
-            isinstance(module, nn.ModuleList)
-            and last in ("layers", "blocks")
-            and not SHARDED_BY_LAYER.isdisjoint(above)
-        ):
-            outside = [unit.get_submodule(n) for unit in module for n in getattr(unit, "called_outside", ())]
+        if isinstance(units, nn.ModuleList) and last in ("layers", "blocks") and not SHARDED_BY_LAYER.isdisjoint(above):
+            outside = [unit.get_submodule(n) for unit in units for n in getattr(unit, "called_outside", ())]
             if outside:
                 fully_shard(outside, **options)
-            for unit in module:
+            for unit in units:
                 fully_shard(unit, **options)
-    fully_shard(objective, **options)
-    assert all(is_sharded(p) for p in objective.parameters()), "a parameter was not sharded"
-    return objective
+            # a backbone behind which alone something learns needs no backward; before the MM-DiT something always learns
+            if "mmdit" in above or any(p.requires_grad for p in module.get_submodule(above[0]).parameters()):
+                whole.hooks += [
+                    unit.register_forward_pre_hook(_require_input_grad, prepend=True) for unit in (*outside, *units)
+                ]
+    fully_shard(whole, **options)
+    assert all(is_sharded(p) for p in whole.parameters()), "a parameter was not sharded"
+    return whole
+
+
+def _require_input_grad(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a unit's input have a gradient, as transformers' `enable_input_require_grads` does.
+
+    FSDP gathers a unit in the backward pass, and reduces its gradients, where its input has one. With a frozen part before it
+    that would be so on the processes with a picture alone, and they would wait for the others for ever.
+    """
+    first = inputs[0]
+    if torch.is_grad_enabled() and not first.requires_grad:
+        first = first.detach().requires_grad_()
+    return (first, *inputs[1:])
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -183,16 +209,40 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def reshard(module: nn.Module) -> None:
+    """Drop what FSDP keeps gathered after a forward without a backward: it would be used again, whatever the shards are then."""
+    for unit in module.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
+
+
 @torch.no_grad()
 def unshard(module: nn.Module) -> None:
-    """Make a sharded module's parameters plain and whole again, on the CPU of every process, for saving; tied ones stay tied.
+    """Undo `shard`: parameters are plain and whole, on the CPU of every process, and tied ones tied; forwards work as before.
 
-    Its forward is not to be called any more. `get_model_state_dict` would give the CPU's copy to the first process alone.
+    `get_model_state_dict` would give the CPU's copy to the first process alone.
     """
+    reshard(module)
     gathered: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
+        if isinstance(owner, LossForward):
+            for hook in owner.hooks:
+                hook.remove()
+        if isinstance(owner, FSDPModule):
+            _remove_fsdp(owner)
+        for key in (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"):
+            owner.__dict__.pop(key, None)
         for name, shard in owner._parameters.items():
             if shard is not None and is_sharded(shard):
                 if shard not in gathered:
                     gathered[shard] = nn.Parameter(full_tensor(shard).cpu(), requires_grad=shard.requires_grad)
                 owner._parameters[name] = gathered[shard]
+
+
+def _remove_fsdp(unit: Any) -> None:
+    """Take away what `fully_shard` gave a module: hooks, class, place in torch's list. torch has no function for it."""
+    state: Any = fully_shard.state(unit)  # type: ignore[attr-defined]  # put there by a decorator
+    state._pre_forward_hook_handle.remove()
+    state._post_forward_hook_handle.remove()
+    _module_state_mapping.pop(unit, None)
+    unit.__class__ = type(unit).__mro__[unit._orig_cls_mro_index]

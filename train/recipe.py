@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
@@ -38,7 +37,7 @@ from .stages.joint import run_joint, run_language
 from .stages.joint_options import JointStage, LanguageStage
 
 
-@dataclass
+@dataclass(frozen=True)
 class BackboneConfig:
     """A small language model made from scratch; ``model_type`` is any of transformers' causal ones."""
 
@@ -55,7 +54,7 @@ class BackboneConfig:
     """While training; a saved model runs with transformers' default."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
     name: str = "nano"
     seed: int = 1
@@ -177,7 +176,8 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
     if recipe.stream.max_references > model.config.max_references:
         assert isinstance(model.detokenizer, MMDiTDetokenizer)
         model.detokenizer.mmdit.resize_references(recipe.stream.max_references)
-        model.config.max_references = recipe.stream.max_references
+        config = replace(model.config, max_references=recipe.stream.max_references)
+        model.config = model.mllm.config = model.encoder.config = config
     longest = {
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
         for name in ("max_new_tokens", "max_images")
@@ -270,13 +270,13 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
 def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
     """Two steps, a sample and a checkpoint of every stage at full size, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = copy.deepcopy(recipe)
-        trial.output = folder
-        trial.tokenizer.num_lines = min(trial.tokenizer.num_lines, 2000)
+        words = replace(recipe.tokenizer, num_lines=min(recipe.tokenizer.num_lines, 2000))
+        trial: dict[str, Any] = {"output": folder, "tokenizer": words}
         for name in set(STAGES) - {"tokenizer"}:
-            loop = getattr(trial, name).loop
-            loop.steps, loop.save_every, loop.sample_every, loop.warmup_steps = 2, 2, 2, 1
-        run_recipe(trial, stages)
+            stage = getattr(recipe, name)
+            loop = replace(stage.loop, steps=2, save_every=2, sample_every=2, warmup_steps=1)
+            trial[name] = replace(stage, loop=loop)
+        run_recipe(replace(recipe, **trial), stages)
 
 
 def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> None:

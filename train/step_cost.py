@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from . import parallel
 from .data import JointBatch
 from .datasets.mixture import Mixture
-from .flow_loss import random_choices
 from .loop import backward
+from .objective import JointObjective
 from .optimizer import MasterOptimizer
+from .self_distillation import distilled_choices
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
 
 
-def estimate_cost(
-    make_batch: Mixture,
-    losses: Callable[[JointBatch, int], dict[str, Tensor]],
-    trainable: TrainableModel,
-    stage: JointStage,
-) -> tuple[float, int]:
+def estimate_cost(make_batch: Mixture, objective: JointObjective) -> tuple[float, int]:
     """Seconds a step and peak memory in bytes, from two steps that change nothing.
 
     The batches of a pool differ, as they are sorted by what is drawn in them. The largest one shows the memory, and warms up;
     the one that is nearest to the pool's mean in `step_cost` is timed.
     """
+    trainable, stage = objective.trainable, objective.stage
     batches = [make_batch(step) for step in tqdm(range(make_batch.pool), desc="a pool", leave=False, disable=None)]
     # summed, so that all processes choose the same two
     costs = [parallel.sum_over_processes(step_cost(batch, trainable, stage)) for batch in batches]
@@ -40,7 +36,7 @@ def estimate_cost(
     optimizer = MasterOptimizer(trainable.named_parameters(), 1.0, ema_decay=0.9)
     for step in tqdm((largest, typical), desc="trying", leave=False, disable=None):
         begun = time.monotonic()
-        backward(losses(batches[step], step)["loss"])
+        backward(objective(batches[step], step)["loss"])
         optimizer.step(0.0, 1.0)
         seconds = time.monotonic() - begun
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
@@ -60,7 +56,7 @@ def step_cost(batch: JointBatch, trainable: TrainableModel, stage: JointStage) -
     assert detokenizer.adapter is not None
     context = detokenizer.adapter.config.num_tokens + stream.config.prompt_tokens
     stream_parameters = count_parameters(detokenizer.mmdit.blocks) / 2  # either stream has half of them
-    for drawing, count in enumerate(random_choices(stage, batch, 0, 0, distilled).counts):
+    for drawing, count in enumerate(distilled_choices(stage, batch, 0, 0, distilled).counts):
         shown = [batch.target[drawing], *batch.references[drawing]]
         pixels = sum(batch.pictures[shape][0, ..., 0].numel() for shape, _ in shown)
         tokens = context + pixels // detokenizer.size_multiple**2

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
-from ..mllm.stream import StreamModel, StreamOutput
+from ..mllm.stream import StreamModel
 from .frozen_encoders import FrozenEncoders
 
 
@@ -44,22 +43,6 @@ class TrainableModel(nn.Module):
         """The de-tokenizer, where something is drawn."""
         assert isinstance(self.detokenizer, MMDiTDetokenizer)
         return self.detokenizer
-
-
-@dataclass
-class StreamLosses:
-    """The result of one forward of the stream: its losses and, if pictures are drawn, their predicted and true features."""
-
-    losses: dict[str, Tensor]
-    output: StreamOutput | None
-    features: Tensor | None = None
-    """(drawings, feature_tokens, vision width)"""
-    vision_features: Tensor | None = None
-    """(drawings, patches, vision width)"""
-    drawings: int = 0
-    """How many this batch has over all processes."""
-    loss_denominator: int = 1
-    """How many drawings the losses are averaged over: those of all batches of an optimizer step."""
 
 
 def freeze_parameters(trainable: TrainableModel, train: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ import limner
 from helpers import make_limner
 from limner.detokenizer.glyphs import MAX_BYTES, PAD, GlyphConfig, GlyphEncoder, byte_ids, byte_positions
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.stages.joint import joint_losses
+from limner.train.objective import JointObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel
 
@@ -130,7 +130,7 @@ def test_the_flow_teaches_the_glyphs_and_only_where_something_is_written():
 
     def learned(words):
         made.zero_grad()
-        joint_losses(trainable, stage, 0, dataclasses.replace(batch, glyph_text=words), 0)["flow"].backward()
+        JointObjective(trainable, stage, 0)(dataclasses.replace(batch, glyph_text=words), 0)["flow"].backward()
         return 0.0 if first.grad is None else float(first.grad.abs().sum())
 
     assert learned(batch.glyph_text) == 0 and learned([("OPEN",)] * len(batch.target)) > 0

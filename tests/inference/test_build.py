@@ -24,7 +24,7 @@ from limner.app.cli.main import main
 from limner.inference.build import BuildOptions, build, num_heads
 from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
 from limner.train.data import joint_batch
-from limner.train.stages.joint import joint_losses
+from limner.train.objective import JointObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, freeze_parameters
 
@@ -125,7 +125,7 @@ def test_built_aligned_saved_loaded(backbone, tower, tmp_path):
         {"role": "user", "content": [shown, {"type": "text", "text": "again"}]},
         {"role": "assistant", "content": [drawn, {"type": "text", "text": "done"}]},
     ]
-    joint_losses(trainable, JointStage(), 0, joint_batch([talk], model.encoder), 0)["loss"].backward()
+    JointObjective(trainable, JointStage(), 0)(joint_batch([talk], model.encoder), 0)["loss"].backward()
     assert model.mllm.queries.weight.grad.abs().sum() > 0 and model.mllm.llm.get_input_embeddings().weight.grad is None
 
     options = {"images": "force", "max_images": 1, "max_new_tokens": 5, "num_inference_steps": 2}

@@ -3,6 +3,8 @@
 import atexit
 import json
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from helpers import make_limner, picture
 from limner.train import loop, parallel
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import conversation_size
+from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
-from limner.train.self_distillation import self_distillation_targets
-from limner.train.stages.joint import joint_losses
+from limner.train.self_distillation import ReplayObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel
 
@@ -32,6 +34,12 @@ def conversation(seed: int):
         {"role": "user", "content": [*shown, {"type": "text", "text": f"draw {seed}"}]},
         {"role": "assistant", "content": [drawn]},
     ]
+
+
+class Nothing:
+    """An adapter that was never put in."""
+
+    disabled = nullcontext
 
 
 def batch(encoder, step: int):
@@ -59,6 +67,7 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
         ema_decay=0.9,
         log_every=1,
         save_every=5,
+        sample_every=2,
         parallel=kind,
         optimizer=optimizer,
         save_total_limit=3,
@@ -72,24 +81,34 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
 
     MasterOptimizer.step = step
 
+    objective = ReplayObjective(trainable, stage, 3, Nothing()) if keeps else JointObjective(trainable, stage, 3)
+
     def noted(given, number):
-        kept = (
-            self_distillation_targets(trainable, stage, 3, given, number, torch.tensor(given.sources) > 0)
-            if keeps
-            else None
-        )
-        values = joint_losses(trainable, stage, 3, given, number, kept)
+        values = objective(given, number)
         logged.append({k: real_total(float(v.detach())) for k, v in sorted(values.items())})
         return values
 
-    loop.fit("test", trainable, partial(batch, model.encoder), noted, config, folder)
+    measured = partial(JointObjective(trainable, stage, 0), batch(model.encoder, 1000), 0)
+    sampled = []
+    make_batch = partial(batch, model.encoder)
+    loop.fit("test", trainable, make_batch, noted, config, folder, validation=measured, sample=sampled.append)
+    with torch.no_grad():
+        whole = {k: real_total(float(v)) for k, v in measured().items()}
+    done = len(logged)
+    loop.fit("test", trainable, make_batch, noted, replace(config, steps=2, sample_every=0), folder / "again")
     if parallel.rank() == 0:
         kinds = {type(p).__name__ for p in trainable.parameters()}
+        newest = max((folder / "checkpoints").iterdir())
         (folder / f"losses-{parallel.world_size()}-{kind}.json").write_text(
             json.dumps(
                 {
-                    "losses": logged,
-                    "norms": norms,
+                    "losses": logged[:done],
+                    "norms": norms[:done],
+                    "again": logged[done:],
+                    "validation": [json.loads(line) for line in (folder / "validation.jsonl").open()],
+                    "progress": json.loads((newest / "progress.json").read_text()),
+                    "whole": whole,
+                    "sampled": sampled,
                     "kinds": sorted(kinds),
                     "sum": float(sum(p.detach().double().abs().sum() for p in trainable.parameters())),
                 }

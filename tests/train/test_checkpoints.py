@@ -86,7 +86,8 @@ def test_what_cannot_be_read_or_does_not_fit_is_refused(tmp_path):
 def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
-    values = iter([3.0, 1.0, 2.0])
+    values = [3.0, 1.0, 2.0]
+    left = iter(values)
     config = LoopConfig(steps=6, save_every=1, sample_every=2, num_workers=0)
     fit(
         "best",
@@ -95,9 +96,42 @@ def test_the_best_checkpoint_is_kept_by_validation_loss(tmp_path):
         partial(lambda x, step: {"loss": model(x).sum()}),
         config,
         tmp_path,
-        lambda step: next(values),
+        validation=lambda: {"loss": torch.tensor(9.0), "flow": torch.tensor(next(left))},
     )
     assert [int(p.name) for p in checkpoints.saved_checkpoints(tmp_path / "checkpoints")] == [4, 6]
+    written = [json.loads(line) for line in (tmp_path / "validation.jsonl").open()]
+    assert written == [{"step": 2 * k + 2, "loss": 9.0, "flow": value} for k, value in enumerate(values)]
+
+
+def test_validation_is_of_the_averaged_weights_and_changes_nothing(tmp_path):
+    def trained(folder, **evaluation):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        config = LoopConfig(steps=5, learning_rate=0.1, sample_every=2, num_workers=0, ema_decay=0.9)
+        given = (
+            model,
+            lambda step: torch.ones(1, 2),
+            lambda x, step: {"loss": model(x).square().sum()},
+            config,
+            folder,
+        )
+        return model, fit("v", *given, **{name: partial(call, model) for name, call in evaluation.items()})
+
+    seen, modes = [], []
+
+    def validation(model):
+        seen.append(model.weight.clone())
+        return {"loss": model.weight.sum()}
+
+    def sample(model, step):
+        assert torch.equal(model.weight, seen[-1])
+        modes.append((step, model.training, torch.is_grad_enabled()))
+
+    model, optimizer = trained(tmp_path / "measured", validation=validation, sample=sample)
+    alone, _ = trained(tmp_path / "alone")
+    assert torch.equal(model.weight, alone.weight) and model.training
+    assert torch.equal(seen[-1], optimizer.ema["weight"]), "what is saved in the end"
+    assert len(seen) == 3 and modes == [(2, False, False), (4, False, False), (5, False, False)]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from limner.train import step_cost
 from limner.train.adapter_training import training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.loop import Interrupted
+from limner.train.objective import JointObjective
 
 QUICK = [
     "joint.loop.steps=4",
@@ -66,7 +67,6 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
     """The flow loss of the data falls well below the base's, by the adapter alone."""
     from limner.train.datasets import check, readers
     from limner.train.datasets.mixture import ExampleSource, Mixture
-    from limner.train.stages.joint import joint_losses
     from limner.train.stages.joint_options import JointStage
     from limner.train.trainable import TrainableModel
 
@@ -78,7 +78,7 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
     def flow(model):
         weights = model.adapters.weights()
         halves = (model.adapters.view(half, weights) for half in ("mllm", "detokenizer"))
-        return float(joint_losses(TrainableModel(*halves), JointStage(flow_samples=8), 1, batch, 0)["flow"])
+        return float(JointObjective(TrainableModel(*halves), JointStage(flow_samples=8), 1)(batch, 0)["flow"])
 
     base = flow(model)
     overrides = [*QUICK[1:], "joint.loop.steps=60", "joint.loop.learning_rate=1e-2", "rank=8", "draw_share=1.0"]
@@ -89,7 +89,7 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     quick = [*QUICK, "extra=[queries,boi]"]
     whole = finetune(make_limner(), data, tmp_path / "whole", load_config(quick))
-    real = module.joint_losses
+    real = JointObjective.losses
     calls = []
 
     def interrupted(*given):
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return real(*given)
 
-    monkeypatch.setattr(module, "joint_losses", interrupted)
+    monkeypatch.setattr(JointObjective, "losses", interrupted)
     model = make_limner()
     before = state(model)
     with pytest.raises(Interrupted, match="step 2 of 4"):
@@ -115,13 +115,14 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
 def test_blocks_computed_again_give_the_same_adapter(data, tmp_path, monkeypatch):
     """And they are: once for every pass that has a gradient. Afterwards nothing is."""
     again = []
-    real = module.joint_losses
+    real = JointObjective.losses
 
-    def noted(trainable, *given):
+    def noted(objective, *given):
+        trainable = objective.trainable
         again.append((trainable.detokenizer.mmdit.gradient_checkpointing, trainable.stream.llm.training))
-        return real(trainable, *given)
+        return real(objective, *given)
 
-    monkeypatch.setattr(module, "joint_losses", noted)
+    monkeypatch.setattr(JointObjective, "losses", noted)
     plain = finetune(make_limner(), data, tmp_path / "plain", load_config(QUICK))
     model = make_limner()
     out = finetune(model, data, tmp_path / "again", load_config([*QUICK, "joint.gradient_checkpointing=true"]))
@@ -169,10 +170,11 @@ def test_what_is_known_is_kept_by_leaving_the_image_stream_alone():
         ("world", ["image", "context"], {"image", "context"}),
     ):
         config = load_config(["rank=2", f"replay={replay}", f"streams={streams}"])
-        trainable, _ = module.prepare_adapter(make_limner(), config)
+        model = make_limner()
+        trainable, _ = module.prepare_adapter(model, config)
         learns = [n for n, p in trainable.named_parameters() if p.requires_grad and ".mmdit." in n]
         assert {name.split(".blocks.")[1].split(".")[1] for name in learns} == expected
-        assert set(config.streams) == expected, "what an adapter's card notes"
+        assert set(module.fill_defaults(config, model).streams) == expected, "what an adapter's card notes"
         assert any(n.startswith("stream.llm") and p.requires_grad for n, p in trainable.named_parameters())
 
 
@@ -234,14 +236,14 @@ def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
     """From two steps: where time goes by work it is exact, however different the batches are."""
     clock, done = [0.0], []
     monkeypatch.setattr(step_cost.time, "monotonic", lambda: clock[0])
-    real = module.joint_losses
+    real = JointObjective.losses
 
-    def timed(trainable, stage, seed, batch, step, kept):
-        done.append(step_cost.step_cost(batch, trainable, stage))
+    def timed(objective, batch, *given):
+        done.append(step_cost.step_cost(batch, objective.trainable, objective.stage))
         clock[0] += done[-1] * 1e-6
-        return real(trainable, stage, seed, batch, step, kept)
+        return real(objective, batch, *given)
 
-    monkeypatch.setattr(module, "joint_losses", timed)
+    monkeypatch.setattr(JointObjective, "losses", timed)
     model = make_limner(prompt_tokens=6, shapes=((128, 128), (96, 160), (160, 96)))
     model.detokenizer.mmdit.config.position_table = 32
     seen = []

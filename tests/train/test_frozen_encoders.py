@@ -10,7 +10,7 @@ from limner.train.datasets.check import check
 from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.datasets.readers import read
 from limner.train.frozen_encoders import EncoderCache, FrozenEncoders, encoders_fingerprint, precompute
-from limner.train.stages.joint import joint_losses
+from limner.train.objective import JointObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel
 
@@ -43,7 +43,7 @@ def test_training_reads_what_was_precomputed(data, tmp_path, changes):
                     None  # must not be run
                 )
                 trainable.frozen_encoders.vision_tower = NotRun(model.mllm.vision_tower)
-            values = joint_losses(trainable, JointStage(), 0, mixture(step), 0)
+            values = JointObjective(trainable, JointStage(), 0)(mixture(step), 0)
             losses.append({k: float(v.detach()) for k, v in values.items()})
             if ahead:
                 del trainable.frozen_encoders.autoencoder.encode

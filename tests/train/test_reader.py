@@ -10,14 +10,14 @@ import torch
 from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.evaluation.reader import LETTERS, Reader, ReaderConfig
+from limner.train.loop import LoopConfig
 from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
 from limner.world.scene import render
 from limner.world.signs import sign_scene
 
 
 def test_batches_spell_their_words():
-    stage = ReaderStage()
-    stage.loop.batch_size = 6
+    stage = ReaderStage(loop=LoopConfig(batch_size=6))
     batch, again, other = (make_batch(stage, 0, step) for step in (0, 0, 1))
     assert batch["pixels"].shape[0] == 6 == len(batch["targets"])
     assert batch["targets"].shape[1] == batch["pixels"].shape[3 if batch["pixels"].shape[1] == 3 else 2] // 2

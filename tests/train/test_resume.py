@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import Interrupted, LoopConfig
+from limner.train.objective import JointObjective
 from limner.train.resume import check_same_run, flatten, run_settings
 
 QUICK = [
@@ -31,7 +33,7 @@ QUICK = [
 
 def interrupted(monkeypatch, data, output, overrides=QUICK):
     """A run that was stopped in its first step."""
-    real, calls = module.joint_losses, []
+    real, calls = JointObjective.losses, []
 
     def stop(*given):
         calls.append(given)
@@ -40,7 +42,7 @@ def interrupted(monkeypatch, data, output, overrides=QUICK):
         return real(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "joint_losses", stop)
+        patched.setattr(JointObjective, "losses", stop)
         with pytest.raises(Interrupted, match="step 1 of 3"):
             finetune(make_limner(), data, output, load_config(overrides))
 
@@ -147,10 +149,10 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
 
     def train(data=one, rate=1e-3, base="base", stage="sft"):
         recipe = recipes.load_recipe("tiny", [f"output={tmp_path / 'out'}", f"warm_start={tmp_path / base}"])
-        settings = getattr(recipe, stage)
-        settings.data, settings.train, settings.loop = (str(data),), ("mllm.llm",), LoopConfig(**vars(loop))
-        settings.loop.learning_rate = rate
-        return recipes.run_recipe(recipe, (stage,))
+        settings = replace(
+            getattr(recipe, stage), data=(str(data),), train=("mllm.llm",), loop=replace(loop, learning_rate=rate)
+        )
+        return recipes.run_recipe(replace(recipe, **{stage: settings}), (stage,))
 
     train()
     weights = (tmp_path / "out/model/llm/model.safetensors").read_bytes()

@@ -11,12 +11,12 @@ from helpers import make_limner
 from limner.train import finetune
 from limner.train import self_distillation as kept_module
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.finetune import FinetuneConfig, adapter_losses, prepare_adapter
-from limner.train.flow_loss import MAX_DISTILLED_DRAWINGS as kept_drawings
-from limner.train.flow_loss import random_choices
+from limner.train.finetune import FinetuneConfig, prepare_adapter
 from limner.train.losses import kl_divergence
-from limner.train.self_distillation import self_distillation_targets
-from limner.train.stages.joint import joint_losses
+from limner.train.objective import JointObjective
+from limner.train.random_choices import random_choices
+from limner.train.self_distillation import MAX_DISTILLED_DRAWINGS as kept_drawings
+from limner.train.self_distillation import ReplayObjective, distilled_choices, self_distillation_targets
 from limner.train.stages.joint_options import JointStage
 
 STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
@@ -67,14 +67,14 @@ def test_a_disabled_adapter_is_the_base_and_comes_back(model):
     batch = mixed(model)
     with torch.no_grad():
         trainable, training = prepare_adapter(model, config())
-        base = joint_losses(trainable, STAGE, 0, batch, 0)
+        base = JointObjective(trainable, STAGE, 0)(batch, 0)
         disturb(model)
-        now = joint_losses(trainable, STAGE, 0, batch, 0)
+        now = JointObjective(trainable, STAGE, 0)(batch, 0)
         before, learns = state(model), [p.requires_grad for p in model.parameters()]
         with training.disabled():
             assert [p.requires_grad for p in model.parameters()] == learns
-            resting = joint_losses(trainable, STAGE, 0, batch, 0)
-        again = joint_losses(trainable, STAGE, 0, batch, 0)
+            resting = JointObjective(trainable, STAGE, 0)(batch, 0)
+        again = JointObjective(trainable, STAGE, 0)(batch, 0)
     assert all(torch.equal(resting[k], base[k]) for k in base) and now["loss"] != base["loss"]
     assert all(torch.equal(again[k], now[k]) for k in now)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
@@ -87,10 +87,10 @@ def test_a_fresh_adapter_has_nothing_to_learn_from_what_is_replayed(model):
     trainable, training = prepare_adapter(model, config())
     batch = mixed(model)
     batch.sources = [1] * 8
-    losses = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
+    losses = ReplayObjective(trainable, STAGE, 0, training, 1.0)(batch, 0)
     assert all(abs(losses[k].item()) < 1e-6 for k in ("language", "features", "flow"))
     disturb(model)
-    losses = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
+    losses = ReplayObjective(trainable, STAGE, 0, training, 1.0)(batch, 0)
     assert all(losses[k].item() > 1e-4 for k in ("language", "features", "flow"))
     losses["loss"].backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -103,25 +103,25 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     trainable, training = prepare_adapter(model, config())
     disturb(model)
     batch = mixed(model)
-    plain = joint_losses(trainable, STAGE, 0, batch, 0)
+    plain = JointObjective(trainable, STAGE, 0)(batch, 0)
     none = torch.zeros(8, dtype=torch.bool)
     kept = self_distillation_targets(trainable, STAGE, 0, batch, 0, none)
-    assert not kept.velocities and not len(kept.logits)
-    same = joint_losses(trainable, STAGE, 0, batch, 0, kept)
+    assert not kept.predicted_velocities and not len(kept.logits)
+    same = JointObjective(trainable, STAGE, 0).losses(batch, 0, kept)
     assert all(torch.allclose(same[k], plain[k]) for k in plain)
     # half of it: the words of the first source are told as before, what the second draws is all kept
-    half = adapter_losses(training, trainable, STAGE, 0, 1.0, batch, 0)
-    base = adapter_losses(training, trainable, STAGE, 0, None, batch, 0)
+    half = ReplayObjective(trainable, STAGE, 0, training, 1.0)(batch, 0)
+    base = JointObjective(trainable, STAGE, 0)(batch, 0)
     assert all(torch.equal(base[k], plain[k]) for k in plain)
     with training.disabled():
         target = self_distillation_targets(trainable, STAGE, 0, batch, 0, torch.tensor(batch.sources) > 0)
-    own = self_distillation_targets(trainable, STAGE, 0, batch, 0, ~none).velocities
-    assert own.keys() == target.velocities.keys(), "one time and noise each, and two of a conversation"
+    own = self_distillation_targets(trainable, STAGE, 0, batch, 0, ~none).predicted_velocities
+    assert own.keys() == target.predicted_velocities.keys(), "one time and noise each, and two of a conversation"
     rows = batch.stream.drawing_row.tolist()
     drawn = [drawing for drawing, number in own if number == 0]
     assert len(drawn) == len(own) and max(Counter(rows[d] for d in drawn).values()) <= kept_drawings
     shares = {d: rows.count(rows[d]) / [rows[e] for e in drawn].count(rows[d]) for d in drawn}
-    apart = [shares[s[0]] * (target.velocities[s] - value).square().mean() for s, value in own.items()]
+    apart = [shares[s[0]] * (target.predicted_velocities[s] - value).square().mean() for s, value in own.items()]
     assert torch.allclose(half["flow"], torch.stack(apart).sum() / len(rows), rtol=1e-4)
 
 
@@ -134,7 +134,7 @@ def test_what_is_kept_counts_by_its_weight(model, monkeypatch):
 
     def losses(weight, changed):
         monkeypatch.setattr(kept_module, "REFERENCE_WEIGHT", changed)
-        return adapter_losses(training, trainable, STAGE, 0, weight, batch, 0)
+        return ReplayObjective(trainable, STAGE, 0, training, weight)(batch, 0)
 
     once, ten, none, more = losses(1.0, 1.0), losses(10.0, 1.0), losses(0.0, 1.0), losses(1.0, 5.0)
     for name in ("language", "features", "flow"):
@@ -159,10 +159,12 @@ def test_what_is_new_is_never_learned_without_words(model):
         self_distillation_targets(trainable, bare, 0, batch, 0, ~conversations),
         self_distillation_targets(trainable, bare, 0, batch, 0, conversations),
     )
-    plain = joint_losses(trainable, worded, 0, batch, 0)["flow"]
-    assert torch.allclose(joint_losses(trainable, bare, 0, batch, 0, new)["flow"], plain)
-    assert not torch.allclose(joint_losses(trainable, bare, 0, batch, 0)["flow"], plain)
-    assert joint_losses(trainable, bare, 0, batch, 0, known)["flow"] < 1e-9, "its own, drawn without words as well"
+    plain = JointObjective(trainable, worded, 0)(batch, 0)["flow"]
+    assert torch.allclose(JointObjective(trainable, bare, 0).losses(batch, 0, new)["flow"], plain)
+    assert not torch.allclose(JointObjective(trainable, bare, 0)(batch, 0)["flow"], plain)
+    assert JointObjective(trainable, bare, 0).losses(batch, 0, known)["flow"] < 1e-9, (
+        "its own, drawn without words as well"
+    )
 
 
 def test_divergence_against_torch_s_own():
@@ -183,9 +185,9 @@ def test_divergence_against_torch_s_own():
 
 def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
     seen = []
-    real = finetune.self_distillation_targets
+    real = kept_module.self_distillation_targets
     monkeypatch.setattr(
-        finetune, "self_distillation_targets", lambda *given: seen.append(given[-2].tolist()) or real(*given)
+        kept_module, "self_distillation_targets", lambda *given: seen.append(given[-2].tolist()) or real(*given)
     )
     quick = [
         "joint.loop.steps=2",
@@ -207,11 +209,11 @@ def test_of_a_long_conversation_two_drawings_stand_for_all(model):
     rows = batch.stream.drawing_row.tolist()
     assert min(Counter(rows).values()) >= 3
     kept = torch.tensor([row != 2 for row in rows])
-    chance = random_choices(STAGE, batch, 0, 0, kept)
+    chance = distilled_choices(STAGE, batch, 0, 0, kept)
     for row in range(3):
         counts = [count for count, of in zip(chance.counts, rows, strict=True) if of == row]
         assert sorted(counts, reverse=True) == ([1] * 2 + [0] * (len(counts) - 2) if row < 2 else [2] * len(counts))
     assert sum(chance.weights[drawing] for drawing, _ in chance.samples) == pytest.approx(len(rows))
-    chosen = {random_choices(STAGE, batch, seed, 0, kept).samples[0][0] for seed in range(20)}
+    chosen = {distilled_choices(STAGE, batch, seed, 0, kept).samples[0][0] for seed in range(20)}
     assert len(chosen) > 1, "others at another step"
     assert random_choices(STAGE, batch, 0, 0).samples == [(d, n) for d in range(len(rows)) for n in range(2)]

@@ -16,9 +16,10 @@ from limner.train import tracking
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.flow_loss import group_by_shape
-from limner.train.loop import Interrupted, LoopConfig, fit
+from limner.train.loop import Interrupted, LoopConfig, fit, validation_loss
+from limner.train.objective import DetokenizerObjective, JointObjective
 from limner.train.recipe import load_recipe, select_stages
-from limner.train.stages.joint import detokenizer_losses, joint_losses, make_mixture, validate, validation_batch
+from limner.train.stages.joint import make_mixture, run_joint, validation_batch
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
 
@@ -187,14 +188,18 @@ def test_what_is_measured_has_some_of_every_source_or_is_a_set_of_its_own(data):
     batches = make_mixture(model, stage, 1)
     batch = validation_batch(model, stage, batches, 2)
     assert len(batch.sources) == 8 and set(batch.sources) == {0, 1}
-    trainable = TrainableModel(model.mllm, model.detokenizer)
-    best, values = validate(partial(joint_losses, trainable, stage, 0), batch)
-    assert best == values["flow"] > 0 and values == validate(partial(joint_losses, trainable, stage, 0), batch)[1]
+    objective = JointObjective(TrainableModel(model.mllm, model.detokenizer), stage, 0)
+
+    def measured(batch):
+        return {name: value.item() for name, value in objective(batch, 0).items()}
+
+    values, again = measured(batch), measured(batch)
+    assert validation_loss(values) == values["flow"] > 0 and values == again
     own = validation_batch(model, replace(stage, validation=(str(data),)), batches, 2)
     assert len(own.sources) == 8 and "zorp" in model.tokenizer.decode(own.stream.input_ids[0])
     talk = validation_batch(model, replace(stage, validation=("world/describe",)), batches, 2)
-    best, values = validate(partial(joint_losses, trainable, stage, 0), talk)
-    assert best == values["loss"] and "flow" not in values, "where nothing is drawn"
+    values = measured(talk)
+    assert validation_loss(values) == values["loss"] and "flow" not in values, "where nothing is drawn"
 
 
 def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
@@ -202,7 +207,7 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
     model.detokenizer.mmdit.config.position_table = 32
     made = Mixture([(WorldSource(), 1.0)], model.encoder, 6, 0, pool=1)(0)
     trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
-    values = joint_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    values = JointObjective(trainable, JointStage(align_weight=0.5, align_block=0), 0)(made, 0)
     assert set(values) == {"loss", "language", "features", "flow", "align"}
     values["flow"].backward()
     for name in ("mllm.queries.weight", "mllm.output_resampler.query", "mllm.llm.model.layers.0.mlp.up_proj.weight"):
@@ -210,7 +215,7 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
         assert gradient is not None and gradient.abs().sum() > 0, name
     assert all(p.grad is None for p in model.mllm.vision_tower.parameters())
     assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
-    again = joint_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, made, 0)
+    again = JointObjective(trainable, JointStage(align_weight=0.5, align_block=0), 0)(made, 0)
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
 
 
@@ -220,7 +225,7 @@ def test_a_share_of_the_drawings_learns_from_the_queries_alone():
     for share in (1.0, 0.0):
         model.zero_grad()
         stage = JointStage(prompt_dropout=share, context_dropout=0.0)
-        joint_losses(trainable, stage, 0, world(model), 0)["flow"].backward()
+        JointObjective(trainable, stage, 0)(world(model), 0)["flow"].backward()
         heard = model.detokenizer.adapter.prompt_proj.weight.grad.abs().sum()
         assert (heard == 0) == bool(share) and model.mllm.queries.weight.grad.abs().sum() > 0
 
@@ -293,7 +298,7 @@ def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
     learns, rests = told.splitlines()
     assert "mllm.queries" in learns and "detokenizer.adapter" in learns and "llm" not in learns.replace("mllm", "")
     assert "mllm.llm" in rests and "detokenizer.mmdit" in rests and "mllm.vision_tower" in rests
-    joint_losses(trainable, JointStage(), 0, world(model), 0)["loss"].backward()
+    JointObjective(trainable, JointStage(), 0)(world(model), 0)["loss"].backward()
     got = {n for n, p in model.named_parameters() if p.grad is not None}
     assert got and all(n.startswith(("mllm.queries.", "detokenizer.adapter.")) for n in got)
     with pytest.raises(ValueError, match=r"no parameter's name begins with 'mllm\.querys'; parts are .*mllm\.queries"):
@@ -302,10 +307,22 @@ def test_what_is_frozen_is_told_and_a_name_without_a_parameter_refused():
         freeze_parameters(trainable, ("mllm.q",))
 
 
+def test_a_stage_trains_what_an_earlier_one_froze(tmp_path):
+    model = make_limner()
+    loop = LoopConfig(steps=1, batch_size=2, num_workers=0, sample_every=0, warmup_steps=1)
+    device, changed = torch.device("cpu"), []
+    for name, train in (("align", ("mllm.queries",)), ("joint", ("mllm", "detokenizer"))):
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        stage = JointStage(data=("world/describe",), train=train, loop=loop)
+        run_joint(stage, model, 0, tmp_path / name, device, torch.float32, name)
+        changed.append({n.split(".")[1] for n, p in model.named_parameters() if not torch.equal(p, before[n])})
+    assert "llm" not in changed[0] and "llm" in changed[1] and "vision_tower" not in changed[1]
+
+
 def test_the_detokenizer_learns_from_features_alone():
     model = drawing_model()
     trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
-    values = detokenizer_losses(trainable, JointStage(align_weight=0.5, align_block=0), 0, world(model), 0)
+    values = DetokenizerObjective(trainable, JointStage(align_weight=0.5, align_block=0), 0)(world(model), 0)
     assert set(values) == {"loss", "flow", "align"}
     values["loss"].backward()
     assert all(p.grad is None for p in model.mllm.parameters())
@@ -320,9 +337,9 @@ def test_a_batch_of_words_teaches_drawing_nothing_and_stops_no_run(tmp_path):
     words = Mixture([(WorldSource(("small_talk",)), 1.0)], model.encoder, 2, 5, pool=1)
     without = [k for k in range(20) if not len(words(k).target)][:2]
     config = LoopConfig(steps=2, warmup_steps=0, num_workers=0, weight_decay=0.0)
-    for form in (detokenizer_losses, joint_losses):
-        losses = partial(form, trainable, JointStage(), 0)
-        fit("test", trainable, lambda step: words(without[step]), losses, config, tmp_path / form.__name__)
+    for form in (DetokenizerObjective, JointObjective):
+        objective = form(trainable, JointStage(), 0)
+        fit("test", trainable, lambda step: words(without[step]), objective, config, tmp_path / form.__name__)
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
@@ -333,7 +350,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         model.mllm.llm.train()
         trainable = TrainableModel(model.mllm, model.detokenizer)
         with gradient_checkpointing(trainable, again):
-            joint_losses(trainable, JointStage(), 0, world(model), 0)["loss"].backward()
+            JointObjective(trainable, JointStage(), 0)(world(model), 0)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -351,7 +368,7 @@ def test_compiled_blocks_give_the_same_losses_and_gradients():
         trainable = TrainableModel(model.mllm, model.detokenizer)
         if compiled:
             compile_blocks(trainable)
-        loss = joint_losses(trainable, JointStage(), 0, made, 0)["loss"]
+        loss = JointObjective(trainable, JointStage(), 0)(made, 0)["loss"]
         loss.backward()
         found.append((loss.item(), [p.grad for p in trainable.parameters() if p.grad is not None]))
     (eager, gradients), (loss, own) = found
@@ -391,7 +408,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
             learning_rate=1e-9,
             warmup_steps=1,
         )
-        fixed = partial(joint_losses, trainable, JointStage(), 0)
+        fixed = JointObjective(trainable, JointStage(), 0)
         optimizer = fit(
             "x", trainable, lambda n: made[n], lambda b, _: fixed(b, 0), config, tmp_path / str(len(batches))
         )

@@ -3,7 +3,7 @@ import torch
 from helpers import make_limner
 from limner.mllm.encoding import IGNORE_INDEX
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.stages.joint import apply_word_dropout
+from limner.train.word_dropout import apply_word_dropout
 
 
 def test_only_what_is_said_about_a_picture_shown_slips():

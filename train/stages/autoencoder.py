@@ -24,7 +24,7 @@ from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecoderStage:
     crop_size: int = 64
     """Side of the cut-outs that most steps train on, in pixels."""
@@ -35,7 +35,7 @@ class DecoderStage:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AutoencoderStage(DecoderStage):
     widths: tuple[int, ...] = (64, 128)
     latent_channels: int = 8
@@ -125,7 +125,7 @@ def _fit_stage(name: str, stage: DecoderStage, autoencoder: Autoencoder, seed: i
         partial(losses, autoencoder, stage),
         stage.loop,
         folder,
-        sample,
+        sample=sample,
     )
 
 

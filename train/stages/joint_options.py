@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..loop import LoopConfig
 
 
-@dataclass
+@dataclass(frozen=True)
 class LanguageStage:
     feature_weight: float = 1.0
     word_dropout: float = 0.0
@@ -20,7 +20,7 @@ class LanguageStage:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-@dataclass
+@dataclass(frozen=True)
 class JointStage:
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""

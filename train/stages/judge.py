@@ -23,7 +23,7 @@ from ..loop import LoopConfig, fit
 from .augmentation import elastic_warp, noisy_reconstruction
 
 
-@dataclass
+@dataclass(frozen=True)
 class JudgeStage:
     width: int = 96
     depth: int = 4

@@ -18,7 +18,7 @@ CHAT_TEMPLATE = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenizerStage:
     vocab_size: int = 2048
     num_lines: int = 40_000

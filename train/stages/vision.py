@@ -23,7 +23,7 @@ OBJECT_CLASSES = 1 + len(sampling.NAMES)
 COLOR_CLASSES = len(sampling.COLOR_NAMES) + len(sampling.BACKGROUND_NAMES)
 
 
-@dataclass
+@dataclass(frozen=True)
 class VisionStage:
     width: int = 192
     depth: int = 4
