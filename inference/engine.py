@@ -151,8 +151,8 @@ class Engine:
         """Spent on each since both were there"""
         self.busy = False
         """Somebody is at a unit of work"""
-        self.driver: Request | None = None
-        """Whose caller drives the engine"""
+        self.driver: int | None = None
+        """The thread that drives the engine"""
         self.driven = 0.0
         """When it last did"""
         self.lock = threading.RLock()
@@ -197,8 +197,8 @@ class Engine:
                 # one that drove is soon back: the processors are torch's best for one calling thread at a time, since the
                 # threads that OpenMP keeps for each caller stay busy for a while
                 left = self.driver is None or time.monotonic() - self.driven > PATIENCE
-                if not self.busy and (left or self.driver is request):
-                    self.busy, self.driver = True, request
+                if not self.busy and (left or self.driver == threading.get_ident()):
+                    self.busy, self.driver = True, threading.get_ident()
                     return True
                 request.changed.wait(PATIENCE)
             return False
@@ -222,7 +222,7 @@ class Engine:
             self.left.append(request)
             if not self.busy:
                 self._drop_left()
-            if self.driver is request:
+            if self.driver == threading.get_ident():
                 self.driver = None
                 for other in self.requests[:1]:
                     other.changed.notify()

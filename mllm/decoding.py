@@ -23,7 +23,7 @@ from .messages import EmittedText
 from .stream import StreamModel, collate
 from .text_stream import TextStream
 from .token_keys import view_keys
-from .views import normalise
+from .views import View
 
 Part = str | Image.Image
 
@@ -229,12 +229,12 @@ class Decoder:
         embeds = model.embed_tokens(torch.full((len(rows), 1), vocabulary.eoi, device=model.device))
         keys: list[list[Hashable]] = [[] for _ in rows]
         if self.config.drawn_images == "seen":
-            pixels = [normalise(image, self.config) for image in images]
-            centres = torch.full((len(rows), 2), 0.5, device=model.device)
-            vision_features = model.vision_tower(torch.stack(pixels).to(model.device))
-            seen = model.get_image_features(vision_features, centres).to(embeds.dtype)
+            views = [View(image, self.config) for image in images]
+            pixel_values = torch.stack([view.pixel_values for view in views]).to(model.device)
+            positions = torch.tensor([view.position for view in views], device=model.device)
+            seen = model.get_image_features(model.vision_tower(pixel_values), positions).to(embeds.dtype)
             embeds = torch.cat([seen, embeds], dim=1)
-            keys = [view_keys(own, (0.5, 0.5), self.config.image_tokens) for own in pixels]
+            keys = [view_keys(view, self.config.image_tokens) for view in views]
         logits = model.logits(cache.extend(embeds)[:, -1])
         append_keys(cache, [[*own, vocabulary.eoi] for own in keys])
         for row, image in zip(rows, images, strict=True):

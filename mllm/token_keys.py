@@ -6,22 +6,21 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from .encoding import Encoded
+from .views import View
 
 
-def view_keys(pixel_values: Tensor, position: tuple[float, float], tokens: int) -> list[Hashable]:
+def view_keys(view: View, tokens: int) -> list[Hashable]:
     """Keys of the features of one view: of its pixels, so that an image which was changed in place counts as another one."""
-    digest = hashlib.blake2b(pixel_values.contiguous().numpy().tobytes(), digest_size=16).digest()
-    return [(digest, position, number) for number in range(tokens)]
+    digest = hashlib.blake2b(view.image.tobytes(), digest_size=16).digest()
+    return [(digest, view.image.size, view.position, number) for number in range(tokens)]
 
 
 def token_keys(encoded: Encoded, image_tokens: int) -> list[Hashable]:
     """A key for every token of a conversation: its id, or that of the view whose feature is there."""
     keys: list[Hashable] = list(encoded.input_ids)
     for start, view in encoded.views:
-        keys[start : start + image_tokens] = view_keys(view.pixel_values, view.position, image_tokens)
+        keys[start : start + image_tokens] = view_keys(view, image_tokens)
     return keys
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,10 +18,17 @@ from .config import LimnerConfig
 class View:
     """An input of the vision tower."""
 
-    pixel_values: Tensor
-    """(3, image_size, image_size), normalised"""
-    position: tuple[float, float]
+    image: Image.Image
+    """RGB: a tile or the whole image"""
+    config: LimnerConfig
+    position: tuple[float, float] = (0.5, 0.5)
     """Centre (x, y) in [0, 1] within the image"""
+
+    @cached_property
+    def pixel_values(self) -> Tensor:
+        """(3, image_size, image_size), normalised; made when it is first asked for: of a conversation that goes on only the
+        new images are."""
+        return normalise(self.image, self.config)
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -70,7 +78,7 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
 
 def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:
     """Views of an RGB image: tiles, then the whole image. ``tiles`` False: only the whole (for drawn images)."""
-    whole_view = View(normalise(image, config), (0.5, 0.5))
+    whole_view = View(image, config)
     if not tiles or not config.tile_grids:
         return [whole_view]
     tile = config.image_size
@@ -80,5 +88,5 @@ def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[V
     views = []
     for row, column in itertools.product(range(rows), range(columns)):
         part = stretched.crop((column * tile, row * tile, (column + 1) * tile, (row + 1) * tile))
-        views.append(View(normalise(part, config), ((column + 0.5) / columns, (row + 0.5) / rows)))
+        views.append(View(part, config, ((column + 0.5) / columns, (row + 0.5) / rows)))
     return [*views, whole_view]

@@ -99,9 +99,10 @@ def test_it_sees_two_tiles_draws_and_goes_on_writing(converted, which):
     model.vision_tower = Given(io["image_embeds"])
     ids = io["input_ids"][0].tolist()
     starts = [i + 1 for i, token in enumerate(ids[:-1]) if token in (model.vocabulary.patch, model.vocabulary.boi)]
-    blank = torch.zeros(3, 56, 56)
+    blank = picture(0, (56, 56))
     views = [
-        (start, View(blank, tuple(place))) for start, place in zip(starts, io["patch_positions"].tolist(), strict=True)
+        (start, View(blank, model.config, tuple(place)))
+        for start, place in zip(starts, io["patch_positions"].tolist(), strict=True)
     ]
     encoded = Encoded(input_ids=ids[:-1], views=views)
     after = [int(token) for token in AGENT["text_after"].split()]
