@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import current_override, parse_config, with_defaults
+from .config_parsing import parse_config, with_defaults
+from .recipe_files import compose_recipe, find_recipe, one_line
 from .resume import check_same_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
@@ -103,30 +105,36 @@ JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *JOINT_STAGES, "decoder")
 DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
 """The stages that train a model like nano from scratch; the others are for trained parts."""
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """``configs/recipe/NAME.yaml`` and Hydra overrides (``joint.loop.steps=100``), every key checked.
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by its name or one's own by the path of its file, with Hydra overrides (``joint.loop.steps=100``,
+    ``backbone=small``), every key checked.
 
-    Raises ValueError for an unknown recipe or key, or a value of the wrong type.
+    Raises ValueError, naming the file or the overrides, for a recipe that is not there, an unknown key, a value of the wrong
+    type or out of its range.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    path = CONFIGS / "recipe" / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in (CONFIGS / "recipe").glob("*.yaml")))
-        raise ValueError(f"no recipe {name!r}; there are {known}")
+    path = find_recipe(name)
+    source = str(path) if Path(name).suffix else f"recipe {name!r}"
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            # struct mode off: unknown keys are refused below, with the names of those that exist
-            changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
-            values: Any = compose("config", [f"recipe={name}", *changes])
-            # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = with_defaults(Recipe, values.recipe)
-    except (OmegaConfBaseException, HydraException) as error:
-        raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
+        return read_recipe(path, overrides)
+    except ValueError as error:
+        if overrides:
+            try:
+                read_recipe(path)
+            except ValueError as own:
+                raise ValueError(f"{source}: {own}") from own
+            source = " ".join(overrides)
+        raise ValueError(f"{source}: {error}") from error
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """`load_recipe` of a file, without saying where a mistake is."""
+    try:
+        # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
+        values = with_defaults(Recipe, compose_recipe(path, overrides))
+    except OmegaConfBaseException as error:
+        raise ValueError(one_line(error)) from error
     return parse_config(Recipe, values)
 
 
