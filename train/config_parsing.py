@@ -23,6 +23,7 @@ RENAMED = {
     "crop": "crop_size",
     "decay": "decay_ratio",
     "encoded": "autoencoder_rate",
+    "extra": "modules_to_save",
     "featured": "featured_object",
     "full_last": "full_image_share",
     "halved": "cut_rate",

@@ -12,8 +12,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
-from ..inference.adapters import EXTRA
+from ..inference.adapter_files import MODULES_TO_SAVE, STREAMS, TARGETS, mmdit_targets
 from ..inference.model import Limner
 from . import parallel
 from .adapter_training import (
@@ -69,9 +68,9 @@ class FinetuneConfig:
     streams: tuple[str, ...] = ()
     """Streams of the MM-DiT that get LoRA. On the context stream alone the drawings of other requests stay as they were; with
     the image stream it learns more, such as a style. () means context alone if there is replay, else both."""
-    extra: tuple[str, ...] = ()
-    """Small parts trained in full beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new
-    object gains nothing by them (docs/finetune.md)."""
+    modules_to_save: tuple[str, ...] = ()
+    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new object gains nothing
+    by them (docs/finetune.md)."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     plan_share: float | None = None
@@ -108,8 +107,9 @@ class FinetuneConfig:
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
 
     def __post_init__(self) -> None:
-        self.parts, self.streams, self.extra = tuple(self.parts), tuple(self.streams), tuple(self.extra)
-        for name, known in (("parts", TARGETS), ("streams", STREAMS), ("extra", EXTRA)):
+        for name in ("parts", "streams", "modules_to_save"):  # Python may give lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, known in (("parts", TARGETS), ("streams", STREAMS), ("modules_to_save", MODULES_TO_SAVE)):
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name}: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -124,7 +124,7 @@ class FinetuneConfig:
         for name in UNUSED_STAGE_FIELDS:
             if getattr(self.joint, name) != getattr(plain, name):
                 raise ValueError(
-                    f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share, samples instead"
+                    f"joint.{name} has no effect here; finetune takes DATA, parts, modules_to_save, draw_share and samples"
                 )
         if self.joint.loop.sample_every:
             raise ValueError(
@@ -135,8 +135,8 @@ class FinetuneConfig:
             raise ValueError(f"replay_weight is {self.replay_weight}; it must not be negative")
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be at least 1")
-        if not self.parts and not self.extra:
-            raise ValueError("nothing to train: both parts and extra are empty")
+        if not self.parts and not self.modules_to_save:
+            raise ValueError("nothing to train: both parts and modules_to_save are empty")
 
 
 def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -201,7 +201,7 @@ def _train(
     print(
         f"training  {trained / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
         f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
-        f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
+        f"whole: {', '.join(config.modules_to_save) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,
     )
     make_batch = training_mixture(model, report, config)
@@ -293,7 +293,7 @@ def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableMod
     configs = {
         part: LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets[part]) for part in config.parts
     }
-    return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.extra)
+    return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.modules_to_save)
 
 
 def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
@@ -313,6 +313,7 @@ def model_card(model: Limner, data: str, examples: list[Example], prompts: list[
     """The adapter's README: its base, what made it, how to use it."""
     loop = config.joint.loop
     pictured = comparison_section("before", "after", prompts, config.seed)
+    lora, whole = " and ".join(config.parts) or "nothing", ", ".join(config.modules_to_save) or "nothing"
     return f"""---
 base_model: {model.name}
 library_name: limner
@@ -321,7 +322,7 @@ tags: [lora, text-to-image]
 
 # A Limner adapter for {model.name}
 
-LoRA of rank {config.rank} on {" and ".join(config.parts) or "nothing"}; trained whole: {", ".join(config.extra) or "nothing"}.
+LoRA of rank {config.rank} on {lora}; trained whole: {whole}.
 Made of {len(examples)} examples ({Path(data).name}) in {loop.steps} steps of {loop.batch_size} conversations, learning rate
 {loop.learning_rate:.2g}, seed {config.seed}.
 

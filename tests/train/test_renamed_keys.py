@@ -52,7 +52,8 @@ def test_recipes_and_overrides_are_read_by_their_old_names(tmp_path):
 def test_finetuning_and_distillation_too():
     made = load_config(["plan_share=0.5", "joint.loop.num_workers=0", "joint.loop.decay_ratio=0.1"])
     assert (made.plan_share, made.joint.loop.num_workers, made.joint.loop.decay_ratio) == (0.5, 0, 0.1)
-    assert config_from_options({"planned": 0.5}).plan_share == 0.5
+    assert config_from_options({"planned": 0.5, "extra": ["boi"]}).modules_to_save == ("boi",)
+    assert load_config(["extra=[queries,boi]"]).modules_to_save == ("queries", "boi")
     assert distill_config(["loop.gradient_accumulation_steps=2"]).loop.gradient_accumulation_steps == 2
 
 
