@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import more_objects
@@ -116,7 +117,8 @@ def pictures(folder: Path, new: str) -> None:
 def train_judge(folder: Path, new: str, steps: int) -> None:
     """The world's judge with one more object, trained on with the renderer above; prints how it does on true pictures."""
     stage = load_recipe("nano").judge
-    stage.warm_start, stage.featured_object, stage.loop.steps = str(JUDGE_FOLDER), new, steps
+    loop = replace(stage.loop, steps=steps)
+    stage = replace(stage, warm_start=str(JUDGE_FOLDER), featured_object=new, loop=loop)
     vae = limner.load("nano", device="cpu").detokenizer.autoencoder
     judge = judge_stage.run_judge(stage, vae, 1, folder, torch.device("cpu"), precision.choose_dtype("cpu"))
     rng = random.Random(0)

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from ..inference import precision
 from ..inference.adapter_files import MODULES_TO_SAVE, STREAMS, TARGETS, mmdit_targets
 from ..inference.model import Limner
 from . import parallel
@@ -33,6 +34,7 @@ from .datasets.example import CaptionedPicture, Example
 from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldSource
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
+from .option_checks import check_choice, check_numbers, check_shares
 from .self_distillation import self_distillation_targets
 from .stages.joint import joint_losses
 from .stages.joint_options import JointStage
@@ -115,11 +117,13 @@ class FinetuneConfig:
                 raise ValueError(f"{name}: no {unknown[0]!r}; there are {', '.join(known)}")
         if self.streams and "mmdit" not in self.parts:
             raise ValueError(f"streams is {', '.join(self.streams)}; they are of the MM-DiT, which parts leave out")
-        if self.replay not in ("auto", "world", "none"):
-            raise ValueError(f"replay is {self.replay!r}; it can be auto, world or none")
-        for name, most in (("draw_share", 1), ("plan_share", 1), ("replay_share", 0.95)):
-            if not 0 <= (getattr(self, name) or 0) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and {most}")
+        check_choice(self, "replay", ("auto", "world", "none"))
+        check_shares(self, "draw_share", "plan_share")
+        check_shares(self, "replay_share", most=0.95)
+        check_numbers(self, "replay_weight", "samples", least=0)
+        check_numbers(self, "rank", least=1)
+        check_numbers(self, "alpha", above=0)
+        precision.check_dtype(self.dtype)
         plain = JointStage()
         for name in UNUSED_STAGE_FIELDS:
             if getattr(self.joint, name) != getattr(plain, name):
@@ -131,10 +135,6 @@ class FinetuneConfig:
                 f"joint.loop.sample_every is {self.joint.loop.sample_every} and has no effect here: samples are drawn "
                 "before and after"
             )
-        if self.replay_weight < 0:
-            raise ValueError(f"replay_weight is {self.replay_weight}; it must not be negative")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if not self.parts and not self.modules_to_save:
             raise ValueError("nothing to train: both parts and modules_to_save are empty")
 
@@ -150,9 +150,10 @@ def config_from_options(options: Mapping[str, Any]) -> FinetuneConfig:
     if unknown := sorted(set(options) - {"steps", *fields}):
         raise ValueError(f"unknown option {unknown[0]!r}; there are steps, {', '.join(fields)}")
     config = FinetuneConfig(**{name: value for name, value in options.items() if name != "steps"})
-    if options.get("steps") is not None:
-        config.joint.loop.steps = options["steps"]
-    return config
+    if options.get("steps") is None:
+        return config
+    loop = replace(config.joint.loop, steps=options["steps"])
+    return replace(config, joint=replace(config.joint, loop=loop))
 
 
 def finetune(

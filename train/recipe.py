@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
@@ -23,6 +25,7 @@ from ..detokenizer.mmdit_config import MMDiTConfig
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..inference import precision
 from ..inference.adapters import digest
+from ..inference.devices import check_device
 from ..inference.generation_config import GenerationConfig
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
@@ -32,12 +35,14 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import parse_config, with_defaults
+from .config_parsing import current_keys, current_override, parse_config, with_defaults
+from .option_checks import check_choice, check_numbers
 from .recipe_files import compose_recipe, find_recipe, one_line
-from .resume import check_same_run, run_settings
+from .resume import check_same_run, flatten, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .stages.joint_options import JointStage, LanguageStage
+from .warm_start import check_alignment, check_model_options
 
 
 @dataclass
@@ -55,6 +60,19 @@ class BackboneConfig:
     tie_word_embeddings: bool = True
     attn_implementation: str = "sdpa"
     """While training; a saved model runs with transformers' default."""
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim", "max_position_embeddings")
+        check_numbers(self, *sizes, "num_attention_heads", "num_key_value_heads", least=1)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads is {self.num_attention_heads}; it must be a multiple of num_key_value_heads, "
+                f"{self.num_key_value_heads}"
+            )
+        if self.model_type not in CONFIG_MAPPING:
+            raise ValueError(f"model_type is {self.model_type!r}; transformers has none of this name (qwen3, llama, …)")
+        if "/" not in self.attn_implementation:  # one of the hub's
+            check_choice(self, "attn_implementation", ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()))
 
 
 @dataclass
@@ -99,6 +117,9 @@ class Recipe:
     judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
     reader: reader.ReaderStage = field(default_factory=reader.ReaderStage)
 
+    def __post_init__(self) -> None:
+        precision.check_dtype(self.dtype)
+
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
@@ -132,10 +153,13 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """`load_recipe` of a file, without saying where a mistake is."""
     try:
         # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-        values = with_defaults(Recipe, compose_recipe(path, overrides))
+        given = compose_recipe(path, overrides)
+        recipe = parse_config(Recipe, with_defaults(Recipe, given))
     except OmegaConfBaseException as error:
         raise ValueError(one_line(error)) from error
-    return parse_config(Recipe, values)
+    names = [name for name, _ in flatten(current_keys(OmegaConf.to_container(given)))]
+    check_model_options(recipe, names, [current_override(override).partition("=")[0] for override in overrides])
+    return recipe
 
 
 def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: VisionTower, vae: Autoencoder) -> Limner:
@@ -221,23 +245,30 @@ def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, 
 def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     """Run the stages (finished ones are skipped) and return the model folder.
 
-    Raises ValueError as `select_stages` does, for an output that holds other things, and for a stage that has begun there with
-    other data, from another base or by other settings.
+    Raises ValueError, before any work, as `select_stages` does, for a device that this machine has not, a warm start that is no
+    model and an output that holds other things; and for a stage that has begun there with other data, from another base or by
+    other settings.
     """
     stages = select_stages(recipe, stages)
+    check_model_options(recipe)
+    wanted = None if recipe.device == "auto" else check_device(recipe.device)
     folder = check_folder(recipe.output, RECIPE_FILE)
+    model = Limner.from_pretrained(recipe.warm_start).float() if recipe.warm_start else None
+    if model is None:
+        check_alignment(recipe, stages, recipe.mmdit.depth)
+    elif isinstance(model.detokenizer, MMDiTDetokenizer):
+        check_alignment(recipe, stages, model.detokenizer.mmdit.config.depth)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if not (folder / RECIPE_FILE).exists():
         write_text(folder / RECIPE_FILE, text)
-    device = parallel.init_process_group() or torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
-    )
+    device = parallel.init_process_group() or wanted or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted is not None and wanted.type != device.type:
+        raise ValueError(f"device is {recipe.device!r}; several processes train on {device.type}")
     dtype = parallel.common_dtype(precision.choose_dtype(device, recipe.dtype))
     print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
     seed = recipe.seed
-    if recipe.warm_start:
-        model = Limner.from_pretrained(recipe.warm_start).float()
+    if model is not None:
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
         torch.manual_seed(seed)
         extend_model(model, recipe)
@@ -247,7 +278,7 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         if "vision" in stages:
             check_stage(recipe, "vision", folder, model.mllm.vision_tower)
             model.mllm.vision_tower = vision.run_vision(
-                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
+                recipe.vision, model.config, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
         missing = [s for s in PART_STAGES if not (folder / s / "model").exists()]
