@@ -30,7 +30,7 @@ from limner.train.datasets.example import CaptionedPicture, EmbeddedPicture
 from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
 from limner.train.optimizer import MasterOptimizer
-from limner.train.recipe import Recipe
+from limner.train.recipe_options import Recipe
 from limner.train.stages.joint import joint_losses
 from limner.train.trainable import TrainableModel, freeze_parameters
 

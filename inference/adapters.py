@@ -231,7 +231,7 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
     if loras and not hasattr(module, part):
         raise ValueError(f"this model has no {part!r} for LoRA")
     changed = {owner for _, owner, *rest in (key.split(".") for key in differing) if rest}
-    view = lora.view_of(module, changed | ({part} if loras else set()))
+    view: Any = lora.view_of(module, changed | ({part} if loras else set()))
     if MODULES_TO_SAVE["boi"] in differing:
         view.add_boi_delta()
     own = dict(view.named_parameters(prefix=half))

@@ -161,6 +161,6 @@ def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, sched
     """
     shapes = {"linear": lambda x: x, "cosine": lambda x: 0.5 - 0.5 * math.cos(math.pi * x), "constant": lambda _: 1.0}
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}; it can be {', '.join(SCHEDULES)}")
+        raise ValueError(f"schedule is {schedule!r}; it can be {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
     rising, falling = (step + 1) / max(1, warmup), (steps - step) / max(1, round(steps * decay))
     return min(1.0, rising, shapes[schedule](min(1.0, falling)))

@@ -10,7 +10,8 @@ from typing import Any
 def check_choice(options: Any, name: str, known: Collection[str]) -> None:
     """The field is one of ``known``."""
     if (value := getattr(options, name)) not in known:
-        raise ValueError(f"{name} is {value!r}; it can be {', '.join(known)}")
+        *others, last = known
+        raise ValueError(f"{name} is {value!r}; it can be {', '.join(others)} or {last}")
 
 
 def check_numbers(

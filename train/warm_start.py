@@ -6,17 +6,15 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoConfig
 
 from ..detokenizer.files import read_json
 from ..inference.parts import load_generation_config
 from ..mllm.config import LimnerConfig
+from .recipe_options import Recipe
 from .resume import flatten
-
-if TYPE_CHECKING:
-    from .recipe import Recipe
 
 GROWING = (
     "backbone.num_hidden_layers",
@@ -76,7 +74,7 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
     """
     values = as_json(asdict(recipe))
     if given is None:
-        plain = dict(flatten(as_json(asdict(type(recipe)()))))
+        plain = dict(flatten(as_json(asdict(Recipe()))))
         given = [key for key, value in flatten(values) if value != plain[key]]
     if not recipe.warm_start:
         for key, source in FOLLOWING.items():

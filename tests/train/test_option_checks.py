@@ -17,7 +17,8 @@ from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig
 from limner.train.finetune import FinetuneConfig, config_from_options
 from limner.train.loop import LoopConfig
-from limner.train.recipe import Recipe, load_recipe
+from limner.train.recipe import load_recipe
+from limner.train.recipe_options import Recipe
 from limner.train.stages.joint_options import JointStage
 
 NANO = Path(limner.__file__).parent / "weights/nano"
@@ -62,7 +63,7 @@ def test_no_number_is_infinite_none_and_few_are_negative(config):
     ("override", "said"),
     [
         ("dtype=banana", "dtype is 'banana'; it can be auto, float32, bfloat16 or float16"),
-        ("joint.density=rainbow", "joint: density is 'rainbow'; it can be logit_normal, mode, cosmap, uniform"),
+        ("joint.density=rainbow", "joint: density is 'rainbow'; it can be logit_normal, mode, cosmap or uniform"),
         ("language.slips=7", "language: word_dropout is 7.0; it must be at least 0 and at most 1"),
         ("language.word_dropout=1.1", "language: word_dropout is 1.1; it must be at least 0 and at most 1"),
         ("language.feature_weight=-1", "language: feature_weight is -1.0; it must be at least 0"),
@@ -91,9 +92,9 @@ def test_no_number_is_infinite_none_and_few_are_negative(config):
         ("joint.loop.ema_decay=1", "ema_decay is 1.0; it must be at least 0 and below 1"),
         ("joint.loop.decay_ratio=1.2", "decay_ratio is 1.2"),
         ("joint.loop.learning_rate=inf", "learning_rate is inf"),
-        ("joint.loop.schedule=foo", "schedule is 'foo'; it can be linear, cosine, constant"),
-        ("joint.loop.optimizer=foo", "optimizer is 'foo'; it can be adamw, muon"),
-        ("joint.loop.parallel=foo", "parallel is 'foo'; it can be ddp, fsdp, hsdp"),
+        ("joint.loop.schedule=foo", "schedule is 'foo'; it can be linear, cosine or constant"),
+        ("joint.loop.optimizer=foo", "optimizer is 'foo'; it can be adamw or muon"),
+        ("joint.loop.parallel=foo", "parallel is 'foo'; it can be ddp, fsdp or hsdp"),
         ("joint.loop.tracker=paper", "joint.loop: tracker is 'paper'; accelerate has"),
         ("judge.blur_rate=2", "judge: blur_rate is 2.0"),
         ("judge.cut_rate=2", "judge: cut_rate is 2.0"),

@@ -10,7 +10,8 @@ import pytest
 from limner.app.cli import main as cli
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.train import recipe_files
-from limner.train.recipe import Recipe, build_model, load_recipe
+from limner.train.recipe import build_model, load_recipe
+from limner.train.recipe_options import Recipe
 from limner.train.resume import flatten
 from limner.train.stages.tokenizer import TokenizerStage, run_tokenizer
 from limner.train.stages.vision import new_eye

@@ -9,6 +9,7 @@ from limner.train import recipe
 from limner.train.config_parsing import RENAMED, current_keys
 from limner.train.distill import load_config as distill_config
 from limner.train.finetune import config_from_options, load_config
+from limner.train.recipe_options import Recipe
 from limner.train.resume import check_same_run, run_settings
 
 
@@ -19,7 +20,7 @@ def keys(values):
 
 
 def test_every_new_name_is_an_option_and_no_old_one_is():
-    known = {*keys(asdict(recipe.Recipe())), *keys(asdict(load_config()))}
+    known = {*keys(asdict(Recipe())), *keys(asdict(load_config()))}
     assert set(RENAMED.values()) <= known and not RENAMED.keys() & known
 
 
