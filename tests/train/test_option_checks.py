@@ -150,7 +150,8 @@ def small(tmp_path):
         (["dtype=banana"], "dtype is 'banana'"),
     ],
 )
-def test_a_run_is_refused_before_it_begins(capsys, tmp_path, words, said):
+def test_a_run_is_refused_before_it_begins(capsys, monkeypatch, tmp_path, words, said):
+    monkeypatch.setattr(recipes, "train_parts", lambda *_: pytest.fail("begun"))
     out = tmp_path / "out"
     assert said in refused(capsys, "train", "nano", *words, f"output={out}", "joint.loop.tracker=tensorboard")
     assert not out.exists()
@@ -166,6 +167,7 @@ def test_a_block_that_only_an_unused_loss_names_is_no_mistake(monkeypatch, tmp_p
 
 def test_a_device_of_another_kind_than_the_other_processes_have(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel, "init_process_group", lambda: torch.device("meta"))
+    monkeypatch.setattr(recipes, "train_parts", lambda *_: pytest.fail("begun"))
     with pytest.raises(ValueError, match="device is 'cpu'; several processes train on meta"):
         recipes.run_recipe(load_recipe("tiny", ["device=cpu", f"output={tmp_path / 'out'}"]))
 
@@ -189,7 +191,8 @@ WARM = [
 
 
 @pytest.mark.parametrize(("overrides", "said"), WARM, ids=[overrides for overrides, _ in WARM])
-def test_what_a_warm_start_brings_is_not_asked_for(capsys, small, tmp_path, overrides, said):
+def test_what_a_warm_start_brings_is_not_asked_for(capsys, monkeypatch, small, tmp_path, overrides, said):
+    monkeypatch.setattr(recipes, "extend_model", lambda *_: pytest.fail("begun"))
     words = [overrides] if "{" in overrides or "[" in overrides else overrides.split()
     told = refused(capsys, "train", "released", *words, f"warm_start={small}", f"output={tmp_path / 'out'}")
     assert said.replace("SMALL", small) in told and not (tmp_path / "out").exists()
@@ -208,12 +211,13 @@ def test_the_same_and_more_may_be_asked_of_a_warm_start(small):
         load_recipe(name, [f"warm_start={folder}"])  # released says: one layer or more
 
 
-def test_a_file_and_a_recipe_made_by_hand_are_asked_too(small, tmp_path):
+def test_a_file_and_a_recipe_made_by_hand_are_asked_too(monkeypatch, small, tmp_path):
     with pytest.raises(ValueError, match=r"^warm_start=.*: backbone\.hidden_size is 256; the warm start .* own, 32"):
         load_recipe("nano", [f"warm_start={small}"])
     (tmp_path / "a.yaml").write_text(f"warm_start: {small}\nmmdit: {{depth: 3}}\n")
     with pytest.raises(ValueError, match=r"a\.yaml: mmdit\.depth is 3; the warm start .* its own, 2"):
         load_recipe(str(tmp_path / "a.yaml"))
+    monkeypatch.setattr(recipes, "extend_model", lambda *_: pytest.fail("begun"))
     made = replace(load_recipe("nano"), warm_start=small, output=str(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"stream\.num_queries is 16; the warm start"):
         recipes.run_recipe(made)
