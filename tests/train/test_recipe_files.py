@@ -87,6 +87,20 @@ def test_a_file_that_names_no_other_is_on_top_of_the_defaults(tmp_path):
     assert load_recipe(str(tmp_path / "a.yaml"), ["+backbone=small"]).backbone.hidden_size == 512
 
 
+def test_values_of_a_group_and_groups_of_ones_own(tmp_path):
+    (tmp_path / "joint").mkdir()
+    for name, steps in (("short", 3), ("long", 77)):
+        (tmp_path / f"joint/{name}.yaml").write_text(f"loop: {{steps: {steps}}}\n")
+    (tmp_path / "a.yaml").write_text("defaults: [joint: short, _self_]\nseed: 3\n")
+    file = str(tmp_path / "a.yaml")
+    assert changed(load_recipe(file, ["backbone={hidden_size: 128}"])) == {
+        "seed": 3,
+        "joint.loop.steps": 3,
+        "backbone.hidden_size": 128,
+    }
+    assert changed(load_recipe(file, ["joint=long"])) == {"seed": 3, "joint.loop.steps": 77}
+
+
 def test_groups_of_the_shipped_recipes():
     nano = load_recipe("nano")
     small = load_recipe("nano", ["backbone=small", "data=world"])
