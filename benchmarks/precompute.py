@@ -31,7 +31,7 @@ from limner.train.datasets.mixture import ExampleSource, Mixture
 from limner.train.frozen_encoders import EncoderCache, encoders_fingerprint, precompute
 from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
-from limner.train.recipe import Recipe
+from limner.train.recipe_options import Recipe
 from limner.train.trainable import TrainableModel, freeze_parameters
 
 

@@ -62,7 +62,7 @@ class Condition:
 
 @dataclass
 class AdapterConfig:
-    """Sizes of a `ConditioningAdapter`."""
+    """Sizes of a `ConditioningAdapter`. Raises ValueError for values that make no sense."""
 
     feature_width: int = 4096
     """Width of the image features that the stream's output resampler gives."""
@@ -78,6 +78,17 @@ class AdapterConfig:
     """Width of the backbone's hidden states of the prompt, a second context source; 0 for none."""
     glyph_width: int = 0
     """Width of the glyph encoder's features, a third context source; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("feature_width", "num_tokens", "width", "depth", "heads", "context_width", "pooled_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if min(self.prompt_width, self.glyph_width) < 0:
+            raise ValueError(
+                f"prompt_width {self.prompt_width} and glyph_width {self.glyph_width} must not be negative"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
 
 
 class ConditioningAdapter(nn.Module):

@@ -22,6 +22,9 @@ def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
     return noise - x0
 
 
+DENSITIES = ("logit_normal", "mode", "cosmap", "uniform")
+
+
 def sample_timesteps(
     count: int, density: str = "logit_normal", a: float = 0.0, b: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -40,7 +43,7 @@ def sample_timesteps(
         return 1 - u - a * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
     if density == "cosmap":
         return 1 - 1 / (torch.tan(math.pi / 2 * u) + 1)
-    raise ValueError(f"no timestep density {density!r}; there are logit_normal, mode, cosmap, uniform")
+    raise ValueError(f"no timestep density {density!r}; there are {', '.join(DENSITIES)}")
 
 
 def shift_timesteps(t: Tensor, alpha: float) -> Tensor:

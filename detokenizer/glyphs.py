@@ -26,12 +26,19 @@ MAX_BYTES = 128
 
 @dataclass
 class GlyphConfig:
-    """Sizes of a new encoder; ``width`` 0 stands for none."""
+    """Sizes of a new encoder; ``width`` 0 stands for none. Raises ValueError for a width that is no multiple of the heads and of
+    4 (two 1-D positions)."""
 
     width: int = 0
     layers: int = 2
     heads: int = 4
     mlp_width: int = 256
+
+    def __post_init__(self) -> None:
+        if self.width < 0 or min(self.layers, self.heads, self.mlp_width) < 1:
+            raise ValueError(f"{self}: width must not be negative, the others must be at least 1")
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width is {self.width}; it must be a multiple of 4 and of its {self.heads} heads")
 
 
 class GlyphEncoder(nn.Module):
@@ -43,11 +50,7 @@ class GlyphEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: GlyphConfig) -> GlyphEncoder:
-        """A new encoder. Raises ValueError for a width that is not a multiple of the heads and of 4 (two 1-D positions)."""
-        if config.width % config.heads or config.width % 4:
-            raise ValueError(
-                f"glyphs.width is {config.width}; it must be a multiple of 4 and of its {config.heads} heads"
-            )
+        """A new encoder."""
         made = T5Config(
             vocab_size=VOCAB_SIZE,
             d_model=config.width,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -33,6 +34,25 @@ class MMDiTConfig:
 
     def __post_init__(self) -> None:
         self.dual_attention_blocks = tuple(self.dual_attention_blocks)
+        sizes = (
+            "latent_channels",
+            "patch_size",
+            "width",
+            "depth",
+            "heads",
+            "context_width",
+            "pooled_width",
+            "adaln_rank",
+        )
+        for name in (*sizes, "position_table", "position_base"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.mlp_ratio < math.inf:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be above 0")
+        if self.max_references < 0:
+            raise ValueError(f"max_references is {self.max_references}; it must not be negative")
+        if unknown := [block for block in self.dual_attention_blocks if not 0 <= block < self.depth]:
+            raise ValueError(f"dual_attention_blocks has {unknown[0]}; the blocks are 0 to {self.depth - 1}")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         for name, known in {"adaln": ("full", "low_rank"), "positions": ("sincos", "rope")}.items():

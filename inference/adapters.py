@@ -4,8 +4,8 @@ The model's own modules never hold one. What answers a request is a view of the 
 tensor which the request's adapters do not change (`Adapters.view`). So requests with other adapters run side by side, and one
 that is left in the middle leaves nothing behind.
 
-An adapter folder holds ``llm/`` and ``mmdit/`` as peft saves them (peft reads them too), ``extra.safetensors``
-with the differences of parameters that were trained whole, and ``limner_adapter.json``.
+An adapter folder holds ``llm/`` and ``mmdit/`` as peft saves them (peft reads them too), ``modules_to_save.safetensors``
+with the differences of modules that were trained whole, and ``limner_adapter.json``.
 """
 
 from __future__ import annotations
@@ -19,23 +19,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import load_tensors, mismatched_keys
+from ..detokenizer.files import mismatched_keys
 from ..mllm.stream import StreamModel
 from . import lora
-from .adapter_files import LoraWeights, lora_state, read_card, read_lora
+from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
 from .generation_config import GenerationConfig
 
-EXTRA = {
-    "queries": "mllm.queries.",
-    "boi": "mllm.boi_delta",
-    "input_resampler": "mllm.input_resampler.",
-    "output_resampler": "mllm.output_resampler.",
-    "adapter": "detokenizer.adapter.",
-}
-"""Small parts that can be trained whole beside LoRA, and how their parameters' names begin."""
 LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
 """Of each half of the model, the part that LoRA changes"""
 MAX_VIEWS = 4
@@ -50,8 +41,8 @@ class Adapter:
     weight: float
     lora: Mapping[str, LoraWeights] = field(default_factory=dict)
     """By part: "llm", "mmdit" """
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """Differences from the base, by parameter name, fp32"""
+    differences: Mapping[str, Tensor] = field(default_factory=dict)
+    """From the base, of modules that were trained whole: by parameter name, fp32"""
     made: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, as its card says"""
     bundled: bool = False
@@ -63,7 +54,7 @@ class Adapter:
         return self.made.get("student_steps")
 
     def changes(self, half: str) -> bool:
-        return LORA_PARTS[half] in self.lora or any(key.startswith(f"{half}.") for key in self.extra)
+        return LORA_PARTS[half] in self.lora or any(key.startswith(f"{half}.") for key in self.differences)
 
 
 class AdaptableModel(Protocol):
@@ -115,14 +106,10 @@ class Adapters:
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
         parts = {part: read_lora(folder / part) for part in card["parts"]}
-        extra = load_tensors(folder / "extra.safetensors") if card["extra"] else {}
-        adapter = Adapter(name, weight, parts, extra, card["made"], bundled)
-        known = {key: tuple(parameter.shape) for key, parameter in self.model.named_parameters()}
-        known.setdefault(EXTRA["boi"], (1 if has_tied_embeddings(self.model.mllm.llm) else 2, self.model.mllm.width))
-        for key, value in extra.items():
-            if (own := known.get(key, "none")) != tuple(value.shape):
-                raise ValueError(f"{folder / 'extra.safetensors'}: {key} of {tuple(value.shape)}, the model has {own}")
+        adapter = Adapter(name, weight, parts, read_differences(folder, card), card["made"], bundled)
         try:  # a view tells whether the weights fit
+            if stray := sorted(key for key in adapter.differences if key.split(".")[0] not in LORA_PARTS):
+                raise ValueError(f"{stray[0]}: the model has no such parameter")
             for half in LORA_PARTS:
                 self.view_with(half, [(adapter, weight or 1.0)])
         except ValueError as error:
@@ -213,19 +200,15 @@ class Adapters:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
         that no student whose MM-DiT has changed: it has not met what is in it now."""
         active = [(self.loaded[name], self.loaded[name].weight) for name in self.user if self.loaded[name].weight]
-        parameters = dict(self.model.named_parameters())
         for half in LORA_PARTS:
             view, tuner = build_view(getattr(self.model, half), half, active)
             if tuner is not None:  # the view's weights are the base's
                 tuner.merge_adapter(list(tuner.peft_config), safe_merge=True)
-            for key in {key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")}:
-                if key != EXTRA["boi"]:
-                    parameters[key].copy_(view.get_parameter(key.removeprefix(f"{half}.")))
-                    continue
-                llm, boi, delta = self.model.mllm.llm, self.model.mllm.vocabulary.boi, view.boi_delta
-                llm.get_input_embeddings().weight[boi] += delta[0]
-                if not has_tied_embeddings(llm):
-                    llm.get_output_embeddings().weight[boi] += delta[1]
+            if half == "mllm":
+                view.merge_boi_delta()  # into tables that are the base's too
+            for key, parameter in self.model.named_parameters():
+                if any(key in adapter.differences for adapter, _ in active) and key.startswith(f"{half}."):
+                    parameter.copy_(view.get_parameter(key.removeprefix(f"{half}.")))
         changed = any("mmdit" in adapter.lora for adapter, _ in active)
         self.loaded = {name: a for name, a in self.loaded.items() if a.bundled and not changed}
         self.views.clear()
@@ -235,25 +218,32 @@ class Adapters:
 def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]) -> tuple[Any, Any]:
     """A view of a half of a model with these adapters, and peft's `LoraModel` in it, None where they bring no LoRA for it.
 
-    Raises ValueError for LoRA weights that do not fit their configuration.
+    Raises ValueError for LoRA weights that do not fit their configuration, and for differences of parameters that the model lacks
+    or has in another shape.
     """
     from peft import set_peft_model_state_dict
 
     part = LORA_PARTS[half]
-    extras = sorted({key for adapter, _ in active for key in adapter.extra if key.startswith(f"{half}.")})
+    differing = sorted({key for adapter, _ in active for key in adapter.differences if key.startswith(f"{half}.")})
     # names of our own: peft finds an adapter's weights by looking for its name anywhere in theirs
     loras = [(*adapter.lora[part], weight) for adapter, weight in active if part in adapter.lora]
     names = [f"adapter{number:04d}" for number in range(len(loras))]
     if loras and not hasattr(module, part):
         raise ValueError(f"this model has no {part!r} for LoRA")
-    changed = {owner for _, owner, *rest in (key.split(".") for key in extras) if rest}
-    view = lora.view_of(module, changed | ({part} if loras else set()))
-    for key in extras:
-        owner, name = view.get_submodule(key.removeprefix(half)[1:].rpartition(".")[0]), key.rpartition(".")[2]
-        base, like = getattr(owner, name), next(module.parameters())
-        value: Any = sum(weight * a.extra[key].to(like.device) for a, weight in active if key in a.extra)
-        value = value if base is None else base.float() + value
-        setattr(owner, name, nn.Parameter(value.to(like.dtype if base is None else base.dtype), requires_grad=False))
+    changed = {owner for _, owner, *rest in (key.split(".") for key in differing) if rest}
+    view: Any = lora.view_of(module, changed | ({part} if loras else set()))
+    if MODULES_TO_SAVE["boi"] in differing:
+        view.add_boi_delta()
+    own = dict(view.named_parameters(prefix=half))
+    for key in differing:
+        shapes = {tuple(a.differences[key].shape) for a, _ in active if key in a.differences}
+        if key not in own or shapes != {tuple(own[key].shape)}:
+            had = tuple(own[key].shape) if key in own else "none"
+            raise ValueError(f"{key} of {' and '.join(map(str, sorted(shapes)))}, the model has {had}")
+        base, (_, *path, name) = own[key], key.split(".")
+        change: Any = sum(weight * a.differences[key].to(base.device) for a, weight in active if key in a.differences)
+        value = (base.float() + change).to(base.dtype)
+        setattr(view.get_submodule(".".join(path)), name, nn.Parameter(value, requires_grad=False))
     if not loras:
         return view, None
     target = view.get_submodule(part)
@@ -270,11 +260,6 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
 def version(parameter: nn.Parameter) -> tuple[int, int]:
     """Changes when the parameter is written to or moved."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
-
-
-def has_tied_embeddings(llm: PreTrainedModel) -> bool:
-    """Whether the input embeddings are the output head's."""
-    return llm.get_input_embeddings().weight is llm.get_output_embeddings().weight
 
 
 def fingerprint(model: AdaptableModel) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..detokenizer.files import from_hub
 from . import precision
+from .devices import check_device
 from .model import STUDENT, Limner
 from .model_folders import find_model
 from .offload import ModelOffload
@@ -37,6 +38,10 @@ def load(
         raise ValueError(
             "offload moves parts between devices, which quantised weights do not support: choose one of the two"
         )
+    precision.check_dtype(dtype)
+    for target in (device,) if isinstance(device, str) else device.values():
+        if target != "auto":
+            check_device(target)
     folder = find_model(model) or from_hub(str(model))
     loaded = Limner.from_pretrained(folder)
     if bits is None and (folder / STUDENT).exists():
@@ -62,10 +67,7 @@ def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtyp
     if "" not in places and len(places) < len(halves):
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
     places = {name: best if target == "auto" else target for name, target in places.items()}
-    try:
-        kinds = {torch.device(target).type for target in places.values()}
-    except RuntimeError as error:
-        raise ValueError(f"no such device: {str(error).splitlines()[0]}") from None
+    kinds = {check_device(target).type for target in places.values()}
     kind = "cuda" if "cuda" in kinds else min(kinds)
     if dtype == "auto" and kind != "cuda" and getattr(model, "stored_dtype", None) == torch.float32:
         dtype = torch.float32

@@ -321,7 +321,7 @@ class Limner(nn.Module):
         with atomic_folder(folder, PARTS, owned=is_model) as fresh:
             for adapter in self.adapters.loaded.values():
                 base = (self.name, self.adapters.fingerprint)
-                adapter_files.save(fresh / STUDENT, adapter.lora, adapter.extra, base, adapter.made)
+                adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
             self.config.save(fresh)
             (fresh / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
             self.tokenizer.save_pretrained(fresh)

@@ -27,18 +27,23 @@ def choose_dtype(device: torch.device | str, wanted: str | torch.dtype = "auto")
 
     Raises ValueError for an unknown precision.
     """
-    device = torch.device(device)
-    if wanted == "auto":
+    device, name = torch.device(device), check_dtype(wanted)
+    if name == "auto":
         return torch.bfloat16 if relative_time(device.type, torch.bfloat16) < FASTER_BELOW else torch.float32
-    name = str(wanted).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     dtype = getattr(torch, name)
     if (ratio := relative_time(device.type, dtype)) > SLOW_ABOVE:
         logger.warning(
             "%s is slow on this %s: a matrix product takes %.0f times as long as in float32", name, device.type, ratio
         )
     return dtype
+
+
+def check_dtype(wanted: str | torch.dtype) -> str:
+    """The name of a precision, or "auto". Raises ValueError for an unknown one."""
+    name = str(wanted).removeprefix("torch.")
+    if name not in ("auto", *DTYPES):
+        raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    return name
 
 
 @cache

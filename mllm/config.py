@@ -68,9 +68,11 @@ class LimnerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(known)}")
         if not 0 <= self.plan_share <= 1:
             raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
-        for name in ("num_queries", "image_tokens", "feature_tokens", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        sizes = ("num_queries", "image_tokens", "feature_tokens", "image_size", "resampler_heads")
+        for least, names in ((1, sizes), (0, ("max_references", "prompt_tokens"))):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:

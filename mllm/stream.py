@@ -122,8 +122,8 @@ class StreamModel(nn.Module):
         # as in SEED-X: a tile's centre, (x, y, 1 - x, 1 - y) / 2, weighs four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
-        # an adapter's change of BOI: of its embedding and, where the head is not tied to it, of its row of the head
         self.boi_delta: nn.Parameter | None = None
+        """An adapter's change of BOI (rows, width), see `add_boi_delta`"""
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +149,27 @@ class StreamModel(nn.Module):
             places = torch.cat([view_positions, 1 - view_positions], dim=-1).to(tokens) / 2
             tokens = tokens + (places @ self.tile_embed)[:, None]
         return tokens
+
+    @property
+    def has_tied_embeddings(self) -> bool:
+        """Whether the backbone's input embeddings are its output head's."""
+        return self.llm.get_input_embeddings().weight is self.llm.get_output_embeddings().weight
+
+    def add_boi_delta(self) -> None:
+        """A change of BOI, zero at first: of its embedding and, where the head is not tied to it, of its row of the head. An
+        adapter that trained both tables would be as large as they are."""
+        rows = 1 if self.has_tied_embeddings else 2
+        self.boi_delta = nn.Parameter(torch.zeros(rows, self.width, device=self.device, dtype=self.dtype))
+
+    @torch.no_grad()
+    def merge_boi_delta(self) -> None:
+        """Write the change of BOI, if there is one, into the backbone's tables."""
+        if self.boi_delta is None:
+            return
+        delta, self.boi_delta = self.boi_delta, None
+        self.llm.get_input_embeddings().weight[self.vocabulary.boi] += delta[0]
+        if not self.has_tied_embeddings:
+            self.llm.get_output_embeddings().weight[self.vocabulary.boi] += delta[1]
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Ids of any shape to embeddings (..., width), an adapter's change of BOI included."""

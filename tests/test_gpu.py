@@ -120,7 +120,7 @@ def test_a_joint_step_of_other_models(changes):
 def test_what_an_adapter_keeps():
     def values(device):
         model = made(device)
-        config = FinetuneConfig(rank=2, extra=("queries", "boi"), streams=("context",))
+        config = FinetuneConfig(rank=2, modules_to_save=("queries", "boi"), streams=("context",))
         trainable, training = prepare_adapter(model, config)
         torch.manual_seed(5)
         with torch.no_grad():
@@ -184,7 +184,7 @@ def test_an_adapter_is_trained_and_used(data, tmp_path):
         "joint.loop.num_workers=0",
         "rank=2",
         "samples=1",
-        "extra=[queries,boi]",
+        "modules_to_save=[queries,boi]",
         "replay=world",
     ]
     out = finetune(model, data, tmp_path / "out", load_config(quick))

@@ -1,4 +1,4 @@
-"""Training of an adapter: LoRA and a few whole parameters learn inside a model, in place (a copy would double what a large
+"""Training of an adapter: LoRA and a few whole modules learn inside a model, in place (a copy would double what a large
 model takes), in a folder of their own. Fine-tuning and distillation share it."""
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..evaluation.sheet import save_sheet
 from ..inference import adapter_files, lora, precision
-from ..inference.adapters import EXTRA, has_tied_embeddings
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..inference.progress import ProgressBar
@@ -23,6 +22,7 @@ from . import parallel
 from .datasets.mixture import Mixture
 from .loop import LoopConfig
 from .resume import SETTINGS_FILE, check_same_run, run_settings
+from .trainable import has_prefix
 
 RUN_FOLDER = "run"
 """Folder inside the adapter's for checkpoints, log and metrics."""
@@ -31,11 +31,13 @@ RUN_FOLDER = "run"
 class AdapterTraining:
     """While it lasts only the adapter requires a gradient; afterwards, with `remove`, the model's modules are its own again.
 
-    ``configs`` are peft's, by part ("llm", "mmdit"); ``extra`` names small parts that learn whole (`EXTRA`). Raises ValueError
-    for a part that the model lacks.
+    ``configs`` are peft's, by part ("llm", "mmdit"); ``modules_to_save`` names small parts that learn whole
+    (`adapter_files.MODULES_TO_SAVE`). Raises ValueError for a part that the model lacks.
     """
 
-    def __init__(self, model: Limner, name: str, configs: Mapping[str, LoraConfig], extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: Limner, name: str, configs: Mapping[str, LoraConfig], modules_to_save: Sequence[str] = ()
+    ) -> None:
         self.model, self.name = model, name
         mllm = model.mllm
         modules = {"llm": mllm.llm, "mmdit": getattr(model.detokenizer, "mmdit", None)}
@@ -44,13 +46,13 @@ class AdapterTraining:
                 raise ValueError(f"this model has no {part!r} for LoRA; it has llm")
         _ = model.adapters.fingerprint  # of the model without what is put in now
         self.tuners = {part: lora.inject(modules[part], {name: config}) for part, config in configs.items()}
-        if "boi" in extra and mllm.boi_delta is None:
-            rows = 1 if has_tied_embeddings(mllm.llm) else 2
-            mllm.boi_delta = nn.Parameter(torch.zeros(rows, mllm.width, device=mllm.device, dtype=mllm.dtype))
+        if "boi" in modules_to_save:
+            mllm.add_boi_delta()
+        prefixes = [adapter_files.MODULES_TO_SAVE[part] for part in modules_to_save]
         self.base: dict[str, Tensor] = {}
         """What the parameters that learn whole were before"""
         for key, parameter in model.named_parameters():
-            whole = any(key.startswith(EXTRA[part]) for part in extra)
+            whole = any(has_prefix(key, prefix) for prefix in prefixes)
             parameter.requires_grad_(whole or f".lora_A.{name}." in key or f".lora_B.{name}." in key)
             if whole:
                 self.base[key] = parameter.detach().clone()
@@ -74,12 +76,12 @@ class AdapterTraining:
         for key, value in values.items():
             parameters[key].copy_(value)
 
-    def save(self, folder: Path, extra: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
-        """``extra`` are the values that the parameters which learned whole have in the end, by name."""
+    def save(self, folder: Path, learned: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
+        """``learned`` are the values that the parameters which learned whole have in the end, by name."""
         weights = {
             part: (t.peft_config[self.name], adapter_files.lora_state(t, self.name)) for part, t in self.tuners.items()
         }
-        differences = {key: extra[key].float() - base.float() for key, base in self.base.items()}
+        differences = {key: learned[key].float() - base.float() for key, base in self.base.items()}
         base = (self.model.name, self.model.adapters.fingerprint)
         adapter_files.save(folder, weights, differences, base, made)
 
@@ -88,8 +90,7 @@ class AdapterTraining:
         self._set(0.0, self.base)
         for tuner in self.tuners.values():
             lora.remove(tuner)
-        if EXTRA["boi"] in self.base:
-            self.model.mllm.boi_delta = None
+        self.model.mllm.boi_delta = None
 
     def __enter__(self) -> AdapterTraining:
         return self
@@ -175,13 +176,13 @@ The same prompts, {first} (samples/{first}.png) and {second} (samples/{second}.p
 def save_adapter(
     adapter: AdapterTraining,
     output: Path,
-    extra: Mapping[str, Tensor],
+    learned: Mapping[str, Tensor],
     made: Mapping[str, Any],
     model_card: str,
     loop: LoopConfig,
 ) -> None:
     """Write the adapter and its README. The checkpoints are removed, unless several were to be kept; log and metrics stay."""
     write_text(output / "README.md", model_card)
-    adapter.save(output, extra, made)
+    adapter.save(output, learned, made)
     if loop.save_total_limit == 1:
         shutil.rmtree(output / RUN_FOLDER / "checkpoints")

@@ -23,6 +23,7 @@ RENAMED = {
     "crop": "crop_size",
     "decay": "decay_ratio",
     "encoded": "autoencoder_rate",
+    "extra": "modules_to_save",
     "featured": "featured_object",
     "full_last": "full_image_share",
     "halved": "cut_rate",
@@ -64,7 +65,11 @@ def parse_config(cls: type, values: Any, where: str = "") -> Any:
     if unknown := [key for key in values if key not in known]:
         place = f" in {where}" if where else ""
         raise ValueError(f"unknown key {unknown[0]!r}{place}; there are {', '.join(sorted(known))}")
-    return cls(**{key: converted(value, hints[key], f"{where}.{key}".strip(".")) for key, value in values.items()})
+    options = {key: converted(value, hints[key], f"{where}.{key}".strip(".")) for key, value in values.items()}
+    try:
+        return cls(**options)
+    except ValueError as error:  # of its own checks, which do not know where it is
+        raise ValueError(f"{where}: {error}" if where else str(error)) from error
 
 
 def converted(value: Any, kind: Any, where: str) -> Any:

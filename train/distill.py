@@ -23,7 +23,7 @@ from ..detokenizer.condition import Condition
 from ..detokenizer.guidance import Guidance
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import GuidedVelocity
-from ..inference import adapter_files, lora
+from ..inference import adapter_files, lora, precision
 from ..inference.model import Limner
 from ..mllm.messages import Message
 from . import parallel
@@ -45,8 +45,9 @@ from .flow_loss import encode_pictures, group_by_shape
 from .loop import LoopConfig, fit
 from .losses import squared_error
 from .objective import count_over_processes, run_stream
+from .option_checks import check_numbers
 from .random_choices import random_choices
-from .stages.joint_options import JointStage
+from .stages.joint_options import JointStage, check_data
 from .trainable import TrainableModel
 
 ADAPTER_NAME = "student"
@@ -86,8 +87,15 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.teacher_steps < 1 or self.teacher_steps % self.steps:
             raise ValueError(f"teacher_steps is {self.teacher_steps}; it must be a multiple of steps, {self.steps}")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        check_numbers(self, "rank", least=1)
+        check_numbers(self, "alpha", above=0)
+        check_numbers(self, "guidance_scale", least=0)
+        check_data(self.data)
+        precision.check_dtype(self.dtype)
+        if self.loop.sample_every:
+            raise ValueError(
+                f"loop.sample_every is {self.loop.sample_every} and has no effect here: samples are drawn before and after"
+            )
         if self.loop.parallel != "ddp":
             raise ValueError(f"loop.parallel is {self.loop.parallel!r}; the student is trained whole: ddp")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from peft import LoraConfig
 
-from ..inference.adapter_files import STREAMS, TARGETS, mmdit_targets
-from ..inference.adapters import EXTRA
+from ..inference import precision
+from ..inference.adapter_files import MODULES_TO_SAVE, STREAMS, TARGETS, mmdit_targets
 from ..inference.model import Limner
 from . import parallel
 from .adapter_training import (
@@ -31,6 +31,7 @@ from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldS
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
 from .objective import JointObjective
+from .option_checks import check_choice, check_numbers, check_shares
 from .self_distillation import ReplayObjective
 from .stages.joint_options import JointStage
 from .step_cost import estimate_cost
@@ -65,9 +66,9 @@ class FinetuneConfig:
     streams: tuple[str, ...] = ()
     """Streams of the MM-DiT that get LoRA. On the context stream alone the drawings of other requests stay as they were; with
     the image stream it learns more, such as a style. () means context alone if there is replay, else both."""
-    extra: tuple[str, ...] = ()
-    """Small parts trained in full beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new
-    object gains nothing by them (docs/finetune.md)."""
+    modules_to_save: tuple[str, ...] = ()
+    """Small parts trained whole beside LoRA: queries, boi, input_resampler, output_resampler, adapter. A new object gains nothing
+    by them (docs/finetune.md)."""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     plan_share: float | None = None
@@ -104,35 +105,33 @@ class FinetuneConfig:
     """Losses and loop; a learning rate of 0 takes one from the backbone's width."""
 
     def __post_init__(self) -> None:
-        for name, known in (("parts", TARGETS), ("streams", STREAMS), ("extra", EXTRA)):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, known in (("parts", TARGETS), ("streams", STREAMS), ("modules_to_save", MODULES_TO_SAVE)):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # Python may give lists
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name}: no {unknown[0]!r}; there are {', '.join(known)}")
         if self.streams and "mmdit" not in self.parts:
             raise ValueError(f"streams is {', '.join(self.streams)}; they are of the MM-DiT, which parts leave out")
-        if self.replay not in ("auto", "world", "none"):
-            raise ValueError(f"replay is {self.replay!r}; it can be auto, world or none")
-        for name, most in (("draw_share", 1), ("plan_share", 1), ("replay_share", 0.95)):
-            if not 0 <= (getattr(self, name) or 0) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and {most}")
+        check_choice(self, "replay", ("auto", "world", "none"))
+        check_shares(self, "draw_share", "plan_share")
+        check_shares(self, "replay_share", most=0.95)
+        check_numbers(self, "replay_weight", "samples", least=0)
+        check_numbers(self, "rank", least=1)
+        check_numbers(self, "alpha", above=0)
+        precision.check_dtype(self.dtype)
         plain = JointStage()
         for name in UNUSED_STAGE_FIELDS:
             if getattr(self.joint, name) != getattr(plain, name):
                 raise ValueError(
-                    f"joint.{name} has no effect here: finetune takes DATA, parts and extra, draw_share, samples instead"
+                    f"joint.{name} has no effect here; finetune takes DATA, parts, modules_to_save, draw_share and samples"
                 )
         if self.joint.loop.sample_every:
             raise ValueError(
                 f"joint.loop.sample_every is {self.joint.loop.sample_every} and has no effect here: samples are drawn "
                 "before and after"
             )
-        if self.replay_weight < 0:
-            raise ValueError(f"replay_weight is {self.replay_weight}; it must not be negative")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it must be at least 1")
-        if not self.parts and not self.extra:
-            raise ValueError("nothing to train: both parts and extra are empty")
+        if not self.parts and not self.modules_to_save:
+            raise ValueError("nothing to train: both parts and modules_to_save are empty")
 
 
 def load_config(overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -201,7 +200,7 @@ def _train(
     print(
         f"training  {trained / 1e6:.2f} M of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
         f"parameters: LoRA of rank {config.rank} on {' and '.join(config.parts) or 'nothing'}; "
-        f"whole: {', '.join(config.extra) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
+        f"whole: {', '.join(config.modules_to_save) or 'nothing'}; in {str(model.mllm.dtype).removeprefix('torch.')}",
         flush=True,
     )
     make_batch = training_mixture(model, report, config)
@@ -279,7 +278,7 @@ def prepare_adapter(model: Limner, config: FinetuneConfig) -> tuple[TrainableMod
     configs = {
         part: LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets[part]) for part in config.parts
     }
-    return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.extra)
+    return trainable, AdapterTraining(model, ADAPTER_NAME, configs, config.modules_to_save)
 
 
 def sample_prompts(examples: list[Example], config: FinetuneConfig) -> list[str]:
@@ -299,6 +298,7 @@ def model_card(model: Limner, data: str, examples: list[Example], prompts: list[
     """The adapter's README: its base, what made it, how to use it."""
     loop = config.joint.loop
     pictured = comparison_section("before", "after", prompts, config.seed)
+    lora, whole = " and ".join(config.parts) or "nothing", ", ".join(config.modules_to_save) or "nothing"
     return f"""---
 base_model: {model.name}
 library_name: limner
@@ -307,7 +307,7 @@ tags: [lora, text-to-image]
 
 # A Limner adapter for {model.name}
 
-LoRA of rank {config.rank} on {" and ".join(config.parts) or "nothing"}; trained whole: {", ".join(config.extra) or "nothing"}.
+LoRA of rank {config.rank} on {lora}; trained whole: {whole}.
 Made of {len(examples)} examples ({Path(data).name}) in {loop.steps} steps of {loop.batch_size} conversations, learning rate
 {loop.learning_rate:.2g}, seed {config.seed}.
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
-from .optimizer import MasterOptimizer, learning_rate_factor
+from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor
+from .option_checks import check_choice, check_numbers, check_shares
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,35 @@ class LoopConfig:
     """Data parallelism over several processes: "ddp", "fsdp" or "hsdp"; one process alone ignores it."""
     max_bad_batches: int = 20
     """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "save_every",
+            "log_every",
+            "save_total_limit",
+            least=1,
+        )
+        check_numbers(
+            self,
+            "learning_rate",
+            "warmup_steps",
+            "weight_decay",
+            "sample_every",
+            "num_workers",
+            "max_bad_batches",
+            least=0,
+        )
+        check_numbers(self, "max_grad_norm", above=0)
+        check_numbers(self, "ema_decay", least=0, below=1)
+        check_shares(self, "decay_ratio")
+        check_choice(self, "optimizer", OPTIMIZERS)
+        check_choice(self, "schedule", SCHEDULES)
+        check_choice(self, "parallel", parallel.STRATEGIES)
+        tracking.check_tracker(self.tracker)
 
 
 MAX_SKIPPED_SHARE = 0.01

@@ -15,6 +15,9 @@ from ..inference import precision
 from .muon import Muon
 from .parallel import common_dtype, full_tensor, local_shard
 
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine", "constant")
+"""How the learning rate falls at the end (`learning_rate_factor`)"""
 _REPEATED = re.compile(r"\b(blocks|layers)\.\d+\.")
 
 
@@ -34,8 +37,8 @@ class MasterOptimizer:
         ema_decay: float = 0.0,
         kind: str = "adamw",
     ) -> None:
-        if kind not in ("adamw", "muon"):
-            raise ValueError(f"optimizer {kind!r}; it can be adamw or muon")
+        if kind not in OPTIMIZERS:
+            raise ValueError(f"optimizer {kind!r}; it can be {' or '.join(OPTIMIZERS)}")
         self.named = [(name, p) for name, p in named if p.requires_grad]
         if not self.named:
             raise ValueError("nothing to train: no parameter requires a gradient")
@@ -157,7 +160,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, sched
     their first step changes nothing. Raises ValueError for another schedule.
     """
     shapes = {"linear": lambda x: x, "cosine": lambda x: 0.5 - 0.5 * math.cos(math.pi * x), "constant": lambda _: 1.0}
-    if schedule not in shapes:
-        raise ValueError(f"schedule is {schedule!r}; it can be linear, cosine or constant")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}; it can be {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
     rising, falling = (step + 1) / max(1, warmup), (steps - step) / max(1, round(steps * decay))
     return min(1.0, rising, shapes[schedule](min(1.0, falling)))

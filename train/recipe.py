@@ -4,129 +4,79 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ..detokenizer.autoencoder import Autoencoder
-from ..detokenizer.condition import AdapterConfig, ConditioningAdapter
-from ..detokenizer.glyphs import GlyphConfig, GlyphEncoder
+from ..detokenizer.condition import ConditioningAdapter
+from ..detokenizer.glyphs import GlyphEncoder
 from ..detokenizer.mmdit import MMDiT
-from ..detokenizer.mmdit_config import MMDiTConfig
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..inference import precision
 from ..inference.adapters import digest
-from ..inference.generation_config import GenerationConfig
+from ..inference.devices import check_device
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
-from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .config_parsing import current_override, parse_config, with_defaults
-from .resume import check_same_run, run_settings
+from .config_parsing import current_keys, current_override, parse_config, with_defaults
+from .recipe_files import compose_recipe, find_recipe, one_line
+from .recipe_options import Recipe
+from .resume import check_same_run, flatten, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
-from .stages.joint_options import JointStage, LanguageStage
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """A small language model made from scratch; ``model_type`` is any of transformers' causal ones."""
-
-    model_type: str = "qwen3"
-    hidden_size: int = 256
-    intermediate_size: int = 768
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    head_dim: int = 64
-    max_position_embeddings: int = 4096
-    tie_word_embeddings: bool = True
-    attn_implementation: str = "sdpa"
-    """While training; a saved model runs with transformers' default."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    name: str = "nano"
-    seed: int = 1
-    output: str = "runs/nano"
-    warm_start: str = ""
-    """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
-    on (``--stages vision,language,joint``)."""
-    stages: tuple[str, ...] = ()
-    """The stages to run if ``--stages`` names none; if empty, `DEFAULT_STAGES`"""
-    device: str = "auto"
-    dtype: str = "auto"
-    """Of the weights while training: "auto" is what the machine computes faster, bfloat16 or float32. The optimizer's masters
-    are fp32 in any case."""
-    stream: LimnerConfig = field(default_factory=LimnerConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
-    glyphs: GlyphConfig = field(default_factory=GlyphConfig)
-    """An encoder of the words that pictures carry; a warm start without one gains it"""
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    tokenizer: tokenizer.TokenizerStage = field(default_factory=tokenizer.TokenizerStage)
-    decoder: autoencoder.DecoderStage = field(default_factory=autoencoder.DecoderStage)
-    """The autoencoder's decoder alone, at the end; the latents stay as they are"""
-    autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
-    vision: vision.VisionStage = field(default_factory=vision.VisionStage)
-    language: LanguageStage = field(default_factory=LanguageStage)
-    detokenizer: JointStage = field(default_factory=lambda: JointStage(train=("detokenizer",)))
-    """Features to pixels without the stream (SEED-X's first stage)"""
-    align: JointStage = field(
-        default_factory=lambda: JointStage(
-            train=("mllm.queries", "mllm.input_resampler", "mllm.output_resampler", "detokenizer.adapter"),
-            language_weight=0.0,
-        )
-    )
-    """Backbone and MM-DiT are frozen; what connects them learns"""
-    joint: JointStage = field(default_factory=JointStage)
-    sft: JointStage = field(default_factory=JointStage)
-    """Like ``joint``, on conversations of one's own"""
-    judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
-    reader: reader.ReaderStage = field(default_factory=reader.ReaderStage)
-
+from .warm_start import check_alignment, check_model_options
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
 STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *JOINT_STAGES, "decoder")
 DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
 """The stages that train a model like nano from scratch; the others are for trained parts."""
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """``configs/recipe/NAME.yaml`` and Hydra overrides (``joint.loop.steps=100``), every key checked.
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by its name or one's own by the path of its file, with Hydra overrides (``joint.loop.steps=100``,
+    ``backbone=small``), every key checked.
 
-    Raises ValueError for an unknown recipe or key, or a value of the wrong type.
+    Raises ValueError, naming the file or the overrides, for a recipe that is not there, an unknown key, a value of the wrong
+    type or out of its range.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    path = CONFIGS / "recipe" / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in (CONFIGS / "recipe").glob("*.yaml")))
-        raise ValueError(f"no recipe {name!r}; there are {known}")
+    path = find_recipe(name)
+    source = str(path) if Path(name).suffix else f"recipe {name!r}"
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            # struct mode off: unknown keys are refused below, with the names of those that exist
-            changes = [f"++recipe.{current_override(override)}" for override in overrides or []]
-            values: Any = compose("config", [f"recipe={name}", *changes])
-            # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
-            values = with_defaults(Recipe, values.recipe)
-    except (OmegaConfBaseException, HydraException) as error:
-        raise ValueError(f"recipe {name!r}: {error}".splitlines()[0]) from error
-    return parse_config(Recipe, values)
+        return read_recipe(path, overrides)
+    except ValueError as error:
+        if overrides:
+            try:
+                read_recipe(path)
+            except ValueError as own:
+                raise ValueError(f"{source}: {own}") from own
+            source = " ".join(overrides)
+        raise ValueError(f"{source}: {error}") from error
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """`load_recipe` of a file, without saying where a mistake is."""
+    try:
+        # over the defaults: a stage's own ("align" trains a few parts) hold where a recipe names another of its keys
+        given = compose_recipe(path, overrides)
+        recipe = parse_config(Recipe, with_defaults(Recipe, given))
+    except OmegaConfBaseException as error:
+        raise ValueError(one_line(error)) from error
+    names = [name for name, _ in flatten(current_keys(OmegaConf.to_container(given)))]
+    check_model_options(recipe, names, [current_override(override).partition("=")[0] for override in overrides])
+    return recipe
 
 
 def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: VisionTower, vae: Autoencoder) -> Limner:
@@ -213,23 +163,30 @@ def select_stages(recipe: Recipe, stages: tuple[str, ...] | None) -> tuple[str, 
 def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     """Run the stages (finished ones are skipped) and return the model folder.
 
-    Raises ValueError as `select_stages` does, for an output that holds other things, and for a stage that has begun there with
-    other data, from another base or by other settings.
+    Raises ValueError, before any work, as `select_stages` does, for a device that this machine has not, a warm start that is no
+    model and an output that holds other things; and for a stage that has begun there with other data, from another base or by
+    other settings.
     """
     stages = select_stages(recipe, stages)
+    check_model_options(recipe)
+    wanted = None if recipe.device == "auto" else check_device(recipe.device)
     folder = check_folder(recipe.output, RECIPE_FILE)
+    model = Limner.from_pretrained(recipe.warm_start).float() if recipe.warm_start else None
+    if model is None:
+        check_alignment(recipe, stages, recipe.mmdit.depth)
+    elif isinstance(model.detokenizer, MMDiTDetokenizer):
+        check_alignment(recipe, stages, model.detokenizer.mmdit.config.depth)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if not (folder / RECIPE_FILE).exists():
         write_text(folder / RECIPE_FILE, text)
-    device = parallel.init_process_group() or torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
-    )
+    device = parallel.init_process_group() or wanted or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted is not None and wanted.type != device.type:
+        raise ValueError(f"device is {recipe.device!r}; several processes train on {device.type}")
     dtype = parallel.common_dtype(precision.choose_dtype(device, recipe.dtype))
     print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
     seed = recipe.seed
-    if recipe.warm_start:
-        model = Limner.from_pretrained(recipe.warm_start).float()
+    if model is not None:
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
         torch.manual_seed(seed)
         extend_model(model, recipe)
@@ -239,7 +196,7 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         if "vision" in stages:
             check_stage(recipe, "vision", folder, model.mllm.vision_tower)
             model.mllm.vision_tower = vision.run_vision(
-                recipe.vision, recipe.stream, seed, folder / "vision", device, dtype, model.mllm.vision_tower
+                recipe.vision, model.config, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
         missing = [s for s in PART_STAGES if not (folder / s / "model").exists()]

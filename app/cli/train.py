@@ -1,5 +1,6 @@
 """``limner train``."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,8 +21,9 @@ def train(
     """Train a model from a recipe; interrupted runs go on.
 
     Args:
-        recipe: a file of configs/recipe
-        overrides: values of the recipe's keys, KEY=VALUE, such as joint.loop.steps=100
+        recipe: nano, tiny, released, or the path of a .yaml file
+        overrides: values of the recipe's keys, such as joint.loop.steps=100, and
+            files of a group, such as backbone=small
         settings: the same, after an option; repeatable
         out: folder of the run (the recipe's key output)
         stages: comma-separated; default: those that make a model from nothing
@@ -31,7 +33,7 @@ def train(
         from ...train import recipe as recipes
 
         # a first KEY=VALUE is an override, not a recipe
-        name, first = ("nano", [recipe]) if "=" in recipe else (recipe, [])
+        name, first = ("nano", [recipe]) if "=" in recipe and not Path(recipe).is_file() else (recipe, [])
         output = [] if out is None else [f"output={out}"]
         loaded = recipes.load_recipe(name, [*first, *overrides, *settings, *output])
         chosen = tuple(stages.split(",")) if stages else None

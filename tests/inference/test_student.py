@@ -20,7 +20,7 @@ QUICK = ["joint.loop.steps=2", "joint.loop.batch_size=4", "joint.loop.num_worker
 def adapter(model, folder, seed, made=None, part="mmdit"):
     """Random LoRA on one part, saved; the model is as it was."""
     torch.manual_seed(seed)
-    trainable, training = finetune.prepare_adapter(model, FinetuneConfig(rank=2, parts=(part,), extra=()))
+    trainable, training = finetune.prepare_adapter(model, FinetuneConfig(rank=2, parts=(part,), modules_to_save=()))
     with training, torch.no_grad():
         for parameter in trainable.parameters():
             if parameter.requires_grad:

@@ -41,7 +41,7 @@ def same(a, b):
 def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
     model = make_limner()
     before = state(model)
-    out = finetune(model, data, tmp_path / "out", load_config([*QUICK, "extra=[queries,boi]"]))
+    out = finetune(model, data, tmp_path / "out", load_config([*QUICK, "modules_to_save=[queries,boi]"]))
     assert same(before, state(model)) and model.get_active_adapters() == {}
     said = capsys.readouterr().out
     assert "examples  3" in said and "parameters: LoRA of rank 2" in said and "4 steps" in said
@@ -50,12 +50,12 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
         "limner_adapter.json",
         "llm",
         "mmdit",
-        "extra.safetensors",
+        "modules_to_save.safetensors",
         "samples",
         "run",
     }
     card = json.loads((out / "limner_adapter.json").read_text())
-    assert card["made"]["examples"] == 3 and card["extra"] == ["mllm.boi_delta", "mllm.queries.weight"]
+    assert card["made"]["examples"] == 3 and card["modules_to_save"] == ["mllm.boi_delta", "mllm.queries.weight"]
     model.load_adapter(out)
     lora = [w for _, state in model.adapters.loaded["out"].lora.values() for k, w in state.items() if ".lora_B." in k]
     assert any(w.abs().max() > 0 for w in lora), "LoRA's second factor starts at zero and must have moved"
@@ -87,7 +87,7 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
-    quick = [*QUICK, "extra=[queries,boi]"]
+    quick = [*QUICK, "modules_to_save=[queries,boi]"]
     whole = finetune(make_limner(), data, tmp_path / "whole", load_config(quick))
     real = JointObjective.losses
     calls = []
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="other settings"):
         finetune(model, data, tmp_path / "cut", load_config([*quick, "rank=3"]))
     cut = finetune(model, data, tmp_path / "cut", load_config(quick))
-    for file in ("extra.safetensors", "llm/adapter_model.safetensors", "mmdit/adapter_model.safetensors"):
+    for file in ("modules_to_save.safetensors", "llm/adapter_model.safetensors", "mmdit/adapter_model.safetensors"):
         assert (whole / file).read_bytes() == (cut / file).read_bytes()
     assert not (cut / "run/checkpoints").exists() and (cut / "run/log.jsonl").exists()
 
@@ -145,7 +145,11 @@ def test_from_python(data, tmp_path):
     joint = load_config(QUICK).joint
     out = limner.finetune(make_limner(), data, tmp_path / "out", rank=2, samples=0, joint=joint, steps=2)
     card = json.loads((out / "limner_adapter.json").read_text())
-    assert card["made"]["steps"] == 2 and card["extra"] == [] and not (out / "extra.safetensors").exists()
+    assert (
+        card["made"]["steps"] == 2
+        and card["modules_to_save"] == []
+        and not (out / "modules_to_save.safetensors").exists()
+    )
     assert not (out / "samples").exists()
     from limner.train.datasets import check, readers
     from limner.train.frozen_encoders import precompute
@@ -191,7 +195,7 @@ def test_options_are_checked():
         (["parts=[llm,eye]"], "parts: no 'eye'; there are llm, mmdit"),
         (["streams=[image]", "parts=[llm]"], "streams is image; they are of the MM-DiT"),
         (["streams=[text]"], "streams: no 'text'; there are image, context"),
-        (["extra=[all]"], "extra: no 'all'"),
+        (["modules_to_save=[all]"], "modules_to_save: no 'all'"),
         (["replay=photos"], "replay is 'photos'"),
         (["draw_share=2"], "draw_share is 2"),
         (["plan_share=2"], "plan_share is 2"),
@@ -199,7 +203,7 @@ def test_options_are_checked():
         (["joint.train=[mllm]"], "joint.train has no effect here"),
         (["joint.compile=true"], "joint.compile has no effect here"),
         (["joint.loop.sample_every=5"], "sample_every is 5 and has no effect here"),
-        (["parts=[]", "extra=[]"], "nothing to train"),
+        (["parts=[]", "modules_to_save=[]"], "nothing to train"),
     ):
         with pytest.raises(ValueError, match=said):
             load_config(wrong)

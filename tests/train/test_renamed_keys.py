@@ -9,6 +9,7 @@ from limner.train import recipe
 from limner.train.config_parsing import RENAMED, current_keys
 from limner.train.distill import load_config as distill_config
 from limner.train.finetune import config_from_options, load_config
+from limner.train.recipe_options import Recipe
 from limner.train.resume import check_same_run, run_settings
 
 
@@ -19,11 +20,11 @@ def keys(values):
 
 
 def test_every_new_name_is_an_option_and_no_old_one_is():
-    known = {*keys(asdict(recipe.Recipe())), *keys(asdict(load_config()))}
+    known = {*keys(asdict(Recipe())), *keys(asdict(load_config()))}
     assert set(RENAMED.values()) <= known and not RENAMED.keys() & known
 
 
-def test_recipes_and_overrides_are_read_by_their_old_names(tmp_path, monkeypatch):
+def test_recipes_and_overrides_are_read_by_their_old_names(tmp_path):
     old = [
         "language.word_dropout=0.3",
         "joint.loop.max_grad_norm=2.0",
@@ -44,19 +45,16 @@ def test_recipes_and_overrides_are_read_by_their_old_names(tmp_path, monkeypatch
         and made.language.word_dropout == 0.3
         and made.vision.loop.save_total_limit == 4
     )
-    folder = tmp_path / "configs"
-    (folder / "recipe").mkdir(parents=True)
-    (folder / "config.yaml").write_text((recipe.CONFIGS / "config.yaml").read_text())
-    (folder / "recipe/nano.yaml").write_text("language: {slips: 0.2, loop: {warmup: 7}}\ndecoder: {crop: 32}\n")
-    monkeypatch.setattr(recipe, "CONFIGS", folder)
-    mine = recipe.load_recipe("nano")
+    (tmp_path / "old.yaml").write_text("language: {slips: 0.2, loop: {warmup: 7}}\ndecoder: {crop: 32}\n")
+    mine = recipe.load_recipe(str(tmp_path / "old.yaml"))
     assert (mine.language.word_dropout, mine.language.loop.warmup_steps, mine.decoder.crop_size) == (0.2, 7, 32)
 
 
 def test_finetuning_and_distillation_too():
     made = load_config(["plan_share=0.5", "joint.loop.num_workers=0", "joint.loop.decay_ratio=0.1"])
     assert (made.plan_share, made.joint.loop.num_workers, made.joint.loop.decay_ratio) == (0.5, 0, 0.1)
-    assert config_from_options({"planned": 0.5}).plan_share == 0.5
+    assert config_from_options({"planned": 0.5, "extra": ["boi"]}).modules_to_save == ("boi",)
+    assert load_config(["extra=[queries,boi]"]).modules_to_save == ("queries", "boi")
     assert distill_config(["loop.gradient_accumulation_steps=2"]).loop.gradient_accumulation_steps == 2
 
 

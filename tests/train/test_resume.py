@@ -148,7 +148,7 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
     loop = LoopConfig(steps=1, batch_size=2, sample_every=0, num_workers=0, warmup_steps=1)
 
     def train(data=one, rate=1e-3, base="base", stage="sft"):
-        recipe = recipes.load_recipe("tiny", [f"output={tmp_path / 'out'}", f"warm_start={tmp_path / base}"])
+        recipe = recipes.load_recipe("released", [f"output={tmp_path / 'out'}", f"warm_start={tmp_path / base}"])
         settings = replace(
             getattr(recipe, stage), data=(str(data),), train=("mllm.llm",), loop=replace(loop, learning_rate=rate)
         )

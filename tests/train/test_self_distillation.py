@@ -23,7 +23,7 @@ STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
 
 
 def config():
-    return FinetuneConfig(rank=2, extra=("queries", "boi"))
+    return FinetuneConfig(rank=2, modules_to_save=("queries", "boi"))
 
 
 @pytest.fixture

@@ -126,9 +126,9 @@ def test_recipes_are_checked_key_by_key():
         load_recipe("tiny", ["joint.loop.stepz=7"])
     with pytest.raises(ValueError, match=r"joint\.loop\.steps must be of type int"):
         load_recipe("tiny", ["joint.loop.steps=many"])
-    with pytest.raises(ValueError, match=r"recipe 'tiny': Interpolation key 'steps' not found"):
+    with pytest.raises(ValueError, match=r"steps=\$\{steps\}: Interpolation key 'steps' not found"):
         load_recipe("tiny", ["joint.loop.steps=${steps}"])
-    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, released, tiny"):
+    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, released, tiny, or the path"):
         load_recipe("gigantic")
 
 

@@ -22,6 +22,7 @@ from ...world import sampling, signs
 from ...world.pen import STYLES
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
+from ..option_checks import check_numbers, check_shares
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class DecoderStage:
     """Standard deviation of the noise on the latents, relative to theirs."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "crop_size", least=1)
+        check_shares(self, "full_image_share")
+        check_numbers(self, "latent_noise", least=0)
+
 
 @dataclass(frozen=True)
 class AutoencoderStage(DecoderStage):
@@ -42,6 +48,13 @@ class AutoencoderStage(DecoderStage):
     unshuffle: int = 4
     layers: int = 1
     kl_weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.widths:
+            raise ValueError("widths is empty; it has a number for each level of the autoencoder")
+        check_numbers(self, "widths", "latent_channels", "unshuffle", "layers", least=1)
+        check_numbers(self, "kl_weight", least=0)
 
 
 def random_scene(rng: random.Random) -> Scene:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from ...detokenizer.flow import DENSITIES
 from ..loop import LoopConfig
+from ..option_checks import check_choice, check_numbers, check_shares
+
+MAX_MODE_SCALE = 2 / (math.pi - 2)
+"""Largest scale of the density with heavy tails: beyond it times leave [0, 1] (section 3.1 of arXiv:2403.03206)"""
+
+
+def check_data(data: tuple[str, ...]) -> None:
+    """Raises ValueError where there is none."""
+    if not data:
+        raise ValueError("data is empty; it names one data set or more, such as [world]")
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,11 @@ class LanguageStage:
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        check_numbers(self, "feature_weight", least=0)
+        check_shares(self, "word_dropout", "draw_share")
 
 
 @dataclass(frozen=True)
@@ -70,3 +87,16 @@ class JointStage:
         "draw a yellow train, wide",
     )
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        if not self.train:
+            raise ValueError("train is empty; it lists what learns, such as [mllm, detokenizer]")
+        check_numbers(self, "language_weight", "feature_weight", "flow_weight", "align_weight", "align_block", least=0)
+        check_numbers(self, "flow_samples", least=1)
+        check_shares(self, "draw_share", "context_dropout", "reference_dropout", "prompt_dropout")
+        check_choice(self, "density", DENSITIES)
+        check_numbers(self, "density_mean")
+        check_numbers(self, "density_std", above=0)
+        if self.density == "mode":
+            check_numbers(self, "density_mean", least=-1, most=MAX_MODE_SCALE)

@@ -20,6 +20,7 @@ from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
 from ...world import sampling
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
+from ..option_checks import check_numbers, check_shares
 from .augmentation import elastic_warp, noisy_reconstruction
 
 
@@ -42,6 +43,13 @@ class JudgeStage:
     warm_start: str = ""
     """Folder of a judge to train further; classes that the world has gained since are added"""
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "width", "depth", least=1)
+        check_shares(self, "blur_rate", "noise_rate", "autoencoder_rate", "warp_rate", "cut_rate")
+        check_numbers(self, "latent_noise", least=0)
+        if self.featured_object and self.featured_object not in sampling.NAMES:
+            raise ValueError(f"featured_object is {self.featured_object!r}; the world has {', '.join(sampling.NAMES)}")
 
 
 FEATURED_SHARE = 1 / 3
@@ -126,9 +134,6 @@ def losses(
 def run_judge(
     stage: JudgeStage, autoencoder: Autoencoder, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Judge:
-    """Raises ValueError for a ``featured_object`` that the world has not."""
-    if stage.featured_object and stage.featured_object not in sampling.NAMES:
-        raise ValueError(f"featured_object is {stage.featured_object!r}; the world has {', '.join(sampling.NAMES)}")
     done = folder / "model"
     if (done / "config.json").exists():
         return Judge.from_pretrained(done)

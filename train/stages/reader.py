@@ -20,6 +20,7 @@ from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from ...world.signs import sign_scene
 from ..loop import LoopConfig, fit
+from ..option_checks import check_numbers, check_shares
 from .augmentation import elastic_warp, noisy_reconstruction
 
 
@@ -33,6 +34,11 @@ class ReaderStage:
     latent_noise: float = 0.2
     warp_rate: float = 0.3
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "width", "depth", least=1)
+        check_shares(self, "blur_rate", "autoencoder_rate", "warp_rate")
+        check_numbers(self, "latent_noise", least=0)
 
 
 def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:

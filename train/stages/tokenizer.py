@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ...world import talk
+from ..option_checks import check_numbers
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -18,10 +19,19 @@ CHAT_TEMPLATE = (
 )
 
 
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+"""Every byte is a token"""
+
+
 @dataclass(frozen=True)
 class TokenizerStage:
     vocab_size: int = 2048
     num_lines: int = 40_000
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "vocab_size", least=MIN_VOCAB_SIZE)
+        check_numbers(self, "num_lines", least=1)
 
 
 def corpus(stage: TokenizerStage, seed: int) -> Iterator[str]:
@@ -40,7 +50,7 @@ def run_tokenizer(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedT
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=stage.vocab_size,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -18,6 +18,7 @@ from ...mllm.vision_tower import VisionTower
 from ...world import sampling
 from ...world.scene import Scene, label_map, render
 from ..loop import LoopConfig, fit
+from ..option_checks import check_numbers
 
 OBJECT_CLASSES = 1 + len(sampling.NAMES)
 COLOR_CLASSES = len(sampling.COLOR_NAMES) + len(sampling.BACKGROUND_NAMES)
@@ -31,6 +32,11 @@ class VisionStage:
     mlp_width: int = 768
     patch_size: int = 16
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "width", "depth", "heads", "mlp_width", "patch_size", least=1)
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}; its {self.heads} heads do not divide it")
 
 
 def patch_labels(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,45 @@
+"""Checks of options in the ``__post_init__`` of their dataclasses. Each raises ValueError with the option's name and value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+
+def check_choice(options: Any, name: str, known: Collection[str]) -> None:
+    """The field is one of ``known``."""
+    if (value := getattr(options, name)) not in known:
+        *others, last = known
+        raise ValueError(f"{name} is {value!r}; it can be {', '.join(others)} or {last}")
+
+
+def check_numbers(
+    options: Any,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """The fields, lists of numbers too, are finite and within bounds: ``least`` and ``most`` included, ``above`` and ``below``
+    not. None is left alone: it stands for a value that is found later."""
+    for name in names:
+        given = getattr(options, name)
+        for value in given if isinstance(given, (tuple, list)) else () if given is None else (given,):
+            if (
+                not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or (least is not None and value < least)
+                or (above is not None and value <= above)
+                or (most is not None and value > most)
+                or (below is not None and value >= below)
+            ):
+                bounds = {"at least": least, "above": above, "at most": most, "below": below}
+                limits = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+                raise ValueError(f"{name} is {given!r}; it must be {' and '.join(limits) or 'a finite number'}")
+
+
+def check_shares(options: Any, *names: str, most: float = 1) -> None:
+    """The fields lie between 0 and ``most``."""
+    check_numbers(options, *names, least=0, most=most)

@@ -1,0 +1,121 @@
+"""What a recipe says of the model's parts that would be ignored: a warm start brings its own, other parts give some sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ..detokenizer.files import read_json
+from ..inference.parts import load_generation_config
+from ..mllm.config import LimnerConfig
+from .recipe_options import Recipe
+from .resume import flatten
+
+GROWING = (
+    "backbone.num_hidden_layers",
+    "stream.max_references",
+    "generation.max_new_tokens",
+    "generation.max_images",
+)
+"""What a warm start takes more of (`extend_model`), and keeps where a recipe has less"""
+VISION = {
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "patch_size": "patch_size",
+}
+"""Sizes of the vision tower, as its own configuration calls them"""
+GLYPHS = {"width": "d_model", "layers": "num_layers", "heads": "num_heads", "mlp_width": "d_ff"}
+FOLLOWING = {
+    "adapter.feature_width": "vision.width",
+    "adapter.prompt_width": "backbone.hidden_size",
+    "adapter.glyph_width": "glyphs.width",
+    "mmdit.latent_channels": "autoencoder.latent_channels",
+    "mmdit.context_width": "adapter.context_width",
+    "mmdit.pooled_width": "adapter.pooled_width",
+    "mmdit.max_references": "stream.max_references",
+}
+"""Sizes of a new model that other parts give (`build_model`)"""
+
+
+def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """What a model folder says of its parts, by the names that a recipe has for them. Of a part whose weights are another
+    source's it says nothing; a glyph encoder that is not there can be gained."""
+    painter = folder / "detokenizer"
+    own: dict[str, Mapping[str, Any]] = {
+        "stream": asdict(LimnerConfig.load(folder)),
+        "generation": asdict(load_generation_config(folder)),
+        "backbone": {},
+        "vision": {},
+    }
+    if (folder / "llm/config.json").exists():
+        own["backbone"] = AutoConfig.from_pretrained(folder / "llm").get_text_config().to_dict()
+    for part in ("adapter", "mmdit"):
+        path = painter / part / "config.json"
+        own[part] = read_json(path) if path.exists() else {}
+    for part, path, names in (("vision", folder / "vision", VISION), ("glyphs", painter / "glyphs", GLYPHS)):
+        if (path / "config.json").exists():
+            values = read_json(path / "config.json")
+            own[part] = {name: values.get(theirs) for name, theirs in names.items()}
+    return own
+
+
+def check_model_options(recipe: Recipe, given: Collection[str] | None = None, overridden: Collection[str] = ()) -> None:
+    """Raises ValueError for an option of the model's parts that would be ignored.
+
+    ``given`` are the dotted keys that a recipe's file and overrides have, None those whose values are not the defaults;
+    ``overridden`` are those of the overrides alone: less than a warm start has of what can grow is a mistake only there.
+    """
+    values = as_json(asdict(recipe))
+    if given is None:
+        plain = dict(flatten(as_json(asdict(Recipe()))))
+        given = [key for key, value in flatten(values) if value != plain[key]]
+    if not recipe.warm_start:
+        for key, source in FOLLOWING.items():
+            (part, name), (other, theirs) = key.split("."), source.split(".")
+            free = key == "adapter.prompt_width" and not recipe.stream.prompt_tokens
+            if key in given and not free and values[part][name] != values[other][theirs]:
+                raise ValueError(f"{key} is {values[part][name]}; it follows from {source}, {values[other][theirs]}")
+        return
+    if not (Path(recipe.warm_start) / "config.json").exists():
+        return  # `run_recipe` tells
+    own = as_json(own_parts(Path(recipe.warm_start)))
+    for key in given:
+        part, _, name = key.partition(".")
+        if part not in own or (part == "vision" and name not in VISION) or key == "backbone.attn_implementation":
+            continue
+        value, had = values[part][name], own[part].get(name)
+        if key in GROWING:
+            if had is not None and value < had and is_in(key, overridden):
+                raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
+        elif value != had:
+            brings = f"its own, {had!r}" if name in own[part] else "its own"
+            raise ValueError(
+                f"{key} is {value!r}; the warm start {recipe.warm_start} brings {brings}: give the same or leave it out"
+            )
+
+
+def as_json(values: Any) -> Any:
+    """With lists for tuples, as files have them."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def is_in(key: str, names: Collection[str]) -> bool:
+    """Whether ``key`` is one of the dotted names or inside one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def check_alignment(recipe: Recipe, stages: Collection[str], depth: int) -> None:
+    """Raises ValueError for a stage that aligns a block beyond the MM-DiT's ``depth``."""
+    for name in stages:
+        stage = getattr(recipe, name)
+        if getattr(stage, "align_weight", 0) and stage.align_block >= depth:
+            raise ValueError(
+                f"{name}.align_block is {stage.align_block}; the MM-DiT has {depth} blocks, 0 to {depth - 1}"
+            )
