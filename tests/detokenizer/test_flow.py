@@ -1,6 +1,7 @@
 """Flow and samplers on fields with known solutions."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -76,23 +77,55 @@ def test_timesteps():
     times = flow.inference_timesteps(4)
     assert times.tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert flow.shift_timesteps(torch.tensor(0.5), 3.0) == pytest.approx(0.75)
-    for density, options in (("logit_normal", {}), ("uniform", {}), ("mode", {"a": 0.8}), ("cosmap", {})):
-        t = flow.sample_timesteps(20_000, density, **options)
-        assert t.min() >= 0 and t.max() <= 1
-        assert abs(t.mean() - 0.5) < 0.02, density
-    with pytest.raises(ValueError, match="at least 1"):
-        flow.inference_timesteps(-3)
+    assert flow.inference_timesteps(1).tolist() == [1, 0]
+    for steps in (0, -3):
+        with pytest.raises(ValueError, match="at least 1"):
+            flow.inference_timesteps(steps)
     with pytest.raises(ValueError, match="no timestep density"):
         flow.sample_timesteps(1, "gaussian")
     with pytest.raises(ValueError, match="no sampler"):
         DrawingOptions(sampler="ddim")
 
 
-def test_mode_density_is_the_papers():
-    """u -> 1 - u - s (cos²(pi u / 2) - 1 + u), at s = 0.8 the middle is likelier than the ends."""
-    t = flow.sample_timesteps(50_000, "mode", a=0.8)
-    middle = ((t > 0.4) & (t < 0.6)).float().mean()
-    assert middle > 0.25
+# Times below which a share p of each density lies, from section 3.1 of the paper. CosMap's is where the integral of its
+# density, 2 / (pi (1 - 2 t + 2 t²)), is p; `mode` maps a uniform 1 - p by a falling function.
+QUANTILES = {
+    "uniform": lambda p, a, b: p,
+    "logit_normal": lambda p, a, b: 1 / (1 + math.exp(-NormalDist(a, b).inv_cdf(p))),
+    "mode": lambda p, s, b: p - s * (math.sin(math.pi / 2 * p) ** 2 - p),
+    "cosmap": lambda p, a, b: math.tan(math.pi / 2 * p) / (1 + math.tan(math.pi / 2 * p)),
+}
+
+
+@pytest.mark.parametrize(
+    ("density", "a", "b"),
+    [
+        ("uniform", 0, 1),
+        ("logit_normal", 0, 1),
+        ("logit_normal", -0.6, 0.5),
+        ("mode", 1.29, 1),
+        ("mode", 0.8, 1),
+        ("mode", -0.5, 1),
+        ("cosmap", 0, 1),
+    ],
+)
+def test_timesteps_have_the_papers_densities(density, a, b):
+    count = 100_000
+    t = flow.sample_timesteps(count, density, a, b, torch.Generator().manual_seed(1))
+    assert t.shape == (count,) and t.min() >= 0 and t.max() <= 1
+    for percent in range(5, 100, 5):
+        below = (t < QUANTILES[density](percent / 100, a, b)).double().mean()
+        # four standard deviations of a share at most
+        assert abs(below - percent / 100) < 4 * 0.5 / math.sqrt(count), (percent, below)
+
+
+def test_timesteps_are_logit_normal_by_default_and_follow_their_generator():
+    first, again = (flow.sample_timesteps(9, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    named = flow.sample_timesteps(9, "logit_normal", 0.0, 1.0, torch.Generator().manual_seed(1))
+    assert torch.equal(first, again) and torch.equal(first, named)
+    for density in ("uniform", "mode", "cosmap"):
+        one, two = (flow.sample_timesteps(9, density, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+        assert torch.equal(one, two)
 
 
 def test_guidance():

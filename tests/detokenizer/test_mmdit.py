@@ -6,6 +6,7 @@ from diffusers import SD3Transformer2DModel
 
 from limner.detokenizer.mmdit import GELU, MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
+from limner.detokenizer.mmdit_positions import apply_rotary, centred_grid, rotary_angles
 from limner.integrations.sd3.layouts import config_from_diffusers, weights_from_diffusers
 
 SMALL = {
@@ -150,11 +151,18 @@ def _swap(model, latents):
     return tokens.unflatten(-1, (4, 2, 2)).permute(0, 1, 3, 4, 2).flatten(2)
 
 
+def test_rope_is_measured_from_the_centre_and_the_table_is_cropped_from_its_middle():
+    """So that the middle of a picture and of a reference of another size have the same place."""
+    cpu = torch.device("cpu")
+    places = centred_grid(MMDiTConfig(**SMALL, positions="rope"), 2, 3, cpu).tolist()
+    assert places == [[-0.5, -1], [-0.5, 0], [-0.5, 1], [0.5, -1], [0.5, 0], [0.5, 1]]
+    places = centred_grid(MMDiTConfig(**SMALL), 2, 3, cpu).tolist()  # a table of 24 x 24
+    assert places == [[11, 10], [11, 11], [11, 12], [12, 10], [12, 11], [12, 12]]
+
+
 @torch.inference_mode()
 def test_rope_moves_with_the_picture():
     """Rotary scores depend on relative places: turning both by the same shift changes nothing."""
-    from limner.detokenizer.mmdit_positions import apply_rotary, rotary_angles
-
     q, k = torch.randn(2, 1, 1, 6, 32).unbind(0)
     places = torch.randint(0, 9, (1, 6, 3)).float()
     scores = [

@@ -14,7 +14,7 @@ from transformers import (
 import limner
 from helpers import make_limner, picture
 from limner.integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisionModel
-from limner.mllm.vision_tower import VisionTower
+from limner.mllm.vision_tower import VisionTower, pool_features
 from limner.resamplers import Resampler
 
 SMALL = {
@@ -54,3 +54,19 @@ def test_every_tower_sees_draws_saves_and_loads(tower, tmp_path):
         asked, images="force", max_images=1, max_new_tokens=6
     )
     assert again.text == reply.text and again.images[0].tobytes() == reply.images[0].tobytes()
+
+
+def test_pooling_averages_neighbours_in_reading_order_or_squares_of_the_grid():
+    features = torch.randn(2, 256, 3)
+    # what SEED-X does to a vision tower's 256 features: nn.AvgPool1d(kernel_size=4, stride=4)
+    neighbours = torch.nn.functional.avg_pool1d(features.transpose(1, 2), 4, 4).transpose(1, 2)
+    torch.testing.assert_close(pool_features(features, 64, "sequence"), neighbours)
+    grid = pool_features(features, 64).view(2, 8, 8, 3)
+    squares = features.view(2, 16, 16, 3)
+    torch.testing.assert_close(grid[:, 1, 2], squares[:, 2:4, 4:6].mean((1, 2)))
+    for pool in ("grid", "sequence"):
+        torch.testing.assert_close(pool_features(features, 256, pool), features)
+    with pytest.raises(ValueError, match="256 features do not pool to 60: not a multiple"):
+        pool_features(features, 60, "sequence")
+    with pytest.raises(ValueError, match="256 features pool to 32 only if both are squares"):
+        pool_features(features, 32)
