@@ -7,7 +7,6 @@ import pytest
 import seed_x_files
 import sentencepiece as spm
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from seed_x_files import AGENT, DATA, SIZES, reference, tokenizer
@@ -29,6 +28,10 @@ from limner.mllm.encoding import Encoded, StreamEncoder
 from limner.mllm.stream import StreamBatch, StreamModel
 from limner.mllm.views import View
 from limner.mllm.vocabulary import Vocabulary, vocabulary_from_tokenizer
+from limner.train.data import JointBatch
+from limner.train.stages.joint import language_losses
+from limner.train.stages.joint_options import LanguageStage
+from limner.train.trainable import TrainableModel
 
 
 class Given(nn.Module):
@@ -114,11 +117,12 @@ def test_it_sees_two_tiles_draws_and_goes_on_writing(converted, which):
 
 
 def test_its_training_step(model):
-    """SEED-X's losses are over the whole vocabulary; ours leave the slots out, so the sum is made here."""
+    """A step of the language stage: SEED-X's losses and their sum."""
     stream = model.mllm
+    assert stream.config.feature_pool == "sequence"  # at these sizes nothing is pooled
     step = load_file(DATA / "seed_x_training_step.safetensors")
     ids = step["input_ids"]
-    batch = StreamBatch(
+    one = StreamBatch(
         input_ids=ids,
         labels=step["labels"],
         lengths=torch.tensor([ids.shape[1]]),
@@ -129,15 +133,23 @@ def test_its_training_step(model):
         drawing_row=torch.tensor([0]),
         drawing_boi=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
     )
+    batch = JointBatch(
+        stream=one,
+        pictures=[],  # nothing is drawn in this stage
+        target=[(0, 0)],
+        references=[[]],
+        unseen_views=torch.zeros(1, 3, 56, 56),
+        target_views=[1],
+        drawing_ids=[0],
+    )
+    stream.vision_tower = Given(step["image_embeds"])
+    # SEED-X's softmax is over the whole vocabulary; ours leaves out the query slots, of which here are none
+    stream.slot_ids = stream.slot_ids[:0]
     with torch.no_grad():
-        output = stream(batch, step["image_embeds"][:1])
-        logits = stream.logits(output.hidden)
-        features = stream.output_resampler(output.query_states)
-    lm = F.cross_entropy(logits[0, :-1], step["labels"][0, 1:])
-    rec = F.mse_loss(features, step["image_embeds"][1:])
-    torch.testing.assert_close(lm, step["lm_loss"][0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(rec, step["rec_loss"][0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(lm + 6 * rec, step["total_loss"][0], atol=1e-5, rtol=1e-5)
+        losses = language_losses(TrainableModel(stream, None), LanguageStage(feature_weight=6.0), batch, 0)
+    torch.testing.assert_close(losses["language"], step["lm_loss"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses["features"], step["rec_loss"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses["loss"], step["total_loss"][0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_edit_model_starts_from_the_picture_it_edits(converted):
