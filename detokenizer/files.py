@@ -28,7 +28,9 @@ def load_strict(model_class: Any, folder: Path, **options: Any) -> Any:
             folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
         )
     except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{folder} cannot be read: {str(error).strip() or type(error).__name__}") from error
+        raise ValueError(
+            f"{folder} cannot be read: {str(error).strip() or type(error).__name__}{variant_note(folder)}"
+        ) from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found := sorted(map(str, info.get(what) or [])):
             raise ValueError(f"{folder}: {what.replace('_', ' ')}: {', '.join(found[:3])} ({len(found)} in all)")
@@ -44,12 +46,18 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, memory-mapped. Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
-        raise ValueError(f"no such file: {path} (only safetensors are read)")
+        raise ValueError(f"no such file: {path} (only safetensors are read){variant_note(path.parent)}")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def variant_note(folder: Path) -> str:
+    """What to add to an error about missing weights where a folder holds a variant of them (model.fp16.safetensors)."""
+    variants = sorted(path.name for path in folder.glob("*.safetensors") if "." in path.stem)
+    return f"; {variants[0]} is a variant, and none is read: `dtype` chooses the precision" if variants else ""
 
 
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
@@ -160,11 +168,31 @@ def resolve_source(source: str | Path) -> Path:
     raise ValueError(f"no such folder: {source}")
 
 
-def from_hub(name: str) -> Path:
-    """The local snapshot of a hub id. Raises ValueError when it cannot be downloaded."""
+def from_hub(name: str, revision: str | None = None) -> Path:
+    """The local snapshot of a hub id at a ``revision`` (branch, tag or commit; the main branch by default), from the cache where
+    the hub cannot be reached. Raises ValueError when there is none."""
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
-    except Exception as error:  # the hub client raises a dozen unrelated types: network, name, rights
-        raise ValueError(f"{name!r} is neither a folder nor a model the hub gave: {error}") from error
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        reason = hub_failure(error, revision)
+        raise ValueError(f"{name!r} is neither a folder nor a model that the hub gave: {reason}") from error
+
+
+def hub_failure(error: Exception, revision: str | None) -> str:
+    """In one line, why the hub client raised ``error`` and what to do; its own messages are several lines of URLs."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "its owner has to grant access: ask on its page, then log in with `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub has no model of this name, or a private one, for which `hf auth login` logs in"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the hub has no revision {revision!r} of it"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            "the hub cannot be reached (or HF_HUB_OFFLINE is set), and the cache has no complete copy: go online once"
+        )
+    return " ".join(str(error).split()) or type(error).__name__

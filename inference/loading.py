@@ -22,10 +22,11 @@ def load(
     device: str | Mapping[str, str] = "auto",
     dtype: str | torch.dtype = "auto",
     *,
+    revision: str | None = None,
     bits: int | None = None,
     offload: bool = False,
 ) -> Limner:
-    """Load a model: an embedded name, a folder or a hub id.
+    """Load a model: an embedded name, a folder or a hub id, of which ``revision`` names a branch, a tag or a commit.
 
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
@@ -42,8 +43,16 @@ def load(
     for target in (device,) if isinstance(device, str) else device.values():
         if target != "auto":
             check_device(target)
-    folder = find_model(model) or from_hub(str(model))
-    loaded = Limner.from_pretrained(folder)
+    local = find_model(model)
+    if local is not None and revision is not None:
+        raise ValueError(f"revision {revision!r} of {str(model)!r}: only models of the hub (owner/name) have revisions")
+    folder = local or from_hub(str(model), revision)
+    try:
+        loaded = Limner.from_pretrained(folder)
+    except ValueError as error:
+        raise error if local else ValueError(f"{str(model)!r}, as the hub gave it: {error}") from error
+    if local is None:
+        loaded.name = str(model)  # the folder is called after the commit
     if bits is None and (folder / STUDENT).exists():
         loaded.adapters.load(folder / STUDENT, bundled=True)
     place_model(loaded, device, dtype)
