@@ -21,7 +21,7 @@ class CrossAttention(nn.Module):
     scores reach hundreds, each query attends to a single token, and the gradient that could change this vanishes.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
@@ -44,7 +44,7 @@ class CrossAttention(nn.Module):
 class Block(nn.Module):
     """A further layer: the queries attend to the tokens and each other; a feed-forward follows (Perceiver, arXiv:2103.03206)."""
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.ln_q = nn.LayerNorm(width)
         self.attn = CrossAttention(width, heads, qk_norm)

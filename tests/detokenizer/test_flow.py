@@ -137,8 +137,8 @@ def test_guidance():
     assert Guidance(4.0, interval=(0.2, 0.8)).passes(0.9, True) == ("full",)
     assert Guidance(4.0).combine({"full": full, "no_context": plain}) == 9
     # InstructPix2Pix: v0 + s_I (v_I - v0) + s_T (v_IT - v_I)
-    three = Guidance(4.0, 2.0).combine({"full": full, "no_context": plain, "nothing": nothing})
-    assert three == 0.5 + 2 * (1 - 0.5) + 4 * (3 - 1)
+    three = Guidance(4.0, 2.5).combine({"full": full, "no_context": plain, "nothing": nothing})
+    assert three == 0.5 + 2.5 * (1 - 0.5) + 4 * (3 - 1)
     with pytest.raises(ValueError, match="interval"):
         Guidance(interval=(0.9, 0.1))
     with pytest.raises(ValueError, match="negative"):
@@ -150,3 +150,7 @@ def test_noise_depends_on_seed_and_index_alone():
     assert not torch.equal(noise_like((4, 2, 2), 7, 1), noise_like((4, 2, 2), 7, 2))
     assert not torch.equal(noise_like((4, 2, 2), 7, 1), noise_like((4, 2, 2), 8, 1))
     assert torch.isfinite(noise_like((4,), -5, 0)).all()
+    # what a seed draws must not change: a seed and an index choose one of torch's own streams
+    for seed, index in ((7, 1), (-5, 2)):
+        stream = torch.Generator().manual_seed((seed * 1_000_003 + index) % 9_223_372_036_854_775_808)
+        assert torch.equal(noise_like((4, 2), seed, index), torch.randn(4, 2, generator=stream))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -69,11 +70,14 @@ def test_prompts_are_tokenized_as_transformers_does(make):
         assert encoder.encode(turns, add_generation_prompt=True).input_ids == theirs
 
 
-def test_a_template_may_ask_whether_a_picture_is_wanted():
-    tokenizer, config = llama_like_tokenizer(), stream_config()
-    encoder = StreamEncoder(tokenizer, config, add_control_tokens(tokenizer, config))
-    plain, forced = (encoder.encode("the cat", images=images).input_ids for images in ("auto", "force"))
-    assert len(forced) > len(plain)
+def test_a_template_may_ask_what_is_wanted():
+    tokenizer, config = byte_tokenizer(), stream_config()
+    vocabulary = add_control_tokens(tokenizer, config)
+    tokenizer.chat_template = "{{ messages[0].content }} {{ images }} {{ boxes }} {{ add_generation_prompt }}"
+    encoder = StreamEncoder(tokenizer, config, vocabulary)
+    assert tokenizer.decode(encoder.encode("cat").input_ids) == "cat auto False False"
+    ids = encoder.encode("cat", images="force", boxes=True, add_generation_prompt=True).input_ids
+    assert tokenizer.decode(ids) == "cat force True True"
 
 
 def test_labels_cover_the_assistants_decisions_only(encoder):
@@ -93,6 +97,37 @@ def test_labels_cover_the_assistants_decisions_only(encoder):
     assert [p.drawn for p in e.pictures] == [False, True]
     assert all(e.input_ids[p.boi_index] == v.boi for p in e.pictures)
     assert [e.input_ids[start] for start, _ in e.views] == [v.slots[0]] * 2
+
+
+def test_the_label_that_is_ignored_is_torchs():
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE_INDEX
+
+
+@pytest.mark.parametrize("drawn_images", ["seen", "queries"])
+@pytest.mark.parametrize("training", [None, False, True])
+def test_queries_stand_in_the_stream_only_where_the_queries_mode_learns(drawn_images, training):
+    encoder = make_stream("qwen3", num_queries=3, drawn_images=drawn_images)[1]
+    content = [{"type": "image", "image": picture(1)}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+    e = encoder.encode(turns) if training is None else encoder.encode(turns, training=training)
+    drawn = e.pictures[1].boi_index + 1
+    slots, eoi = encoder.vocabulary.slots, encoder.vocabulary.eoi
+    if training and drawn_images == "queries":
+        assert e.queries == [drawn] and len(e.views) == 1
+        assert e.input_ids[drawn : drawn + 4] == [*slots[:3], eoi]
+    else:
+        assert e.queries == [] and [start for start, _ in e.views] == [e.pictures[0].boi_index + 1, drawn]
+        assert e.input_ids[drawn : drawn + 5] == [*slots[:4], eoi]
+
+
+def test_the_last_request_is_what_users_said_since_the_last_reply(encoder):
+    def turn(role, *texts):
+        return {"role": role, "content": [{"type": "text", "text": text} for text in texts]}
+
+    turns = [turn("system", "be brief"), turn("user", "a", "b"), turn("assistant", "c", "d")]
+    assert encoder.encode(turns[:2]).last_request == "a\nb\n"
+    assert encoder.encode(turns).last_request == "a\nb\n"
+    assert encoder.encode([*turns, turn("user", "e"), turn("user", "f", "g")]).last_request == "e\nf\ng\n"
 
 
 def test_emitted_text_keeps_its_ids(encoder):
@@ -144,6 +179,12 @@ def test_nearest_shape():
     assert nearest_shape(shapes, 512, 512) == 0
     assert nearest_shape(shapes, 100, 200) == 1
     assert nearest_shape(shapes, 900, 300) == 2
+    # of shapes with the same aspect ratio to three digits the closest in size
+    sizes = ((64, 64), (512, 512), (128, 128))
+    assert [nearest_shape(sizes, side, side) for side in (10, 70, 110, 120, 300, 2000)] == [0, 0, 2, 2, 2, 1]
+    assert nearest_shape(sizes, 600, 20) == 2  # 12,000 pixels
+    assert nearest_shape(((96, 160), (1000, 1667)), 960, 1600) == 1
+    assert nearest_shape(((96, 160), (1000, 1670)), 960, 1600) == 0
 
 
 @pytest.mark.parametrize(

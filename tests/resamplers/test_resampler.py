@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from limner.resamplers import PerceiverResampler, Resampler, default_grid
+from limner.resamplers import PerceiverResampler, Resampler, default_grid, sincos_2d
 from limner.resamplers.attention import PLAIN_ATTENTION_MAX_QUERIES, attention
 
 DATA = Path(__file__).parent.parent / "data"
@@ -76,6 +76,46 @@ def test_attention_adds_its_bias_however_it_is_computed(masked):
     torch.testing.assert_close(attention(q, k, v, mask, bias), by_hand, atol=1e-5, rtol=1e-5)
     few = attention(q[:, :, :9], k, v, mask, bias[:, :9])
     torch.testing.assert_close(few, by_hand[:, :, :9], atol=1e-5, rtol=1e-5)
+
+
+def test_further_layers_and_locality_follow_their_formulas():
+    """Against torch's own multi-head attention: two layers, a mask, a pooled output, another width out."""
+    resampler = Resampler(24, 40, 4, heads=2, width=32, depth=2, pooled_width=12, local=True).eval()
+    x, mask = torch.randn(2, 9, 24), torch.rand(2, 9) > 0.3
+
+    def multihead(layer, query, key, value, mask, bias):
+        theirs = torch.nn.MultiheadAttention(32, 2, batch_first=True)
+        theirs.load_state_dict(layer.state_dict())
+        hidden = (torch.where(mask[:, None, None], 0.0, -torch.inf) + bias).flatten(0, 1)
+        return theirs(query, key, value, attn_mask=hidden.expand(4, -1, -1), need_weights=False)[0]
+
+    value = resampler.ln_kv(resampler.kv_proj(x))
+    places = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    key_positions = sincos_2d(32, *[(torch.arange(3) + 0.5) * 2 / 3 - 0.5] * 2)
+    query_positions = sincos_2d(32, torch.arange(2), torch.arange(2))
+    cells = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+    distances = (cells[:, None] - ((places + 0.5) * 2 / 3 - 0.5)).square().sum(-1)
+    key, query = value + key_positions, resampler.ln_q(resampler.query).expand(2, -1, -1)
+    bias = -4.0 * distances[None, None].expand(1, 2, -1, -1)
+    first = resampler.query + multihead(resampler.attn, query + query_positions, key, value, mask, bias)
+    (block,) = resampler.blocks
+    query = block.ln_q(first)
+    key, value = torch.cat([key, query + query_positions], 1), torch.cat([value, query], 1)
+    mask_and_queries = torch.cat([mask, torch.ones(2, 4, dtype=torch.bool)], dim=1)
+    no_bias = torch.zeros(1, 2, 4, 13)
+    second = first + multihead(block.attn, query + query_positions, key, value, mask_and_queries, no_bias)
+    second = second + block.ff(block.ln_ff(second))
+    tokens, pooled = resampler(x, mask)
+    torch.testing.assert_close(tokens, resampler.out_proj(second), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled, resampler.pooled_proj(second.mean(1)), atol=1e-5, rtol=1e-5)
+
+
+def test_new_weights_have_the_scale_of_the_published_ones():
+    """Qwen-VL's 0.02 for queries; width ** -0.5 for IP-Adapter's latents and CLIP's positions."""
+    assert float(Resampler(8, 64, 256, heads=4).query.data.std()) == pytest.approx(0.02, rel=0.05)
+    perceiver = PerceiverResampler(8, (24, 40), 256, width=64, depth=1, heads=4, head_width=16)
+    for parameter in (perceiver.latents, perceiver.unet_attnpool.positional_embedding):
+        assert float(parameter.data.std()) == pytest.approx(64**-0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
