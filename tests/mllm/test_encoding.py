@@ -97,6 +97,13 @@ def test_labels_cover_the_assistants_decisions_only(encoder):
     assert [p.drawn for p in e.pictures] == [False, True]
     assert all(e.input_ids[p.boi_index] == v.boi for p in e.pictures)
     assert [e.input_ids[start] for start, _ in e.views] == [v.slots[0]] * 2
+    # the end of a reply is decided, the beginning of the next turn is not
+    talk = [{"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "ab"), ("user", "r"))]
+    e = encoder.encode([*talk, {"role": "assistant", "content": "c"}])
+    labelled = [t for t in e.labels if t != IGNORE_INDEX]
+    assert encoder.tokenizer.decode(labelled) == "ab<|im_end|>c<|im_end|>"
+    e = encoder.encode(talk, add_generation_prompt=True)
+    assert encoder.tokenizer.decode([t for t in e.labels if t != IGNORE_INDEX]) == "ab<|im_end|>"
 
 
 def test_the_label_that_is_ignored_is_torchs():
