@@ -78,8 +78,7 @@ def test_true_scenes_are_what_is_asked_for():
 
     rng = random.Random(0)
     for prompt in geneval.load_prompts():
-        if not prompt.in_world:
-            continue
+        assert prompt.in_world
         scene = prompt.scene(rng)
         assert isinstance(scene, Scene)
         assert prompt.matches(verdict(*((t.name, t.color, t.x, t.y) for t in scene.things))), prompt.metadata
