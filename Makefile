@@ -1,11 +1,12 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
 # make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
+# make mutants: 250 small changes of the code, which the tests have to notice (20 minutes).
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: chat test test-slow test-portable lint format wheel clean
+.PHONY: chat test test-slow test-portable mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -19,6 +20,9 @@ test-slow: .venv/test.done .venv/quantized.done
 # the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
+
+mutants: .venv/mutation.done
+	$(BIN)/python tests/mutation.py --seed 26 --count 250
 
 # mypy takes the package's name from its folder's, which a checkout may call anything
 lint: .venv/test.done
@@ -52,6 +56,10 @@ wheel: .venv/test.done
 
 .venv/quantized.done: .venv/test.done
 	$(INSTALL) -e ".[quantized]"
+	@touch $@
+
+.venv/mutation.done: .venv/test.done
+	$(INSTALL) -e ".[mutation]"
 	@touch $@
 
 clean:
