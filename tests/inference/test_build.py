@@ -1,10 +1,13 @@
 """A model built of a backbone, a vision tower and an SD3: it draws, takes a training step, saves, loads, says the same."""
 
 import json
+import shutil
 
+import huggingface_hub.constants as constants
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from fake_hub import fake_hub
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -247,3 +250,21 @@ def test_parts_may_be_named_instead_of_copied(tmp_path, capsys, spare):
     sd3.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match=r"no such folder: .*sd3"):
         limner.load(out)
+
+
+def test_parts_named_by_hub_ids_load_offline_too(tmp_path, monkeypatch):
+    llm, vision, sd3 = save_llm(tmp_path / "llm"), save_tower(tmp_path / "vision"), save_sd3(tmp_path / "sd3")
+    with fake_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.models = {"acme/llm": {"main": llm}, "acme/eye": {"main": vision}, "acme/sd3": {"main": sd3}}
+        out = tmp_path / "out"
+        command = ["build", "--llm", "acme/llm", "--vision", "acme/eye", "--mmdit", "acme/sd3", "-o", str(out)]
+        assert main([*command, "--reference", *FLAGS]) == 0
+        assert json.loads((out / "detokenizer/vae/source.json").read_text()) == {"source": "acme/sd3"}
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        model = limner.load(out, device="cpu")
+        theirs = AutoencoderKL.from_pretrained(sd3 / "vae").state_dict()
+        assert all(torch.equal(theirs[name], v) for name, v in model.detokenizer.autoencoder.vae.state_dict().items())
+        assert model.mllm.vision_tower.width == 32 and model.detokenizer.mmdit.config.depth == 2
+        shutil.rmtree(tmp_path / "cache")
+        with pytest.raises(ValueError, match=r"'acme/eye' is neither .* go online once"):
+            limner.load(out)
