@@ -226,7 +226,7 @@ def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
     ]
     assert model.generate([*reloaded, {"role": "user", "content": "x"}], max_new_tokens=2, images="never").images == []
     before = list(chat.messages)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"nowhere\.png"):
         chat.say("x", images=["nowhere.png"])
     assert chat.messages == before
     chat.undo(), chat.undo()

@@ -113,20 +113,21 @@ def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_stat
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        {"max_new_tokens": 0},
-        {"max_images": -1},
-        {"images": "maybe"},
-        {"temperature": -1.0},
-        {"top_p": 0.0},
-        {"top_k": -1},
-        {"stop": ("",)},
-        {"images": "force", "max_images": 0},
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_images": -1}, "max_images is -1"),
+        ({"images": "maybe"}, "images is 'maybe'"),
+        ({"temperature": -1.0}, "temperature -1.0 and top_k 0 must be"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"top_k": -1}, "top_k -1 must be"),
+        ({"stop": ("",)}, "an empty stop string"),
+        ({"images": "force", "max_images": 0}, "max_images is 0, too few for images='force'"),
+        ({"height": 32}, "both height and width"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options):
-    with pytest.raises(ValueError):
+def test_options_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
         DecodingOptions(**options)
 
 

@@ -195,19 +195,23 @@ def test_nearest_shape():
 
 
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "words"),
     [
-        [],
-        [{"role": "user"}],
-        [{"role": "robot", "content": "x"}],
-        [{"role": "user", "content": 3}],
-        [{"role": "user", "content": [{"type": "image", "image": 3}]}],
-        [{"role": "user", "content": [{"type": "video"}]}],
-        [{"role": "user", "content": [{"type": "text", "text": "x", "ids": [1]}]}],
+        ([], "no messages"),
+        ([{"role": "user"}], "message 0 must be a dict with exactly the keys role and content"),
+        ([{"role": "robot", "content": "x"}], "message 0 has role 'robot'; roles are"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "user", "content": 3}],
+            "message 1: content must be a string or a",
+        ),
+        ([{"role": "user", "content": " \n"}], "message 0 is empty: say something or show a picture"),
+        ([{"role": "user", "content": [{"type": "image", "image": 3}]}], "message 0: a part must be"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "message 0: a part must be"),
+        ([{"role": "user", "content": [{"type": "text", "text": "x", "ids": [1]}]}], "message 0: a part must be"),
     ],
 )
-def test_malformed_messages_are_refused(messages):
-    with pytest.raises(ValueError):
+def test_malformed_messages_are_refused(messages, words):
+    with pytest.raises(ValueError, match=words):
         normalize_messages(messages)
 
 
