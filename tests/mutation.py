@@ -8,20 +8,23 @@ tried in copies of this checkout. Survivors are printed as diffs: each is a miss
 
 import argparse
 import difflib
+import importlib
 import os
-import queue
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import Process, get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 
+import pytest
+import torch
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
@@ -45,6 +48,18 @@ TESTS = {
 LEFT_OUT = re.compile(
     r"BinaryOperator_(Add|Sub|Mul|Div|FloorDiv|Mod|Pow)_(RShift|LShift|Bit\w+)"
     r"|BinaryOperator_Bit\w+_(?!Bit)|ComparisonOperator_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is"
+)
+
+CPU_SECONDS = 30
+"""What a mutant's tests may take before they are killed, which counts as noticed; without a change it is 3 at most."""
+# what takes seconds to import, and nothing of limner
+PRELOADED = (
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "torch._dynamo",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.siglip.modeling_siglip",
 )
 
 
@@ -88,21 +103,21 @@ def find_mutants(module: str) -> dict[tuple, list[Mutant]]:
     return places
 
 
-def passes(checkout: Path, tests: list[str], timeout: float) -> bool:
-    """Whether the tests pass in a checkout; a run that takes longer than ``timeout`` seconds does not."""
-    options = ["-x", "-q", "-p", "no:cacheprovider"]
-    variables = {"PYTHONPATH": str(checkout.parent), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *tests],
-            cwd=checkout,
-            env=os.environ | variables,
-            timeout=timeout,
-            capture_output=True,
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return run.returncode == 0
+def start_tests(checkout: Path, tests: list[str]) -> Process:
+    """The tests in a fork of this process, which has imported all that is not mutated."""
+    process = get_context("fork").Process(target=run_tests, args=(checkout, tests))
+    process.start()
+    return process
+
+
+def run_tests(checkout: Path, tests: list[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1), os.dup2(silence, 2)
+    os.chdir(checkout)
+    sys.path[0] = str(checkout.parent)
+    sys.dont_write_bytecode = True  # two mutants of one second and one size would share it
+    sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
 
 
 def copy_checkout(folder: Path) -> Path:
@@ -111,6 +126,12 @@ def copy_checkout(folder: Path) -> Path:
         (folder / "limner" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / "limner" / name)
     return folder / "limner"
+
+
+def describe(mutant: Mutant, source: str, code: str) -> str:
+    changed = difflib.unified_diff(source.splitlines(), code.splitlines(), lineterm="", n=0)
+    lines = [line for line in changed if line[0] in "+-" and line[:3] not in ("+++", "---")]
+    return "\n".join([f"survived: {mutant.module}:{mutant.line} {mutant.operator}", *lines, ""])
 
 
 def main() -> None:
@@ -126,37 +147,35 @@ def main() -> None:
     chosen = [rng.choice(mutants) for mutants in rng.sample(places, min(options.count, len(places)))]
     print(f"seed {options.seed}: {len(chosen)} mutants, one at each of as many places out of {len(places)}", flush=True)
 
-    with tempfile.TemporaryDirectory() as folder:
-        checkouts: queue.Queue[Path] = queue.Queue()
-        for number in range(options.processes):
-            checkouts.put(copy_checkout(Path(folder) / str(number)))
-        timeouts = {}
+    torch.set_num_threads(1)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    survived: Counter[str] = Counter()
+    waiting, running = chosen[::-1], {}
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(chosen), mininterval=10) as progress:
+        free = [copy_checkout(Path(folder) / str(number)) for number in range(options.processes)]
         for tests in {tuple(TESTS[mutant.module]): None for mutant in chosen}:
-            begun = time.monotonic()
-            if not passes(checkouts.queue[0], list(tests), 600):
+            process = start_tests(free[0], list(tests))
+            process.join()
+            if process.exitcode:
                 raise SystemExit(f"{' '.join(tests)} fail without any change")
-            timeouts[tests] = 20 + 4 * (time.monotonic() - begun)
-
-        def survives(mutant: Mutant) -> bool:
-            checkout, tests = checkouts.get(), TESTS[mutant.module]
-            file = checkout / mutant.module
-            source = file.read_text(encoding="utf-8")
-            code = mutant.code(source)
-            try:
-                file.write_text(code, encoding="utf-8")
-                survived = passes(checkout, tests, timeouts[tuple(tests)])
-            finally:
-                file.write_text(source, encoding="utf-8")
-                checkouts.put(checkout)
-            if survived:
-                changed = difflib.unified_diff(source.splitlines(), code.splitlines(), lineterm="", n=0)
-                lines = "\n".join(line for line in changed if line[0] in "+-" and line[:3] not in ("+++", "---"))
-                print(f"survived: {mutant.module}:{mutant.line} {mutant.operator}\n{lines}\n", flush=True)
-            return survived
-
-        with ThreadPoolExecutor(options.processes) as pool:
-            results = list(tqdm(pool.map(survives, chosen), total=len(chosen), mininterval=10))
-    survived = Counter(mutant.module for mutant, lives in zip(chosen, results, strict=True) if lives)
+        while waiting or running:
+            while waiting and free:
+                mutant, checkout = waiting.pop(), free.pop()
+                source = (checkout / mutant.module).read_text(encoding="utf-8")
+                code = mutant.code(source)
+                (checkout / mutant.module).write_text(code, encoding="utf-8")
+                process = start_tests(checkout, TESTS[mutant.module])
+                running[process.sentinel] = process, mutant, checkout, source, code
+            for sentinel in wait(list(running)):
+                process, mutant, checkout, source, code = running.pop(sentinel)
+                process.join()
+                (checkout / mutant.module).write_text(source, encoding="utf-8")
+                free.append(checkout)
+                progress.update()
+                if process.exitcode == 0:
+                    survived[mutant.module] += 1
+                    progress.write(describe(mutant, source, code))
     tried = Counter(mutant.module for mutant in chosen)
     for module, count in tried.items():
         print(f"{module:28} {count - survived[module]:4} of {count:4} killed")

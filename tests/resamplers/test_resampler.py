@@ -118,6 +118,15 @@ def test_new_weights_have_the_scale_of_the_published_ones():
         assert float(parameter.data.std()) == pytest.approx(64**-0.5, rel=0.05)
 
 
+def test_only_many_queries_take_sdpa_on_a_cpu(monkeypatch):
+    """What few queries gain in time many would pay in memory, for scores of all pairs."""
+    calls = []
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, *_, **__: calls.append(q))
+    for queries in (1, PLAIN_ATTENTION_MAX_QUERIES, PLAIN_ATTENTION_MAX_QUERIES + 1):
+        attention(torch.randn(1, 1, queries, 4), torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 4))
+    assert [q.shape[2] for q in calls] == [PLAIN_ATTENTION_MAX_QUERIES + 1]
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_normalised_scores_do_not_grow_with_the_weights(depth):
     x = torch.randn(2, 9, 24)
