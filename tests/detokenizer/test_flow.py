@@ -134,15 +134,19 @@ def test_guidance():
     assert Guidance(4.0).passes(0.5, True) == ("full", "no_context")
     assert Guidance(4.0, 1.5).passes(0.5, False) == ("full", "no_context")
     assert Guidance(4.0, 1.5).passes(0.5, True) == ("full", "no_context", "nothing")
-    assert Guidance(4.0, interval=(0.2, 0.8)).passes(0.9, True) == ("full",)
+    for t, passes in ((0.1, 1), (0.2, 2), (0.5, 2), (0.8, 2), (0.9, 1)):
+        assert Guidance(4.0, interval=(0.2, 0.8)).passes(t, True) == ("full", "no_context")[:passes]
     assert Guidance(4.0).combine({"full": full, "no_context": plain}) == 9
     # InstructPix2Pix: v0 + s_I (v_I - v0) + s_T (v_IT - v_I)
     three = Guidance(4.0, 2.5).combine({"full": full, "no_context": plain, "nothing": nothing})
     assert three == 0.5 + 2.5 * (1 - 0.5) + 4 * (3 - 1)
-    with pytest.raises(ValueError, match="interval"):
-        Guidance(interval=(0.9, 0.1))
-    with pytest.raises(ValueError, match="negative"):
-        Guidance(-1.0)
+    for interval in ((0.9, 0.1), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="interval"):
+            Guidance(interval=interval)
+    for scales in ((-1.0, 1.0), (1.0, -1.0), (math.inf, 1.0), (1.0, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="must be finite and not negative"):
+            Guidance(*scales)
+    assert Guidance(0.0, 0.0, (0.3, 0.3)).passes(0.3, True) == ("full", "no_context", "nothing")
 
 
 def test_noise_depends_on_seed_and_index_alone():

@@ -169,6 +169,12 @@ def test_a_local_resampler_knows_distances_on_any_grid():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="3 heads do not divide"):
         Resampler(8, 32, 4, heads=3)
+    with pytest.raises(ValueError, match="depth 0 and num_queries 4 must both be at least 1"):
+        Resampler(8, 32, 4, heads=4, depth=0)
+    with pytest.raises(ValueError, match="depth 1 and num_queries 0 must"):
+        Resampler(8, 32, 0, heads=4)
+    with pytest.raises(ValueError, match="a width that 4 divides, not 6"):
+        sincos_2d(6, torch.arange(2), torch.arange(2))
     with pytest.raises(ValueError, match="do not fill a grid of 2 x 2"):
         Resampler(8, 32, 4, heads=4)(torch.randn(1, 5, 8), grid=(2, 2))
     assert default_grid(16) == (4, 4) and default_grid(15) == (1, 15)
