@@ -146,6 +146,7 @@ def test_guidance():
     for scales in ((-1.0, 1.0), (1.0, -1.0), (math.inf, 1.0), (1.0, math.inf), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="must be finite and not negative"):
             Guidance(*scales)
+    assert Guidance(0.5).passes(0.5, False) == ("full", "no_context")
     assert Guidance(0.0, 0.0, (0.3, 0.3)).passes(0.3, True) == ("full", "no_context", "nothing")
 
 

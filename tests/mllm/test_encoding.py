@@ -137,6 +137,14 @@ def test_the_last_request_is_what_users_said_since_the_last_reply(encoder):
     assert encoder.encode([*turns, turn("user", "e"), turn("user", "f", "g")]).last_request == "e\nf\ng\n"
 
 
+def test_a_turn_of_the_templates_own_is_not_learned():
+    tokenizer, config = byte_tokenizer(), stream_config()
+    vocabulary = add_control_tokens(tokenizer, config)
+    tokenizer.chat_template = "<|im_start|>system\nbe brief<|im_end|>\n" + tokenizer.chat_template
+    e = StreamEncoder(tokenizer, config, vocabulary).encode("x")
+    assert e.input_ids.count(vocabulary.end_of_turn[0]) == 2 and set(e.labels) == {IGNORE_INDEX}
+
+
 def test_emitted_text_keeps_its_ids(encoder):
     odd = EmittedText("ab", [encoder.text_ids("a")[0], encoder.text_ids("b")[0]])
     assert encoder.text_ids(odd) == list(odd.ids)

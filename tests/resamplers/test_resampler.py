@@ -169,6 +169,7 @@ def test_a_local_resampler_knows_distances_on_any_grid():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="3 heads do not divide"):
         Resampler(8, 32, 4, heads=3)
+    assert Resampler(8, 32, 1, heads=4)(torch.randn(2, 3, 8)).shape == (2, 1, 32)
     with pytest.raises(ValueError, match="depth 0 and num_queries 4 must both be at least 1"):
         Resampler(8, 32, 4, heads=4, depth=0)
     with pytest.raises(ValueError, match="depth 1 and num_queries 0 must"):
