@@ -198,6 +198,7 @@ def test_nearest_shape():
     sizes = ((64, 64), (512, 512), (128, 128))
     assert [nearest_shape(sizes, side, side) for side in (10, 70, 110, 120, 300, 2000)] == [0, 0, 2, 2, 2, 1]
     assert nearest_shape(sizes, 600, 20) == 2  # 12,000 pixels
+    assert nearest_shape(((96, 160), (192, 320)), 120, 200) == 0
     assert nearest_shape(((96, 160), (1000, 1667)), 960, 1600) == 1
     assert nearest_shape(((96, 160), (1000, 1670)), 960, 1600) == 0
 
