@@ -130,7 +130,7 @@ def test_timesteps_are_logit_normal_by_default_and_follow_their_generator():
 
 def test_guidance():
     full, plain, nothing = torch.tensor(3.0), torch.tensor(1.0), torch.tensor(0.5)
-    assert Guidance(1.0).passes(0.5, True) == ("full",)
+    assert Guidance() == Guidance(1.0, 1.0, (0.0, 1.0)) and Guidance(1.0).passes(0.5, True) == ("full",)
     assert Guidance(4.0).passes(0.5, True) == ("full", "no_context")
     assert Guidance(4.0, 1.5).passes(0.5, False) == ("full", "no_context")
     assert Guidance(4.0, 1.5).passes(0.5, True) == ("full", "no_context", "nothing")

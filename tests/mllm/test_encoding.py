@@ -70,6 +70,15 @@ def test_prompts_are_tokenized_as_transformers_does(make):
         assert encoder.encode(turns, add_generation_prompt=True).input_ids == theirs
 
 
+def test_of_control_tokens_that_begin_alike_the_longest_is_taken():
+    tokenizer, config = byte_tokenizer(), stream_config()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im", "<|im_start|>user"]}, False)
+    encoder = StreamEncoder(tokenizer, config, add_control_tokens(tokenizer, config))
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant")]
+    theirs = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert encoder.encode(turns).input_ids == theirs and theirs[0] == tokenizer.vocab["<|im_start|>user"]
+
+
 def test_a_template_may_ask_what_is_wanted():
     tokenizer, config = byte_tokenizer(), stream_config()
     vocabulary = add_control_tokens(tokenizer, config)
@@ -229,6 +238,8 @@ def test_tokenizers_that_cannot_keep_the_promise_are_refused():
     tokenizer = byte_tokenizer()
     with pytest.raises(ValueError, match="lacks control tokens"):
         vocabulary_from_tokenizer(tokenizer, config)
+    with pytest.raises(ValueError, match="needs a fast tokenizer"):
+        StreamEncoder(object(), config, None)
     vocabulary = add_control_tokens(tokenizer, config)
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):

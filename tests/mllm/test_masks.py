@@ -90,13 +90,15 @@ def test_decoding_goes_on_after_a_cache_and_a_rows_padding():
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_flex_attention_gets_the_same_mask(window):
-    layout, _ = branches()
+@pytest.mark.parametrize(
+    ("layout", "size"), [(branches()[0], SIZE), (causal_mask(torch.tensor([0, 2]), past=3), (2, 2, 5))]
+)
+def test_flex_attention_gets_the_same_mask(layout, size, window):
     config = backbone(sliding_window=window, _attn_implementation="flex_attention")
-    mask = attention_masks(*layout, SIZE, config, CPU, torch.float32)
-    assert isinstance(mask, BlockMask) and mask.shape[-2:] == (11, 11)
-    wanted = dense(layout, SIZE, sliding_window=window)
-    assert torch.equal(create_mask(mask.mask_mod, 2, 1, 11, 11, device="cpu")[:, 0], wanted)
+    mask = attention_masks(*layout, size, config, CPU, torch.float32)
+    assert isinstance(mask, BlockMask) and mask.shape == (size[0], 1, *size[1:])
+    wanted = dense(layout, size, sliding_window=window)
+    assert torch.equal(create_mask(mask.mask_mod, size[0], 1, *size[1:], device="cpu")[:, 0], wanted)
 
 
 def test_backbones_that_cannot_be_masked_are_refused_by_name():
