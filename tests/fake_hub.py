@@ -14,6 +14,10 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub.constants as constants
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # of connections that wait: one too many is tried again after a second
+
+
 class FakeHub:
     """``models`` maps ids to folders by revision; of those in ``gated`` nothing is given, nor the files in
     ``withheld``; ``downloads`` are the files that were."""
@@ -69,7 +73,7 @@ class FakeHub:
             def log_message(self, *_) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
