@@ -19,6 +19,8 @@ def backbone(**options):
 def dense(layout, size, **options):
     """(batch, queries, keys), True where a query attends to a key."""
     mask = attention_masks(*layout, size, backbone(**options), CPU, torch.float32)
+    sdpa = attention_masks(*layout, size, backbone(_attn_implementation="sdpa", **options), CPU, torch.float32)
+    assert torch.equal(mask, sdpa)
     assert mask.shape == (size[0], 1, *size[1:]) and set(mask.unique().tolist()) <= {0, torch.finfo(torch.float32).min}
     return mask[:, 0] == 0
 
