@@ -1,6 +1,6 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
 # make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
-# make mutants: 250 small changes of the code, which the tests have to notice (20 minutes).
+# make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -81,8 +81,9 @@ def test_timesteps():
     for steps in (0, -3):
         with pytest.raises(ValueError, match="at least 1"):
             flow.inference_timesteps(steps)
-    with pytest.raises(ValueError, match="no timestep density"):
-        flow.sample_timesteps(1, "gaussian")
+    for density in ("gaussian", "zipf"):
+        with pytest.raises(ValueError, match="no timestep density"):
+            flow.sample_timesteps(1, density)
     with pytest.raises(ValueError, match="no sampler"):
         DrawingOptions(sampler="ddim")
 

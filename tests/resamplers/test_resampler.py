@@ -39,6 +39,8 @@ def test_any_lengths_and_widths_with_a_pooled_output(depth, tokens, grid):
     resampler = Resampler(24, 40, 9, heads=4, width=32, depth=depth, pooled_width=12)
     tokens_out, pooled = resampler(torch.randn(2, tokens, 24), grid=grid)
     assert tokens_out.shape == (2, 9, 40) and pooled.shape == (2, 12)
+    narrow = Resampler(40, 24, 9, heads=4, width=32, depth=depth)
+    assert narrow(torch.randn(2, tokens, 40), grid=grid).shape == (2, 9, 24)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
