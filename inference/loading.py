@@ -50,7 +50,9 @@ def load(
     try:
         loaded = Limner.from_pretrained(folder)
     except ValueError as error:
-        raise error if local else ValueError(f"{str(model)!r}, as the hub gave it: {error}") from error
+        if local:
+            raise
+        raise ValueError(f"{str(model)!r}, as the hub gave it: {error}") from error
     if local is None:
         loaded.name = str(model)  # the folder is called after the commit
     if bits is None and (folder / STUDENT).exists():

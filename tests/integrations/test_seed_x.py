@@ -29,7 +29,7 @@ from limner.mllm.stream import StreamBatch, StreamModel
 from limner.mllm.views import View
 from limner.mllm.vocabulary import Vocabulary, vocabulary_from_tokenizer
 from limner.train.data import JointBatch
-from limner.train.stages.joint import language_losses
+from limner.train.objective import LanguageObjective
 from limner.train.stages.joint_options import LanguageStage
 from limner.train.trainable import TrainableModel
 
@@ -146,7 +146,7 @@ def test_its_training_step(model):
     # SEED-X's softmax is over the whole vocabulary; ours leaves out the query slots, of which here are none
     stream.slot_ids = stream.slot_ids[:0]
     with torch.no_grad():
-        losses = language_losses(TrainableModel(stream, None), LanguageStage(feature_weight=6.0), batch, 0)
+        losses = LanguageObjective(TrainableModel(stream, None), LanguageStage(feature_weight=6.0))(batch, 0)
     torch.testing.assert_close(losses["language"], step["lm_loss"][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses["features"], step["rec_loss"][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses["loss"], step["total_loss"][0], atol=1e-5, rtol=1e-5)
