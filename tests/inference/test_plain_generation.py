@@ -286,12 +286,12 @@ def test_states_of_padding_that_are_nan_do_not_reach_a_picture(drawn):
 def test_adapters_act_in_it():
     model = make_limner(prompt_tokens=6).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    extra = {
+    differences = {
         "mllm.queries.weight": torch.randn(model.mllm.queries.weight.shape, generator=generator),
         "mllm.boi_delta": torch.randn((2, model.mllm.width), generator=generator),
         "detokenizer.mmdit.proj_out.weight": torch.randn((16, 32), generator=generator),
     }
-    model.adapters.loaded["own"] = Adapter("own", 0.0, extra=extra)
+    model.adapters.loaded["own"] = Adapter("own", 0.0, differences=differences)
     check_replies(model, PROMPTS, images="force")
     check_replies(model, PROMPTS, adapters={"own": 1.0}, images="force")
     base, adapted = limner.PlainGeneration(model), limner.PlainGeneration(model, {"own": 1.0})
