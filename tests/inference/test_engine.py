@@ -6,12 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 
-from helpers import make_limner, picture
+from helpers import is_empty, make_limner, picture, psnr
 from limner.inference.engine import Engine, EngineLimits
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder
@@ -37,25 +36,6 @@ def model(tmp_path_factory):
     made.load_adapter(folder)
     made.set_adapters([])
     return made
-
-
-def psnr(a, b):
-    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
-    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
-
-
-def is_empty(engine):
-    return not (
-        engine.requests
-        or engine.submitted
-        or engine.left
-        or engine.queue
-        or engine.writing
-        or engine.waiting
-        or engine.drawing
-        or engine.busy
-        or engine.driver
-    )
 
 
 def ask(rng):

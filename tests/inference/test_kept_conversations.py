@@ -2,11 +2,10 @@
 
 import random
 
-import numpy as np
 import pytest
 import torch
 
-from helpers import make_limner, make_stream, picture
+from helpers import make_limner, make_stream, picture, psnr
 from limner.inference.chat import Chat
 from limner.inference.kept_conversations import KeptConversations
 from limner.mllm.cache import StreamCache
@@ -34,11 +33,6 @@ def fed(monkeypatch):
 
     monkeypatch.setattr(StreamCache, "extend", extend)
     return counts
-
-
-def psnr(a, b):
-    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
-    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
 def scratch(model, **options):
