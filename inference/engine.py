@@ -322,6 +322,7 @@ class Engine:
             decoder = Decoder(self.model.adapters.view_with("mllm", request.adapters), self.model.encoder)
             once = list({id(row.encoded): row.encoded for row in rows}.values())
             if request.keep_cache:
+                self.kept.drop_unless(self.model.adapters.holds)
                 read = [self._read_rest(decoder, encoded) for encoded in once]
                 cache, logits = StreamCache.join([own for own, _ in read]), torch.cat([own for _, own in read])
             else:
