@@ -211,3 +211,36 @@ def test_who_sees_that_a_reply_has_ended_finds_all_its_events():
     )
     row.finish("stop")
     assert seen == [""] and row.finish_reason == "stop"
+
+
+def test_an_interrupt_loses_no_row_that_was_just_read(model, monkeypatch):
+    """The one who drives reads another's conversation first."""
+    plain = told(answer(model.stream("a", **OPTIONS))[1])
+    request = model.stream("a", **OPTIONS).gi_frame.f_locals["request"]
+    model.engine._submit(request)
+    with monkeypatch.context() as patched:
+        interrupted(patched, (Decoder, "choose", False), 1)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate("b", **OPTIONS)
+    for _ in range(100):
+        model.engine.step()
+    assert request.over and told(request.events) == plain
+    model.engine._leave(request)
+    assert is_empty(model.engine)
+
+
+@torch.inference_mode()
+def test_a_cache_is_what_it_was_and_a_branch_is_not_remembered():
+    stream, encoder = make_stream(prompt_tokens=6)
+    cache, _ = Decoder(stream, encoder).prefill([encoder.encode("abc")])
+    lengths, hidden, keys = list(cache.lengths), cache.hidden, [list(own) for own in cache.keys]
+    shapes = [layer.keys.shape for layer in cache.past.layers]
+    embeds = torch.randn(1, 3, stream.width)
+    with pytest.raises(KeyboardInterrupt), cache.restored_on_error():
+        cache.extend(embeds)
+        decoding.append_keys(cache, [[1, 2, 3]])
+        raise KeyboardInterrupt
+    assert (cache.lengths, cache.keys) == (lengths, keys) and cache.hidden is hidden
+    assert [layer.keys.shape for layer in cache.past.layers] == shapes
+    out = cache.extend(embeds, branch=2)
+    assert torch.equal(cache.hidden, torch.cat([hidden, out[:, :1]], 1)[:, -6:])
