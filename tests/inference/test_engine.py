@@ -346,3 +346,18 @@ def test_a_waiting_thread_takes_over_from_one_that_does_not_come_back(model):
     thread.join()
     held.close()
     assert is_empty(model.engine)
+
+
+def test_drawings_of_other_sizes_take_turns(model):
+    options = {"images": "force", "max_images": 1, "max_new_tokens": 1, "num_inference_steps": 6, "width": 32}
+    requests = submit(model.engine, [model.stream("a", height=height, **options) for height in (16, 32)])
+    order = []
+    while not all(request.over for request in requests):
+        before = [len(request.events) for request in requests]
+        model.engine.step()
+        order += [n for n, request in enumerate(requests) if len(request.events) > before[n] and model.engine.drawing]
+    steps = [[event.step for event in request.events if isinstance(event, PictureStep)] for request in requests]
+    assert steps == [list(range(1, 7))] * 2
+    assert [0, 0] not in [order[i : i + 2] for i in range(2, len(order) - 3)], order
+    for request in requests:
+        model.engine._leave(request)

@@ -192,3 +192,10 @@ def test_a_conversation_is_not_split_between_the_features_of_a_view():
         and len(rest.labels) == len(rest.input_ids)
     )
     assert not rest_of(encoded, start + tokens).views
+
+
+def test_the_same_question_again_is_answered_where_no_hidden_states_are_kept():
+    """All of the conversation is in the cache; the last token is fed again for its logits."""
+    chat = Chat(make_limner(), **TURN, images="never")
+    first = chat.say("a question")
+    same(chat.retry(), first)
