@@ -23,16 +23,17 @@ from .samplers import Steps, noise_like
 class Drawing:
     """Pictures of one size that are being drawn in common steps.
 
-    ``steps`` is the sampler, ``guided`` what the network needs of their condition and guidance, ``step_of`` in it the number of
-    steps done at a time of the schedule, ``total`` that of all. With Heun's sampler a step counts as done when its second
-    velocity is asked for.
+    ``begin`` makes the sampler, ``guided`` is what the network needs of their condition and guidance, ``step_of`` in it the
+    number of steps done at a time of the schedule, ``total`` that of all. With Heun's sampler a step counts as done when its
+    second velocity is asked for.
     """
 
-    def __init__(self, steps: Steps, guided: Any, total: int, shape: Hashable) -> None:
-        self.steps, self.guided, self.total, self.shape = steps, guided, total, shape
+    def __init__(self, begin: Callable[[], Steps], guided: Any, total: int, shape: Hashable) -> None:
+        self.begin, self.guided, self.total, self.shape = begin, guided, total, shape
         self.latents: Tensor | None = None
         """(batch, channels, h, w) when all is done"""
-        self.x, self.t = next(steps)
+        self.steps = begin()
+        self.x, self.t = next(self.steps)
 
     @property
     def done(self) -> int:
@@ -45,6 +46,10 @@ class Drawing:
             self.x, self.t = self.steps.send(prediction)
         except StopIteration as stopped:
             self.latents = stopped.value
+        except BaseException:  # an interrupt has ended the sampler: the same picture is drawn from its beginning
+            self.steps = self.begin()
+            self.x, self.t = next(self.steps)
+            raise
 
 
 class Detokenizer(nn.Module, ABC):

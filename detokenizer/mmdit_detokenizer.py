@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,8 @@ class MMDiTDetokenizer(Detokenizer):
         x = self.noise(seeds, height, width)
         dtype = next(self.mmdit.parameters()).dtype
         guided = GuidedVelocity(self.mmdit, condition, options.guidance, times.to(x.device), dtype)
-        steps = samplers.sampler(options.sampler)(x, times)
-        return Drawing(steps, guided, len(times) - 1, (tuple(x.shape[1:]), *guided.shape))
+        begin = partial(samplers.sampler(options.sampler), x, times)
+        return Drawing(begin, guided, len(times) - 1, (tuple(x.shape[1:]), *guided.shape))
 
     @torch.no_grad()
     def advance(self, drawings: Sequence[Drawing]) -> None:

@@ -195,6 +195,10 @@ class Adapters:
             self.views.pop(old, None)
         return view
 
+    def holds(self, module: nn.Module) -> bool:
+        """Whether this is a half of the model itself or a view that is kept: another one would never be used again."""
+        return module in (self.model.mllm, self.model.detokenizer) or module in self.views.values()
+
     @torch.no_grad()
     def merge(self) -> None:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of

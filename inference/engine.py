@@ -70,11 +70,14 @@ class Request:
     """The conversation may go on: begin from what is kept of it, and keep it"""
     rows: list[RequestRow] = field(default_factory=list)
     events: deque[Event] = field(default_factory=deque)
-    over: bool = False
-    """All events are there"""
     error: Exception | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
     """Told of its events"""
+
+    @property
+    def over(self) -> bool:
+        """Whether all events are there."""
+        return self.error is not None or all(row.finish_reason for row in self.rows)
 
 
 @dataclass(eq=False)
@@ -96,6 +99,11 @@ class RowGroup:
     cache: StreamCache
     logits: torch.Tensor | None = None
     """Of the next tokens, where these have not been chosen yet"""
+
+    @property
+    def leaving(self) -> list[RequestRow]:
+        """Rows that have ended or that wait for a picture."""
+        return [row for row in self.rows if row.finish_reason or row.size]
 
     def take(self, rows: Sequence[RequestRow]) -> RowGroup:
         """These rows of it."""
@@ -149,8 +157,8 @@ class Engine:
         self.kept = KeptConversations(self.limits.kept_tokens)
         self.seconds = {"words": 0.0, "pictures": 0.0}
         """Spent on each since both were there"""
-        self.busy = False
-        """Somebody is at a unit of work"""
+        self.busy: Request | None = None
+        """That whose caller is at a unit of work"""
         self.driver: int | None = None
         """The thread that drives the engine"""
         self.driven = 0.0
@@ -176,8 +184,8 @@ class Engine:
     def events(self, request: Request) -> Generator[Event, None, list[Reply]]:
         """The events of a request as they happen; returns its replies. The request begins with the first event that is asked
         for; closing the generator ends it within one unit of work. Raises what its work raised."""
-        self._submit(request)
         try:
+            self._submit(request)
             while True:
                 if self._wait(request):
                     self._drive()
@@ -198,7 +206,7 @@ class Engine:
                 # threads that OpenMP keeps for each caller stay busy for a while
                 left = self.driver is None or time.monotonic() - self.driven > PATIENCE
                 if not self.busy and (left or self.driver == threading.get_ident()):
-                    self.busy, self.driver = True, threading.get_ident()
+                    self.busy, self.driver = request, threading.get_ident()
                     return True
                 request.changed.wait(PATIENCE)
             return False
@@ -210,7 +218,7 @@ class Engine:
         finally:
             with self.lock:
                 self._drop_left()
-                self.busy, self.driven = False, time.monotonic()
+                self.busy, self.driven = None, time.monotonic()
                 for request in self.requests:
                     if request.events or request.over:
                         request.changed.notify()
@@ -218,8 +226,11 @@ class Engine:
     def _leave(self, request: Request) -> None:
         """Takes a request off that is over or that nobody waits for: at once, or after the unit of work that is going on."""
         with self.lock:
-            self.requests.remove(request)
-            self.left.append(request)
+            if request in self.requests:  # else an interrupt came before it was submitted
+                self.requests.remove(request)
+                self.left.append(request)
+            if self.busy is request:  # an interrupt came just before its unit of work, or just after
+                self.busy = None
             if not self.busy:
                 self._drop_left()
             if self.driver == threading.get_ident():
@@ -311,6 +322,7 @@ class Engine:
             decoder = Decoder(self.model.adapters.view_with("mllm", request.adapters), self.model.encoder)
             once = list({id(row.encoded): row.encoded for row in rows}.values())
             if request.keep_cache:
+                self.kept.drop_unless(self.model.adapters.holds)
                 read = [self._read_rest(decoder, encoded) for encoded in once]
                 cache, logits = StreamCache.join([own for own, _ in read]), torch.cat([own for _, own in read])
             else:
@@ -318,9 +330,8 @@ class Engine:
             place = {id(encoded): i for i, encoded in enumerate(once)}
             copies = [place[id(row.encoded)] for row in rows]
             group = RowGroup(decoder, rows, cache.take(copies), logits[copies])
-            self.queue = [row for row in self.queue if row not in rows]
+            self.queue, self.writing = [row for row in self.queue if row not in rows], [*self.writing, group]
             self._choose(group)
-            self._join(group)
 
     def _read_rest(self, decoder: Decoder, encoded: Encoded) -> tuple[StreamCache, torch.Tensor]:
         """Feeds what is new in a conversation."""
@@ -340,39 +351,42 @@ class Engine:
         """The next token of all rows."""
         with self._failing(*(row.request for row in group.rows)):
             self._bring("mllm")
-            if group.logits is None:  # else an interrupt came before they were used
-                group.logits = group.decoder.feed_tokens(group.rows, group.cache)
+            if group.logits is None and not group.leaving:  # else an interrupt came before the last ones were used
+                with group.cache.restored_on_error():
+                    group.logits = group.decoder.feed_tokens(group.rows, group.cache)
             self._choose(group)
-            if not group.rows:
-                self.writing.remove(group)
 
     def _choose(self, group: RowGroup) -> None:
-        """Chooses the next tokens; rows that end, and rows that wait for a picture, leave the group."""
-        assert group.logits is not None
-        group.decoder.next_token(group.rows, group.logits)
-        group.logits = None
-        leaving = [row for row in group.rows if row.finish_reason or row.size]
+        """Chooses the next tokens, if an interrupt has not come after that; the rows go where they belong."""
+        if group.logits is not None:
+            group.decoder.next_token(group.rows, group.logits)
+            group.logits = None
+        self._part(group)
+        self._join(group)
+
+    def _part(self, group: RowGroup) -> None:
+        """Rows that have ended and rows that wait for a picture leave the group."""
+        leaving = group.leaving
         if not leaving:
             return
-        for row in leaving:
-            single = group.take([row])
-            if row.size:
-                self.waiting.append(single)
-            elif row.request.keep_cache:
+        singles = [group.take([row]) for row in leaving]
+        rest = group.take([row for row in group.rows if row not in leaving])
+        waiting = [*self.waiting, *(single for single in singles if single.rows[0].size)]
+        writing = self.writing if rest.rows else [other for other in self.writing if other is not group]
+        # at once, so that an interrupt finds a row in one place
+        group.rows, group.cache, self.waiting, self.writing = rest.rows, rest.cache, waiting, writing
+        for row, single in zip(leaving, singles, strict=True):
+            if row.finish_reason and row.request.keep_cache:
                 self.kept.store(single.cache)
-        group.drop(leaving)
-        for request in {row.request for row in leaving}:
-            request.over = all(row.finish_reason for row in request.rows)
 
     def _join(self, group: RowGroup) -> None:
         """Rows that write go on together with those of the same model."""
-        if not group.rows:
-            return
-        for other in self.writing:
-            if other.decoder.model is group.decoder.model and other.logits is None:
-                other.rows, other.cache = other.rows + group.rows, StreamCache.join([other.cache, group.cache])
+        others = [other for other in self.writing if other is not group]
+        for other in others if group.rows else []:
+            if other.decoder.model is group.decoder.model and other.logits is None and not other.leaving:
+                joined = StreamCache.join([other.cache, group.cache])
+                other.rows, other.cache, self.writing = other.rows + group.rows, joined, others
                 return
-        self.writing.append(group)
 
     def _ready(self) -> list[RowGroup]:
         """Waiting rows of one model. The rows of a request draw together: when all have reached a picture or have ended."""
@@ -394,13 +408,15 @@ class Engine:
                 members.setdefault((rows[i].request, own.size), []).append(i)
             begun = []
             for (request, _), places in members.items():
-                detokenizer = self.model.adapters.view_with("detokenizer", request.drawing_adapters)
-                wanted = [asked[i] for i in places]
-                drawing = begin_drawing(detokenizer, wanted, decoder.config, request.config, request.seeds)
-                group = RowGroup(decoder, [rows[i] for i in places], cache.take(places))
-                begun.append(PictureGroup(group, [own.index for own in wanted], detokenizer, drawing))
-            self.waiting = [single for single in self.waiting if single not in waiting]
-            self.drawing += begun
+                with self._failing(request):
+                    detokenizer = self.model.adapters.view_with("detokenizer", request.drawing_adapters)
+                    wanted = [asked[i] for i in places]
+                    drawing = begin_drawing(detokenizer, wanted, decoder.config, request.config, request.seeds)
+                    group = RowGroup(decoder, [rows[i] for i in places], cache.take(places))
+                    begun.append(PictureGroup(group, [own.index for own in wanted], detokenizer, drawing))
+            begun = [pictures for pictures in begun if pictures.group.rows[0].request.error is None]
+            left = [single for single in self.waiting if single not in waiting]
+            self.waiting, self.drawing = left, [*self.drawing, *begun]
             for row, own in zip(rows, asked, strict=True):
                 row.emit(PictureBegun(own.row, own.index, own.size))
 
@@ -443,13 +459,15 @@ class Engine:
             self._bring("mllm")
             cache = StreamCache.join([pictures.group.cache.copy() for pictures in drawn])
             logits = decoder.feed_images(rows, cache, images)
-            self.drawing = [pictures for pictures in self.drawing if pictures not in drawn]
             indices = [index for pictures in drawn for index in pictures.indices]
             for row, index, image in zip(rows, indices, images, strict=True):
-                row.emit(PictureDone(row.index, index, image))
+                if row.num_images == index:  # else it has the image, and an interrupt came then
+                    row.add_image(image)
+                    row.emit(PictureDone(row.index, index, image))
             group = RowGroup(decoder, rows, cache, logits)
+            rest = [pictures for pictures in self.drawing if pictures not in drawn]
+            self.drawing, self.writing = rest, [*self.writing, group]
             self._choose(group)
-            self._join(group)
 
     @contextmanager
     def _failing(self, *requests: Request) -> Iterator[None]:
@@ -458,20 +476,21 @@ class Engine:
             yield
         except Exception as error:  # noqa: BLE001  # raised where the events are waited for
             for request in requests:
-                request.error, request.over = error, True
+                request.error = error
             self._drop(requests)
 
     def _drop_left(self) -> None:
         """Takes the rows of requests off that were left."""
-        left = [self.left.popleft() for _ in range(len(self.left))]
-        unfinished = [request for request in left if not request.over]
-        for request in unfinished:
-            request.over = True
+        left = list(self.left)
+        if not left:
+            return
+        for request in left:
             if request in self.submitted:
                 self.submitted.remove(request)
-        if unfinished:
-            with torch.inference_mode():
-                self._drop(unfinished)
+        with torch.inference_mode():
+            self._drop(left)
+        for request in left:  # last, so that an interrupt leaves them to the next call
+            self.left.remove(request)
 
     def _drop(self, requests: Sequence[Request]) -> None:
         self.queue = [row for row in self.queue if row.request not in requests]

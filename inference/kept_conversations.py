@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from ..mllm.cache import StreamCache
@@ -38,6 +38,10 @@ class KeptConversations:
         self.kept.append(Kept(cache, weights_version(cache.model)))
         while len(self.kept) > 1 and sum(old.cache.columns for old in self.kept) > self.max_tokens:
             self.kept.pop(0)
+
+    def drop_unless(self, holds: Callable[[StreamModel], bool]) -> None:
+        """Drops those of models that are gone: each would hold its model's adapters."""
+        self.kept = [old for old in self.kept if holds(old.cache.model)]
 
     def longest(self, keys: Sequence[Hashable], model: StreamModel) -> tuple[int, StreamCache] | None:
         """The cache that has the most tokens in common with a conversation, and their number; None where none has any."""

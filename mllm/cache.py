@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +50,7 @@ class StreamCache:
         size = (len(grown), tokens, past + tokens)
         masks = attention_masks(*causal_mask(padding, past), size, self.model.llm.config, device, embeds.dtype)
         positions = torch.arange(past, past + tokens, device=device) - padding[:, None]
-        try:
-            hidden = self.model.backbone(embeds, masks, positions.clamp(min=0), self.past)
-        except BaseException:  # an interrupt too: layers that have taken the tokens give them back
-            self._keep_columns(past)
-            raise
+        hidden = self.model.backbone(embeds, masks, positions.clamp(min=0), self.past)
         self.lengths = grown
         self.remember(hidden[:, : tokens - branch])
         return hidden
@@ -82,6 +79,21 @@ class StreamCache:
         made.past.layers = [copy.copy(layer) for layer in self.past.layers]
         made.lengths, made.hidden, made.keys = list(self.lengths), self.hidden, [list(keys) for keys in self.keys]
         return made
+
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Within it an error, an interrupt too, leaves the cache as it was: layers that have taken tokens give them back."""
+        columns, lengths, hidden, counts = self.columns, self.lengths, self.hidden, list(map(len, self.keys))
+        try:
+            yield
+        except BaseException:
+            for layer in self.past.layers:
+                if layer.is_initialized:
+                    layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]
+            self.lengths, self.hidden = lengths, hidden
+            for keys, count in zip(self.keys, counts, strict=True):
+                del keys[count:]
+            raise
 
     def prefix(self, length: int) -> StreamCache:
         """The first ``length`` tokens of a single row. `hidden` is empty unless they are all of it."""
@@ -133,8 +145,3 @@ class StreamCache:
             if layer.is_initialized:  # one that shares another's keys has none of its own
                 changed.past.update(change(layer.keys), change(layer.values), number)
         return changed
-
-    def _keep_columns(self, columns: int) -> None:
-        for layer in self.past.layers:
-            if layer.is_initialized:
-                layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]

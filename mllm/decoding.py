@@ -106,8 +106,8 @@ class Row:
     def finish(self, reason: str) -> None:
         """Ends the reply."""
         self.end_text()
-        self.finish_reason = reason
         self.emit(Finished(self.index, reason))
+        self.finish_reason = reason  # last: who sees it, in another thread too, finds all events there
 
 
 class Decoder:
@@ -162,12 +162,19 @@ class Decoder:
         ways = [(row.options.temperature, row.options.top_k, row.options.top_p) for row in rows]
         if all(temperature == 0 for temperature, _, _ in ways):
             return scores.argmax(-1).tolist()
+        scores = scores - scores.amax(-1, keepdim=True)  # so that no temperature makes them infinite
         for way in {way for way in ways if way[0] > 0}:
             members = torch.tensor([i for i, own in enumerate(ways) if own == way], device=logits.device)
             scores[members] = warpers(*way)(None, scores[members])
         # on the CPU, with a generator for each row: the sample is the same alone and in any batch
-        pairs = zip(rows, scores.cpu(), strict=True)
-        return [sample(row, own) if row.options.temperature > 0 else int(own.argmax()) for row, own in pairs]
+        pairs = list(zip(rows, scores.cpu(), strict=True))
+        states = [row.generator.get_state() for row in rows]
+        try:
+            return [sample(row, own) if row.options.temperature > 0 else int(own.argmax()) for row, own in pairs]
+        except BaseException:  # an interrupt too: the same tokens can be chosen again
+            for row, state in zip(rows, states, strict=True):
+                row.generator.set_state(state)
+            raise
 
     def _allowed_begins(self, row: Row) -> list[bool]:
         """Which of `begin_image_ids` may come next."""
@@ -223,8 +230,8 @@ class Decoder:
         return requests
 
     def feed_images(self, rows: Sequence[Row], cache: StreamCache, images: Sequence[Image.Image]) -> Tensor:
-        """Gives the rows the images that they waited for and feeds what the stream sees of them: in the "seen" mode their
-        features, in the places where the queries were, and EOI. Returns the next token's logits (rows, vocabulary)."""
+        """Feeds what the stream sees of the images that the rows waited for: in the "seen" mode their features, in the places
+        where the queries were, and EOI. Returns the next token's logits (rows, vocabulary)."""
         model, vocabulary = self.model, self.vocabulary
         embeds = model.embed_tokens(torch.full((len(rows), 1), vocabulary.eoi, device=model.device))
         keys: list[list[Hashable]] = [[] for _ in rows]
@@ -237,8 +244,6 @@ class Decoder:
             keys = [view_keys(view, self.config.image_tokens) for view in views]
         logits = model.logits(cache.extend(embeds)[:, -1])
         append_keys(cache, [[*own, vocabulary.eoi] for own in keys])
-        for row, image in zip(rows, images, strict=True):
-            row.add_image(image)
         return logits
 
 

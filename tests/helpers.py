@@ -222,6 +222,27 @@ def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
     return Image.fromarray(torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
+def psnr(a, b) -> float:
+    """Of two pictures, in dB; 99 for equal ones."""
+    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether no request has left anything in the engine."""
+    return not (
+        engine.requests
+        or engine.submitted
+        or engine.left
+        or engine.queue
+        or engine.writing
+        or engine.waiting
+        or engine.drawing
+        or engine.busy
+        or engine.driver
+    )
+
+
 class GivenPictures:
     """A de-tokenizer that draws at once what ``draw`` gives for requests."""
 

@@ -6,8 +6,10 @@ diffusers'. A UNet of twice the latents' channels takes the newest reference bes
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -147,7 +149,7 @@ class SDXLDetokenizer(Detokenizer):
         scheduler.set_timesteps(steps, device=next(self.unet.parameters()).device)
         guided = GuidedNoise(self, condition, guidance, tuple(noise.shape[1:]), scheduler)
         shape = (tuple(noise.shape[1:]), condition.context.shape[1])
-        return Drawing(scheduler_steps(scheduler, noise), guided, steps, shape)
+        return Drawing(partial(scheduler_steps, scheduler, noise), guided, steps, shape)
 
     @torch.no_grad()
     def advance(self, drawings: Sequence[Drawing]) -> None:
@@ -186,10 +188,11 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
 def scheduler_steps(scheduler: EulerDiscreteScheduler, noise: Tensor) -> Steps:
     """diffusers' scheduler as a sampler (`detokenizer/samplers.py`): what it yields is scaled for the network, and it is sent
     the network's noise."""
+    scheduler = copy.copy(scheduler)  # it counts its steps: an interrupted drawing begins again with one that has not
     x = noise.to(scheduler.timesteps.device) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        time = timestep.item() / scheduler.config.num_train_timesteps
-        predicted = yield scheduler.scale_model_input(x, timestep), time
+    # as numbers once: each look at a tensor waits for the device
+    for timestep, number in zip(scheduler.timesteps, scheduler.timesteps.tolist(), strict=True):
+        predicted = yield scheduler.scale_model_input(x, timestep), number / scheduler.config.num_train_timesteps
         x = scheduler.step(predicted, timestep, x).prev_sample
     return x
 

@@ -6,12 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 
-from helpers import make_limner, picture
+from helpers import is_empty, make_limner, picture, psnr
 from limner.inference.engine import Engine, EngineLimits
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder
@@ -37,25 +36,6 @@ def model(tmp_path_factory):
     made.load_adapter(folder)
     made.set_adapters([])
     return made
-
-
-def psnr(a, b):
-    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
-    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
-
-
-def is_empty(engine):
-    return not (
-        engine.requests
-        or engine.submitted
-        or engine.left
-        or engine.queue
-        or engine.writing
-        or engine.waiting
-        or engine.drawing
-        or engine.busy
-        or engine.driver
-    )
 
 
 def ask(rng):
@@ -366,3 +346,18 @@ def test_a_waiting_thread_takes_over_from_one_that_does_not_come_back(model):
     thread.join()
     held.close()
     assert is_empty(model.engine)
+
+
+def test_drawings_of_other_sizes_take_turns(model):
+    options = {"images": "force", "max_images": 1, "max_new_tokens": 1, "num_inference_steps": 6, "width": 32}
+    requests = submit(model.engine, [model.stream("a", height=height, **options) for height in (16, 32)])
+    order = []
+    while not all(request.over for request in requests):
+        before = [len(request.events) for request in requests]
+        model.engine.step()
+        order += [n for n, request in enumerate(requests) if len(request.events) > before[n] and model.engine.drawing]
+    steps = [[event.step for event in request.events if isinstance(event, PictureStep)] for request in requests]
+    assert steps == [list(range(1, 7))] * 2
+    assert [0, 0] not in [order[i : i + 2] for i in range(2, len(order) - 3)], order
+    for request in requests:
+        model.engine._leave(request)

@@ -1,12 +1,14 @@
 """A chat is fed what is new in it, and answers as one that reads everything again."""
 
+import gc
 import random
+import weakref
 
-import numpy as np
 import pytest
 import torch
 
-from helpers import make_limner, make_stream, picture
+from helpers import make_limner, make_stream, picture, psnr
+from limner.inference.adapters import MAX_VIEWS, Adapter
 from limner.inference.chat import Chat
 from limner.inference.kept_conversations import KeptConversations
 from limner.mllm.cache import StreamCache
@@ -34,11 +36,6 @@ def fed(monkeypatch):
 
     monkeypatch.setattr(StreamCache, "extend", extend)
     return counts
-
-
-def psnr(a, b):
-    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
-    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
 def scratch(model, **options):
@@ -119,6 +116,26 @@ def test_what_was_read_by_other_weights_or_adapters_is_read_again(fed):
     same(reply, plain.say("b"))
 
 
+def test_adapters_that_are_gone_are_held_by_no_conversation(fed):
+    """Each turn has other weights of its adapter: their views are a few at any time, and go on being of use."""
+    model = make_limner()
+    change = {"mllm.queries.weight": torch.ones_like(model.mllm.queries.weight)}
+    model.adapters.loaded["own"] = Adapter("own", 0.0, differences=change)
+    chat, views = Chat(model, **TURN, images="never"), []
+    for number in range(2 * MAX_VIEWS):
+        chat.say("a question", adapters={"own": 1.0 + number})
+        views.append(weakref.ref(model.engine.kept.kept[-1].cache.model))
+    fed.clear()
+    chat.say("b", adapters={"own": 1.0 + number})
+    assert fed[0] < 60 < len(model.encoder.encode(chat.messages).input_ids)
+    gc.collect()
+    assert sum(view() is not None for view in views) <= MAX_VIEWS
+    model.delete_adapter("own")
+    chat.say("c")
+    gc.collect()
+    assert not any(view() for view in views)
+
+
 def test_a_picture_that_was_changed_in_place_is_another_one(fed):
     model = make_limner()
     image = picture(0)
@@ -175,3 +192,10 @@ def test_a_conversation_is_not_split_between_the_features_of_a_view():
         and len(rest.labels) == len(rest.input_ids)
     )
     assert not rest_of(encoded, start + tokens).views
+
+
+def test_the_same_question_again_is_answered_where_no_hidden_states_are_kept():
+    """All of the conversation is in the cache; the last token is fed again for its logits."""
+    chat = Chat(make_limner(), **TURN, images="never")
+    first = chat.say("a question")
+    same(chat.retry(), first)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import limner
-from helpers import byte_tokenizer
+from helpers import byte_tokenizer, make_stream
 from limner.mllm.text_stream import TextStream
 
 
@@ -48,3 +48,10 @@ def test_of_several_stop_strings_the_first_in_the_text_ends_it():
     stream = TextStream(tokenizer, ("한", "ab"))
     given = "".join(stream.add(token) for token in tokenizer.encode("xab한"))
     assert given == "x" and stream.stopped and stream.end()[1] == "x"
+
+
+def test_of_stop_strings_that_end_together_the_longer_one_counts():
+    _, encoder = make_stream()
+    stream = TextStream(encoder.tokenizer, ("bc", "abc"))
+    given = "".join(stream.add(token) for token in encoder.text_ids("xabc"))
+    assert stream.stopped and given + stream.end()[0] == "x"
