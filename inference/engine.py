@@ -12,27 +12,26 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
-from ..detokenizer.detokenizer import Detokenizer, Drawing
 from ..mllm.cache import StreamCache
-from ..mllm.decoding import Decoder, Row
+from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
 from ..mllm.text_stream import TextStream
 from ..mllm.token_keys import rest_of, split_point, token_keys
-from .adapters import Adapter, Adapters
+from .adapters import Adapters
 from .drawing import begin_drawing
 from .generation_config import GenerationConfig
 from .kept_conversations import KeptConversations
 from .offload import ModelOffload
 from .reply import Reply
+from .requests import PictureGroup, Request, RequestRow, RowGroup
 
-ActiveAdapters = Sequence[tuple[Adapter, float]]
 PATIENCE = 0.02
 """Seconds that a caller which has got events has to come back and drive on, before another one does"""
 
@@ -53,79 +52,6 @@ class EngineLimits:
             raise ValueError(
                 f"rows {self.rows} and tokens {self.tokens} must be at least 1, kept_tokens {self.kept_tokens} at least 0"
             )
-
-
-@dataclass(eq=False)
-class Request:
-    """One call: conversations that are answered with the same options."""
-
-    encoded: Sequence[Encoded]
-    """A conversation for each row; several replies to one share the object"""
-    seeds: Sequence[int]
-    config: GenerationConfig
-    adapters: ActiveAdapters = ()
-    """Of the words"""
-    drawing_adapters: ActiveAdapters = ()
-    keep_cache: bool = False
-    """The conversation may go on: begin from what is kept of it, and keep it"""
-    rows: list[RequestRow] = field(default_factory=list)
-    events: deque[Event] = field(default_factory=deque)
-    error: Exception | None = None
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    """Told of its events"""
-
-    @property
-    def over(self) -> bool:
-        """Whether all events are there."""
-        return self.error is not None or all(row.finish_reason for row in self.rows)
-
-
-@dataclass(eq=False)
-class RequestRow(Row):
-    """A row and what asked for it."""
-
-    request: Request = None  # type: ignore[assignment]  # fields of the base have defaults
-    encoded: Encoded = None  # type: ignore[assignment]
-    max_tokens: int = 0
-    """Its conversation and the longest reply to it"""
-
-
-@dataclass(eq=False)
-class RowGroup:
-    """Rows of one model, and their cache."""
-
-    decoder: Decoder
-    rows: list[RequestRow]
-    cache: StreamCache
-    logits: torch.Tensor | None = None
-    """Of the next tokens, where these have not been chosen yet"""
-
-    @property
-    def leaving(self) -> list[RequestRow]:
-        """Rows that have ended or that wait for a picture."""
-        return [row for row in self.rows if row.finish_reason or row.size]
-
-    def take(self, rows: Sequence[RequestRow]) -> RowGroup:
-        """These rows of it."""
-        index = [i for i, row in enumerate(self.rows) if row in rows]
-        logits = None if self.logits is None else self.logits[index]
-        return RowGroup(self.decoder, [self.rows[i] for i in index], self.cache.take(index), logits)
-
-    def drop(self, rows: Sequence[RequestRow]) -> None:
-        """Leaves these rows out."""
-        rest = self.take([row for row in self.rows if row not in rows])
-        self.rows, self.cache, self.logits = rest.rows, rest.cache, rest.logits
-
-
-@dataclass(eq=False)
-class PictureGroup:
-    """Rows of one request whose pictures, of one size, are being drawn."""
-
-    group: RowGroup
-    indices: list[int]
-    """Of each row's picture in its reply"""
-    detokenizer: Detokenizer
-    drawing: Drawing
 
 
 class EngineModel(Protocol):

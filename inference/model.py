@@ -23,7 +23,7 @@ from ..mllm.stream import StreamModel
 from . import adapter_files
 from .adapters import Adapters
 from .chat import Chat, ChatOptions
-from .engine import Engine, Request
+from .engine import Engine
 from .generation_config import GenerationConfig, GenerationOptions
 from .inputs import (
     ContextLengthError,
@@ -37,6 +37,7 @@ from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import is_model, load_detokenizer, load_generation_config, load_stream, load_tokenizer, stream_state
 from .reply import Reply
+from .requests import Request
 from .resizing import nearest_size, reference_size
 
 LOADING_LOCK = threading.Lock()

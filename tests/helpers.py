@@ -26,9 +26,10 @@ from limner.detokenizer.condition import AdapterConfig, ConditioningAdapter
 from limner.detokenizer.mmdit import MMDiT
 from limner.detokenizer.mmdit_config import MMDiTConfig
 from limner.detokenizer.mmdit_detokenizer import MMDiTDetokenizer
-from limner.inference.engine import Engine, Request
+from limner.inference.engine import Engine
 from limner.inference.generation_config import GenerationConfig
 from limner.inference.model import Limner
+from limner.inference.requests import Request
 from limner.integrations.sdxl.detokenizer import SDXLAdapter, SDXLAdapterConfig, SDXLDetokenizer
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder, DrawRequest, Row

@@ -1,0 +1,93 @@
+"""What is in the engine: requests, their rows, and the groups of rows that write or wait for pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..detokenizer.detokenizer import Detokenizer, Drawing
+from ..mllm.cache import StreamCache
+from ..mllm.decoding import Decoder, Row
+from ..mllm.encoding import Encoded
+from ..mllm.events import Event
+from .adapters import Adapter
+from .generation_config import GenerationConfig
+
+ActiveAdapters = Sequence[tuple[Adapter, float]]
+
+
+@dataclass(eq=False)
+class Request:
+    """One call: conversations that are answered with the same options."""
+
+    encoded: Sequence[Encoded]
+    """A conversation for each row; several replies to one share the object"""
+    seeds: Sequence[int]
+    config: GenerationConfig
+    adapters: ActiveAdapters = ()
+    """Of the words"""
+    drawing_adapters: ActiveAdapters = ()
+    keep_cache: bool = False
+    """The conversation may go on: begin from what is kept of it, and keep it"""
+    rows: list[RequestRow] = field(default_factory=list)
+    events: deque[Event] = field(default_factory=deque)
+    error: Exception | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    """Told of its events"""
+
+    @property
+    def over(self) -> bool:
+        """Whether all events are there."""
+        return self.error is not None or all(row.finish_reason for row in self.rows)
+
+
+@dataclass(eq=False)
+class RequestRow(Row):
+    """A row and what asked for it."""
+
+    request: Request = None  # type: ignore[assignment]  # fields of the base have defaults
+    encoded: Encoded = None  # type: ignore[assignment]
+    max_tokens: int = 0
+    """Its conversation and the longest reply to it"""
+
+
+@dataclass(eq=False)
+class RowGroup:
+    """Rows of one model, and their cache."""
+
+    decoder: Decoder
+    rows: list[RequestRow]
+    cache: StreamCache
+    logits: torch.Tensor | None = None
+    """Of the next tokens, where these have not been chosen yet"""
+
+    @property
+    def leaving(self) -> list[RequestRow]:
+        """Rows that have ended or that wait for a picture."""
+        return [row for row in self.rows if row.finish_reason or row.size]
+
+    def take(self, rows: Sequence[RequestRow]) -> RowGroup:
+        """These rows of it."""
+        index = [i for i, row in enumerate(self.rows) if row in rows]
+        logits = None if self.logits is None else self.logits[index]
+        return RowGroup(self.decoder, [self.rows[i] for i in index], self.cache.take(index), logits)
+
+    def drop(self, rows: Sequence[RequestRow]) -> None:
+        """Leaves these rows out."""
+        rest = self.take([row for row in self.rows if row not in rows])
+        self.rows, self.cache, self.logits = rest.rows, rest.cache, rest.logits
+
+
+@dataclass(eq=False)
+class PictureGroup:
+    """Rows of one request whose pictures, of one size, are being drawn."""
+
+    group: RowGroup
+    indices: list[int]
+    """Of each row's picture in its reply"""
+    detokenizer: Detokenizer
+    drawing: Drawing
