@@ -28,14 +28,15 @@ def main(folder: Path, base: Path, data: Path) -> None:
         ema_decay=0.9,
     )
     overrides = [f"output={folder / 'recipe'}", f"warm_start={base}", "dtype=float32", "device=cpu"]
-    recipe = load_recipe("tiny", overrides)
-    align, joint = (replace(stage, loop=loop, sample_prompts=("a cat",)) for stage in (recipe.align, recipe.joint))
+    recipe = load_recipe("released", [*overrides, "data=world"])
+    changes = {"loop": loop, "sample_prompts": ("a cat",), "compile": False, "gradient_checkpointing": False}
+    align, joint = (replace(stage, **changes) for stage in (recipe.align, recipe.joint))
     recipe = replace(recipe, language=replace(recipe.language, loop=loop), align=align, joint=joint)
     run_recipe(recipe, ("language", "align", "joint"))
     model = limner.load(base, dtype="float32", device="cpu")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     options = ["joint.loop.steps=3", "joint.loop.batch_size=4", "joint.loop.num_workers=0", "rank=2", "samples=1"]
-    options += ["replay=world", "extra=[queries,boi]", "joint.loop.log_every=1"]
+    options += ["replay=world", "modules_to_save=[queries,boi]", "joint.loop.log_every=1"]
     finetune(model, data, folder / "adapter", load_config([*options, "joint.loop.parallel=fsdp"]))
     after = dict(model.named_parameters())
     same = before.keys() == after.keys() and all(torch.equal(after[name], value) for name, value in before.items())
