@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 import limner
-from limner.inference.drawing import begin_drawing
 from limner.inference.model import Limner
 from limner.mllm.events import PictureBegun, PictureStep, TextPiece
 
@@ -80,30 +79,16 @@ def one_by_one(work: list[Callable[[], Any]]) -> float:
     return time.perf_counter() - began
 
 
-def drawing_step(model: Limner, count: int, steps: int) -> float:
-    """Seconds of one evaluation of the network for so many drawings."""
-    detokenizer = model.adapters.view_with("detokenizer", model.adapters.active(model.adapters.weights(None)))
-    asked: list[Any] = []
-    plain = model.engine.__class__._begin
+def drawing_step(model: Limner, count: int) -> float:
+    """Seconds between two steps of so many pictures, each step one evaluation without guidance."""
+    times: list[float] = []
 
-    def record(engine: Any, waiting: Any) -> None:
-        asked.extend(waiting[0].decoder.feed_queries([w.rows[0] for w in waiting], waiting[0].cache.copy()))
-        plain(engine, waiting)
+    def saw(event: Any) -> None:
+        if isinstance(event, PictureStep) and event.row == 0:
+            times.append(time.perf_counter())
 
-    model.engine.__class__._begin = record  # type: ignore[method-assign]
-    try:
-        model.generate(DRAW[0])
-    finally:
-        model.engine.__class__._begin = plain  # type: ignore[method-assign]
-    options = model.defaults.updated({"num_inference_steps": steps, "guidance_scale": 1.0})
-    with torch.inference_mode():
-        drawings = [begin_drawing(detokenizer, asked[:1], model.config, options, [seed]) for seed in range(count)]
-        seconds = []
-        for _ in range(steps):
-            began = time.perf_counter()
-            detokenizer.advance(drawings)
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    model.draw(list(DRAW[:count]), num_inference_steps=16, guidance_scale=1.0, height=128, width=128, callback=saw)
+    return float(np.median(np.diff(times)))
 
 
 def talk_beside_pictures(model: Limner, steps: int, rounds: int) -> tuple[list[float], list[float], float]:
@@ -160,7 +145,7 @@ def main() -> None:
     alone = statistics.median(one_by_one(work) for _ in range(5))
     together = statistics.median(at_once(work) for _ in range(5))
     print(f"8 requests (4 talk, 4 draw): one by one {alone:.2f} s, at once {together:.2f} s: {alone / together:.2f} x")
-    one, four = drawing_step(model, 1, 12), drawing_step(model, 4, 12)
+    one, four = drawing_step(model, 1), drawing_step(model, 4)
     print(f"drawing step: of one {one * 1000:.1f} ms, of four {four * 1000:.1f} ms: {4 * one / four:.2f} x")
 
     idle, beside, step = talk_beside_pictures(model, options.steps, options.rounds)

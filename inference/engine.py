@@ -130,8 +130,8 @@ class Engine:
             while not request.events and not request.over:
                 # one that drove is soon back: the processors are torch's best for one calling thread at a time, since the
                 # threads that OpenMP keeps for each caller stay busy for a while
-                left = self.driver is None or time.monotonic() - self.driven > PATIENCE
-                if not self.busy and (left or self.driver == threading.get_ident()):
+                nobody_drives = self.driver is None or time.monotonic() - self.driven > PATIENCE
+                if not self.busy and (nobody_drives or self.driver == threading.get_ident()):
                     self.busy, self.driver = request, threading.get_ident()
                     return True
                 request.changed.wait(PATIENCE)

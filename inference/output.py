@@ -78,7 +78,7 @@ def move_if_there(source: Path, target: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 atomically. A lone surrogate, which UTF-8 cannot express, is written as ``\\udXXX``, as in JSON."""
+    """Writes UTF-8 atomically. A lone surrogate, which UTF-8 cannot express, is written as in JSON: ``\\ud83d``."""
     with atomic_file(path) as fresh:
         fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
 

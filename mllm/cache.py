@@ -86,7 +86,7 @@ class StreamCache:
         columns, lengths, hidden, counts = self.columns, self.lengths, self.hidden, list(map(len, self.keys))
         try:
             yield
-        except BaseException:
+        except BaseException:  # raised again: Ctrl-C must not leave some layers with tokens that the others lack
             for layer in self.past.layers:
                 if layer.is_initialized:
                     layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]

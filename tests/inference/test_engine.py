@@ -361,3 +361,33 @@ def test_drawings_of_other_sizes_take_turns(model):
     assert [0, 0] not in [order[i : i + 2] for i in range(2, len(order) - 3)], order
     for request in requests:
         model.engine._leave(request)
+
+
+def test_the_rows_of_a_request_go_on_together_after_pictures_of_other_sizes(model, monkeypatch):
+    """Its batch is the same every time, whatever else there is: all pictures are there at once."""
+    shapes, end = model.mllm.vocabulary.shapes, model.mllm.vocabulary.end_of_turn[0]
+    monkeypatch.setattr(
+        Decoder, "choose", lambda _, rows, logits: [end if r.num_images else shapes[r.index] for r in rows]
+    )
+    (request,) = submit(model.engine, [model.stream(["a", "b"], num_inference_steps=3)])
+    counts = set()
+    while not request.over:
+        model.engine.step()
+        counts.add(sum(isinstance(event, PictureDone) for event in request.events))
+    sizes = [event.image.size for event in request.events if isinstance(event, PictureDone)]
+    assert counts == {0, 2} and sizes == [(32, 32), (32, 16)]
+    model.engine._leave(request)
+
+
+def test_the_rows_of_a_request_draw_together(model, monkeypatch):
+    """One that reaches its picture first waits for the other."""
+    picture_id, letter = model.mllm.vocabulary.shapes[0], model.encoder.text_ids("a")[0]
+    end, together, plain = model.mllm.vocabulary.end_of_turn[0], [], Decoder.feed_queries
+
+    def choose(decoder, rows, logits):
+        return [end if r.num_images else letter if r.num_text_tokens < 3 * r.index else picture_id for r in rows]
+
+    monkeypatch.setattr(Decoder, "choose", choose)
+    monkeypatch.setattr(Decoder, "feed_queries", lambda d, rows, c: together.append(len(rows)) or plain(d, rows, c))
+    model.generate(["a", "b"], num_inference_steps=1)
+    assert together == [2]

@@ -22,7 +22,8 @@ TURN = {"max_new_tokens": 6, "max_images": 1, "num_inference_steps": 2}
     params=[{}, {"drawn_images": "queries"}, {"backbone": "gemma3_text"}], ids=["seen", "queries", "windows"]
 )
 def model(request):
-    return make_limner(prompt_tokens=6, shapes=((32, 32), (16, 32)), **request.param)
+    # more of a drawing's prompt than a turn is long: after a cut some of what is kept is read again
+    return make_limner(prompt_tokens=40, shapes=((32, 32), (16, 32)), **request.param)
 
 
 @pytest.fixture
@@ -199,3 +200,23 @@ def test_the_same_question_again_is_answered_where_no_hidden_states_are_kept():
     chat = Chat(make_limner(), **TURN, images="never")
     first = chat.say("a question")
     same(chat.retry(), first)
+
+
+def test_after_a_cut_a_drawing_has_all_of_its_prompt(monkeypatch):
+    model, prompts, plain = make_limner(prompt_tokens=60), [], Decoder.feed_queries
+
+    def seen(decoder, rows, cache):
+        asked = plain(decoder, rows, cache)
+        prompts.append((asked[0].prompt, asked[0].prompt_mask))
+        return asked
+
+    monkeypatch.setattr(Decoder, "feed_queries", seen)
+    chat, forgetful = Chat(model, **TURN, images="force"), scratch(model, **TURN, images="force")
+    for one in (chat, forgetful):
+        for text in ("a question that is long enough for its prompt", "b"):
+            one.say(text)
+        one.undo()
+        one.say("c")
+    (kept, mask), (wanted, wanted_mask) = prompts[2], prompts[5]
+    assert torch.equal(mask, wanted_mask) and mask.all()
+    torch.testing.assert_close(kept, wanted, atol=1e-4, rtol=1e-4)

@@ -10,6 +10,7 @@ from limner.mllm.decoding import Decoder
 from limner.mllm.decoding_options import DecodingOptions
 from limner.mllm.events import Finished, PictureDone, TextPiece
 from limner.mllm.messages import EmittedText
+from limner.mllm.stream import collate
 
 
 @pytest.mark.parametrize("shapes", [(), ((32, 32), (16, 32))])
@@ -102,8 +103,6 @@ def test_history_keeps_emitted_ids_and_a_reread_conversation_gives_the_same_stat
         {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in rows[0].parts
     ]
     again = encoder.encode([{"role": "user", "content": "draw"}, {"role": "assistant", "content": content}])
-    from limner.mllm.stream import collate
-
     output = model(collate([again], model.vocabulary, model.config))
     end = max(i for i, t in enumerate(again.input_ids) if t in model.vocabulary.end_of_turn)
     decoder_last = seen[0][-1]
@@ -148,3 +147,19 @@ def test_a_row_that_waited_is_drawn_from_the_same_prompt(scripts):
         assert torch.equal(found.prompt_mask, alone.prompt_mask) and alone.prompt_mask.all()
         assert torch.allclose(found.prompt, alone.prompt, atol=1e-4)
         assert torch.allclose(found.features, alone.features, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["seen", "queries"])
+@torch.inference_mode()
+def test_a_drawing_has_the_prompt_that_it_would_have_in_training(mode):
+    """The last states up to its BOI, and of no branch: of the first picture and, where it is seen, of the second."""
+    model, encoder = make_stream("qwen3", prompt_tokens=6, drawn_images=mode)
+    played = play(model, encoder, ["draw"], scripts=["ab@c@"])
+    content = [{"type": "text" if isinstance(p, str) else "image", "text": p} for p in played.rows[0].parts]
+    content = [p if p["type"] == "text" else {"type": "image", "image": p["text"]} for p in content]
+    messages = [{"role": "user", "content": "draw"}, {"role": "assistant", "content": content}]
+    output = model(collate([encoder.encode(messages, training=True)], model.vocabulary, model.config))
+    assert len(played.requests) == len(output.prompt) == 2
+    for request, wanted in zip(played.requests, output.prompt, strict=True):
+        assert request.prompt_mask.all()
+        torch.testing.assert_close(request.prompt, wanted, atol=1e-5, rtol=1e-5)

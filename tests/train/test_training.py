@@ -215,6 +215,11 @@ def test_flow_gradients_reach_the_queries_and_spare_the_frozen():
         assert gradient is not None and gradient.abs().sum() > 0, name
     assert all(p.grad is None for p in model.mllm.vision_tower.parameters())
     assert all(p.grad is None for p in model.detokenizer.autoencoder.parameters())
+    weights = {"language": 2.0, "features": 3.0, "flow": 5.0, "align": 7.0}
+    options = {"feature_weight" if name == "features" else f"{name}_weight": w for name, w in weights.items()}
+    weighted = JointObjective(trainable, JointStage(**options, align_block=0), 0)(made, 0)
+    total = sum(weight * float(weighted[name].detach()) for name, weight in weights.items())
+    assert float(weighted["loss"].detach()) == pytest.approx(total, rel=1e-5)
     again = JointObjective(trainable, JointStage(align_weight=0.5, align_block=0), 0)(made, 0)
     assert torch.equal(again["flow"], values["flow"]), "noise, times and dropout come from (seed, step)"
 
