@@ -1,12 +1,15 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
 # make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
 # make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
+# make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: chat test test-slow test-portable mutants lint format wheel clean
+SHARE ?= 1
+
+.PHONY: chat test test-slow test-portable stress mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -20,6 +23,9 @@ test-slow: .venv/test.done .venv/quantized.done
 # the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
+
+stress: .venv/test.done .venv/quantized.done
+	$(BIN)/python tests/stress --share $(SHARE)
 
 mutants: .venv/mutation.done
 	$(BIN)/python tests/mutation.py --seed 26 --count 250
