@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -88,27 +89,46 @@ class StreamEncoder:
         plain_json["added_tokens"], plain_json["post_processor"] = [], None
         plain_json["truncation"] = plain_json["padding"] = None
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain_json))
-        added = tokenizer.added_tokens_decoder
-        self._added_ids = frozenset(added)
-        self._control_ids = {token.content.strip(): number for number, token in added.items()}
-        longest_first = sorted(added.values(), key=lambda token: -len(token.content))
-        self._control_pattern = re.compile(
+        added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.content}
+        # other added tokens are words, which the base vocabulary may have too: Gemma's line breaks
+        markers = {
+            number
+            for number, token in added.items()
+            if token.special or (token.content.strip() and token.content in str(tokenizer.chat_template))
+        }
+        self._never_text = (markers - {tokenizer.unk_token_id}) | vocabulary.control | set(vocabulary.end_of_turn)
+        self._template_ids = sorted(added, key=lambda number: -len(added[number].content))
+        """The longest first; by the number of their group in the pattern"""
+        longest_first = [added[number] for number in self._template_ids]
+        self._template_pattern = re.compile(
             "|".join(
-                r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
+                r"\s*" * token.lstrip + f"({re.escape(token.content)})" + r"\s*" * token.rstrip
+                for token in longest_first
             )
         )
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.
 
-        Raises ValueError where the vocabulary itself turns plain text into a control token.
+        Where the base vocabulary itself has a control token, as Unigram's has "<pad>", the text is cut inside it. Raises
+        ValueError where that does not help.
         """
         if isinstance(text, EmittedText):
             return list(text.ids)
         # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
-        ids = self._plain_tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
-        if added := sorted(self._added_ids.intersection(ids)):
-            names = ", ".join(self.tokenizer.convert_ids_to_tokens(added))
+        text = text.encode("utf-8", "replace").decode()
+        found = self._plain_tokenizer.encode(text, add_special_tokens=False)
+        if self._never_text.isdisjoint(found.ids):
+            return found.ids
+        cuts = [
+            begin + 1 for number, (begin, _) in zip(found.ids, found.offsets, strict=True) if number in self._never_text
+        ]
+        pieces = [text[begin:end] for begin, end in pairwise([0, *cuts, len(text)])]
+        ids = [
+            number for piece in pieces for number in self._plain_tokenizer.encode(piece, add_special_tokens=False).ids
+        ]
+        if left := sorted(self._never_text.intersection(ids)):
+            names = ", ".join(self.tokenizer.convert_ids_to_tokens(left))
             raise ValueError(f"the text holds {names}, which this tokenizer cannot keep as plain text")
         return ids
 
@@ -140,7 +160,7 @@ class StreamEncoder:
 
         for piece in self._render_template(normalize_messages(messages), add_generation_prompt, images, boxes):
             if isinstance(piece, str):
-                spans = self._split_control_tokens(piece)
+                spans = self._split_added_tokens(piece)
                 # the end of turn after a reply is labelled: the model decides it
                 ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
                 for text, token in spans:
@@ -172,11 +192,11 @@ class StreamEncoder:
         flush()
         return out
 
-    def _split_control_tokens(self, piece: str) -> list[tuple[str, int | None]]:
-        """A piece of the template as pairs of text and the control token after it (None at the end)."""
+    def _split_added_tokens(self, piece: str) -> list[tuple[str, int | None]]:
+        """A piece of the template as pairs of text and the added token after it (None at the end)."""
         spans, begin = [], 0
-        for found in self._control_pattern.finditer(piece):
-            spans.append((piece[begin : found.start()], self._control_ids[found.group().strip()]))
+        for found in self._template_pattern.finditer(piece):
+            spans.append((piece[begin : found.start()], self._template_ids[(found.lastindex or 0) - 1]))
             begin = found.end()
         return [*spans, (piece[begin:], None)]
 
