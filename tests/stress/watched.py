@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
+import select
+import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +52,7 @@ def _hook(event: str, args: tuple) -> None:
 
 
 @contextmanager
-def nothing_happens() -> Iterator[None]:
+def nothing_happens(warnings_too: bool = True) -> Iterator[None]:
     """Raises AssertionError where the body starts a program, opens a connection, writes or removes a file, or warns."""
     global _watched
     with warnings.catch_warnings(record=True) as warned:
@@ -60,7 +63,7 @@ def nothing_happens() -> Iterator[None]:
         finally:
             happened, _watched = _watched, None
     assert not happened, f"{happened[:3]}"
-    assert not warned, f"warned: {warned[0].category.__name__}: {warned[0].message}"
+    assert not (warned and warnings_too), f"warned: {warned[0].category.__name__}: {warned[0].message}"
 
 
 def watch() -> None:
@@ -93,3 +96,34 @@ def standard_error() -> Iterator[Path]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def in_child(body: Callable[[], None], seconds: int) -> None:
+    """``body`` in a forked process, so that a crash, a lack of memory or a loop without end is the failure of one case.
+
+    Raises AssertionError with what it raised, or with where it stood after ``seconds``.
+    """
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as stack:
+        child = os.fork()
+        if not child:
+            faulthandler.dump_traceback_later(seconds, file=stack)
+            try:
+                body()
+                said = "ok"
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is told
+                said = f"{type(error).__name__}: {error!s:.2000}"
+            os.write(writing, said.encode("utf-8", "backslashreplace"))
+            os._exit(0)
+        os.close(writing)
+        try:
+            ready, _, _ = select.select([reading], [], [], seconds + 5)
+            said = os.read(reading, 1 << 16).decode() if ready else ""
+        finally:
+            os.close(reading)
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+        stack.seek(0)
+        where = stack.read(1500).decode(errors="replace")
+    assert ready, f"not done after {seconds} s: {where}"
+    assert said == "ok", said or f"the process ended with status {status}: {where}"
