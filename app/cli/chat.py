@@ -36,7 +36,7 @@ def chat(
 
     making, first = line_input.meanwhile(make), ""
     if sys.stdin.isatty():
-        line_input.greet(Path(loading.model).name)
+        line_input.greet(Path(loading.model).resolve().name)
         if (line := line_input.read()) is None:
             return 0
         first = line

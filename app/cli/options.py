@@ -158,16 +158,16 @@ class Loading(ModelChoice):
     """quantise the weights (needs limner[quantized])"""
     offload: bool = False
     """the half that rests waits in host memory"""
-    adapter: Annotated[tuple[str, ...], Parameter(metavar="DIR[:WEIGHT]")] = ()
+    adapter: Annotated[tuple[str, ...], Parameter(metavar="[NAME=]DIR[:WEIGHT]")] = ()
     """a LoRA adapter; repeatable"""
 
     def load(self, dtype: str = "auto", **options: Any) -> Limner:
-        from ...inference.adapters import split_weight
+        from ...inference.adapters import split_adapter
 
+        adapters = [split_adapter(given) for given in self.adapter]  # a mistyped weight is said before anything loads
         model = super().load(dtype, bits=self.bits, offload=self.offload, **options)
-        for given in self.adapter:
-            folder, weight = split_weight(given)
-            model.load_adapter(folder, weight=weight)
+        for name, folder, weight in adapters:
+            model.load_adapter(folder, name, weight)
         return model
 
 
