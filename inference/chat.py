@@ -160,8 +160,12 @@ class Chat:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         options = self.model.defaults.updated(generation_options(self.options))
-        own = {name: getattr(options, name) for name, value in generation_options(self.options).items() if value is not None}
-        own |= {name: self.options[name] for name in ("seed", "adapters") if self.options.get(name) is not None}  # type: ignore[literal-required]
+        own = {
+            name: getattr(options, name)
+            for name, value in generation_options(self.options).items()
+            if value is not None
+        }
+        own |= {name: self.options[name] for name in ("seed", "adapters") if self.options.get(name) is not None}
         state = {
             "model": self.model.name,
             "fingerprint": fingerprint(self.model),
@@ -186,7 +190,9 @@ class Chat:
         messages, state, files = read_chat(path)
         if state:
             check_model(path, state, model)
-            messages = [with_ids(*pair, model.encoder.spells) for pair in zip(messages, state["token_ids"], strict=True)]
+            messages = [
+                with_ids(*pair, model.encoder.spells) for pair in zip(messages, state["token_ids"], strict=True)
+            ]
         try:
             chat = cls(model, **{**state.get("options", {}), **options})
         except (ValueError, TypeError) as error:

@@ -147,7 +147,9 @@ def checked_state(state: Any, messages: Sequence[Message], path: Path) -> dict[s
         and len(state["token_ids"]) == len(messages)
     )
     if not good:
-        raise ValueError(f"{path} cannot be read: expected format {FORMAT} of a chat with the keys {', '.join(STATE_KEYS)}")
+        raise ValueError(
+            f"{path} cannot be read: expected format {FORMAT} of a chat with the keys {', '.join(STATE_KEYS)}"
+        )
     return state
 
 

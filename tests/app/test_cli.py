@@ -10,7 +10,8 @@ from PIL import Image
 
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
-from limner.app.cli.terminal import graphics, show
+from limner.app.cli.terminal import graphics
+from limner.app.cli.terminal_pictures import show
 
 
 @pytest.fixture(scope="module")
