@@ -41,6 +41,8 @@ def greet(name: str) -> None:
         if "libedit" not in (readline.__doc__ or ""):
             # the answer of a slow terminal to what it was asked is no text
             readline.parse_and_bind(r'"\e[": skip-csi-sequence')
+            for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # bytes of UTF-8 are no commands
+                readline.parse_and_bind(f"set {setting}")
     with contextlib.suppress(AttributeError):  # in place of an error at a byte that is no character
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     print(f"limner {name}: type a message, /help for commands, Ctrl-D to leave", flush=True)

@@ -132,7 +132,7 @@ def answers_sixel(timeout: float = 0.5) -> bool:
                 typed_ahead.extend(os.read(handle, 1024))
     finally:
         termios.tcsetattr(handle, termios.TCSADRAIN, before)
-    if not (found := pattern.search(typed_ahead)):
+    if not (found := pattern.search(bytes(typed_ahead))):
         return False
     del typed_ahead[slice(*found.span())]
     return b"4" in found[1].split(b";")

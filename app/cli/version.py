@@ -15,6 +15,6 @@ def version() -> str:
     from ... import __version__
     from ...inference.devices import best_device
 
-    parts = [f"torch {torch.__version__}", *(f"{name} {metadata.version(name)}" for name in PARTS)]
+    parts = (f"{name} {metadata.version(name)}" for name in PARTS)
     place = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, device {best_device()}"
-    return f"limner {__version__}\n{', '.join(parts)}\n{place}"
+    return "\n".join((f"limner {__version__}", f"torch {torch.__version__}", *parts, place))
