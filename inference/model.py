@@ -326,7 +326,9 @@ class Limner(nn.Module):
                 base = (self.name, self.adapters.fingerprint)
                 adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
             self.config.save(fresh)
-            (fresh / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
+            (fresh / "generation_config.json").write_text(
+                json.dumps(asdict(self.defaults), indent=1) + "\n", encoding="utf-8"
+            )
             self.tokenizer.save_pretrained(fresh)
             for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.vision_tower.model)):
                 if name in sources:
