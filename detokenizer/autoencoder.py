@@ -79,10 +79,10 @@ class Autoencoder(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         self.vae.save_pretrained(folder)
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path of this machine does not belong into a published file
-        (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
+        (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Autoencoder:
@@ -94,7 +94,7 @@ class Autoencoder(nn.Module):
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         own = Path(folder) / "limner.json"
-        options = json.loads(own.read_text()) if own.exists() else {}
+        options = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
         return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
 
 

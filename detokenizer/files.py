@@ -88,7 +88,7 @@ def read_part_config(folder: Path, keys: Collection[str] | None = None) -> dict[
 def shard_files(index: Path) -> list[Path]:
     """The files that an index of weights names. Raises ValueError for one that is not in its folder."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of weights: {error}") from error
     if outside := [name for name in names if Path(name).name != name]:
@@ -141,14 +141,14 @@ def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) ->
 def save_module(module: Any, folder: Path) -> None:
     """Writes what `load_module` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n", encoding="utf-8")
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
 
 
 def write_source(folder: Path, source: str, **options: Any) -> None:
     """Writes a ``source.json`` that names where a part's weights are, in place of a copy."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n")
+    (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n", encoding="utf-8")
 
 
 def resolve_folder(folder: Path) -> Path:

@@ -145,7 +145,7 @@ class MMDiTDetokenizer(Detokenizer):
             write_source(folder / "vae", source)
         (folder / "scheduler").mkdir(exist_ok=True)
         scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
-        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
+        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(

@@ -15,3 +15,8 @@ def check_device(name: str | torch.device) -> torch.device:
         found += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(f"no such device: {str(name)!r}; this machine has {', '.join(found)}") from None
     return device
+
+
+def best_device() -> str:
+    """The device that a model is put on where none is named: cuda, then mps, then cpu."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

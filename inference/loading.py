@@ -11,7 +11,7 @@ from torch import nn
 
 from ..detokenizer.files import from_hub
 from . import precision
-from .devices import check_device
+from .devices import best_device, check_device
 from .model import STUDENT, Limner
 from .model_folders import find_model
 from .offload import ModelOffload
@@ -69,7 +69,7 @@ def load(
 
 def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:
     """Moves the model to the device and precision that `load` would choose. Raises ValueError for unknown ones."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    best = best_device()
     places = {"": device} if isinstance(device, str) else dict(device)
     halves = [name for name, _ in model.named_children()]
     unknown = sorted(set(places) - {"", *halves})

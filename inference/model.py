@@ -233,9 +233,11 @@ class Limner(nn.Module):
         return next((adapter.steps for adapter in self.adapters.loaded.values() if adapter.bundled), None)
 
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
-        """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
+        """Load a LoRA adapter beside those already there and switch it on; returns its name: by default the folder's, with a
+        number where that is taken (``cat``, ``cat-2``).
 
-        Raises ValueError for a folder that holds none, one for another base model, a name that is taken.
+        Raises ValueError for a folder that holds none, one that is loaded already, one for another base model, a given name
+        that is taken, a weight that is no finite number.
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits take no adapter: merge it first (limner merge)")
@@ -324,7 +326,9 @@ class Limner(nn.Module):
                 base = (self.name, self.adapters.fingerprint)
                 adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
             self.config.save(fresh)
-            (fresh / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
+            (fresh / "generation_config.json").write_text(
+                json.dumps(asdict(self.defaults), indent=1) + "\n", encoding="utf-8"
+            )
             self.tokenizer.save_pretrained(fresh)
             for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.vision_tower.model)):
                 if name in sources:
@@ -345,5 +349,5 @@ class Limner(nn.Module):
             mllm = load_stream(folder, config, tokenizer)
             detokenizer, defaults = load_detokenizer(folder / "detokenizer"), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)
-        model.name = folder.name
+        model.name = folder.resolve().name  # of "." too
         return model.eval()

@@ -59,7 +59,7 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
                 no_dist=parallel.world_size() == 1,
             )
         if parallel.rank() == 0:
-            (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+            (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
             _fsync(fresh.iterdir())
     except Exception as error:  # the writer wraps what the disk says in errors of its own
         shutil.rmtree(fresh, ignore_errors=True)
@@ -88,7 +88,7 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
         return RunState()
     path = there[-1]
     try:
-        progress = RunState(**json.loads((path / "progress.json").read_text()))
+        progress = RunState(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
         reader = dcp.HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata
     except (OSError, ValueError, TypeError, KeyError, struct.error, SafetensorError) as error:

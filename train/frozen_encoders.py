@@ -44,7 +44,7 @@ class EncoderCache:
         index = self.folder / "index.json"
         if not index.exists():
             raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
-        saved = json.loads(index.read_text())
+        saved = json.loads(index.read_text(encoding="utf-8"))
         if saved["encoders"] != encoders:
             raise ValueError(f"{folder} was precomputed by another vision tower or autoencoder than this model's")
         self.places: dict[str, str] = saved["places"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
-from .options import DESCRIBING, LOADING, Loading, Out, Whole, checked, takes
+from .options import DESCRIBING, LOADING, Loading, Out, Prompt, Whole, checked, takes
 
 
 @takes(GenerationConfig, DESCRIBING, shown=False)
@@ -13,7 +13,7 @@ def describe(  # type: ignore[misc]  # boxes is an option of the request too: he
     /,
     *,
     loading: Loading = LOADING,
-    prompt: str = "What is in this picture?",
+    prompt: Prompt = "What is in this picture?",
     boxes: bool = False,
     out: Out | None = None,
     seed: Whole = 0,

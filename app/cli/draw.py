@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
-from .options import DRAWING, LOADING, Loading, Out, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, Loading, Out, Prompt, Size, Whole, checked, takes
 
 if TYPE_CHECKING:
     from ...inference.model import Limner
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @takes(GenerationConfig, DRAWING, shown=False)
 def draw(
-    prompt: str,
+    prompt: Prompt,
     /,
     *,
     loading: Loading = LOADING,

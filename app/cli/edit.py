@@ -5,13 +5,13 @@ from typing import Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from .draw import draw_and_save, picture_file
-from .options import DRAWING, LOADING, Loading, Out, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, Loading, Out, Prompt, Size, Whole, checked, takes
 
 
 @takes(GenerationConfig, DRAWING, shown=False)
 def edit(
     image: str,
-    prompt: str,
+    prompt: Prompt,
     /,
     *,
     loading: Loading = LOADING,

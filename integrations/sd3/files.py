@@ -38,7 +38,7 @@ def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
-    options = json.loads((folder / "config.json").read_text())
+    options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
     config = replace(config_from_diffusers(options), max_references=max_references)
@@ -54,7 +54,7 @@ def load_pipeline(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoenc
     if not (folder / "vae/config.json").exists():
         raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
     scheduler = folder / "scheduler/scheduler_config.json"
-    options = json.loads(scheduler.read_text()) if scheduler.exists() else {}
+    options = json.loads(scheduler.read_text(encoding="utf-8")) if scheduler.exists() else {}
     if options.get("use_dynamic_shifting"):
         raise ValueError(f"{scheduler}: use_dynamic_shifting is a rule that Limner does not follow")
     return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)

@@ -42,8 +42,8 @@ class Recorder(SimpleNamespace):
     def resize_note(self, image, size):
         self.size = size
 
-    def load_adapter(self, folder, weight):
-        self.adapters = [*getattr(self, "adapters", []), (folder, weight)]
+    def load_adapter(self, folder, name, weight):
+        self.adapters = [*getattr(self, "adapters", []), (folder, name, weight)]
 
 
 @pytest.fixture
@@ -127,6 +127,8 @@ def test_help_waits_for_neither_torch_nor_transformers():
         ("data filter D -o E --max-aspect 0.5", "max_aspect is 0.5"),
         ("--print-completion tcsh", 'Choose from: "bash", "zsh", "fish"'),
         ("chat --history -1", "history is -1"),
+        ("draw x --adapter cat:half", "'half' is no weight"),
+        ("draw x --adapter cat:nan", "'nan' is no weight"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(run, words, said):
@@ -197,9 +199,9 @@ def test_ways_to_say_where_to(run, model, words, tmp_path):
 
 
 def test_adapters_and_devices(run, model):
-    words = "--adapter a --adapter b:0.5 --device cuda:0,cuda:1 --bits 8 --model giga".split()
+    words = "--adapter a --adapter blue=b:0.5 --device cuda:0,cuda:1 --bits 8 --model giga".split()
     assert run("describe", "in.png", *words, "--temperature", "0.3")[:2] == (0, "a cat\n")
-    assert model.adapters == [("a", 1.0), ("b", 0.5)] and model.loaded["bits"] == 8
+    assert model.adapters == [("a", None, 1.0), ("b", "blue", 0.5)] and model.loaded["bits"] == 8
     assert model.loaded["device"] == {"mllm": "cuda:0", "detokenizer": "cuda:1"} and model.loaded["model"] == "giga"
     assert model.options == {"seed": 0, "temperature": 0.3, "images": "never", "boxes": False}
 

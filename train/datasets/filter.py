@@ -40,7 +40,10 @@ def filter_dataset(
     (output / "pictures").mkdir(parents=True)
     counts = {"kept": 0, "dropped": 0}
     hashes: list[np.ndarray] = []
-    with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
+    with (
+        (output / "metadata.jsonl").open("w", encoding="utf-8") as good,
+        (output / "dropped.jsonl").open("w", encoding="utf-8") as bad,
+    ):
         for example in readers.read(data):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
             if why is None and not isinstance(example, Problem):
