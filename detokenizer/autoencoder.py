@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
-from .files import load_strict, read_part_config, stored_dtype
+from .files import check_types, load_strict, read_json, read_part_config, stored_dtype
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
@@ -94,7 +94,8 @@ class Autoencoder(nn.Module):
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         own = Path(folder) / "limner.json"
-        options = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
+        options = read_json(own, ("unshuffle",)) if own.exists() else {}
+        check_types(options, cls.__init__, own)
         return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
 
 

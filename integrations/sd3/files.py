@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder
-from ...detokenizer.files import build_on_meta, check_state_dict, load_tensors, read_json, resolve_folder, shard_files
+from ...detokenizer.files import (
+    build_on_meta,
+    check_state_dict,
+    check_types,
+    load_tensors,
+    read_json,
+    read_part_config,
+    resolve_folder,
+    shard_files,
+)
 from ...detokenizer.mmdit import MMDiT
 from ...detokenizer.mmdit_config import MMDiTConfig
 from .layouts import (
@@ -38,7 +46,7 @@ def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
-    options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    options = read_part_config(folder)
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
     config = replace(config_from_diffusers(options), max_references=max_references)
@@ -54,7 +62,7 @@ def load_pipeline(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoenc
     if not (folder / "vae/config.json").exists():
         raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
     scheduler = folder / "scheduler/scheduler_config.json"
-    options = json.loads(scheduler.read_text(encoding="utf-8")) if scheduler.exists() else {}
+    options = read_json(scheduler) if scheduler.exists() else {}
     if options.get("use_dynamic_shifting"):
         raise ValueError(f"{scheduler}: use_dynamic_shifting is a rule that Limner does not follow")
     return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)
@@ -65,6 +73,7 @@ def load_named_source(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
     if not (folder / "mmdit/source.json").exists():
         return None
     options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
+    check_types(options, MMDiTConfig, folder / "mmdit/source.json")
     mmdit = load_mmdit(resolve_folder(folder / "mmdit"), options.get("max_references", 0))
     return mmdit, Autoencoder.from_pretrained(resolve_folder(folder / "vae") / "vae")
 

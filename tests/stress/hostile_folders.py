@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported
 import shutil
 import sys
 from dataclasses import asdict
@@ -17,11 +19,11 @@ from typing import Any
 
 import torch
 from broken_folders import ADAPTER_CHANGES, MODEL_CHANGES, NAMES, NEW_CODE
-from cases import Outcome, try_cases
 from hypothesis import strategies as st
 from watched import in_child, memory_cap, nothing_happens, watch
 
 import limner
+from cases import Outcome, try_cases
 from helpers import make_limner
 from limner.app.cli import main as cli
 from limner.inference import adapter_files
@@ -158,7 +160,6 @@ def capped():
 
 
 def run(cases: int, seed: int) -> Outcome:
-    os.environ["HF_HUB_OFFLINE"] = "1"
     logging.disable(logging.ERROR)
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):

@@ -17,11 +17,11 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 from broken_pictures import MAKERS, sound
-from cases import Outcome, try_cases
 from hypothesis import strategies as st
 from PIL import Image
 from watched import memory_cap, nothing_happens, standard_error, watch
 
+from cases import Outcome, try_cases
 from limner.inference.images import MAX_PIXELS
 from limner.inference.inputs import load_message_images
 

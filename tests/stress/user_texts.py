@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from cases import Outcome, try_cases
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cases import Outcome, try_cases
 from helpers import byte_tokenizer, picture, stream_config
 from limner.inference.boxes import parse_boxes, strip_boxes
 from limner.inference.model_folders import embedded
