@@ -26,6 +26,10 @@ class Autoencoder(nn.Module):
         super().__init__()
         if unshuffle < 1:
             raise ValueError(f"unshuffle is {unshuffle}; it must be at least 1")
+        if vae.config.in_channels != 3 * unshuffle**2:
+            raise ValueError(
+                f"unshuffle {unshuffle} gives {3 * unshuffle**2} channels, the autoencoder takes {vae.config.in_channels}"
+            )
         self.vae, self.unshuffle = vae, unshuffle
 
     @property

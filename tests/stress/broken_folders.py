@@ -113,8 +113,10 @@ def json_text(folder: Path, rng: Random) -> bool:
     text = path.read_text()
     made = (
         text[: rng.randrange(len(text))],
-        *("", "[" * 10**5, '{"a":' * 10**5, "[]", "null", "3", '"x"', text.replace(":", ": NaN,", 1), "\ufeff" + text, text.encode("utf-16")),
-        *(f'{{"model_type": "limner", "num_queries": {"9" * 5000}}}', text[:-2] + f', "a": {"9" * 10**5}}}', b"\xff\xfe\x00", text + text),
+        *("", "[" * 10**5, '{"a":' * 10**5, "[]", "null", "3", '"x"', text.replace(":", ": NaN,", 1), "\ufeff" + text,
+          text.encode("utf-16")),
+        *(f'{{"model_type": "limner", "num_queries": {"9" * 5000}}}', text[:-2] + f', "a": {"9" * 10**5}}}',
+          b"\xff\xfe\x00", text + text),
         *("{" + '"a": "' + "x" * 10**7 + '"}', text.replace("{", "{" + '"a": 1, ' * 10**5, 1)),
     )  # fmt: skip
     write(path, rng.choice(made))
@@ -265,7 +267,8 @@ def indices(folder: Path, rng: Random) -> bool:
     if rng.random() < 0.8:
         remove(weights)
     target = rng.choice((
-        "../outside.safetensors", "../../outside.safetensors", str(outside), "/etc/passwd", "~/x", "", ".", "..", "x\0y", 3, None,
+        "../outside.safetensors", "../../outside.safetensors", str(outside), "/etc/passwd", "~/x", "", ".", "..",
+        "x\0y", 3, None,
         ["a"], "pytorch_model.bin", "https://127.0.0.1/x", "C:\\x", weights.name, "a" * 5000,
     ))  # fmt: skip
     index: Any = {
@@ -354,7 +357,8 @@ def tokenizers(folder: Path, rng: Random) -> bool:
         {"decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}},
         {"added_tokens": values["added_tokens"] + values["added_tokens"][:1]},
         {"added_tokens": [*values["added_tokens"], {**values["added_tokens"][0], "id": 10**9, "content": "x"}]},
-        {"added_tokens": [*values["added_tokens"], {**values["added_tokens"][0], "id": 9999, "content": rng.choice(("", " ", "a", "\n"))}]},
+        {"added_tokens": [*values["added_tokens"], {**values["added_tokens"][0], "id": 9999, "content": rng.choice(("",
+        " ", "a", "\n"))}]},
         {"added_tokens": [{**token, "content": "<img>"} for token in values["added_tokens"]]},
         {"added_tokens": values["added_tokens"][: rng.randrange(len(values["added_tokens"]))]},
         {"truncation": {"max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}},
@@ -403,59 +407,3 @@ MODEL_CHANGES = {
     change.__name__: change
     for change in (json_value, json_key, json_text, weights_header, pickles, code, links, indices, templates, tokenizers, sources)
 }  # fmt: skip
-
-
-def adapter_card(folder: Path, rng: Random) -> bool:
-    """A card whose fields are not what they should be."""
-    path = folder / "limner_adapter.json"
-    card = json.loads(path.read_text())
-    place = rng.choice(("base", "base_fingerprint", "parts", "modules_to_save", "made", "format", "student"))
-    if place == "student":
-        card["made"] = {"student_steps": rng.choice(VALUES)}
-    else:
-        odd = (
-            ["../llm"],
-            ["/etc"],
-            ["llm", "llm"],
-            ["mmdit", "llm"],
-            "llm",
-            {"llm": 1},
-            ["mllm.llm"],
-            "\x1b[31mred\nline",
-            "x" * 10**4,
-        )
-        card[place] = rng.choice((*VALUES, *odd))
-    write(path, json.dumps(card))
-    return False
-
-
-def adapter_lora(folder: Path, rng: Random) -> bool:
-    """peft's options that write into the base, load modules, compute for long or find nothing."""
-    path = rng.choice(files(folder, "adapter_config.json"))
-    made = (
-        *({"init_lora_weights": kind} for kind in ("pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "gaussian", "evil", 3, None, "orthogonal")),
-        *({"target_modules": name} for name in ("(a+)+$", "(.*)*x", ".*", "[", "", [], None, ["lm_head"], "all-linear", ["embed_tokens"], 3)),
-        *({"modules_to_save": name} for name in (["embed_tokens"], ["lm_head"], ["norm"], ".*", [""], ["evil"], 3)),
-        *({"r": number} for number in (0, -1, 10**9, 1.5, "8", None, True, 3)),
-        *({"lora_alpha": number} for number in (float("nan"), float("inf"), "8", None, 10**30, -1, True, [])),
-        *({"rank_pattern": {"(a+)+$": 8}}, {"alpha_pattern": {".*": 10**30}}, {"rank_pattern": {".*": 10**6}}, {"rank_pattern": [1]}),
-        *({"layer_replication": [[0, 2], [0, 2]]}, {"trainable_token_indices": [0]}, {"target_parameters": ["weight"]}, {"bias": "all"}),
-        *({"use_dora": True}, {"use_rslora": True}, {"lora_bias": True}, {"fan_in_fan_out": True}, {"use_qalora": True}, {"lora_dropout": 5}),
-        *({"peft_type": "LOHA"}, {"peft_type": "evil"}, {"task_type": "evil"}, {"peft_version": "99.0"}, {"exclude_modules": ".*"}),
-        *({"megatron_config": {"a": 1}, "megatron_core": NEW_CODE}, {"loftq_config": {"loftq_bits": 4}, "init_lora_weights": "loftq"}),
-        *({"layers_to_transform": 0}, {"layers_to_transform": [99]}, {"layers_pattern": "evil"}, {"inference_mode": "x"}, {"revision": "../x"}),
-        *({"auto_mapping": {"base_model_class": "x", "parent_library": NEW_CODE}}, {"base_model_name_or_path": "/etc/passwd"}),
-        *({"use_bdlora": {}}, {"arrow_config": {}}, {"corda_config": {}}, {"eva_config": {}}, {"lora_ga_config": {}}, {"velora_config": {}}),
-    )  # fmt: skip
-    write(path, json.dumps(json.loads(path.read_text()) | rng.choice(made)))
-    return False
-
-
-ADAPTER_CHANGES = {
-    change.__name__: change
-    for change in (adapter_card, adapter_lora, json_value, json_key, json_text, weights_header, pickles, code, links)
-}  # fmt: skip
-NAMES = (
-    *("../x", "..", "/", ".", "", " ", "a/..", "../..", "a/b/c", "./x/y", "~/x", "~", "a\0b", "owner/na me", "C:\\x", "owner/\x1b[31m", "a/" + "b" * 500),
-    *("nano/", "nano/../nano", "/etc/passwd", "/dev/zero", "owner/--x", "-/-", "https://127.0.0.1/x", "file:///etc", "\ud800", "owner/name@main", "a\nb"),
-)  # fmt: skip
