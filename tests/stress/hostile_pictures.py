@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ MEMORY = 1_500_000_000
 """Bytes of address space above the start that reading a picture may take"""
 SECONDS = 15
 """Of processor time that a picture may take on a slow core"""
+LIBTIFF = re.compile(rb"[\w.]+: ")
 SUFFIXES = (
     "png",
     "jpg",
@@ -68,7 +70,8 @@ def read(path: Path) -> None:
 
 
 def run(cases: int, seed: int) -> Outcome:
-    logging.getLogger("limner").addHandler(logging.NullHandler())
+    for name in ("limner", "PIL"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     Image.init()  # or the first case would seem to load the plugins
     watch()
     sound()
@@ -86,7 +89,9 @@ def run(cases: int, seed: int) -> Outcome:
             finally:
                 faulthandler.cancel_dump_traceback_later()
             sys.stderr.flush()
-            assert printed.stat().st_size == before, f"printed: {printed.read_bytes()[before:][:300]!r}"
+            said = printed.read_bytes()[before:]
+            # libtiff has lines of its own for broken data, which Pillow cannot switch off
+            assert all(LIBTIFF.match(line) for line in said.splitlines()), f"printed: {said[:300]!r}"
 
         made = st.tuples(st.sampled_from(sorted(MAKERS)), st.sampled_from(SUFFIXES), st.integers(0, 2**32 - 1))
         outcome = try_cases(made, check, cases - cases // 5, seed)
@@ -99,7 +104,7 @@ def fuzz(outcome: Outcome, cases: int, seed: int) -> Outcome:
         command = [
             sys.executable,
             __file__,
-            f"-runs={cases}",
+            f"-runs={cases + len(smallest()) + 1}",
             f"-seed={seed + 1}",
             "-max_len=4096",
             "-verbosity=0",
@@ -115,6 +120,11 @@ def fuzz(outcome: Outcome, cases: int, seed: int) -> Outcome:
     return outcome
 
 
+def smallest() -> dict[str, bytes]:
+    """A picture of each format, which atheris tries first."""
+    return {name.split()[0]: data for name, data in sorted(sound().items(), key=lambda item: -len(item[1]))}
+
+
 def main() -> None:
     """atheris' own loop, with small pictures to begin from."""
     import atheris
@@ -125,9 +135,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
-        for name, data in sound().items():
-            if len(data) < 4096:
-                (corpus / name.replace(" ", "-")).write_bytes(data)
+        for kind, data in smallest().items():
+            (corpus / kind).write_bytes(data)
         path = Path(folder) / "picture.png"
 
         def attempt(data: bytes) -> None:
