@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,43 @@ def test_unknown_config_keys_are_refused():
         LimnerConfig.from_dict({"colour": 1})
     with pytest.raises(ValueError, match="drawn_images"):
         LimnerConfig(drawn_images="forgotten")
+
+
+LOOPS = (
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (LOOPS + "{{ messages[0].content }}", "more than 1,000,000 steps"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "1,000,000 steps",
+        ),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{{ range(10000000) }}", "Range too big"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% include '/etc/passwd' %}", "refuses these messages"),
+        ("{{ cycler.__init__.__globals__ }}", "unsafe"),
+        ("{{ 10 ** 10 ** 8 }}", "powers"),
+        ("{% for %}", "chat template"),
+        ("{{ 'a", "chat template is broken"),
+    ],
+)
+def test_a_template_that_never_ends_or_fails_is_refused(template, words):
+    tokenizer, config = byte_tokenizer(), stream_config()
+    vocabulary = add_control_tokens(tokenizer, config)
+    tokenizer.chat_template = template
+    before = sys.gettrace()
+    with pytest.raises(ValueError, match=words):
+        StreamEncoder(tokenizer, config, vocabulary).encode("x")
+    assert sys.gettrace() is before
+
+
+def test_ids_of_a_saved_reply_are_no_control_tokens():
+    encoder = words_and_added(["<tool>", "\n"], ["<unk>", "<turn>", "</turn>"])
+    tool, turn, line = (encoder.tokenizer.convert_tokens_to_ids(name) for name in ("<tool>", "<turn>", "\n"))
+    assert encoder.spells([line], "\n") and encoder.spells([tool], "<tool>")
+    assert not encoder.spells([turn], "<turn>") and not encoder.spells([encoder.vocabulary.boi], "<img>")
