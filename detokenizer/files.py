@@ -84,13 +84,14 @@ def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
     return values
 
 
-def check_types(values: Mapping[str, Any], config_class: type[Any], path: Path) -> None:
-    """Raises ValueError for a value of the wrong type for its field of a dataclass, and for numbers that are not finite."""
-    hints = get_type_hints(config_class)
+def check_types(values: Mapping[str, Any], annotated: Any, path: Path) -> None:
+    """Raises ValueError for a value of the wrong type for its field of a dataclass or parameter of a function, and for numbers
+    that are not finite."""
+    hints = get_type_hints(annotated)
     for name, value in values.items():
         if name in hints and not is_of_type(value, hints[name]):
             raise ValueError(
-                f"{path}: {name} is {value!r:.60}, which is no {config_class.__annotations__.get(name, hints[name])}"
+                f"{path}: {name} is {value!r:.60}, which is no {annotated.__annotations__.get(name, hints[name])}"
             )
 
 
