@@ -24,7 +24,7 @@ from . import adapter_files
 from .adapters import Adapters
 from .chat import Chat, ChatOptions
 from .engine import Engine
-from .generation_config import GenerationConfig, GenerationOptions
+from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .inputs import (
     ContextLengthError,
     Messages,
@@ -69,6 +69,8 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.allow_urls: tuple[str, ...] = ()
+        """Hosts from which pictures of messages are fetched (`addresses.fetch`)"""
         self.offload: ModelOffload | None = None
         self.bits: int | None = None
         """Of the weights of its linear layers, where they were quantised"""
@@ -130,7 +132,7 @@ class Limner(nn.Module):
         `set_adapters` switched on. ``options`` are the fields of `GenerationConfig`. Raises ValueError for messages or options
         that make no sense.
         """
-        if n < 1:
+        if whole_number("n", n) < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
         seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
@@ -281,7 +283,7 @@ class Limner(nn.Module):
         history = options.get("history") or 0  # the folder's own is for chats, which give it
         encoded = [
             self.encoder.encode(
-                recent_messages(load_message_images(messages), history),
+                recent_messages(load_message_images(messages, self.allow_urls), history),
                 add_generation_prompt=True,
                 images=config.images,
                 boxes=config.boxes,

@@ -126,7 +126,7 @@ def test_pictures_take_names_that_are_free(folder, tmp_path, monkeypatch, capsys
     assert cli.main(["edit", "limner-001.png", "make it blue", *drawing]) == 0
     assert (tmp_path / "limner-002.png").exists()
     assert cli.main(["edit", "limner-001.png", "blue", "--out", "./limner-001.png", *drawing]) == 2
-    assert "is the picture that is edited" in capsys.readouterr().err
+    assert "is the picture that is read" in capsys.readouterr().err
     assert (tmp_path / "limner-001.png").read_bytes() == first
 
 
