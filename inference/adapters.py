@@ -150,6 +150,7 @@ class Adapters:
         student has not met it, and draws it less well (docs/finetune.md). A student that was loaded beside it is meant to
         draw. Raises ValueError where two students want different steps and none was asked for.
         """
+        self.model.defaults.updated(options)  # what makes no sense is said before anything is made of it
         active = {name: self.loaded[name] for name, weight in weights.items() if weight}
         students = {name: adapter.steps for name, adapter in active.items() if adapter.steps}
         steps = options.get("num_inference_steps")

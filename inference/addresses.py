@@ -55,12 +55,12 @@ def path_of_uri(uri: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
-def check_hosts(allow_urls: str | Sequence[str]) -> tuple[str, ...]:
+def check_hosts(allow_urls: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names of hosts, in lower case. Raises ValueError for what is none.
 
     ``example.com`` allows that host at any port, ``example.com:8000`` at one, ``*.example.com`` all hosts under it, ``*`` all.
     """
-    hosts = (allow_urls,) if isinstance(allow_urls, str) else tuple(allow_urls)
+    hosts = (allow_urls,) if isinstance(allow_urls, str) else tuple(allow_urls or ())
     for host in hosts:
         if not isinstance(host, str) or (host != "*" and not HOST.fullmatch(host)):
             raise ValueError(f"allow_urls names hosts, such as example.com or *.example.com, not {host!r}")
@@ -80,11 +80,16 @@ def fetch(url: str, allow_urls: Sequence[str]) -> bytes:
         try:
             answer = request(url, parts, end)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise PictureError(f"cannot fetch {url:.200}: {error or type(error).__name__}") from None
+            raise PictureError(f"cannot fetch {shown(url)}: {error or type(error).__name__}") from None
         if isinstance(answer, bytes):
             return answer
         url = urljoin(url, answer)
-    raise PictureError(f"{url:.200} is redirected more than {MAX_REDIRECTS} times")
+    raise PictureError(f"{shown(url)} is redirected more than {MAX_REDIRECTS} times")
+
+
+def shown(url: str) -> str:
+    """A URL in an error: without its query, which may hold a key."""
+    return url.partition("?")[0][:200]
 
 
 def check_url(url: str, allow_urls: Sequence[str]) -> SplitResult:
@@ -93,9 +98,9 @@ def check_url(url: str, allow_urls: Sequence[str]) -> SplitResult:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise PictureError(f"{url:.200} is no URL: {error}") from None
+        raise PictureError(f"{shown(url)} is no URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise PictureError(f"{url:.200}: only http and https URLs are fetched; download it and give its path")
+        raise PictureError(f"{shown(url)}: only http and https URLs are fetched; download it and give its path")
     if parts.username is not None:
         raise PictureError(f"a URL of {host} with a password is not fetched: download it and give its path")
     allowed = check_hosts(allow_urls)
@@ -103,7 +108,7 @@ def check_url(url: str, allow_urls: Sequence[str]) -> SplitResult:
     known = {bare, f"{bare}:{port or (443 if parts.scheme == 'https' else 80)}", "*"}
     if not known & set(allowed) and not any(a[0] == "*" and a[1:] and host.endswith(a[1:]) for a in allowed):
         raise PictureError(
-            f"the URL {url:.200} is not fetched: allow its host by limner.load(…, allow_urls=({host!r},)) or "
+            f"the URL {shown(url)} is not fetched: allow its host by limner.load(…, allow_urls=({host!r},)) or "
             f"--allow-url {host}, or download it and give its path"
         )
     return parts
@@ -126,16 +131,16 @@ def request(url: str, parts: SplitResult, end: float) -> bytes | str:
         if response.status in (301, 302, 303, 307, 308) and (target := response.getheader("Location")):
             return target
         if response.status != 200:
-            raise PictureError(f"cannot fetch {url:.200}: the host answers {response.status} {response.reason}")
+            raise PictureError(f"cannot fetch {shown(url)}: the host answers {response.status} {response.reason}")
         data = bytearray()
         while piece := response.read1(2**16):
             data += piece
             if len(data) > MAX_BYTES:
-                raise PictureError(f"{url:.200} is more than {MAX_BYTES:,} bytes, the limit of what is fetched")
+                raise PictureError(f"{shown(url)} is more than {MAX_BYTES:,} bytes, the limit of what is fetched")
             if time.monotonic() > end:
-                raise PictureError(f"{url:.200} takes more than {DEADLINE:g} s to fetch")
+                raise PictureError(f"{shown(url)} takes more than {DEADLINE:g} s to fetch")
         if response.length:  # the connection ended before
-            raise PictureError(f"{url:.200} is cut short: {response.length:,} bytes of it are missing")
+            raise PictureError(f"{shown(url)} is cut short: {response.length:,} bytes of it are missing")
         return bytes(data)
     finally:
         connection.close()

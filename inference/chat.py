@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -179,8 +179,8 @@ class Chat:
             raise ValueError(
                 f"a message is a string, not {text!r:.60}; pictures stand beside it: say(text, images=[...])"
             )
-        # only a list, a tuple or an iterator is several pictures: a path, bytes and an array can be gone through too
-        several = isinstance(images, (list, tuple)) or hasattr(images, "__next__")
+        # not whatever can be gone through is several pictures: a path, bytes, an array and an open file can be too
+        several = isinstance(images, (list, tuple, Iterator)) and not hasattr(images, "read")
         images = list(images) if several else [] if images is None else [images]
         if not text.strip() and not images:
             raise ValueError("say something or show a picture: the message is empty")

@@ -75,7 +75,7 @@ def word(name: str, value: Any) -> str:
     if not isinstance(value, str):
         pictures = "; pictures to look at are parts of the messages" if name == "images" else ""
         raise ValueError(f"{name} is {value!r:.60}; it must be a word{pictures}")
-    return value
+    return str(value)  # numpy's too
 
 
 def words(name: str, value: Any) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def words(name: str, value: Any) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if not all(isinstance(each, str) for each in values):
         raise ValueError(f"{name} is {value!r:.60}; it must be a string or a list of strings")
-    return values
+    return tuple(map(str, values))
 
 
 def two_numbers(name: str, value: Any) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import stat
+import struct
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .addresses import data_of_uri, fetch, is_address, path_of_uri
+from .addresses import data_of_uri, fetch, is_address, path_of_uri, shown
 from .foreign_formats import foreign_format
 from .pixels import PictureError, flatten, from_array, grey_maximum, scale_grey
 
@@ -69,6 +70,8 @@ def load_image(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_bytes(bytes(source), "the picture")
     if isinstance(source, (str, os.PathLike)):
+        if not source:
+            raise PictureError("the path of the picture is empty")
         path = local_path(source)
         return load_file(path) if path is not None else load_address(str(source), allow_urls)
     if hasattr(source, "read"):
@@ -91,7 +94,7 @@ def load_address(address: str, allow_urls: Sequence[str]) -> Image.Image:
     """As `load_image`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
         return decode_bytes(data_of_uri(address), f"{address:.30}…")
-    return decode_bytes(fetch(address, allow_urls), f"{address:.300}")
+    return decode_bytes(fetch(address, allow_urls), shown(address))
 
 
 def local_path(source: str | os.PathLike[str]) -> Path | None:
@@ -116,7 +119,8 @@ def load_file(path: Path) -> Image.Image:
         with path.open("rb") as stream:
             return decode_image(stream, name)
     except (FileNotFoundError, NotADirectoryError):
-        raise PictureError(f"no such file: {name}") from None
+        hint = " (a URL is given as a string, not as a Path)" if name.startswith(("http:/", "https:/")) else ""
+        raise PictureError(f"no such file: {name}{hint}") from None
     except OSError as error:
         raise PictureError(f"cannot read {name}: {error.strerror or error}") from None
     except PictureError:
@@ -149,6 +153,7 @@ def decode_bytes(data: bytes, name: str) -> Image.Image:
 def decode_image(stream: BinaryIO, name: str) -> Image.Image:
     """As `load_image`, for an open file; ``name`` is what errors call it."""
     try:
+        check_icon(stream, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, where the limit is ours, and of odd metadata
             with refusals(name), Image.open(stream, formats=formats()) as image:
@@ -188,19 +193,39 @@ def refusals(name: str) -> Iterator[None]:
         raise PictureError(f"{name} has more pixels than the limit of {MAX_PIXELS:,}; make it smaller") from None
     except Exception as error:
         said = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise PictureError(f"{name} is broken, cut short or of a kind that is not read: {said}") from error
+        raise PictureError(f"{name} is broken or cut short, or of a kind that is not read: {said}") from error
 
 
 def check_pixels(image: Image.Image, name: str) -> None:
     """Raises ValueError for an image without pixels or of more than `MAX_PIXELS`."""
-    if image.format == "ICO" and hasattr(image, "ico"):
-        image = image.ico.getimage(image.size)  # a PNG of its own, which may be larger than what the icon says
-    if image.width * image.height > MAX_PIXELS:
+    check_size(image.width, image.height, name)
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """As `check_pixels`, for a size in pixels."""
+    if width * height > MAX_PIXELS:
         raise PictureError(
-            f"{name} is {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; make it smaller"
+            f"{name} is {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}; make it smaller"
         )
-    if not image.width * image.height:
-        raise PictureError(f"{name} has no pixels: it is {image.width} x {image.height}")
+    if not width * height:
+        raise PictureError(f"{name} has no pixels: it is {width} x {height}")
+
+
+def check_icon(stream: BinaryIO, name: str) -> None:
+    """As `check_pixels`, for an icon (ICO), of which Pillow decodes the largest picture when it opens it."""
+    stream.seek(0)
+    head = stream.read(6)
+    if head[:4] != b"\0\0\1\0":
+        return
+    entries = stream.read(16 * int.from_bytes(head[4:], "little"))
+    for (place,) in struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16]):
+        stream.seek(place)
+        picture = stream.read(24)
+        if picture.startswith(b"\x89PNG") and len(picture) == 24:
+            check_size(*struct.unpack(">II", picture[16:]), name)
+        elif len(picture) == 24:
+            width, height = struct.unpack("<ii", picture[4:12])
+            check_size(abs(width), abs(height) // 2, name)  # the picture and its mask
 
 
 def array_image(values: np.ndarray[Any, Any], channels_first: bool) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..detokenizer.files import from_hub
 from . import precision
 from .addresses import check_hosts
 from .devices import check_devices
+from .generation_config import yes_or_no
 from .model import STUDENT, Limner
 from .model_folders import find_model
 from .offload import ModelOffload
@@ -29,7 +31,7 @@ def load(
     revision: str | None = None,
     bits: int | None = None,
     offload: bool = False,
-    allow_urls: str | Sequence[str] = (),
+    allow_urls: str | Sequence[str] | None = (),
 ) -> Limner:
     """Load a model: an embedded name, a folder or a hub id, of which ``revision`` names a branch, a tag or a commit.
 
@@ -42,7 +44,9 @@ def load(
     (`addresses.check_hosts`); they hold for the model and no request changes them. Raises ValueError for a model that cannot be
     found or read, and options that make no sense.
     """
-    if offload and bits is not None:
+    if not isinstance(model, (str, os.PathLike)):
+        raise ValueError(f"a model is an embedded name, a folder or a hub id, not {model!r:.60}")
+    if yes_or_no("offload", offload) and bits is not None:
         raise ValueError(
             "offload moves parts between devices, which quantised weights do not support: choose one of the two"
         )

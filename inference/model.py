@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Unpack, overload
@@ -249,7 +249,8 @@ class Limner(nn.Module):
         Raises ValueError for an unknown name or another number of weights.
         """
         names = [names] if isinstance(names, str) else list(names)
-        values = [float(weights)] * len(names) if isinstance(weights, (int, float)) else list(weights)
+        several = isinstance(weights, Iterable) and getattr(weights, "ndim", 1)
+        values = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
         if len(values) != len(names):
             raise ValueError(f"{len(values)} weights for {len(names)} adapters")
         self.adapters.set(dict(zip(names, values, strict=True)))

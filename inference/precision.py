@@ -46,7 +46,7 @@ def choose_dtype(device: torch.device | str, wanted: str | torch.dtype = "auto")
 
 def check_dtype(wanted: str | torch.dtype | None) -> str:
     """The name of a precision, or "auto", for which None stands too. Raises ValueError for an unknown one."""
-    name = "auto" if wanted is None else str(wanted).removeprefix("torch.")
+    name = "auto" if wanted is None else str(getattr(wanted, "__name__", wanted)).removeprefix("torch.")
     name = SHORT_NAMES.get(name, name)
     if name not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
