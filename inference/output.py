@@ -45,11 +45,11 @@ def check_picture_path(path: Path, source: Path | None = None) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise ValueError(f"{path} is the picture that is read; write to another file")
     try:
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder")
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f"{path} is the picture that is read; write to another file")
         with atomic_file(path, replace=False) as fresh:
             fresh.touch()
     except OSError as error:  # no rights, a name that is too long, a full disk
