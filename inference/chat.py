@@ -121,7 +121,7 @@ class Chat:
     def retry(self, **options: Unpack[ChatOptions]) -> Reply:
         """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
         with self.popped_turn() as (text, images):
-            return self.say(text, images, **options)  # type: ignore[misc, arg-type]  # `images`, as in `say`
+            return self.say(text, images, **options)  # type: ignore[misc]  # `images`, as in `say`
 
     @contextlib.contextmanager
     def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:

@@ -222,7 +222,8 @@ def check_icon(stream: BinaryIO, name: str) -> None:
         stream.seek(place)
         picture = stream.read(24)
         if picture.startswith(b"\x89PNG") and len(picture) == 24:
-            check_size(*struct.unpack(">II", picture[16:]), name)
+            width, height = struct.unpack(">II", picture[16:])
+            check_size(width, height, name)
         elif len(picture) == 24:
             width, height = struct.unpack("<ii", picture[4:12])
             check_size(abs(width), abs(height) // 2, name)  # the picture and its mask

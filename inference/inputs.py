@@ -36,7 +36,7 @@ def as_batch(messages: Messages | Message | Sequence[Messages]) -> tuple[list[Me
             raise ValueError('give the messages of the example alone: generate(example["messages"])')
         return [[dict(messages)]], True
     # no order: a set; an array of one string cannot be gone through, though it says so
-    wrong = isinstance(messages, (bytes, set, frozenset, Image.Image)) or not getattr(messages, "ndim", 1)
+    wrong = isinstance(messages, (bytes, set, frozenset, Image.Image)) or getattr(messages, "ndim", None) == 0
     if wrong or not isinstance(messages, Iterable):
         raise ValueError(
             f"a prompt, a list of messages or a list of either is wanted, not {messages!r:.60} ({type(messages).__name__})"

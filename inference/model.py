@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from PIL import Image
 from safetensors.torch import save_file
@@ -249,8 +249,8 @@ class Limner(nn.Module):
         Raises ValueError for an unknown name or another number of weights.
         """
         names = [names] if isinstance(names, str) else list(names)
-        several = isinstance(weights, Iterable) and getattr(weights, "ndim", 1)
-        values = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
+        several = isinstance(weights, Iterable) and getattr(weights, "ndim", None) != 0
+        values: list[Any] = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
         if len(values) != len(names):
             raise ValueError(f"{len(values)} weights for {len(names)} adapters")
         self.adapters.set(dict(zip(names, values, strict=True)))
