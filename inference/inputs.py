@@ -71,7 +71,7 @@ def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
 
     Raises ValueError for another number of them, and for what is no whole number.
     """
-    several = isinstance(seed, Iterable) and not isinstance(seed, (str, bytes)) and getattr(seed, "ndim", 1)
+    several = isinstance(seed, Iterable) and not isinstance(seed, (str, bytes)) and getattr(seed, "ndim", None) != 0
     if not several:
         return [as_seed(seed)] * count
     if isinstance(seed, (Mapping, set, frozenset)):
