@@ -147,7 +147,7 @@ def test_transparency_is_white():
     expected = np.rint(COLORS * (128 / 255) + 255 * (127 / 255))
     assert abs(pixels(Image.fromarray(clear)) - expected).max() <= 1
     grey = Image.fromarray(np.dstack([COLORS[..., 0], np.zeros((24, 32), np.uint8)]))
-    assert grey.mode == "LA" and (pixels(grey) == 255).all()
+    assert grey.mode == "LA" and (pixels(grey) == 255).all() and (pixels(grey.convert("La")) == 255).all()
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 9, 99, 199])
     assert (pixels(palette) == [9, 99, 199]).all()
@@ -254,6 +254,8 @@ def test_formats_are_read_whole_or_refused_by_name(kind, tmp_path):
         (b"SIMPLE  =                    T", "FITS"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"PK\x03\x04", "a ZIP archive"),
+        (b"PF\n4 4\n-1.0\n" + bytes(192), "a broken PPM, or of a kind that is not read"),
+        (b"II*\0\x08\0\0\0\0\0", "a broken TIFF, or of a kind that is not read"),
         (b"hello", "not a picture of a format that is read"),
         (tiff(bytes(4096), bits=8, photometric=1, subfile=1, sub_ifds=8), "a camera's raw file"),
         (tiff(bytes(4096), bits=8, photometric=1, dng=1), "a camera's raw file"),
@@ -283,6 +285,8 @@ def test_phones_pictures(monkeypatch):
     heif.from_pillow(Image.new("RGB", (64, 32), "red")).save(stream)
     images.formats.cache_clear()
     assert abs(pixels(stream) - [255, 0, 0]).max() <= 3
+    with pytest.raises(ValueError, match="a broken HEIC|broken or cut short"):
+        load_image(stream.getvalue()[:100])
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     images.formats.cache_clear()
     try:
