@@ -196,8 +196,11 @@ def test_colour_profiles(caplog):
     assert abs(pixels(encoded(flat, "PNG", icc_profile=profile)) - COLORS[..., ::-1]).max() <= 2
     clear = Image.fromarray(np.dstack([COLORS, np.full((24, 32), 255, np.uint8)]))
     assert abs(pixels(encoded(clear, "PNG", icc_profile=profile)) - COLORS[..., ::-1]).max() <= 2
+    darker = profile.replace(b"\0\2\x66\x66", b"\0\3\0\0")  # a gamma of 3 in place of 2.4
     grey = Image.fromarray(COLORS[..., 0])
-    assert abs(pixels(encoded(grey, "PNG", icc_profile=profile)) - COLORS[..., :1]).max() <= 2
+    seen = pixels(encoded(grey, "PNG", icc_profile=darker))
+    assert (seen == pixels(encoded(grey.convert("RGB"), "PNG", icc_profile=darker))).all()
+    assert (seen.mean() + 5 < COLORS[..., 0].mean()) and (seen[..., :1] == seen).all()
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (pixels(encoded(flat, "PNG", icc_profile=srgb)) == COLORS).all()
     with caplog.at_level(logging.INFO):
@@ -285,7 +288,7 @@ def test_phones_pictures(monkeypatch):
     heif.from_pillow(Image.new("RGB", (64, 32), "red")).save(stream)
     images.formats.cache_clear()
     assert abs(pixels(stream) - [255, 0, 0]).max() <= 3
-    with pytest.raises(ValueError, match="a broken HEIC|broken or cut short"):
+    with pytest.raises(ValueError, match=r"a broken HEIC|broken or cut short"):
         load_image(stream.getvalue()[:100])
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     images.formats.cache_clear()
