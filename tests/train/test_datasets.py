@@ -12,22 +12,13 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
+from helpers import png_bytes as png
+from helpers import write_lines as lines
 from limner.inference.resizing import resize_to_shape
 from limner.train.datasets.check import check
 from limner.train.datasets.example import CaptionedPicture, Conversation, Problem, open_picture
 from limner.train.datasets.mixture import ExampleSource, Mixture, WorldSource, conversation_size, load_sources
 from limner.train.datasets.readers import read
-
-
-def png(seed: int = 0, size=(32, 32)) -> bytes:
-    out = io.BytesIO()
-    picture(seed, size).save(out, "PNG")
-    return out.getvalue()
-
-
-def lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

@@ -102,8 +102,8 @@ def pix2pix(files: list[Path], notes: Notes) -> Iterator[Example | Problem]:
     pictures = {f.stem: f for f in files if f.suffix.lower() in SUFFIXES}
     notes.leave_files(f for f in files if f != prompt and f not in pictures.values())
     try:
-        ((_, row),) = tables.json_file(prompt)
-        words = row.get("edit")
+        row = tables.load_json(prompt)
+        words = row.get("edit") if isinstance(row, dict) else None
     except ValueError as error:
         words, why = None, str(error)
     else:
@@ -165,7 +165,7 @@ def captions_beside(pictures: list[Path], texts: list[Path], alone: bool, notes:
             if concept:
                 notes.remarks[
                     f"{concept[1]} repeats of {concept[0]} are not used: each picture comes once an epoch"
-                ] += 1
+                ] = None
     left = [words for named in captions.values() for words in named]
     notes.leave_files(words for words in left if PROSE.match(words.name) or not alone)
     if alone:
@@ -186,7 +186,9 @@ def captioned_by(words: Path, picture: Path, notes: Notes) -> Example | Problem:
     where = str(words)
     try:
         if words.suffix.lower() == ".json":
-            ((_, fields),) = tables.json_file(words)
+            fields = tables.load_json(words)
+            if not isinstance(fields, dict):
+                raise ValueError(f"expected an object with the picture's fields, not {fields!r:.60}")
             record = Record({"file_name": picture.name} | fields, PictureFolders(picture.parent), where)
             made = layout_of(record).read(record)
             notes.fields.update(record.unused)

@@ -19,7 +19,8 @@ class Notes:
     """Files that were not read: small sets by their names, larger ones by their endings"""
     pictures: list[Path] = field(default_factory=list)
     """Pictures of a folder that no example shows"""
-    remarks: Counter[str] = field(default_factory=Counter)
+    remarks: dict[str, None] = field(default_factory=dict)
+    """Other sentences, each once, in the order in which they came up"""
 
     def leave_files(self, paths: Iterable[Path], why: str = "") -> None:
         """Counts files that are not read."""
@@ -43,4 +44,4 @@ class Notes:
             found.append(f"not used  files {told(self.files)}")
         if self.pictures:
             found.append(f"not used  {len(self.pictures)} pictures that no example shows, such as {self.pictures[0]}")
-        return found + [f"note      {told(Counter({remark: n}))}" for remark, n in self.remarks.items()]
+        return found + [f"note      {remark}" for remark in self.remarks]

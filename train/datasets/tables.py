@@ -1,5 +1,6 @@
-"""Tables row by row: JSON lines, JSON, CSV, TSV, Parquet, and what `datasets` saves. Each gives (where, row); a row that cannot be
-read is a `Problem`.
+"""Tables row by row: JSON lines, JSON, CSV, TSV, Parquet, and what `datasets` saves. Each gives (where, row).
+
+A row that cannot be read is a `Problem`.
 
 The readers of `datasets` want one schema for all rows of a file, stop at the first broken one and name no lines.
 """
@@ -71,6 +72,17 @@ def json_lines(path: Path) -> Rows:
         yield str(path), Problem(str(path), f"broken or cut short after line {number}: {error}")
 
 
+def load_json(path: Path) -> Any:
+    """Raises ValueError for what is no JSON."""
+    try:
+        with open_table(path) as file:
+            return json.loads(file.read())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    except CUT_SHORT as error:
+        raise ValueError(f"{path} is broken or cut short: {error}") from None
+
+
 def json_file(path: Path) -> Rows:
     """A list of objects, an object that holds such a list, one object alone, or objects keyed by their pictures' names (kohya's
     ``meta_cap.json``). Objects on lines of their own are read as such, as `datasets` does.
@@ -78,15 +90,12 @@ def json_file(path: Path) -> Rows:
     Raises NoTable for anything else, ValueError for what is no JSON.
     """
     try:
-        with open_table(path) as file:
-            found = json.loads(file.read())
-    except (ValueError, RecursionError) as error:
+        found = load_json(path)
+    except ValueError as error:
         if "Extra data" not in str(error):
-            raise ValueError(f"{path}: not JSON: {error}") from None
+            raise
         yield from json_lines(path)
         return
-    except CUT_SHORT as error:
-        raise ValueError(f"{path} is broken or cut short: {error}") from None
     for key in ("data", "train", "annotations", "examples"):
         if (
             isinstance(found, dict)

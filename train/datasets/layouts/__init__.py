@@ -54,14 +54,14 @@ def layout_of(record: Record) -> Layout:
     fitting = next((layout for layout in LAYOUTS if not layout.lacks(record)), None)
     if fitting is not None:
         return fitting
-    others = [name for name in record.columns if name in record.fields and name not in IMAGE]
-    if len(record.columns) == 2 and record.first(IMAGE) and len(others) == 1 and others[0] not in NO_CAPTION:
-        return Layout(f"captions ({others[0]})", (), captioned_by_the_other_column)
-    nearest = sorted(
-        LAYOUTS[1:], key=lambda layout: (len(layout.lacks(record)) == len(layout.needs), len(layout.lacks(record)))
-    )
-    missing = (
-        f"{layout.name} need {' and '.join(' or '.join(names[:4]) for names in layout.lacks(record))}"
-        for layout in nearest[:3]
-    )
+    words = [
+        name for name, value in record.fields.items() if name not in (*IMAGE, *NO_CAPTION) and isinstance(value, str)
+    ]
+    if len(record.columns) == 2 and record.first(IMAGE) and words:
+        return Layout(f"captions ({words[0]})", (), captioned_by_the_other_column)
+    lacking = [(layout.lacks(record), layout) for layout in LAYOUTS[1:]]
+    nearest = sorted((pair for pair in lacking if len(pair[0]) < len(pair[1].needs)), key=lambda pair: len(pair[0]))
+    missing = [
+        f"{layout.name} need {' and '.join(' or '.join(names[:4]) for names in lacks)}" for lacks, layout in nearest[:3]
+    ] or [f"known are {', '.join(layout.name for _, layout in lacking)}"]
     raise ValueError(f"fields {', '.join(record.fields) or '(none)'} are no known layout; {'; '.join(missing)}")

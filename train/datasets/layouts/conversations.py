@@ -172,7 +172,8 @@ def instruction(record: Record) -> Conversation:
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(words, str) for words in pair)):
             raise ValueError(f"history must be pairs of a request and a reply, not {pair!r:.60}")
         told += [
-            chat_message(role, *pictures.parts(words, "history")) for role, words in zip(("user", "assistant"), pair)
+            chat_message(role, *pictures.parts(words, "history"))
+            for role, words in zip(("user", "assistant"), pair, strict=True)
         ]
     asked = "\n".join(words for words in (record.text(*REQUEST), record.text(*CONTEXT)) if words)
     told.append(chat_message("user", *pictures.parts(asked, "the request")))
