@@ -33,8 +33,8 @@ GOOD = 200
 LENGTH = 1024
 """Tokens of the context"""
 PNG = png_bytes(0, (16, 16))
-SHARES = {"lines": 0.5, "cells": 0.15, "columns": 0.15, "tars": 0.15, "files": 0.05}
-"""Of the examples in each kind of data set"""
+SHARES = {"lines": 0.45, "cells": 0.15, "columns": 0.15, "tars": 0.2, "files": 0.05}
+"""Of the good examples in each kind of data set; of the corrupt ones each has as many"""
 Makes = dict[str, Callable[[Random, str], object]]
 
 
@@ -123,11 +123,12 @@ def mixed(rng: Random, good: list[str], bad: int, makes: Makes, made: Counter[st
     """The good examples' captions as texts and ``bad`` corrupt examples, in a random order."""
     order = [*good, *range(bad)]
     rng.shuffle(order)
+    kinds = rng.sample(list(makes), len(makes))
     for number, item in enumerate(order):
         if isinstance(item, str):
             yield item
         else:
-            kind = rng.choice(list(makes))
+            kind = kinds[item % len(kinds)]
             made[f"{of}: {kind}"] += 1
             yield makes[kind](rng, f"bad {number}")
 
@@ -135,11 +136,9 @@ def mixed(rng: Random, good: list[str], bad: int, makes: Makes, made: Counter[st
 def write(folder: Path, rng: Random, good: int, bad: int) -> tuple[dict[str, list[str]], dict[str, int], Counter[str]]:
     """Data sets of each kind in folders of their own: the good examples' captions and the number of bad ones."""
     captions, counts, made = {}, {}, Counter[str]()
-    kinds = list(SHARES)
-    of_bad = Counter(rng.choices(kinds, list(SHARES.values()), k=bad))
-    for kind, share in SHARES.items():
+    for place, (kind, share) in enumerate(SHARES.items()):
         captions[kind] = [f"{kind} {n}" for n in range(round(good * share))]
-        counts[kind] = of_bad[kind]
+        counts[kind] = (bad + place) // len(SHARES)
         here = folder / kind
         here.mkdir()
         makes = {
@@ -189,9 +188,10 @@ def write_tars(folder: Path, rng: Random, items: Iterator[object]) -> None:
     for shard, begin in enumerate(range(0, len(samples), 5000)):
         with tarfile.open(folder / f"{shard:03}.tar", "w") as archive:
             for number, sample in enumerate(samples[begin : begin + 5000]):
-                dot = ".5" * rng.randrange(2)  # names with dots beside names without
+                # names with dots beside names without
+                name = f"v{number // 20}.{number % 20}" if number % 3 else f"{number:06}"
                 for ending, data in sample.items():
-                    member = tarfile.TarInfo(f"{number:06}{dot}.{ending}")
+                    member = tarfile.TarInfo(f"{name}.{ending}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
 

@@ -64,6 +64,27 @@ def test_kohyas_metadata(tmp_path):
     }
 
 
+def test_cocos_captions(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    coco = {
+        "info": {"year": 2017},
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "annotations": [{"image_id": 1, "id": 5, "caption": "a cat"}, {"image_id": 1, "id": 6, "caption": "a red cat"}],
+    }
+    (tmp_path / "captions_train2017.json").write_text(json.dumps(coco))
+    found, problems = split(read(tmp_path))
+    assert captions(found) == {"a.png": ("a cat", "a red cat")}
+    assert len(problems) == 1 and "[1]: fields id, file_name are no known layout" in problems[0]
+
+
+def test_conversations_with_nothing_beside_them(tmp_path):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    (tmp_path / "one.json").write_text(json.dumps(talk))
+    (tmp_path / "two.json").write_text(json.dumps([talk, talk]))
+    for name, count in (("one", 1), ("two", 2)):
+        assert [len(e.messages) for e in read(tmp_path / f"{name}.json")] == [2] * count
+
+
 def test_captions_beside_pictures_in_every_spelling(tmp_path):
     pictures(tmp_path, "a.png", "b.png", "é.png", "d.jpg", "e.png")
     (tmp_path / "a.txt").write_bytes("a cat\r\na red cat\r\n".encode("utf-8-sig"))

@@ -214,6 +214,10 @@ REFUSED = {
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]},
         "turn 1 must have content",
     ),
+    "boxes that are not put in": (
+        {"messages": CHAT, "images": ["a.png"], "objects": {"ref": ["x"], "bbox": [[1, 2, 3, 4]]}},
+        "write it into the texts",
+    ),
     "a question without an answer": ({"data": ["what?", "red", "and?"]}, "questions and answers in turn"),
     "a story with a scene too few": ({"images": ["a.png"], "captions": ["one", "two"]}, "2 captions beside 1 images"),
     "a number as a caption": ({"image": "a.png", "caption": 7}, "the caption is 7, not text"),

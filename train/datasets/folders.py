@@ -183,7 +183,7 @@ def stem_of(path: Path) -> str:
 
 def captioned_by(words: Path, picture: Path, notes: Notes) -> Example | Problem:
     """A picture by the file of its captions, or what is wrong with that."""
-    where = str(words)
+    where, kind = str(words), f"pictures with {words.suffix.lower()}"
     try:
         if words.suffix.lower() == ".json":
             fields = tables.load_json(words)
@@ -198,8 +198,9 @@ def captioned_by(words: Path, picture: Path, notes: Notes) -> Example | Problem:
             if not captions:
                 return Problem(where, "an empty caption", 1)
             check_captions(captions)
+            kind += ", each line a caption" * (len(captions) > 1)
             made = CaptionedPicture(picture, tuple(captions), str(picture))
     except ValueError as error:
         return Problem(where, str(error), 1)
-    notes.layouts[f"pictures with {words.suffix.lower()}"] += 1
+    notes.layouts[kind] += 1
     return made

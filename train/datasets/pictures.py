@@ -14,7 +14,10 @@ from urllib.parse import unquote
 
 from .example import EmbeddedPicture, Source
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jfif", ".avif", ".heic")
+)
+"""Endings of what is meant as a picture; whether it can be read is found out when it is opened."""
 Find = Callable[[str], Source]
 """From the name that a record gives a picture to the picture. Raises ValueError where there is none."""
 

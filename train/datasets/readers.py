@@ -9,7 +9,7 @@ from typing import Any
 from . import folders, tables, tars
 from .example import Example, Problem
 from .folders import TABLES
-from .layouts import layout_of
+from .layouts import layout_of, lost_pictures
 from .layouts.record import Record
 from .notes import Notes
 from .pictures import SUFFIXES, Find, PictureFolders
@@ -99,6 +99,7 @@ def rows(found: tables.Rows, find: Find, notes: Notes) -> Found:
 
 def example(row: Any, find: Find, where: str, notes: Notes) -> Example | Problem:
     """A row as an example, or what is wrong with it."""
+    row = {"messages": row} if tables.is_talk(row) else row
     if not isinstance(row, dict):
         return Problem(where, f"expected an object with named fields, not {row!r:.60}")
     return example_of(Record(row, find, where), notes)
@@ -109,7 +110,7 @@ def example_of(record: Record, notes: Notes) -> Example | Problem:
         layout = layout_of(record)
         made = layout.read(record)
     except ValueError as error:
-        return Problem(record.where, str(error))
+        return Problem(record.where, str(error), lost_pictures(record))
     notes.layouts[layout.name] += 1
     notes.fields.update(record.unused)
     return made

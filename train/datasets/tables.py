@@ -84,8 +84,8 @@ def load_json(path: Path) -> Any:
 
 
 def json_file(path: Path) -> Rows:
-    """A list of objects, an object that holds such a list, one object alone, or objects keyed by their pictures' names (kohya's
-    ``meta_cap.json``). Objects on lines of their own are read as such, as `datasets` does.
+    """A list of objects, an object that holds such a list, one object alone, objects keyed by their pictures' names (kohya's
+    ``meta_cap.json``), COCO's captions. Objects on lines of their own are read as such, as `datasets` does.
 
     Raises NoTable for anything else, ValueError for what is no JSON.
     """
@@ -96,6 +96,8 @@ def json_file(path: Path) -> Rows:
             raise
         yield from json_lines(path)
         return
+    if isinstance(found, dict) and (joined := coco_captions(found)):
+        found = joined
     for key in ("data", "train", "annotations", "examples"):
         if (
             isinstance(found, dict)
@@ -105,12 +107,32 @@ def json_file(path: Path) -> Rows:
             found = found[key]
     if isinstance(found, dict) and (keyed := keyed_by_picture(found)):
         yield from ((f"{path}[{json.dumps(name)}]", row) for name, row in keyed.items())
-    elif isinstance(found, list) and any(isinstance(row, dict) for row in found):
+    elif is_talk(found):
+        yield str(path), found
+    elif isinstance(found, list) and any(isinstance(row, dict) or is_talk(row) for row in found):
         yield from ((f"{path}[{index}]", row) for index, row in enumerate(found))
     elif isinstance(found, dict) and has_layout(found):
         yield str(path), found
     else:
         raise NoTable(f"{path}: expected a list of examples, not {found!r:.60}")
+
+
+def is_talk(found: Any) -> bool:
+    """Whether a list is one of messages, without anything beside them."""
+    return isinstance(found, list) and bool(found) and all(isinstance(m, dict) and "role" in m for m in found)
+
+
+def coco_captions(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of COCO's ``images`` and ``annotations``, each picture with all of its captions; none of any other object."""
+    images, annotations = found.get("images"), found.get("annotations")
+    if not (isinstance(images, list) and isinstance(annotations, list)):
+        return []
+    captions: dict[Any, list[Any]] = {}
+    for annotation in annotations:
+        if isinstance(annotation, dict) and "caption" in annotation:
+            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+    shown = images if captions else []
+    return [image | {"captions": captions.get(image.get("id"))} for image in shown if isinstance(image, dict)]
 
 
 def keyed_by_picture(found: dict[str, Any]) -> dict[str, dict[str, Any]] | None:

@@ -117,8 +117,8 @@ def decode_text(data: bytes) -> str:
     """A text file's words, without a byte-order mark. Raises ValueError for what is not UTF-8."""
     try:
         words = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {data[error.start]:#x} at {error.start}): save it as UTF-8") from None
     if "\0" in words:
-        raise ValueError("not UTF-8 text but UTF-16, or no text at all")
+        raise ValueError("not UTF-8 text but UTF-16, or no text at all: save it as UTF-8")
     return words

@@ -9,7 +9,17 @@ from typing import Any
 
 from ..example import Example
 from .captions import CAPTION, captioned, captioned_by_the_other_column
-from .conversations import DRAWN, REPLY, REQUEST, conversations, instruction, messages, preference, question_list
+from .conversations import (
+    DRAWN,
+    INPUT_IMAGES,
+    REPLY,
+    REQUEST,
+    conversations,
+    instruction,
+    messages,
+    preference,
+    question_list,
+)
 from .documents import interleaved, story
 from .edits import SOURCE, TARGET, edit, edit_in_turns
 from .record import IMAGE, Record
@@ -40,8 +50,16 @@ LAYOUTS = (
     Layout("captions", ((*IMAGE, "images"), CAPTION), captioned),
 )
 """The first whose fields a record has is its layout."""
+PICTURES = tuple(dict.fromkeys((*INPUT_IMAGES, *DRAWN, *SOURCE, *TARGET)))
+"""Names of all fields that hold pictures"""
 NO_CAPTION = ("id", "key", "url", "label", "split", "license", "source", "hash", "md5", "sha256")
 """Columns that are no caption although a table has no other beside its pictures."""
+
+
+def lost_pictures(record: Record) -> int:
+    """How many pictures are lost with a record that no example is made of."""
+    given = (record.fields[name] for name in PICTURES if name in record.fields)
+    return sum(len(pictures) if isinstance(pictures, (list, tuple)) else 1 for pictures in given)
 
 
 def has_layout(fields: dict[str, Any]) -> bool:

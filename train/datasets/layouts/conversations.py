@@ -196,6 +196,10 @@ def finished(record: Record, told: list[Message]) -> Conversation:
     prompt = record.text(*SYSTEM)
     if prompt and told[0]["role"] == "system":
         raise ValueError("a system message and a system field: which one is meant?")
+    if "objects" in record.fields:
+        raise ValueError(
+            "objects holds what ms-swift puts in the places of <bbox> and <ref-object>; write it into the texts"
+        )
     for name in ("videos", "video", "audios", "audio"):
         if name in record.fields:
             raise ValueError(f"{name} cannot be learned: a conversation holds texts and pictures")
