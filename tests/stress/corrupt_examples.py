@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import ceil
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -34,7 +35,7 @@ LENGTH = 1024
 """Tokens of the context"""
 PNG = png_bytes(0, (16, 16))
 SHARES = {"lines": 0.45, "cells": 0.15, "columns": 0.15, "tars": 0.2, "files": 0.05}
-"""Of the good examples in each kind of data set; of the corrupt ones each has as many"""
+"""Of the good examples in each kind of data set; of the corrupt ones the first has half"""
 Makes = dict[str, Callable[[Random, str], object]]
 
 
@@ -136,9 +137,11 @@ def mixed(rng: Random, good: list[str], bad: int, makes: Makes, made: Counter[st
 def write(folder: Path, rng: Random, good: int, bad: int) -> tuple[dict[str, list[str]], dict[str, int], Counter[str]]:
     """Data sets of each kind in folders of their own: the good examples' captions and the number of bad ones."""
     captions, counts, made = {}, {}, Counter[str]()
-    for place, (kind, share) in enumerate(SHARES.items()):
+    left = bad
+    for kind, share in SHARES.items():
         captions[kind] = [f"{kind} {n}" for n in range(round(good * share))]
-        counts[kind] = (bad + place) // len(SHARES)
+        counts[kind] = bad - bad // 2 if kind == "lines" else min(left, ceil(bad / 8))
+        left -= counts[kind]
         here = folder / kind
         here.mkdir()
         makes = {
