@@ -305,7 +305,7 @@ def play(
 
     given = GivenPictures(drawn)
     adapters = SimpleNamespace(view_with=lambda half, active: model if half == "mllm" else given)
-    engine = Engine(SimpleNamespace(encoder=encoder, adapters=adapters, offload=None))
+    engine = Engine(SimpleNamespace(encoder=encoder, mllm=model, adapters=adapters, offload=None))
     encoded = [c if isinstance(c, Encoded) else encoder.encode(c, add_generation_prompt=True) for c in conversations]
     config = GenerationConfig(**asdict(options or DecodingOptions()))
     request = Request(encoded, seeds or [0] * len(encoded), config)
