@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldS
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
 from .objective import JointObjective
-from .option_checks import check_choice, check_numbers, check_shares
+from .option_checks import check_choice, check_numbers, check_seed, check_shares
+from .resume import only_run
 from .self_distillation import ReplayObjective
 from .stages.joint_options import JointStage
 from .step_cost import estimate_cost
@@ -117,6 +119,7 @@ class FinetuneConfig:
         check_shares(self, "replay_share", most=0.95)
         check_numbers(self, "replay_weight", "samples", least=0)
         check_numbers(self, "rank", least=1)
+        check_seed(self)
         check_numbers(self, "alpha", above=0)
         precision.check_dtype(self.dtype)
         plain = JointStage()
@@ -175,12 +178,12 @@ def finetune(
     if config is not None and options:
         raise ValueError(f"config and {', '.join(options)}: give one or the other")
     config, output = config or config_from_options(options), Path(output)
-    check_output(model, output)
+    check_output(model, output, data)
     report = check_dataset(data, model.encoder, model.mllm.max_position_embeddings)
     with prepared(model, config.dtype, config.seed):
         config = fill_defaults(config, model)
         trainable, adapter = prepare_adapter(model, config)
-        with adapter:
+        with adapter, nullcontext() if dry_run else only_run(output / RUN_FOLDER):
             return _train(adapter, trainable, report, str(data), output, config, dry_run)
 
 
@@ -226,6 +229,8 @@ def _train(
         flush=True,
     )
     if dry_run:
+        if note := loop.warmup_note():  # `fit` says it otherwise
+            print(note, flush=True)
         return output
     if first and not (samples / "before.png").exists():
         draw_samples(model, prompts, config.seed, samples / "before.png")

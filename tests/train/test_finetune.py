@@ -16,7 +16,7 @@ from limner.train import finetune as module
 from limner.train import step_cost
 from limner.train.adapter_training import training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
-from limner.train.loop import Interrupted
+from limner.train.interrupts import Interrupted
 from limner.train.objective import JointObjective
 
 QUICK = [

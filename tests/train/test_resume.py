@@ -15,7 +15,8 @@ from limner.train import finetune as module
 from limner.train import recipe as recipes
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
-from limner.train.loop import Interrupted, LoopConfig
+from limner.train.interrupts import Interrupted
+from limner.train.loop import LoopConfig
 from limner.train.objective import JointObjective
 from limner.train.resume import check_same_run, flatten, run_settings
 
