@@ -21,7 +21,7 @@ from ..inference.progress import ProgressBar
 from . import parallel
 from .datasets.mixture import Mixture
 from .loop import LoopConfig
-from .resume import SETTINGS_FILE, check_same_run, run_settings
+from .resume import SETTINGS_FILE, check_outside, check_same_run, run_settings
 from .trainable import has_prefix
 
 RUN_FOLDER = "run"
@@ -100,10 +100,10 @@ class AdapterTraining:
 
 
 def check_output(model: Limner, output: Path, data: str | Path | None = None) -> None:
-    """Raises ValueError for a folder with other things than a run to go on with, or inside the ``data``, of which it would become
-    a part; and for a model with adapters."""
-    if data is not None and Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
-        raise ValueError(f"{output} is inside the data, {data}, and would be read as data; choose a folder beside it")
+    """Raises ValueError for a folder with other things than a run to go on with, or inside the ``data``; and for a model with
+    adapters."""
+    if data is not None:
+        check_outside(output, data)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
     check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")

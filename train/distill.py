@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -199,11 +200,11 @@ def distill(
     check_output(model, output)
     if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with prepared(model, config.dtype, config.seed), only_run(output / RUN_FOLDER):
-        return _train(model, output, config, prompts)
+    with prepared(model, config.dtype, config.seed), ExitStack() as held:
+        return _train(model, output, config, prompts, held)
 
 
-def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
+def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str], held: ExitStack) -> Path:
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     samples, first = output / "samples", parallel.rank() == 0
     if not config.loop.learning_rate:
@@ -216,6 +217,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     drawings = [(DrawingSource(source), weight) for source, weight in sources]
     make_batch = Mixture(drawings, model.encoder, loop.batch_size, config.seed, pool=16)
     if first:
+        held.enter_context(only_run(output / RUN_FOLDER))
         check_run(output, model, make_batch, config)
         if not (samples / "teacher.png").exists():
             teacher = {"num_inference_steps": config.teacher_steps, "guidance_scale": scale}

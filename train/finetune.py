@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,8 @@ def finetune(
     with prepared(model, config.dtype, config.seed):
         config = fill_defaults(config, model)
         trainable, adapter = prepare_adapter(model, config)
-        with adapter, nullcontext() if dry_run else only_run(output / RUN_FOLDER):
-            return _train(adapter, trainable, report, str(data), output, config, dry_run)
+        with adapter, ExitStack() as held:
+            return _train(adapter, trainable, report, str(data), output, config, dry_run, held)
 
 
 def _train(
@@ -195,6 +195,7 @@ def _train(
     output: Path,
     config: FinetuneConfig,
     dry_run: bool,
+    held: ExitStack,
 ) -> Path:
     model, stage, examples = adapter.model, config.joint, report.examples
     loop = stage.loop
@@ -219,6 +220,7 @@ def _train(
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
+        held.enter_context(only_run(output / RUN_FOLDER))
         check_run(output, model, make_batch, config)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         seconds, peak = estimate_cost(make_batch, objective)
@@ -238,6 +240,7 @@ def _train(
     device = model.mllm.device
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         optimizer = fit("finetune", trainable, make_batch, objective, loop, output / RUN_FOLDER)
+    trainable.frozen_encoders.report_misses()
     model.to(device)  # what was sharded is gathered on the CPU
     averaged = {
         limner_parameter_name(name): parallel.full_tensor(value) for name, value in optimizer.averaged().items()

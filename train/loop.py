@@ -107,6 +107,8 @@ class LoopConfig:
 
 MAX_SKIPPED_SHARE = 0.01
 """Share of the examples that may be broken before training stops."""
+SURE_STEPS = 1000
+"""After so many steps without any gradient a run has nothing to learn from."""
 
 
 def fit(
@@ -135,6 +137,8 @@ def fit(
     if trainer.progress.step < config.steps:
         trainer.train(make_batch)
     trainer.check_learned()
+    if trainer.first and (bad := trainer.progress.bad_batches):
+        print(f"{name}: {bad} of {config.steps} steps were skipped: their gradient was not finite", flush=True)
     load_parameters(module, trainer.optimizer.averaged())
     parallel.unshard(trainer.forward)
     return trainer.optimizer
@@ -208,6 +212,8 @@ class Trainer:
                     best = due and not stopping and self.evaluate()
                     if best or stopping or last or (config.save_every and done % config.save_every == 0):
                         self.save()
+                    if done == SURE_STEPS:
+                        self.check_learned()
                     if stopping and not last:
                         raise Interrupted(
                             f"{self.name}: stopped at step {done} of {config.steps}; run the same command to go on"
@@ -263,8 +269,8 @@ class Trainer:
             )
 
     def check_learned(self) -> None:
-        """At the end: say how many steps were skipped. Raises ValueError where nothing was learned in any."""
-        steps, bad = self.config.steps, self.progress.bad_batches
+        """Raises ValueError where nothing was learned in any of the steps so far."""
+        steps, bad = self.progress.step, self.progress.bad_batches
         if not self.optimizer.updates:
             why = (
                 "not finite" if bad == steps else f"zero in {steps - bad} steps, not finite in {bad}" if bad else "zero"
@@ -273,8 +279,6 @@ class Trainer:
                 f"{self.name}: nothing was learned: in {steps} steps the gradient was {why}. The data has nothing that what is "
                 "trained could learn from, or the losses it has are of weight 0"
             )
-        if bad and self.first:
-            print(f"{self.name}: {bad} of {steps} steps were skipped: their gradient was not finite", flush=True)
 
     def log(self, step: int, values: dict[str, Tensor], norm: float, tracker: GeneralTracker | None) -> None:
         """Smooth the losses for the bar and `save`, and hand them to the tracker; those that are finite (a PSNR may not be)."""

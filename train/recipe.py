@@ -171,18 +171,19 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     check_model_options(recipe)
     wanted = None if recipe.device == "auto" else check_device(recipe.device)
     folder = check_folder(recipe.output, RECIPE_FILE)
-    with only_run(folder):
-        return _run(recipe, stages, folder, wanted)
-
-
-def _run(recipe: Recipe, stages: tuple[str, ...], folder: Path, wanted: torch.device | None) -> Path:
-    """`run_recipe` in a folder that is this run's alone."""
     model = Limner.from_pretrained(recipe.warm_start).float() if recipe.warm_start else None
     if model is None:
         check_alignment(recipe, stages, recipe.mmdit.depth)
     elif isinstance(model.detokenizer, MMDiTDetokenizer):
         check_alignment(recipe, stages, model.detokenizer.mmdit.config.depth)
-    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder):
+        return _run(recipe, stages, folder, model, wanted)
+
+
+def _run(
+    recipe: Recipe, stages: tuple[str, ...], folder: Path, model: Limner | None, wanted: torch.device | None
+) -> Path:
+    """`run_recipe` from a checked warm start, or from nothing, in a folder that is this run's alone."""
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if not (folder / RECIPE_FILE).exists():
         write_text(folder / RECIPE_FILE, text)

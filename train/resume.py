@@ -56,6 +56,12 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_outside(output: Path, data: str | Path) -> None:
+    """Raises ValueError for an output inside the folder of the data, of which it would become a part."""
+    if Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{output} is inside the data, {data}, and would be read as data; choose a folder beside it")
+
+
 def run_settings(config: Any) -> dict[str, Any]:
     """A dataclass with a ``loop`` (a stage, say) as JSON values, without the options in `UNCHECKED`."""
     values = asdict(config)
