@@ -299,6 +299,11 @@ class Limner(nn.Module):
                 f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
         for own in encoded:
+            if config.images == "force" and not self.engine.fitting_images(own, config):
+                raise ContextLengthError(
+                    f"the conversation takes {len(own.input_ids)} tokens, the reply may take {config.max_new_tokens} and its "
+                    f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
+                )
             self.engine.check(own, config)
         request = Request(
             [once for once in encoded for _ in range(len(seeds) // len(batch))],

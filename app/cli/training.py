@@ -11,7 +11,7 @@ def training() -> Iterator[None]:
     """Around a command's work: raises ValueError where a package of limner[train] is missing, and KeyboardInterrupt, which
     says how to go on, where the run was stopped."""
     try:
-        from ...train.loop import Interrupted
+        from ...train.interrupts import Interrupted
 
         try:
             yield
