@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,6 +31,8 @@ UNCHECKED = frozenset(
 )
 """Options of a loop that do not change what is learned, and may differ when a run is resumed."""
 
+LOCK_FILE = ".limner.lock"
+"""In the output of a command that trains until it has gone through: it marks a folder that was empty when it was begun"""
 LOCK_SECONDS = 10.0
 """How long a run waits for the lock of its folder: processes that make batches hold it a few seconds longer than the one that
 made them, where that was killed."""
@@ -39,19 +42,22 @@ made them, where that was killed."""
 def only_run(folder: Path) -> Iterator[None]:
     """Within it no other command trains in ``folder``: two would write over each other's checkpoints.
 
-    The system releases the lock of a process that ends, however it does. Raises ValueError where another holds it.
+    The system releases the lock of a process that ends, however it does. Raises ValueError where another holds it. The file goes
+    when what was to be done has gone through.
     """
     if parallel.rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise ValueError(f"another run is at work in {folder}; wait until it ends, or choose another output") from None
     try:
         yield
+        if os.name == "posix":  # elsewhere a file that is open cannot be removed
+            (folder / LOCK_FILE).unlink()
     finally:
         lock.release()
 

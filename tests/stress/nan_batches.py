@@ -43,7 +43,8 @@ VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "3e38": 3e38, "1e
 @dataclass(frozen=True)
 class Case:
     place: tuple[str, str]
-    """("loss", its name), ("output", a module) or ("gradient", the number of a parameter)"""
+    """("loss", its name), which is multiplied; ("sum", its name), to which the value is added, so that the gradient is finite;
+    ("output", a module) or ("gradient", the number of a parameter), which are multiplied"""
     value: str
     steps: tuple[int, ...]
     """Those that are spoilt, in one of their batches"""
@@ -58,7 +59,7 @@ class Case:
 CASE = st.builds(
     Case,
     place=st.one_of(
-        st.tuples(st.just("loss"), st.sampled_from(LOSSES)),
+        st.tuples(st.sampled_from(("loss", "sum")), st.sampled_from(LOSSES)),
         st.tuples(st.just("output"), st.sampled_from(MODULES)),
         st.tuples(st.just("gradient"), st.integers(0, 10**6).map(str)),
     ),
@@ -108,9 +109,9 @@ class Run:
             number = step
             made = objective(batch, step)
             kind, name = case.place
-            if kind == "loss" and step in spoilt:
+            if kind in ("loss", "sum") and step in spoilt:
                 touched.add(step)
-                made[name] = made[name] * value
+                made[name] = made[name] * value if kind == "loss" else made[name] + value
                 made = objective.add_sum({key: loss for key, loss in made.items() if key != "loss"})
             return made
 

@@ -18,6 +18,7 @@ from limner.train.adapter_training import training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.interrupts import Interrupted
 from limner.train.objective import JointObjective
+from limner.train.resume import LOCK_FILE
 
 QUICK = [
     "joint.loop.steps=4",
@@ -138,7 +139,7 @@ def test_painting_alone_learns_nothing_from_words(data, tmp_path):
     options = [*QUICK, "parts=[mmdit]", "draw_share=0.0", "plan_share=0.0"]
     with pytest.raises(ValueError, match="nothing was learned: in 4 steps the gradient was zero"):
         finetune(make_limner(), data, tmp_path / "out", load_config(options))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "samples"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE, "run", "samples"}
 
 
 def test_from_python(data, tmp_path):
