@@ -25,7 +25,7 @@ from ..detokenizer.files import mismatched_keys
 from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, finite_number
 
 LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
 """Of each half of the model, the part that LoRA changes"""
@@ -93,7 +93,7 @@ class Adapters:
 
     def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, bundled: bool = False) -> str:
         """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
-        folder = Path(folder)
+        folder, weight = Path(folder), finite_number("the weight", weight)
         card = read_card(folder)
         name = name or folder.resolve().name
         if not name or "." in name:
@@ -128,9 +128,12 @@ class Adapters:
         came with the model stays on unless it is named. Raises ValueError for an unknown name."""
         if chosen is None:
             return {name: adapter.weight for name, adapter in self.loaded.items()}
+        if not isinstance(chosen, Mapping):
+            raise ValueError(f"adapters are given with their weights, such as {{'cactus': 0.7}}, not as {chosen!r:.60}")
         if unknown := sorted(set(chosen) - set(self.loaded)):
             raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
-        return {name: float(chosen.get(name, 1.0 if a.bundled else 0.0)) for name, a in self.loaded.items()}
+        weights = {name: chosen.get(name, 1.0 if a.bundled else 0.0) for name, a in self.loaded.items()}
+        return {name: finite_number(f"the weight of {name}", weight) for name, weight in weights.items()}
 
     def set(self, chosen: Mapping[str, float]) -> None:
         """Switch on exactly these, each at its weight, for requests that name none."""
@@ -147,6 +150,7 @@ class Adapters:
         student has not met it, and draws it less well (docs/finetune.md). A student that was loaded beside it is meant to
         draw. Raises ValueError where two students want different steps and none was asked for.
         """
+        self.model.defaults.updated(options)  # what makes no sense is said before anything is made of it
         active = {name: self.loaded[name] for name, weight in weights.items() if weight}
         students = {name: adapter.steps for name, adapter in active.items() if adapter.steps}
         steps = options.get("num_inference_steps")

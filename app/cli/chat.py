@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.model_folders import find_model
 from . import line_input
-from .options import CHATTING, LOADING, Loading, Size, Whole, checked, takes
+from .options import CHATTING, LOADING, AllowUrl, Loading, Size, Whole, checked, takes
 
 if TYPE_CHECKING:
     from .repl import Repl
@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 @takes(GenerationConfig, CHATTING, shown=False)
 def chat(
-    *, loading: Loading = LOADING, seed: Whole = 0, size: Size | None = None, **options: Unpack[GenerationOptions]
+    *,
+    loading: Loading = LOADING,
+    allow_url: AllowUrl = (),
+    seed: Whole = 0,
+    size: Size | None = None,
+    **options: Unpack[GenerationOptions],
 ) -> int:
     """Talk with the model; it draws when asked.
 
     Args:
+        allow_url: a host whose URLs are fetched by /image; repeatable
         seed: of the first picture; the same request and seed give the same picture
         size: height and width of the pictures in pixels, such as 128x128
     """
@@ -32,7 +38,7 @@ def chat(
     def make() -> Repl:
         from .repl import Repl
 
-        return Repl(loading.load(), request)
+        return Repl(loading.load(allow_urls=allow_url), request)
 
     making, first = line_input.meanwhile(make), ""
     if sys.stdin.isatty():

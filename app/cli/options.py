@@ -50,6 +50,7 @@ def parse_whole(_: Any, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=parse_whole)]
 Out = Annotated[Path, Parameter(alias="-o")]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, metavar="KEY=VALUE")]
+AllowUrl = Annotated[tuple[str, ...], Parameter(metavar="HOST")]
 Size = Annotated[tuple[int, int], Parameter(converter=parse_size, n_tokens=1, accepts_keys=False, metavar="HxW")]
 
 SETTINGS: dict[str, Any] = {

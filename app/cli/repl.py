@@ -128,7 +128,7 @@ class Repl:
     def image(self, path: str) -> None:
         if not path:
             raise ValueError("/image needs a path")
-        image = load_image(Path(path).expanduser())
+        image = load_image(path, self.model.allow_urls)
         self.pending.append(image)
         print(f"({path} goes with your next message)")
         if note := self.model.resize_note(image):
