@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ..inference.output import write_text
 from . import parallel
@@ -33,33 +30,32 @@ UNCHECKED = frozenset(
 
 LOCK_FILE = ".limner.lock"
 """In the output of a command that trains until it has gone through: it marks a folder that was empty when it was begun"""
-LOCK_SECONDS = 10.0
-"""How long a run waits for the lock of its folder: processes that make batches hold it a few seconds longer than the one that
-made them, where that was killed."""
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Within it no other command trains in ``folder``: two would write over each other's checkpoints.
 
-    The system releases the lock of a process that ends, however it does. Raises ValueError where another holds it. The file goes
-    when what was to be done has gone through.
+    The system releases the lock of a process that ends, however it does; processes that make batches do not inherit it. Raises
+    ValueError where another holds it. The file goes when what was to be done has gone through.
     """
+    import fcntl  # not on Windows
+
     if parallel.rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise ValueError(f"another run is at work in {folder}; wait until it ends, or choose another output") from None
-    try:
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another run is at work in {folder}; wait until it ends, or choose another output"
+            ) from None
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error}): see that no other run is at work in it", flush=True)
         yield
-        if os.name == "posix":  # elsewhere a file that is open cannot be removed
-            (folder / LOCK_FILE).unlink()
-    finally:
-        lock.release()
+        (folder / LOCK_FILE).unlink()
 
 
 def check_outside(output: Path, data: str | Path) -> None:
