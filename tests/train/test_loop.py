@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from helpers import make_limner
+from limner.app.cli.main import main
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.evaluation.judge import Judge, JudgeConfig
 from limner.evaluation.reader import Reader, ReaderConfig
 from limner.inference import output
+from limner.inference.model import Limner
 from limner.train import loop
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig, fit, with_shared_totals
@@ -85,10 +87,10 @@ def test_too_many_in_a_row_stop_the_run_and_a_resumed_one_counts_on(tmp_path):
 @pytest.mark.parametrize(("nothing", "why"), [(0.0, "zero"), (float("nan"), "not finite")])
 def test_a_run_in_which_nothing_is_learned_does_not_end_well(tmp_path, monkeypatch, nothing, why):
     for _ in range(2):  # nor does the command that goes on with it
-        with pytest.raises(ValueError, match=f"test: nothing was learned: in 8 steps the gradient was {why}"):
+        with pytest.raises(ValueError, match=f"test: nothing was learned: the gradient was {why} in 8 of 8 steps"):
             train(tmp_path, lambda loss, n: loss * nothing, weight_decay=0.1)
     monkeypatch.setattr(loop, "SURE_STEPS", 5)
-    with pytest.raises(ValueError, match=f"test: nothing was learned: in 5 steps the gradient was {why}"):
+    with pytest.raises(ValueError, match=f"test: nothing was learned: the gradient was {why} in 5 of 5 steps"):
         train(tmp_path / "early", lambda loss, n: loss * nothing)
     with pytest.raises(ValueError, match="learning_rate is 0, by which nothing is learned"):
         train(tmp_path, learning_rate=0)
@@ -265,6 +267,21 @@ def test_the_base_is_bit_for_bit_what_it_was(data, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), following)
     assert not model.mllm.queries.weight.requires_grad and model.mllm.llm.model.norm.weight.requires_grad
     assert model.detokenizer.mmdit.training and not model.mllm.training
+
+
+def test_merging_leaves_what_it_does_not_change_in_its_own_precision(data, tmp_path):
+    model = make_limner()
+    model.mllm.bfloat16()
+    model.detokenizer.mmdit.half()
+    model.save_pretrained(tmp_path / "base")
+    base = ["--model", str(tmp_path / "base"), "--device", "cpu"]
+    finetune(Limner.from_pretrained(tmp_path / "base"), data, tmp_path / "a", load_config([*QUICK, "parts=[llm]"]))
+    assert main(["merge", *base, "--adapter", str(tmp_path / "a"), "-o", str(tmp_path / "merged")]) == 0
+    before, after = (dict(Limner.from_pretrained(tmp_path / f).named_parameters()) for f in ("base", "merged"))
+    assert {value.dtype for value in before.values()} == {torch.float32, torch.bfloat16, torch.float16}
+    assert all(value.dtype == after[name].dtype for name, value in before.items())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("mllm.llm.") for name in changed)
 
 
 def test_an_output_inside_the_data_is_refused(data, tmp_path):
