@@ -42,8 +42,8 @@ class LoopConfig:
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one step"""
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it; 0 leaves all as they are"""
+    max_grad_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it; 0 and None leave all as they are"""
     ema_decay: float = 0.0
     save_every: int = 200
     """Steps between checkpoints; one is also written after the last step and where a run is stopped. 0: only these"""
@@ -258,7 +258,7 @@ class Trainer:
             self.optimizer.skip()
             return values, math.nan
         rate = learning_rate_factor(step, config.steps, config.warmup, config.decay_ratio, config.schedule)
-        return values, self.optimizer.step(rate, config.max_grad_norm)
+        return values, self.optimizer.step(rate, config.max_grad_norm or 0.0)
 
     def count_bad_batch(self, step: int, names: str) -> None:
         """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many in a row."""

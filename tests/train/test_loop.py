@@ -122,6 +122,29 @@ def test_a_limit_of_zero_clips_nothing():
     assert norm > 10 and abs(moved(2.0)[1] - 2) < 1e-4
 
 
+def test_a_checkpoint_that_was_taken_away_by_hand_is_not_missed(tmp_path):
+    """The best one, or the newest: the run goes on from the one before, to the same end."""
+
+    def measured(folder, steps=12):
+        left = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+        options = {"steps": steps, "sample_every": 2, "save_every": 1, "save_total_limit": 2, "decay_ratio": 0.0}
+        return train(folder, validation=lambda: {"loss": torch.tensor(next(left))}, **options)[0]
+
+    whole = measured(tmp_path / "whole")
+    measured(tmp_path / "cut", 8)
+    there = tmp_path / "cut/checkpoints"
+    assert sorted(path.name for path in there.iterdir()) == ["00000004", "00000007", "00000008"]
+    for name in ("00000004", "00000008"):
+        shutil.rmtree(there / name)
+    again = measured(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
+    (there / "00000012/progress.json").write_bytes(
+        b""
+    )  # as after a power cut, without a file system that orders its writes
+    with pytest.raises(ValueError, match=r"00000012 cannot be read .*take it away"):
+        measured(tmp_path / "cut")
+
+
 def test_zero_steps_between_checkpoints_or_figures_are_never(tmp_path):
     train(tmp_path, save_every=0, log_every=0, sample_every=0)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000008"]
