@@ -69,6 +69,8 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.stored_dtypes = {name: parameter.dtype for name, parameter in self.named_parameters()}
+        """That of each, which is another one in some parts (an autoencoder's, say)"""
         self.allow_urls: tuple[str, ...] = ()
         """Hosts from which pictures of messages are fetched (`addresses.fetch`)"""
         self.offload: ModelOffload | None = None
