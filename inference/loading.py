@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..detokenizer.files import from_hub
+from ..detokenizer.weight_files import split_name
 from . import precision
 from .devices import best_device, check_device
 from .model import STUDENT, Limner
@@ -23,11 +24,14 @@ def load(
     dtype: str | torch.dtype = "auto",
     *,
     revision: str | None = None,
+    variant: str | None = None,
     bits: int | None = None,
     offload: bool = False,
 ) -> Limner:
     """Load a model: an embedded name, a folder or a hub id, of which ``revision`` names a branch, a tag or a commit.
 
+    ``variant`` such as "fp16" takes files like ``model.fp16.safetensors`` where a part has them; without it they are read where a
+    part has nothing else.
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
     weights that are stored in it. ``bits`` 8 or 4 quantises the linear layers
@@ -46,9 +50,11 @@ def load(
     local = find_model(model)
     if local is not None and revision is not None:
         raise ValueError(f"revision {revision!r} of {str(model)!r}: only models of the hub (owner/name) have revisions")
-    folder = local or from_hub(str(model), revision)
+    folder = local or from_hub(str(model), revision, variant)
     try:
-        loaded = Limner.from_pretrained(folder)
+        if variant is not None:
+            check_variant(folder, variant)
+        loaded = Limner.from_pretrained(folder, variant)
     except ValueError as error:
         if local:
             raise
@@ -65,6 +71,15 @@ def load(
     if offload:
         loaded.offload = ModelOffload(loaded.mllm, loaded.detokenizer)
     return loaded
+
+
+def check_variant(folder: Path, variant: str) -> None:
+    """Raises ValueError where no part of a model's folder has such weights, and none is elsewhere."""
+    names = [found for path in folder.rglob("*") if (found := split_name(path.name))]
+    there = sorted({own for _, own, _ in names if own})
+    if variant not in there and not any(folder.rglob("source.json")):
+        has = f"it has {', '.join(there)}" if there else "it has none"
+        raise ValueError(f"{folder} has no weights of the variant {variant!r}; {has}")
 
 
 def place_model(model: nn.Module, device: str | Mapping[str, str] = "auto", dtype: str | torch.dtype = "auto") -> Any:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import write_source
+from ..detokenizer.files import quiet_bars, write_source
 from ..mllm.config import LimnerConfig
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
@@ -321,7 +321,7 @@ class Limner(nn.Module):
         if self.adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         sources = dict(sources or {})
-        with atomic_folder(folder, PARTS, owned=is_model) as fresh:
+        with quiet_bars(), atomic_folder(folder, PARTS, owned=is_model) as fresh:
             for adapter in self.adapters.loaded.values():
                 base = (self.name, self.adapters.fingerprint)
                 adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
@@ -339,15 +339,16 @@ class Limner(nn.Module):
             self.detokenizer.save_pretrained(fresh / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Limner:
-        """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Limner:
+        """``variant`` is of the parts' weights (`find_weights`). Raises ValueError for a folder that is not a Limner model,
+        unknown keys and weights that do not fit."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         with LOADING_LOCK:
             config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
-            mllm = load_stream(folder, config, tokenizer)
-            detokenizer, defaults = load_detokenizer(folder / "detokenizer"), load_generation_config(folder)
+            mllm = load_stream(folder, config, tokenizer, variant)
+            detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)
         model.name = folder.resolve().name  # of "." too
         return model.eval()

@@ -76,7 +76,8 @@ def draw_with_sd3(prompt: str, loading: Loading, out: Path, request: dict[str, A
     given = [name for name in ("adapter", "bits", "offload") if getattr(loading, name)] + sorted(set(request) - used)
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} is for a Limner model, not for the sd3 backend")
-    model = place_model(StableDiffusion3.from_pretrained(resolve_source(loading.model)), loading.device)
+    folder = resolve_source(loading.model, loading.revision, loading.variant)
+    model = place_model(StableDiffusion3.from_pretrained(folder, loading.variant), loading.device)
     with tqdm(desc="drawing", disable=None, leave=False) as bar:
 
         def report(step: int, steps: int) -> None:
