@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ COMMANDS = {
 WRITING = ("draw", "edit", "chat", "merge", "filter")
 LINES = "hello\n/save talk.jsonl\nanother picture\n/save talk.jsonl\n/save other.jsonl\n"
 LATEST = 1.3
-"""Of the time that `limner info` takes, the part until Ctrl-C, at the most; a command that has ended by then has to have ended well"""
+"""Of the time that `limner info` takes, the part until Ctrl-C at the most; what has ended by then has to have ended well"""
 
 
 @dataclass(frozen=True)
