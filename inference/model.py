@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from PIL import Image
 from safetensors.torch import save_file
@@ -24,7 +24,7 @@ from . import adapter_files
 from .adapters import Adapters
 from .chat import Chat, ChatOptions
 from .engine import Engine
-from .generation_config import GenerationConfig, GenerationOptions
+from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .inputs import (
     ContextLengthError,
     Messages,
@@ -69,6 +69,8 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.allow_urls: tuple[str, ...] = ()
+        """Hosts from which pictures of messages are fetched (`addresses.fetch`)"""
         self.offload: ModelOffload | None = None
         self.bits: int | None = None
         """Of the weights of its linear layers, where they were quantised"""
@@ -130,7 +132,7 @@ class Limner(nn.Module):
         `set_adapters` switched on. ``options`` are the fields of `GenerationConfig`. Raises ValueError for messages or options
         that make no sense.
         """
-        if n < 1:
+        if whole_number("n", n) < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
         seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
@@ -249,7 +251,8 @@ class Limner(nn.Module):
         Raises ValueError for an unknown name or another number of weights.
         """
         names = [names] if isinstance(names, str) else list(names)
-        values = [float(weights)] * len(names) if isinstance(weights, (int, float)) else list(weights)
+        several = isinstance(weights, Iterable) and getattr(weights, "ndim", None) != 0
+        values: list[Any] = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
         if len(values) != len(names):
             raise ValueError(f"{len(values)} weights for {len(names)} adapters")
         self.adapters.set(dict(zip(names, values, strict=True)))
@@ -283,7 +286,7 @@ class Limner(nn.Module):
         history = options.get("history") or 0  # the folder's own is for chats, which give it
         encoded = [
             self.encoder.encode(
-                recent_messages(load_message_images(messages), history),
+                recent_messages(load_message_images(messages, self.allow_urls), history),
                 add_generation_prompt=True,
                 images=config.images,
                 boxes=config.boxes,
@@ -298,6 +301,11 @@ class Limner(nn.Module):
                 f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
         for own in encoded:
+            if config.images == "force" and not self.engine.fitting_images(own, config):
+                raise ContextLengthError(
+                    f"the conversation takes {len(own.input_ids)} tokens, the reply may take {config.max_new_tokens} and its "
+                    f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
+                )
             self.engine.check(own, config)
         request = Request(
             [once for once in encoded for _ in range(len(seeds) // len(batch))],

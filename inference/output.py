@@ -36,8 +36,16 @@ def check_folder(folder: str | Path, own: str | None = None) -> Path:
         return folder
 
 
-def check_picture_path(path: Path) -> None:
-    """Raises ValueError for a path that no image can be written to; to be called before long work."""
+def check_space(folder: Path, needed: float, what: str) -> None:
+    """Raises OSError, before long work, where the disk of ``folder`` has fewer than ``needed`` bytes free for ``what``."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise OSError(f"{folder}: {what} take {needed / 2**30:.2f} GiB more; {free / 2**30:.2f} GiB are free there")
+
+
+def check_picture_path(path: Path, source: Path | None = None) -> None:
+    """Raises ValueError for a path that no image can be written to, and for that of the picture ``source``, which would be lost;
+    to be called before long work."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
             f"cannot write {path}: {path.suffix or 'no ending'} is no picture format that is written; "
@@ -45,8 +53,15 @@ def check_picture_path(path: Path) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
+    try:
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder")
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f"{path} is the picture that is read; write to another file")
+        with atomic_file(path, replace=False) as fresh:
+            fresh.touch()
+    except OSError as error:  # no rights, a name that is too long, a full disk
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
 
 
 def free_path(pattern: str) -> Path:
@@ -60,14 +75,33 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(fresh)
 
 
+def save_new_image(image: Image.Image, pattern: str) -> Path:
+    """Saves under the first name of `free_path` and returns it. Another process may draw at the same time: neither replaces the
+    other's picture. Raises OSError when it cannot be written."""
+    while True:
+        path = free_path(pattern)
+        try:
+            path.touch(exist_ok=False)  # the name is taken
+        except FileExistsError:
+            continue
+        try:
+            save_image(image, path)
+        except BaseException:  # Ctrl-C too
+            path.unlink()
+            raise
+        return path
+
+
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails."""
+def atomic_file(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails, or always
+    where not ``replace``."""
     path = Path(path)
     fresh = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield fresh
-        os.replace(fresh, path)
+        if replace:
+            os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
 

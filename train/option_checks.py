@@ -40,6 +40,11 @@ def check_numbers(
                 raise ValueError(f"{name} is {given!r}; it must be {' and '.join(limits) or 'a finite number'}")
 
 
+def check_seed(options: Any) -> None:
+    """The field ``seed`` is one that torch takes, and those that are counted on from it."""
+    check_numbers(options, "seed", least=-(2**63), most=2**63 - 1)
+
+
 def check_shares(options: Any, *names: str, most: float = 1) -> None:
     """The fields lie between 0 and ``most``."""
     check_numbers(options, *names, least=0, most=most)

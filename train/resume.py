@@ -1,14 +1,18 @@
-"""A stopped run is resumed only with the data, base model and settings that it was begun with."""
+"""A stopped run is resumed only with the data, base model and settings that it was begun with, and by one process at a time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..inference.output import write_text
+from . import parallel
 from .config_parsing import current_keys
 
 SETTINGS_FILE = "settings.json"
@@ -25,6 +29,37 @@ UNCHECKED = frozenset(
     )
 )
 """Options of a loop that do not change what is learned, and may differ when a run is resumed."""
+
+LOCK_SECONDS = 10.0
+"""How long a run waits for the lock of its folder: processes that make batches hold it a few seconds longer than the one that
+made them, where that was killed."""
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within it no other command trains in ``folder``: two would write over each other's checkpoints.
+
+    The system releases the lock of a process that ends, however it does. Raises ValueError where another holds it.
+    """
+    if parallel.rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise ValueError(f"another run is at work in {folder}; wait until it ends, or choose another output") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_outside(output: Path, data: str | Path) -> None:
+    """Raises ValueError for an output inside the folder of the data, of which it would become a part."""
+    if Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{output} is inside the data, {data}, and would be read as data; choose a folder beside it")
 
 
 def run_settings(config: Any) -> dict[str, Any]:
