@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
         (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Autoencoder:
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Autoencoder:
         """Reads a diffusers folder; ``limner.json`` in it may hold ``unshuffle``.
 
         Raises ValueError for a class that Limner does not know, and as `load_strict` does.
@@ -97,10 +97,11 @@ class Autoencoder(nn.Module):
         name = read_part_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
-        own = Path(folder) / "limner.json"
+        folder, own = Path(folder), Path(folder) / "limner.json"
         options = read_json(own, ("unshuffle",)) if own.exists() else {}
         check_types(options, cls.__init__, own)
-        return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
+        vae = load_strict(_CLASSES[name], folder, variant, torch_dtype=stored_dtype(folder, variant))
+        return cls(vae, **options)
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:

@@ -153,17 +153,21 @@ class MMDiTDetokenizer(Detokenizer):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None
+        cls,
+        folder: str | Path,
+        components: tuple[MMDiT, Autoencoder] | None = None,
+        variant: str | None = None,
     ) -> MMDiTDetokenizer:
         """``components`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
 
         Raises ValueError for unknown config keys and for weights that do not fit.
         """
         folder = Path(folder)
-        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter", variant)
         if components is None:
-            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
-        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
+            mmdit = load_module(MMDiT, MMDiTConfig, folder / "mmdit", variant)
+            components = mmdit, Autoencoder.from_pretrained(folder / "vae", variant)
+        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs", variant) if (folder / "glyphs").exists() else None
         path = folder / "scheduler/config.json"
         scheduler = read_json(path, ("trained_tokens", "base_shift"))
         check_types(scheduler, cls.__init__, path)

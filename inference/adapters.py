@@ -29,7 +29,7 @@ from ..detokenizer.files import mismatched_keys, refusing
 from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, finite_number
 
 LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
 """Of each half of the model, the part that LoRA changes"""
@@ -103,7 +103,7 @@ class Adapters:
         Raises ValueError for a folder that is none or is loaded already, another base, a given name that is taken, a weight
         that is no finite number.
         """
-        folder = Path(folder).expanduser()
+        folder, weight = Path(folder).expanduser(), finite_number("the weight", weight)
         with refusing(folder):
             return self._load(folder, name, weight, bundled)
 
@@ -120,7 +120,6 @@ class Adapters:
             raise ValueError("an adapter's name is empty")
         if name in self.loaded:
             raise ValueError(f"an adapter called {name!r} is loaded already; give this one another name")
-        weight = finite_weight(weight)
         if card["base_fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"{folder} is an adapter for {card['base']!r} (weights {card['base_fingerprint'][:12]}), "
@@ -149,9 +148,12 @@ class Adapters:
         came with the model stays on unless it is named. Raises ValueError for an unknown name."""
         if chosen is None:
             return {name: adapter.weight for name, adapter in self.loaded.items()}
+        if not isinstance(chosen, Mapping):
+            raise ValueError(f"adapters are given with their weights, such as {{'cactus': 0.7}}, not as {chosen!r:.60}")
         if unknown := sorted(set(chosen) - set(self.loaded)):
             raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
-        return {name: finite_weight(chosen.get(name, 1.0 if a.bundled else 0.0)) for name, a in self.loaded.items()}
+        weights = {name: chosen.get(name, 1.0 if a.bundled else 0.0) for name, a in self.loaded.items()}
+        return {name: finite_number(f"the weight of {name}", weight) for name, weight in weights.items()}
 
     def set(self, chosen: Mapping[str, float]) -> None:
         """Switch on exactly these, each at its weight, for requests that name none."""
@@ -168,6 +170,7 @@ class Adapters:
         student has not met it, and draws it less well (docs/finetune.md). A student that was loaded takes the place of the
         model's own. Raises ValueError where two loaded students want different steps and none was asked for.
         """
+        self.model.defaults.updated(options)  # what makes no sense is said before anything is made of it
         active = {name: self.loaded[name] for name, weight in weights.items() if weight}
         students = {name: adapter.steps for name, adapter in active.items() if adapter.steps}
         steps = options.get("num_inference_steps")
@@ -314,17 +317,6 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return next(own for n in count(1) if (own := name if n == 1 else f"{name}-{n}") not in taken)
 
 
-def finite_weight(weight: Any) -> float:
-    """Raises ValueError for what is no finite number."""
-    try:
-        value = float(weight)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{weight!r} is no weight of an adapter: it must be a finite number, such as 0.5")
-    return value
-
-
 def split_weight(text: str) -> tuple[str, float]:
     """``NAME`` or ``NAME:WEIGHT``, as adapters and data sets are given on the command line.
 
@@ -336,7 +328,13 @@ def split_weight(text: str) -> tuple[str, float]:
         return text, 1.0
     if re.fullmatch("[A-Za-z]", name) and re.match("[A-Za-z_]", weight):  # of a drive
         return text, 1.0
-    return name, finite_weight(weight)
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text}: {weight!r} is no weight; it must be a finite number, such as 0.5")
+    return name, value
 
 
 def split_adapter(text: str) -> tuple[str | None, str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, Unpack
 
@@ -17,7 +17,7 @@ from .adapters import Adapters
 from .chat_files import PictureFiles, normalized, read_chat, with_ids, write_chat
 from .generation_config import GenerationConfig, GenerationOptions
 from .images import load_image
-from .inputs import ContextLengthError, Messages
+from .inputs import ContextLengthError, Messages, seeds_per_row
 from .output import free_path
 from .reply import Reply
 
@@ -36,6 +36,7 @@ class StreamingModel(Protocol):
     name: str
     bits: int | None
     defaults: GenerationConfig
+    allow_urls: tuple[str, ...]
     encoder: StreamEncoder
     adapters: Adapters
 
@@ -62,6 +63,7 @@ class Chat:
     def __init__(self, model: StreamingModel, **options: Unpack[ChatOptions]) -> None:
         self.model, self.options = model, options
         model.defaults.updated(generation_options(options))
+        seeds_per_row(options.get("seed", 0), 1)
         self.messages: list[Message] = []
         self.forgotten = 0
         """Exchanges that the model did not get at the last turn"""
@@ -72,14 +74,15 @@ class Chat:
 
     # the option `images` is given when the chat is made: here they are the turn's pictures
     def say(  # type: ignore[misc]
-        self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]
+        self, text: str, images: Any = (), **options: Unpack[ChatOptions]
     ) -> Reply:
-        """One turn. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
+        """One turn; ``images`` are the pictures shown with it, one or a list of whatever `load_image` reads. Nothing is
+        remembered when it fails. Raises what `Limner.generate` raises."""
         callback = {**self.options, **options}.get("callback")
         return consume(self.stream(text, images, **options), callback)
 
     def stream(  # type: ignore[misc]
-        self, text: str, images: Sequence[str | Path | Image.Image] = (), **options: Unpack[ChatOptions]
+        self, text: str, images: Any = (), **options: Unpack[ChatOptions]
     ) -> Generator[Event, None, Reply]:
         """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
         stands first, and as many of the last exchanges as ``history`` allows and the context holds with the reply."""
@@ -125,7 +128,7 @@ class Chat:
     def retry(self, **options: Unpack[ChatOptions]) -> Reply:
         """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
         with self.popped_turn() as (text, images):
-            return self.say(text, images, **options)  # type: ignore[misc, arg-type]  # `images`, as in `say`
+            return self.say(text, images, **options)  # type: ignore[misc]  # `images`, as in `say`
 
     @contextlib.contextmanager
     def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
@@ -133,7 +136,7 @@ class Chat:
         there is none."""
         if len(self.messages) < 2:
             raise ValueError("nothing to retry: the conversation is empty")
-        before, content = list(self.messages), normalized(self.messages[-2:-1])[0]["content"]
+        before, content = list(self.messages), normalized(self.messages[-2:-1], self.model.allow_urls)[0]["content"]
         text = "".join(p["text"] for p in content if p["type"] == "text")
         try:
             self.undo()
@@ -174,7 +177,8 @@ class Chat:
             "dropped": self.dropped,
             "forgotten": self.forgotten,
         }
-        files = write_chat(path, self.messages, state, self._saved.get(path.resolve(), {}))
+        messages = normalized(self.messages, self.model.allow_urls)
+        files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
         self._saved[path.resolve()] = files
         return path
 
@@ -202,10 +206,17 @@ class Chat:
         chat._saved[path.resolve()] = files
         return chat
 
-    def _question(self, text: str, images: Sequence[str | Path | Image.Image]) -> Message:
+    def _question(self, text: str, images: Any) -> Message:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"a message is a string, not {text!r:.60}; pictures stand beside it: say(text, images=[...])"
+            )
+        # not whatever can be gone through is several pictures: a path, bytes, an array and an open file can be too
+        several = isinstance(images, (list, tuple, Iterator)) and not hasattr(images, "read")
+        images = list(images) if several else [] if images is None else [images]
         if not text.strip() and not images:
             raise ValueError("say something or show a picture: the message is empty")
-        shown = [{"type": "image", "image": load_image(image)} for image in images]
+        shown = [{"type": "image", "image": load_image(image, self.model.allow_urls)} for image in images]
         said = [{"type": "text", "text": text}] if text.strip() else []
         return {"role": "user", "content": [*shown, *said]}
 

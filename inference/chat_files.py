@@ -32,22 +32,22 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def normalized(messages: Sequence[Message]) -> list[Message]:
+def normalized(messages: Sequence[Message], allow_urls: Sequence[str] = ()) -> list[Message]:
     """Messages with parts and pictures, whatever form they were given in. Raises ValueError for what is no message."""
-    return [normalize_messages(load_message_images([message]))[0] for message in messages]
+    return [normalize_messages(load_message_images([message], allow_urls))[0] for message in messages]
 
 
 def write_chat(path: Path, messages: Sequence[Message], state: Mapping[str, Any], files: PictureFiles) -> PictureFiles:
-    """Writes ``messages`` and ``state``, with new files for pictures that have none in ``files`` or have lost it. Returns all of
-    their files. When something cannot be written, what was there stays and nothing is added.
+    """Writes ``messages`` (`normalized`) and ``state``, with new files for pictures that have none in ``files`` or have lost it.
+    Returns all of their files. When something cannot be written, what was there stays and nothing is added.
 
-    Raises ValueError for messages that are none, OSError for what cannot be written.
+    Raises OSError for what cannot be written.
     """
     own: PictureFiles = {}
     lines, token_ids = [], []
     escaped = str(path.with_suffix("")).replace("{", "{{").replace("}", "}}")
     with ExitStack() as undo:
-        for message in normalized(messages):
+        for message in messages:
             content: list[dict[str, str]] = []
             ids: list[Sequence[int] | None] = []
             for part in message["content"]:

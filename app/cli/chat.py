@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.model_folders import find_model
 from . import line_input
-from .options import CHATTING, LOADING, File, Loading, Size, Whole, checked, takes
+from .options import CHATTING, LOADING, AllowUrl, File, Loading, Size, Whole, checked, takes
 from .terminal import graphics
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def chat(
     *,
     loading: Loading = LOADING,
     load: File | None = None,
+    allow_url: AllowUrl = (),
     seed: Whole | None = None,
     size: Size | None = None,
     **options: Unpack[GenerationOptions],
@@ -30,6 +31,7 @@ def chat(
 
     Args:
         load: a conversation that /save wrote, to go on with; options that are given replace its own
+        allow_url: a host whose URLs are fetched by /image; repeatable
         seed: of the first picture (default: 0); the same request and seed give the same picture
         size: height and width of the pictures in pixels, such as 128x128
     """
@@ -44,7 +46,7 @@ def chat(
     def make() -> Repl:
         from .repl import Repl
 
-        return Repl(loading.load(), request, load)
+        return Repl(loading.load(allow_urls=allow_url), request, load)
 
     making, first = line_input.meanwhile(make), ""
     shown = graphics(os.environ, sys.stdout.isatty())  # it may ask the terminal: before anything is read from it

@@ -63,6 +63,7 @@ File = Annotated[Path, Parameter(converter=parse_path)]
 Out = Annotated[Path, Parameter(alias="-o", converter=parse_path)]
 Prompt = Annotated[str, Parameter(converter=parse_prompt)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, metavar="KEY=VALUE")]
+AllowUrl = Annotated[tuple[str, ...], Parameter(metavar="HOST")]
 Size = Annotated[tuple[int, int], Parameter(converter=parse_size, n_tokens=1, accepts_keys=False, metavar="HxW")]
 
 SETTINGS: dict[str, Any] = {
@@ -148,6 +149,10 @@ class ModelChoice:
     """embedded name, folder or hub id"""
     device: str = "auto"
     """auto, cpu, cuda, mps; A,B puts what writes on A, what paints on B"""
+    revision: str | None = None
+    """of a hub id: a branch, a tag or a commit"""
+    variant: str | None = None
+    """of the weights' files, such as fp16"""
 
     def load(self, dtype: str = "auto", **options: Any) -> Limner:
         """Raises ValueError for what cannot be loaded."""
@@ -161,6 +166,8 @@ class ModelChoice:
         if len(halves) > 2:
             raise ValueError(f"--device {self.device}: one device, or one for what writes and one for what paints")
         device = dict(zip(("mllm", "detokenizer"), halves, strict=True)) if len(halves) == 2 else self.device
+        given = {"revision": self.revision, "variant": self.variant}
+        options |= {name: value for name, value in given.items() if value is not None}
         return load(self.model, device=device, dtype=dtype, **options)
 
 

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 from PIL import Image
 
 from ...inference.adapters import split_adapter
+from ...inference.addresses import is_address
 from ...inference.chat import Chat
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.images import load_image
@@ -137,7 +138,7 @@ class Repl:
     def image(self, path: str) -> None:
         if not path:
             raise ValueError("/image needs a path")
-        image = load_image(typed_path(path))
+        image = load_image(path if is_address(path) else typed_path(path), self.model.allow_urls)
         self.pending.append(image)
         print(f"({path} goes with your next message)")
         if note := self.model.resize_note(image):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 @contextmanager
 def training() -> Iterator[None]:
     """Around a command's work: raises KeyboardInterrupt, which says how to go on, where the run was stopped."""
-    from ...train.loop import Interrupted
+    from ...train.interrupts import Interrupted
 
     try:
         yield

@@ -5,16 +5,20 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-PARTS = ("transformers", "diffusers", "peft", "safetensors")
+PARTS = ("limner", "torch", "transformers", "diffusers", "peft", "safetensors")
 
 
 def version() -> str:
-    """What a report of a bug should say: Limner's version, of what it runs on, and the device that a model would be put on."""
-    import torch
-
-    from ... import __version__
+    """What a report of a bug should say: the versions of Limner and of what it runs on, and the device that a model is put on."""
     from ...inference.devices import best_device
 
-    parts = (f"{name} {metadata.version(name)}" for name in PARTS)
     place = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, device {best_device()}"
-    return "\n".join((f"limner {__version__}", f"torch {torch.__version__}", *parts, place))
+    return "\n".join((*(f"{name} {installed(name)}" for name in PARTS), place))
+
+
+def installed(name: str) -> str:
+    """The version of a package, as far as it was installed: a checkout need not be."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

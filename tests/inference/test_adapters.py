@@ -451,9 +451,9 @@ def test_names_are_the_folders_own_and_get_numbers(model, tmp_path):
     with pytest.raises(ValueError, match="name is empty"):
         model.load_adapter(two, "")
     for weight in (float("nan"), "half", None):
-        with pytest.raises(ValueError, match="is no weight of an adapter"):
+        with pytest.raises(ValueError, match=r"the weight is .* must be a"):
             model.load_adapter(two, "b", weight)
-    with pytest.raises(ValueError, match="is no weight of an adapter"):
+    with pytest.raises(ValueError, match=r"the weight of cat-v1\.5 is inf; it must be a finite number"):
         model.set_adapters("cat-v1.5", float("inf"))
     model.load_adapter(one, "again.")
     model.delete_adapter("cat-v1.5-2")

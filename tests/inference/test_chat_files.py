@@ -92,7 +92,7 @@ def test_nothing_is_replaced_unasked(model, chat, tmp_path, monkeypatch):
     assert Path("talk.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
     chat.save("talk.jsonl", overwrite=True)
     assert len(Chat.load("talk.jsonl", model).messages) == 5
-    with pytest.raises(ValueError, match="such as .*talk-001"):
+    with pytest.raises(ValueError, match=r"such as .*talk-001"):
         model.chat().save(tmp_path / "talk.jsonl")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert chat.save("~/home.jsonl") == tmp_path / "home.jsonl" and Chat.load("~/home.jsonl", model).messages
