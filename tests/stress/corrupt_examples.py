@@ -17,9 +17,9 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import pyarrow
-from cases import Outcome
 from pyarrow import parquet
 
+from cases import Outcome
 from helpers import make_limner, png_bytes
 from limner.train.checkpoints import RunState
 from limner.train.datasets.check import Report, check
