@@ -63,7 +63,9 @@ Result = TypeVar("Result")
 
 
 def consume(events: Generator[Event, None, Result], callback: Callable[[Event], None] | None = None) -> Result:
-    """What the generator returns in the end; ``callback`` gets its events."""
+    """What the generator returns in the end; ``callback`` gets its events. Raises ValueError for one that cannot be called."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r:.60}; it must be a function of an event")
     while True:
         try:
             event = next(events)

@@ -261,9 +261,11 @@ def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
         chat.undo()
 
 
-def test_save_and_load_round_trip(model, tmp_path):
+def test_save_and_load_round_trip(model, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "m")
     again = limner.load(tmp_path / "m", device="cpu")
+    monkeypatch.chdir(tmp_path / "m")
+    assert limner.load(".", device="cpu").name == again.name == "m"
     a, b = (m.generate("draw", images="force", max_images=1, seed=2) for m in (model, again))
     assert a.images[0].tobytes() == b.images[0].tobytes() and a.text == b.text
     names = {p.name for p in (tmp_path / "m").iterdir()}

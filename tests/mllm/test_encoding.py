@@ -216,7 +216,7 @@ def test_nearest_shape():
     ("messages", "words"),
     [
         ([], "no messages"),
-        ([{"role": "user"}], "message 0 must be a dict with exactly the keys role and content"),
+        ([{"role": "user"}], "message 0 must be a dict with the keys role and content"),
         ([{"role": "robot", "content": "x"}], "message 0 has role 'robot'; roles are"),
         (
             [{"role": "user", "content": "x"}, {"role": "user", "content": 3}],
