@@ -19,6 +19,15 @@ from .condition import Condition
 from .drawing_options import DrawingOptions
 from .samplers import Steps, noise_like
 
+NOT_FINITE = (
+    "are not finite numbers: a guidance scale or an adapter's weight is too large, the precision overflows (dtype float32 does "
+    "not), or the weights are broken"
+)
+
+
+class NotFiniteError(ValueError):
+    """A model computed what is no number, of which there would be a black picture, or words without sense."""
+
 
 class Drawing:
     """Pictures of one size that are being drawn in common steps.
@@ -111,9 +120,12 @@ class Detokenizer(nn.Module, ABC):
 
     @torch.no_grad()
     def decode(self, drawing: Drawing) -> Tensor:
-        """8-bit pictures (batch, height, width, 3) of a drawing that is done."""
+        """8-bit pictures (batch, height, width, 3) of a drawing that is done. Raises NotFiniteError where they would be black."""
         assert drawing.latents is not None
-        return to_uint8(self.autoencoder.decode(drawing.latents.to(next(self.autoencoder.parameters()).dtype)))
+        pixels = self.autoencoder.decode(drawing.latents.to(next(self.autoencoder.parameters()).dtype))
+        if not pixels.isfinite().all():
+            raise NotFiniteError(f"the pixels {NOT_FINITE}")
+        return to_uint8(pixels)
 
     def draw(
         self,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from ..detokenizer.detokenizer import NOT_FINITE, NotFiniteError
 from ..mllm.cache import StreamCache
 from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
@@ -299,8 +300,12 @@ class Engine:
         if group.logits is not None:
             group.decoder.next_token(group.rows, group.logits)
             group.logits = None
+        broken = {row.request for row in group.rows if row.broken}
         self._part(group)
         self._join(group)
+        for request in broken:
+            with self._failing(request):
+                raise NotFiniteError(f"the model's words {NOT_FINITE}")
 
     def _part(self, group: RowGroup) -> None:
         """Rows that have ended and rows that wait for a picture leave the group."""
@@ -389,11 +394,12 @@ class Engine:
         decoder = drawn[0].group.decoder
         with self._failing(*(row.request for row in rows)):
             self._bring("detokenizer")
-            images = [
-                Image.fromarray(pixels.numpy())
-                for pictures in drawn
-                for pixels in pictures.detokenizer.decode(pictures.drawing)
-            ]
+            images = []
+            for pictures in drawn:
+                with self._failing(pictures.group.rows[0].request):
+                    images += map(Image.fromarray, pictures.detokenizer.decode(pictures.drawing).numpy())
+            if any(row.request.error for row in rows):
+                return  # the others' turn comes again
             self._bring("mllm")
             cache = StreamCache.join([pictures.group.cache.copy() for pictures in drawn])
             logits = decoder.feed_images(rows, cache, images)

@@ -18,10 +18,14 @@ def embedded(name: str) -> Path:
 
 
 def find_model(model: str | Path) -> Path | None:
-    """The folder of a model by name or path; None for a hub id. Raises ValueError for anything else."""
+    """The folder of a model by name or path; None for a hub id. A model in a folder that is called like an embedded one goes
+    before it; a folder with anything else does not hide it. Raises ValueError for anything else."""
     path, name = Path(model).expanduser(), str(model)
+    if not name:
+        raise ValueError("the model's name is empty")
     if path.is_dir():
-        return path
+        other = isinstance(model, str) and name == path.name and not (path / "config.json").exists()
+        return WEIGHTS / name if other and (WEIGHTS / name / "config.json").exists() else path
     if "/" not in name and "\\" not in name:
         return embedded(name)
     if isinstance(model, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):

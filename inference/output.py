@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +66,8 @@ def check_picture_path(path: Path, source: Path | None = None) -> None:
 
 
 def free_path(pattern: str) -> Path:
-    """The first of ``pattern.format(1)``, ``pattern.format(2)``, … that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := Path(pattern.format(n))).exists())
+    """The first of ``pattern.format(1)``, ``pattern.format(2)``, … that is free; a link that leads nowhere is not."""
+    return next(path for n in itertools.count(1) if not os.path.lexists(path := Path(pattern.format(n))))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -97,7 +98,8 @@ def atomic_file(path: str | Path, replace: bool = True) -> Iterator[Path]:
     """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails, or always
     where not ``replace``."""
     path = Path(path)
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+    # as short as the name may be long, and another one in every thread
+    fresh = path.with_name(f".{secrets.token_hex(4)}.new{path.suffix}")
     try:
         yield fresh
         if replace:

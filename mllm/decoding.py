@@ -69,6 +69,8 @@ class Row:
     shape_id: int | None = None
     finish_reason: str = ""
     """Empty while it is decoded"""
+    broken: bool = False
+    """Its logits held NaN: no token can be chosen"""
     fitting_images: int = 10**9
     """Images of the reply for which the backbone has positions: one more ends it, as too many tokens of text do"""
 
@@ -141,9 +143,12 @@ class Decoder:
         return cache, logits
 
     def next_token(self, rows: Sequence[Row], logits: Tensor) -> None:
-        """Gives every row its next token: text, an end of turn, or the beginning of an image, for which the row waits."""
+        """Gives every row its next token: text, an end of turn, or the beginning of an image, for which the row waits. A row
+        whose logits hold NaN gets none and has ``broken`` set."""
         for row, token in zip(rows, self.choose(rows, logits), strict=True):
-            if token in self.begin_image_ids and row.num_images >= row.fitting_images:
+            if token is None:
+                row.broken = True
+            elif token in self.begin_image_ids and row.num_images >= row.fitting_images:
                 row.finish("length")
             elif token in self.begin_image_ids:
                 row.end_text()
@@ -153,8 +158,8 @@ class Decoder:
             else:
                 row.add_text(token)
 
-    def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
-        """A token for every row from logits (rows, vocabulary), by one copy from the device."""
+    def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int | None]:
+        """A token for every row from logits (rows, vocabulary), by one copy from the device; None for a row that holds NaN."""
         begin = self.begin_image_tensor
         allowed = torch.tensor([self._allowed_begins(row) for row in rows], device=logits.device)
         only_images = [row.options.images == "force" and not row.parts and not row.text.ids for row in rows]
@@ -165,7 +170,10 @@ class Decoder:
         scores = scores.index_copy(1, begin, begin_scores)
         ways = [(row.options.temperature, row.options.top_k, row.options.top_p) for row in rows]
         if all(temperature == 0 for temperature, _, _ in ways):
-            return scores.argmax(-1).tolist()
+            best = scores.max(-1)  # NaN is the greatest of all
+            return [
+                token if token >= 0 else None for token in best.indices.masked_fill(best.values.isnan(), -1).tolist()
+            ]
         scores = scores - scores.amax(-1, keepdim=True)  # so that no temperature makes them infinite
         for way in {way for way in ways if way[0] > 0}:
             members = torch.tensor([i for i, own in enumerate(ways) if own == way], device=logits.device)
@@ -174,7 +182,7 @@ class Decoder:
         pairs = list(zip(rows, scores.cpu(), strict=True))
         states = [row.generator.get_state() for row in rows]
         try:
-            return [sample(row, own) if row.options.temperature > 0 else int(own.argmax()) for row, own in pairs]
+            return [None if own.isnan().any() else pick(row, own) for row, own in pairs]
         except BaseException:  # an interrupt too: the same tokens can be chosen again
             for row, state in zip(rows, states, strict=True):
                 row.generator.set_state(state)
@@ -266,6 +274,11 @@ def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList
     if top_p < 1:
         made.append(TopPLogitsWarper(top_p))
     return made
+
+
+def pick(row: Row, scores: Tensor) -> int:
+    """The best token, or one by its probability, from scores (vocabulary,)."""
+    return sample(row, scores) if row.options.temperature > 0 else int(scores.argmax())
 
 
 def sample(row: Row, scores: Tensor) -> int:

@@ -4,6 +4,7 @@ model takes), in a folder of their own. Fine-tuning and distillation share it.""
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from ..detokenizer.detokenizer import NotFiniteError
 from ..evaluation.sheet import save_sheet
 from ..inference import adapter_files, lora, precision
 from ..inference.model import Limner
@@ -174,14 +176,18 @@ def learning_rate(width: int) -> float:
 
 
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
-    """Draw the prompts, if there are any, into a sheet."""
+    """Draw the prompts, if there are any, into a sheet. Training does not end with pictures that are none: it is warned of them."""
     if not prompts:
         return
     adapters = model.adapters.without_bundled
-    with ProgressBar() as progress:
-        replies = model.eval().draw(
-            list(prompts), max_new_tokens=32, seed=seed, callback=progress, adapters=adapters, **options
-        )
+    try:
+        with ProgressBar() as progress:
+            replies = model.eval().draw(
+                list(prompts), max_new_tokens=32, seed=seed, callback=progress, adapters=adapters, **options
+            )
+    except NotFiniteError as error:
+        warnings.warn(f"no samples in {path.name}: {error}", stacklevel=2)
+        return
     save_sheet([reply.images[0] for reply in replies], len(replies), path)
 
 

@@ -1,5 +1,6 @@
 """The commands of ``limner``."""
 
+import shutil
 from collections.abc import Callable
 from typing import Literal
 
@@ -43,6 +44,10 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 }
 
 
+MIN_COLUMNS = 20
+"""Of the help: in two it would be laid out for ever"""
+
+
 def print_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print what makes a shell complete commands and options."""
     print(application().generate_completion(shell=shell))
@@ -50,6 +55,10 @@ def print_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
 
 def application() -> App:
     top = App(name="limner", help="One model that writes and draws in a single stream.", version=version, **SETTINGS)
+    if shutil.get_terminal_size().columns < MIN_COLUMNS:
+        from rich.console import Console
+
+        top.console = Console(width=MIN_COLUMNS)
     for place, (name, command) in enumerate(COMMANDS.items()):
         top.command(command, name=name, sort_key=place)
     inspecting = App(name="data", help="Look through a data set, or filter it into a new one.", sort_key=place + 1)

@@ -20,9 +20,10 @@ from ...inference.chat import Chat
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.images import load_image
 from ...inference.model import Limner
-from ...inference.output import free_path, save_image
+from ...inference.output import free_path, save_new_image
 from ...inference.progress import ProgressBar
 from ...mllm.events import Finished, PictureDone, TextPiece
+from .draw import DRAWN
 from .line_input import read
 from .memory import out_of_memory
 from .options import CHATTING, SETTINGS, Size, Whole, checked, takes
@@ -130,8 +131,7 @@ class Repl:
             print("(the conversation has become long: from here on the model is shown the end of it)", file=sys.stderr)
 
     def picture(self, image: Image.Image) -> None:
-        path = free_path("limner-{:03d}.png")
-        save_image(image, path)
+        path = save_new_image(image, DRAWN)
         raw_output().write(show(image, self.graphics, columns=min(48, shutil.get_terminal_size().columns)))
         print(path, flush=True)
 

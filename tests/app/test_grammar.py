@@ -332,3 +332,9 @@ def test_what_is_printed_fits_the_encoding_and_holds_no_controls(encoding):
     controls = r"\x1b]52;c;x\x07 \x9b2J \u202egnp.exe \udce9" + "\t\n\n\x1b[A\x1b[A"
     letters = {"ascii": r"caf\xe9 \ud55c ", "latin-1": "caf\u00e9 \\ud55c ", "utf-8": "caf\u00e9 \ud55c "}
     assert said.replace("\r", "") == letters[encoding] + controls
+
+
+def test_the_help_of_a_terminal_of_one_column_ends(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    assert main(["draw", "--help"]) == 0
+    assert "picture" in capsys.readouterr().out

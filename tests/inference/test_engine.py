@@ -391,3 +391,26 @@ def test_the_rows_of_a_request_draw_together(model, monkeypatch):
     monkeypatch.setattr(Decoder, "feed_queries", lambda d, rows, c: together.append(len(rows)) or plain(d, rows, c))
     model.generate(["a", "b"], num_inference_steps=1)
     assert together == [2]
+
+
+def test_what_is_no_number_is_refused_and_company_is_not(model):
+    """In place of a black picture with exit status 0, words without sense, and torch's own error where they are sampled."""
+    drawn = {"images": "force", "max_new_tokens": 1, "num_inference_steps": 1}
+    alone = model.generate("abc", **drawn)
+    sane = model.stream("abc", **drawn)
+    for wrong in (
+        {**drawn, "guidance_scale": 3e38},
+        {"images": "never", "adapters": {"a": 1e38}},
+        {"images": "never", "adapters": {"a": 1e38}, "temperature": 1.0},
+    ):
+        with pytest.raises(
+            ValueError, match="not finite numbers: a guidance scale or an adapter's weight is too large"
+        ):
+            model.generate("abc", **wrong)
+    wrong = model.stream("abc", **drawn, guidance_scale=3e38)
+    next(sane), next(wrong)
+    reply = finish(sane)
+    assert reply.text == alone.text and psnr(reply.images[0], alone.images[0]) > 45
+    with pytest.raises(ValueError, match="not finite"):
+        finish(wrong)
+    assert is_empty(model.engine)

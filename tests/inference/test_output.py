@@ -279,3 +279,13 @@ def test_models_load_in_threads(folder):
             thread.join()
     assert not wrong
     limner.load(folder, device="cpu")
+
+
+def test_names_as_long_as_they_may_be_and_links_that_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a-1.png").symlink_to("gone.png")
+    assert output.save_new_image(picture(1), "a-{}.png") == Path("a-2.png") and Path("a-1.png").is_symlink()
+    name = Path("a prompt" * 31 + ".png")
+    output.check_picture_path(name)
+    output.save_image(picture(1), name)
+    assert Image.open(name).size == (32, 32)

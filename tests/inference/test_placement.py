@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import limner
 from helpers import make_limner
 from limner.app.cli import main as cli
+from limner.inference.model_folders import embedded, find_model
 from limner.inference.offload import ModelOffload
 from limner.inference.quantize import linear_layers, quantize
 
@@ -108,3 +110,18 @@ def test_bits_and_offload_that_make_no_sense():
         limner.load("nano", device="cpu", bits=3)
     with pytest.raises(ValueError, match="choose one of the two"):
         limner.load("nano", device="cpu", bits=8, offload=True)
+
+
+def test_a_folder_called_like_an_embedded_model(tmp_path, monkeypatch):
+    """One that holds a model goes first, as any path does; pictures, an adapter or a file of that name hide nothing."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "nano"
+    folder.touch()
+    assert find_model("nano") == embedded("nano")
+    folder.unlink()
+    folder.mkdir()
+    assert find_model("nano") == embedded("nano") and find_model("./nano") == find_model(Path("nano")) == Path("nano")
+    (folder / "config.json").touch()
+    assert find_model("nano") == Path("nano")
+    with pytest.raises(ValueError, match="name is empty"):
+        find_model("")

@@ -3,11 +3,13 @@ de-tokenizer; `objective` has their losses."""
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from ...detokenizer.detokenizer import NotFiniteError
 from ...evaluation.sheet import save_sheet
 from ...inference.adapters import digest
 from ...inference.model import Limner
@@ -89,8 +91,12 @@ def run_joint(
     form = DetokenizerObjective if name == "detokenizer" else JointObjective
 
     def sample(step: int) -> None:
-        with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
-            replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
+        try:
+            with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
+                replies = model.draw(list(stage.sample_prompts), max_new_tokens=32, num_inference_steps=16)
+        except NotFiniteError as error:
+            warnings.warn(f"no samples at step {step}: {error}", stacklevel=2)
+            return
         save_sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
 
     objective = form(trainable, stage, seed)
