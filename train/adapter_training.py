@@ -176,7 +176,7 @@ def learning_rate(width: int) -> float:
 
 
 def draw_samples(model: Limner, prompts: Sequence[str], seed: int, path: Path, **options: Any) -> None:
-    """Draw the prompts, if there are any, into a sheet. Training does not end with pictures that are none: it is warned of them."""
+    """Draw the prompts, if there are any, into a sheet. Pictures that are none do not end the training: there is a warning."""
     if not prompts:
         return
     adapters = model.adapters.without_bundled

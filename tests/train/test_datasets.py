@@ -371,3 +371,14 @@ def test_a_drawings_queries_count_as_tokens_of_its_conversation(folder):
     (tokens,) = check([example], model.encoder, 1024).tokens
     (problem,) = check([example], model.encoder, tokens).problems
     assert "this model's context holds" in problem.why
+
+
+def test_a_caption_of_full_stops_is_still_a_message():
+    example = CaptionedPicture(Path("a.png"), ("...",), "a")
+    said = {example.sample(random.Random(seed), 1.0)[0]["content"][0]["text"] for seed in range(40)}
+    assert "..." in said and all("..." in words for words in said)
+
+
+def test_an_empty_name_is_not_the_folder_where_one_stands():
+    with pytest.raises(ValueError, match="name is empty"):
+        readers.read("")

@@ -90,6 +90,7 @@ class CaptionedPicture:
         ``plan_share`` is the share of drawings after a plan: the longest caption, written before the picture.
         """
         (caption,) = rng.choices(self.captions, self.shares or None)
+        asked = caption.rstrip(".") or caption  # "..." is asked for as it is: nothing would be no message
         picture = {"type": "image", "image": self.picture}
         if rng.random() < draw_share:
             form = DRAW_REQUESTS[0] if rng.random() < 0.3 else rng.choice(DRAW_REQUESTS[1:])
@@ -98,7 +99,7 @@ class CaptionedPicture:
                 fullest = max(self.captions, key=len).rstrip(".")
                 plan = [text(f"{fullest[:1].upper()}{fullest[1:]}:")]
             return [
-                chat_message("user", text(form.format(caption.rstrip(".")))),
+                chat_message("user", text(form.format(asked))),
                 chat_message("assistant", *plan, picture),
             ]
         # the picture first or the words

@@ -26,6 +26,8 @@ Found = Iterator[Example | Problem]
 def read(data: str | Path, notes: Notes | None = None) -> Found:
     """Everything in ``data``; ``notes`` takes what was not used. Raises ValueError for what is no data set at all."""
     path, notes = Path(data), Notes() if notes is None else notes
+    if not str(data):  # a variable of a shell that is not set: not the folder where one stands
+        raise ValueError("the data set's name is empty")
     if path.is_dir():
         return folder(path, notes)
     if path.is_file():
