@@ -44,7 +44,7 @@ def check_space(folder: Path, size: int, kept: int) -> None:
     """Raises OSError where the disk of ``folder`` has no room for ``kept`` checkpoints of ``size`` bytes and one being written,
     beside those that are there already."""
     there = sum(file.stat().st_size for path in saved_checkpoints(folder) for file in path.iterdir())
-    output.check_space(folder, (kept + 1) * size - there, f"{kept + 1} checkpoints of {size / 2**30:.2f} GiB")
+    output.check_space(folder, (kept + 1) * size - there, f"{kept + 1} checkpoints of {size / 2**20:,.1f} MiB")
 
 
 def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int = 1) -> None:
