@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,51 +16,72 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from .weight_files import files_to_fetch, find_weights
 
-def load_strict(model_class: Any, folder: Path, **options: Any) -> Any:
+
+def load_strict(model_class: Any, folder: Path, variant: str | None = None, **options: Any) -> Any:
     """``from_pretrained`` of a transformers or diffusers class that neither ignores weights nor initialises missing ones.
 
-    Raises ValueError for keys that are missing, without a place or of another shape, naming them, for files that cannot be
-    read, for weights that are not safetensors and for configurations that name code to run.
+    ``variant`` is `find_weights`'. Raises ValueError for keys that are missing, without a place or of another shape, naming them,
+    for files that are missing or cannot be read, for weights that are not safetensors and for configurations that name code to
+    run.
     """
     read_part_config(folder)
-    for index in folder.glob("*.index.json"):
-        shard_files(index)
+    _, variant = find_weights(folder, variant)
     try:
-        model, info = model_class.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
-        )
+        with quiet_bars():
+            model, info = model_class.from_pretrained(
+                folder,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                variant=variant,
+                **options,
+            )
     except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
-        raise ValueError(
-            f"{folder} cannot be read: {str(error).strip() or type(error).__name__}{variant_note(folder)}"
-        ) from error
+        raise ValueError(f"{folder} cannot be read: {str(error).strip() or type(error).__name__}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found := sorted(map(str, info.get(what) or [])):
             raise ValueError(f"{folder}: {what.replace('_', ' ')}: {', '.join(found[:3])} ({len(found)} in all)")
     return model
 
 
-def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The precision of the first tensor of a folder's safetensors; None where there are none."""
-    tensors = (tensor for path in sorted(folder.glob("*.safetensors")) for tensor in load_tensors(path).values())
-    return next((tensor.dtype for tensor in tensors), None)
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """transformers shows no progress bars where standard error is no terminal, such as the log of a program."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled() or (sys.stderr is not None and sys.stderr.isatty()):
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype | None:
+    """The precision of the first tensor of a part's weights (`find_weights`)."""
+    files, _ = find_weights(folder, variant)
+    return next((tensor.dtype for path in files for tensor in load_tensors(path).values()), None)
+
+
+def load_weights(folder: Path, variant: str | None = None) -> dict[str, torch.Tensor]:
+    """A part's tensors (`find_weights`), memory-mapped. Raises ValueError as `find_weights` and `load_tensors` do."""
+    files, _ = find_weights(folder, variant)
+    return {name: tensor for path in files for name, tensor in load_tensors(path).items()}
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, memory-mapped. Raises ValueError for a file that is missing or cannot be read."""
     if not path.exists():
-        raise ValueError(f"no such file: {path} (only safetensors are read){variant_note(path.parent)}")
+        raise ValueError(f"no such file: {path} (only safetensors are read)")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def variant_note(folder: Path) -> str:
-    """What to add to an error about missing weights where a folder holds a variant of them (model.fp16.safetensors)."""
-    variants = sorted(path.name for path in folder.glob("*.safetensors") if "." in path.stem)
-    return f"; {variants[0]} is a variant, and none is read: `dtype` chooses the precision" if variants else ""
 
 
 def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
@@ -66,7 +90,7 @@ def read_json(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not keys and values")
@@ -83,17 +107,6 @@ def read_part_config(folder: Path, keys: Collection[str] | None = None) -> dict[
             f"{folder / 'config.json'} names code of its own to run (auto_map): Limner runs none that came with weights"
         )
     return config if keys is None else read_json(folder / "config.json", keys)
-
-
-def shard_files(index: Path) -> list[Path]:
-    """The files that an index of weights names. Raises ValueError for one that is not in its folder."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weights: {error}") from error
-    if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index} names {outside[0]!r}, which is not a file of this folder")
-    return [index.parent / name for name in names]
 
 
 def build_on_meta(make: Callable[[], Any], where: object) -> Any:
@@ -124,14 +137,14 @@ def check_state_dict(weights: Mapping[str, torch.Tensor], module: nn.Module, whe
         )
 
 
-def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) -> Any:
+def load_module(part: type[nn.Module], config_class: type[Any], folder: Path, variant: str | None = None) -> Any:
     """The module ``part(config_class(**config))`` with the weights of its folder.
 
     Raises ValueError as `load_strict` does, and for unknown keys of the configuration.
     """
     options = read_part_config(folder, config_class.__dataclass_fields__)
     # copied: a mapped file must not be overwritten, and a model may be saved into the folder it came from
-    weights = {name: value.clone() for name, value in load_tensors(folder / "model.safetensors").items()}
+    weights = {name: value.clone() for name, value in load_weights(folder, variant).items()}
     module = build_on_meta(lambda: part(config_class(**options)), folder)
     check_state_dict(weights, module, folder)
     module.load_state_dict(weights, assign=True)
@@ -141,39 +154,44 @@ def load_module(part: type[nn.Module], config_class: type[Any], folder: Path) ->
 def save_module(module: Any, folder: Path) -> None:
     """Writes what `load_module` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(asdict(module.config), indent=1) + "\n", encoding="utf-8")
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
 
 
 def write_source(folder: Path, source: str, **options: Any) -> None:
     """Writes a ``source.json`` that names where a part's weights are, in place of a copy."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n")
+    (folder / "source.json").write_text(json.dumps({"source": source, **options}) + "\n", encoding="utf-8")
 
 
-def resolve_folder(folder: Path) -> Path:
+def resolve_folder(folder: Path, variant: str | None = None) -> Path:
     """Where a part's weights are: its folder, or the source that is named there. Raises ValueError as `resolve_source` does."""
     if not (folder / "source.json").exists():
         return folder
-    return resolve_source(str(read_json(folder / "source.json").get("source")))
+    return resolve_source(str(read_json(folder / "source.json").get("source")), variant=variant)
 
 
-def resolve_source(source: str | Path) -> Path:
-    """A folder, or the downloaded snapshot of a hub id. Raises ValueError for what is neither."""
-    path = Path(source)
+def resolve_source(source: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
+    """A folder, or the downloaded snapshot of a hub id (`from_hub`). Raises ValueError for what is neither."""
+    path = Path(source).expanduser()
     if path.is_dir():
         return path
     if str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
-        return from_hub(str(source))
+        return from_hub(str(source), revision, variant)
     raise ValueError(f"no such folder: {source}")
 
 
-def from_hub(name: str, revision: str | None = None) -> Path:
+def from_hub(name: str, revision: str | None = None, variant: str | None = None) -> Path:
     """The local snapshot of a hub id at a ``revision`` (branch, tag or commit; the main branch by default), from the cache where
-    the hub cannot be reached. Raises ValueError when there is none."""
-    from huggingface_hub import snapshot_download
+    the hub cannot be reached; of the weights those that `find_weights` chooses. Raises ValueError when there is none."""
+    from huggingface_hub import HfApi, snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+    try:
+        patterns = [
+            glob.escape(file) for file in files_to_fetch(HfApi().list_repo_files(name, revision=revision), variant)
+        ]
+    except Exception:  # noqa: BLE001 - whatever it is, the download meets it too, or finds the cache
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen unrelated types

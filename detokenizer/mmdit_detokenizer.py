@@ -145,21 +145,25 @@ class MMDiTDetokenizer(Detokenizer):
             write_source(folder / "vae", source)
         (folder / "scheduler").mkdir(exist_ok=True)
         scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
-        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
+        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None
+        cls,
+        folder: str | Path,
+        components: tuple[MMDiT, Autoencoder] | None = None,
+        variant: str | None = None,
     ) -> MMDiTDetokenizer:
         """``components`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
 
         Raises ValueError for unknown config keys and for weights that do not fit.
         """
         folder = Path(folder)
-        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter", variant)
         if components is None:
-            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
-        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
+            mmdit = load_module(MMDiT, MMDiTConfig, folder / "mmdit", variant)
+            components = mmdit, Autoencoder.from_pretrained(folder / "vae", variant)
+        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs", variant) if (folder / "glyphs").exists() else None
         scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
         return cls(adapter, *components, **scheduler, glyphs=glyphs)
 

@@ -13,7 +13,8 @@ def check_device(name: str | int | torch.device) -> torch.device:
     try:
         if isinstance(name, bool) or not isinstance(name, (str, int, torch.device)):
             raise TypeError
-        device = torch.device(name)
+        # an index from the command line is text
+        device = torch.device(int(name) if isinstance(name, str) and name.isdecimal() else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError, TypeError):  # by the kind that is missing
         found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
@@ -35,3 +36,8 @@ def check_devices(devices: Any, halves: Sequence[str]) -> dict[str, str | torch.
     if "" not in places and len(places) < len(halves):
         raise ValueError(f"no device for {', '.join(name for name in halves if name not in places)}")
     return {name: "auto" if place is None or place == "auto" else check_device(place) for name, place in places.items()}
+
+
+def best_device() -> str:
+    """The device that a model is put on where none is named: cuda, then mps, then cpu."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -163,11 +163,11 @@ def decode_image(stream: BinaryIO, name: str) -> Image.Image:
                 return to_rgb(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
-        foreign = foreign_format(stream.read(4096))
+        foreign = foreign_format(stream.read(4096), "HEIF" in formats())
         raise PictureError(
             f"{name} is {foreign}"
             if foreign
-            else f"{name} is not a picture of a format that is read, or of an unusual kind of one: {', '.join(FORMATS)}"
+            else f"{name} is not a picture of a format that is read: {', '.join(FORMATS)}"
         ) from None
 
 

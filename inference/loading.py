@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from ..detokenizer.files import from_hub
+from ..detokenizer.weight_files import split_name
 from . import precision
 from .addresses import check_hosts
-from .devices import check_devices
+from .devices import best_device, check_devices
 from .generation_config import yes_or_no
 from .model import STUDENT, Limner
 from .model_folders import find_model
@@ -29,12 +30,15 @@ def load(
     dtype: str | torch.dtype | None = "auto",
     *,
     revision: str | None = None,
+    variant: str | None = None,
     bits: int | None = None,
     offload: bool = False,
     allow_urls: str | Sequence[str] | None = (),
 ) -> Limner:
     """Load a model: an embedded name, a folder or a hub id, of which ``revision`` names a branch, a tag or a commit.
 
+    ``variant`` such as "fp16" takes files like ``model.fp16.safetensors`` where a part has them; without it they are read where a
+    part has nothing else.
     ``device`` "auto" takes cuda, then mps, then cpu; ``{"mllm": "cuda:0", "detokenizer": "cuda:1"}`` gives each half its
     own. ``dtype`` "auto" is bfloat16 where the machine computes it faster than float32 (`precision`), but on a CPU float32 for
     weights that are stored in it. ``bits`` 8 or 4 quantises the linear layers
@@ -58,9 +62,11 @@ def load(
     local = find_model(model)
     if local is not None and revision is not None:
         raise ValueError(f"revision {revision!r} of {str(model)!r}: only models of the hub (owner/name) have revisions")
-    folder = local or from_hub(str(model), revision)
+    folder = local or from_hub(str(model), revision, variant)
     try:
-        loaded = Limner.from_pretrained(folder)
+        if variant is not None:
+            check_variant(folder, variant)
+        loaded = Limner.from_pretrained(folder, variant)
     except ValueError as error:
         if local:
             raise
@@ -78,11 +84,20 @@ def load(
     return loaded
 
 
+def check_variant(folder: Path, variant: str) -> None:
+    """Raises ValueError where no part of a model's folder has such weights, and none is elsewhere."""
+    names = [found for path in folder.rglob("*") if (found := split_name(path.name))]
+    there = sorted({own for _, own, _ in names if own})
+    if variant not in there and not any(folder.rglob("source.json")):
+        has = f"it has {', '.join(there)}" if there else "it has none"
+        raise ValueError(f"{folder} has no weights of the variant {variant!r}; {has}")
+
+
 def place_model(
     model: nn.Module, device: Device | Mapping[str, Device] = "auto", dtype: str | torch.dtype | None = "auto"
 ) -> Any:
     """Moves the model to the device and precision that `load` would choose. Raises ValueError for unknown ones."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    best = best_device()
     places = check_devices(device, [name for name, _ in model.named_children()])
     dtype = precision.check_dtype(dtype)
     targets = {name: torch.device(best if place == "auto" else place) for name, place in places.items()}

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import write_source
+from ..detokenizer.files import quiet_bars, write_source
 from ..mllm.config import LimnerConfig
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
@@ -237,9 +237,11 @@ class Limner(nn.Module):
         return next((adapter.steps for adapter in self.adapters.loaded.values() if adapter.bundled), None)
 
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
-        """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
+        """Load a LoRA adapter beside those already there and switch it on; returns its name: by default the folder's, with a
+        number where that is taken (``cat``, ``cat-2``).
 
-        Raises ValueError for a folder that holds none, one for another base model, a name that is taken.
+        Raises ValueError for a folder that holds none, one that is loaded already, one for another base model, a given name
+        that is taken, a weight that is no finite number.
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits take no adapter: merge it first (limner merge)")
@@ -329,12 +331,14 @@ class Limner(nn.Module):
         if self.adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         sources = dict(sources or {})
-        with atomic_folder(folder, PARTS, owned=is_model) as fresh:
+        with quiet_bars(), atomic_folder(folder, PARTS, owned=is_model) as fresh:
             for adapter in self.adapters.loaded.values():
                 base = (self.name, self.adapters.fingerprint)
                 adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
             self.config.save(fresh)
-            (fresh / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
+            (fresh / "generation_config.json").write_text(
+                json.dumps(asdict(self.defaults), indent=1) + "\n", encoding="utf-8"
+            )
             self.tokenizer.save_pretrained(fresh)
             for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.vision_tower.model)):
                 if name in sources:
@@ -345,15 +349,16 @@ class Limner(nn.Module):
             self.detokenizer.save_pretrained(fresh / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Limner:
-        """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Limner:
+        """``variant`` is of the parts' weights (`find_weights`). Raises ValueError for a folder that is not a Limner model,
+        unknown keys and weights that do not fit."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
         with LOADING_LOCK:
             config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
-            mllm = load_stream(folder, config, tokenizer)
-            detokenizer, defaults = load_detokenizer(folder / "detokenizer"), load_generation_config(folder)
+            mllm = load_stream(folder, config, tokenizer, variant)
+            detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)
-        model.name = folder.name
+        model.name = folder.resolve().name  # of "." too
         return model.eval()

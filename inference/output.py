@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
+from safetensors import SafetensorError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Suffixes of image files that are written: plain raster formats that hold any RGB image."""
@@ -124,7 +125,7 @@ def atomic_folder(
     """A temporary folder, whose entries replace those of ``folder`` when the body has written all of them.
 
     Other entries of ``folder`` stay, except those named in ``stale``, which are removed. Raises ValueError for a folder that is
-    not ``owned`` (not of the kind that is saved) and has entries of these names.
+    not ``owned`` (not of the kind that is saved) and has entries of these names, OSError where it cannot be written.
     """
     folder = Path(folder).resolve()  # so that the temporary name is right for "." and for links too
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
@@ -145,6 +146,8 @@ def atomic_folder(
                     undo.callback(move_if_there, target, source)  # before the move: Ctrl-C may come between
                     move_if_there(source, target)
             undo.pop_all()
+    except SafetensorError as error:  # a full disk, which is no OSError to it
+        raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)

@@ -52,10 +52,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
 
 
-def load_stream(folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokenizerBase) -> StreamModel:
+def load_stream(
+    folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokenizerBase, variant: str | None = None
+) -> StreamModel:
     """Backbone, vision tower, queries and resamplers. Raises ValueError for weights that do not fit."""
-    llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm"), dtype="auto")
-    tower = VisionTower(load_vision_model(resolve_folder(folder / "vision")))
+    llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm", variant), variant, dtype="auto")
+    tower = VisionTower(load_vision_model(resolve_folder(folder / "vision", variant), variant))
     mllm = StreamModel(llm, tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm)))
     saved = load_tensors(folder / "stream.safetensors")
     if wrong := mismatched_keys(saved, stream_state(mllm)):
@@ -64,11 +66,11 @@ def load_stream(folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokeniz
     return mllm
 
 
-def load_detokenizer(folder: Path) -> Detokenizer:
+def load_detokenizer(folder: Path, variant: str | None = None) -> Detokenizer:
     """Raises ValueError for a folder that holds none."""
     if (folder / "unet").is_dir():
-        return SDXLDetokenizer.from_pretrained(folder)
-    return MMDiTDetokenizer.from_pretrained(folder, sd3_files.load_named_source(folder))
+        return SDXLDetokenizer.from_pretrained(folder, variant)
+    return MMDiTDetokenizer.from_pretrained(folder, sd3_files.load_named_source(folder, variant), variant)
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
@@ -82,8 +84,8 @@ def end_of_turn_ids(llm: nn.Module) -> tuple[int, ...]:
     return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
-def load_vision_model(folder: Path) -> nn.Module:
+def load_vision_model(folder: Path, variant: str | None = None) -> nn.Module:
     """Of transformers or Qwen-VL's. Raises ValueError for a folder that holds none."""
     own = read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
-    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
+    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, variant, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too

@@ -112,6 +112,13 @@ class StreamEncoder:
             raise ValueError(f"the text holds {names}, which this tokenizer cannot keep as plain text")
         return ids
 
+    def spells(self, ids: Sequence[Any], text: str) -> bool:
+        """Whether ``ids`` are those of a reply's text (`EmittedText`): in the vocabulary, no special tokens, and its words."""
+        if not all(type(token) is int and 0 <= token < len(self.tokenizer) for token in ids):
+            return False
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return not special.intersection(ids) and self.tokenizer.decode(ids).rstrip("\ufffd") == text
+
     def encode(
         self,
         messages: str | Sequence[Message],

@@ -70,7 +70,9 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
             )
         if parallel.rank() == 0:
             sizes = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
-            (fresh / "progress.json").write_text(json.dumps(asdict(progress) | {"files": sizes}) + "\n")
+            (fresh / "progress.json").write_text(
+                json.dumps(asdict(progress) | {"files": sizes}) + "\n", encoding="utf-8"
+            )
             _fsync(fresh.iterdir())
     except Exception as error:  # the writer wraps what the disk says in errors of its own
         shutil.rmtree(fresh, ignore_errors=True)
@@ -99,7 +101,7 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
         return RunState()
     path = there[-1]
     try:
-        saved = json.loads((path / "progress.json").read_text())
+        saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
         for name, size in saved.pop("files", {}).items():  # earlier versions did not name them
             if (held := (path / name).stat().st_size) != size:
                 raise ValueError(f"{name} holds {held:,} bytes of {size:,}")

@@ -390,7 +390,7 @@ def validation_loss(values: dict[str, float]) -> float:
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Add a line of JSON to a file."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 

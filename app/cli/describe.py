@@ -4,7 +4,7 @@ from typing import Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from .draw import save
-from .options import DESCRIBING, LOADING, AllowUrl, Loading, Out, Whole, checked, takes
+from .options import DESCRIBING, LOADING, AllowUrl, Loading, Out, Prompt, Whole, checked, takes
 
 
 @takes(GenerationConfig, DESCRIBING, shown=False)
@@ -14,7 +14,7 @@ def describe(  # type: ignore[misc]  # boxes is an option of the request too: he
     *,
     loading: Loading = LOADING,
     allow_url: AllowUrl = (),
-    prompt: str = "What is in this picture?",
+    prompt: Prompt = "What is in this picture?",
     boxes: bool = False,
     out: Out | None = None,
     seed: Whole = 0,

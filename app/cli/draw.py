@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
-from .options import DRAWING, LOADING, Loading, Out, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, Loading, Out, Prompt, Size, Whole, checked, takes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +19,7 @@ DRAWN = "limner-{:03d}.png"
 
 @takes(GenerationConfig, DRAWING, shown=False)
 def draw(
-    prompt: str,
+    prompt: Prompt,
     /,
     *,
     loading: Loading = LOADING,
@@ -87,7 +87,8 @@ def draw_with_sd3(prompt: str, loading: Loading, out: Path | None, request: dict
     given = [name for name in ("adapter", "bits", "offload") if getattr(loading, name)] + sorted(set(request) - used)
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} is for a Limner model, not for the sd3 backend")
-    model = place_model(StableDiffusion3.from_pretrained(resolve_source(loading.model)), loading.device)
+    folder = resolve_source(loading.model, loading.revision, loading.variant)
+    model = place_model(StableDiffusion3.from_pretrained(folder, loading.variant), loading.device)
     with tqdm(desc="drawing", disable=None, leave=False) as bar:
 
         def report(step: int, steps: int) -> None:

@@ -5,13 +5,13 @@ from typing import Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from .draw import check_drawing, draw_and_save
-from .options import DRAWING, LOADING, AllowUrl, Loading, Out, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, AllowUrl, Loading, Out, Prompt, Size, Whole, checked, takes
 
 
 @takes(GenerationConfig, DRAWING, shown=False)
 def edit(
     image: str,
-    prompt: str,
+    prompt: Prompt,
     /,
     *,
     loading: Loading = LOADING,

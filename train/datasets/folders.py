@@ -55,7 +55,7 @@ def snapshot(folder: Path) -> Path:
     revisions = sorted((folder / "snapshots").iterdir()) if (folder / "blobs").is_dir() else []
     main = folder / "refs" / "main"
     if main.is_file():
-        revisions = [r for r in revisions if r.name == main.read_text().strip()] or revisions
+        revisions = [r for r in revisions if r.name == main.read_text(encoding="utf-8").strip()] or revisions
     if len(revisions) > 1:
         raise ValueError(f"{folder} holds {len(revisions)} revisions; name one, such as {revisions[0]}")
     return revisions[0] if revisions else folder

@@ -118,7 +118,7 @@ def shard_counts(folder: Path, paths: Sequence[Path]) -> list[int]:
     """Examples of each shard, from the folder's index where its sizes still hold; else counted, and the index written."""
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in paths}
     index = folder / INDEX_FILE
-    saved = json.loads(index.read_text()) if index.exists() else {}
+    saved = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     if saved.get("sizes") != sizes or saved.get("format") != INDEX_FORMAT:
         notes = Notes()
         told = tqdm(paths, desc=f"counting {folder}", disable=None)
