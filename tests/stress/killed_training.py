@@ -77,7 +77,7 @@ def run_fit(folder: Path) -> None:
         return {"loss": (model(x).float() - x.float().flip(1)).square().mean()}
 
     fit("killed", model, batch, losses, config, folder / "run")
-    with atomic_folder(folder / "made") as fresh:
+    with atomic_folder(folder / "made", owned=Path.is_dir) as fresh:
         save_file({name: value.detach() for name, value in model.named_parameters()}, fresh / "weights.safetensors")
 
 

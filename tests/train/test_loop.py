@@ -23,7 +23,7 @@ from limner.train import loop
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig, fit, with_shared_totals
 from limner.train.optimizer import MasterOptimizer, learning_rate_factor
-from limner.train.resume import only_run
+from limner.train.resume import LOCK_FILE, only_run
 from limner.train.stages import judge, reader
 
 
@@ -214,11 +214,14 @@ def test_a_checkpoint_that_lost_a_part_is_not_taken(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from limner.train.resume import only_run\n"
-        "with only_run(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+        "import fcntl, sys\n"
+        "with open(sys.argv[1], 'w') as file: fcntl.lockf(file, fcntl.LOCK_EX); print('mine', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(tmp_path / LOCK_FILE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert other.stdout.readline() == "mine\n"
     with pytest.raises(ValueError, match=r"another run is at work in .*; wait until it ends"), only_run(tmp_path):
