@@ -45,6 +45,13 @@ def test_every_example_once_an_epoch_in_another_order_each_time(folder):
     )
 
 
+def test_a_stream_is_named_relative_or_whole_with_a_weight_or_without(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    for given, weight in ((folder.name, 1), (f"{folder.name}:0.5", 0.5), (str(folder), 1), (f"{folder}:2", 2)):
+        ((source, share),) = load_sources([f"stream:{given}"], None, 1024, 0.8)
+        assert source.total == 23 and share == weight
+
+
 def test_the_index_is_made_again_when_a_shard_changes(folder):
     ShardSource(folder)
     saved = json.loads((folder / INDEX_FILE).read_text())
