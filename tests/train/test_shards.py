@@ -67,7 +67,7 @@ def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
     mixture = Mixture(load_sources([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 4, 0, pool=2)
     batches = [mixture(step) for step in range(6)]
     left = [line for batch in batches for line in batch.left_out]
-    assert left and all("0007" in line and "not a picture" in line for line in left)
+    assert left and all("0007" in line and "is a broken PNG" in line for line in left)
     assert sum(len(b.target) for b in batches) == 24 - len(left)
     from torch import nn
 
