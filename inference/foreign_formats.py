@@ -52,8 +52,8 @@ MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<(svg|html|head
 def foreign_format(head: bytes, heic_is_read: bool = False) -> str | None:
     """What a file that begins with ``head`` is, in words that follow "it is"; None for what is not known."""
     if head[4:8] == b"ftyp":
-        found = BRANDS.get(head[8:12], VIDEO)
-        return "a broken HEIC, or of a kind that is not read" if found == HEIC and heic_is_read else found
+        said = BRANDS.get(head[8:12], VIDEO)
+        return "a broken HEIC, or of a kind that is not read" if said == HEIC and heic_is_read else said
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
         return VIDEO
     if head[8:10] == b"CR" and head[:4] == b"II*\0":

@@ -15,8 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import quiet_bars, write_source
-from ..mllm.config import LimnerConfig
+from ..detokenizer.files import quiet_bars, refusing, write_source
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.stream import StreamModel
@@ -35,7 +34,15 @@ from .inputs import (
 )
 from .offload import ModelOffload
 from .output import atomic_folder
-from .parts import is_model, load_detokenizer, load_generation_config, load_stream, load_tokenizer, stream_state
+from .parts import (
+    is_model,
+    load_config,
+    load_detokenizer,
+    load_generation_config,
+    load_stream,
+    load_tokenizer,
+    stream_state,
+)
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -355,8 +362,8 @@ class Limner(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
-        with LOADING_LOCK:
-            config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
+        with LOADING_LOCK, refusing(folder):
+            config, tokenizer = load_config(folder), load_tokenizer(folder)
             mllm = load_stream(folder, config, tokenizer, variant)
             detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)
