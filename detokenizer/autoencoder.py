@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
-from .files import load_strict, read_json, read_part_config, stored_dtype
+from .files import check_types, load_strict, read_json, read_part_config, stored_dtype
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
@@ -26,6 +26,10 @@ class Autoencoder(nn.Module):
         super().__init__()
         if unshuffle < 1:
             raise ValueError(f"unshuffle is {unshuffle}; it must be at least 1")
+        if vae.config.in_channels != 3 * unshuffle**2:
+            raise ValueError(
+                f"unshuffle {unshuffle} gives {3 * unshuffle**2} channels, the autoencoder takes {vae.config.in_channels}"
+            )
         self.vae, self.unshuffle = vae, unshuffle
 
     @property
@@ -95,6 +99,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
         folder, own = Path(folder), Path(folder) / "limner.json"
         options = read_json(own, ("unshuffle",)) if own.exists() else {}
+        check_types(options, cls.__init__, own)
         vae = load_strict(_CLASSES[name], folder, variant, torch_dtype=stored_dtype(folder, variant))
         return cls(vae, **options)
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import mismatched_keys
+from ..detokenizer.files import mismatched_keys, refusing
 from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
@@ -104,6 +104,10 @@ class Adapters:
         that is no finite number.
         """
         folder, weight = Path(folder).expanduser(), finite_number("the weight", weight)
+        with refusing(folder):
+            return self._load(folder, name, weight, bundled)
+
+    def _load(self, folder: Path, name: str | None, weight: float, bundled: bool) -> str:
         card = read_card(folder)
         if name is None:
             if same := [own.name for own in self.loaded.values() if own.folder == folder.resolve()]:

@@ -13,7 +13,8 @@ def check_device(name: str | int | torch.device) -> torch.device:
     try:
         if isinstance(name, bool) or not isinstance(name, (str, int, torch.device)):
             raise TypeError
-        device = torch.device(name)
+        # an index from the command line is text
+        device = torch.device(int(name) if isinstance(name, str) and name.isdecimal() else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError, TypeError):  # by the kind that is missing
         found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]

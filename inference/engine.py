@@ -22,6 +22,7 @@ from ..mllm.cache import StreamCache
 from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from ..mllm.stream import StreamModel
 from ..mllm.text_stream import TextStream
 from ..mllm.token_keys import rest_of, split_point, token_keys
 from .adapters import Adapters
@@ -58,6 +59,7 @@ class EngineModel(Protocol):
     """What the engine needs of a model (`Limner`)."""
 
     encoder: StreamEncoder
+    mllm: StreamModel
     adapters: Adapters
     offload: ModelOffload | None
 

@@ -10,7 +10,7 @@ VIDEO = "a video: save one of its frames"
 VECTOR = "a drawing of lines, not of pixels: render it to PNG first"
 BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), HEIC),
-    **dict.fromkeys((b"avif", b"avis"), "an AVIF of a kind that is not read, or broken"),
+    **dict.fromkeys((b"avif", b"avis"), "a broken AVIF, or of a kind that is not read"),
     b"crx ": RAW,
 }
 """By the brand of a file of boxes (ISO 14496-12), which all begin alike; the others are videos"""
@@ -31,17 +31,34 @@ BEGINNINGS = {
     b"\x1f\x8b": "packed by gzip: unpack it",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: git lfs pull",
 }
+BROKEN = {
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"PF"), "PPM"),
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"DDS ": "DDS",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"qoif": "QOI",
+}
+"""Formats that are read, where a file of theirs was not recognised all the same"""
 MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<(svg|html|head|body)", re.IGNORECASE)
 
 
-def foreign_format(head: bytes) -> str | None:
+def foreign_format(head: bytes, heic_is_read: bool = False) -> str | None:
     """What a file that begins with ``head`` is, in words that follow "it is"; None for what is not known."""
     if head[4:8] == b"ftyp":
-        return BRANDS.get(head[8:12], VIDEO)
+        said = BRANDS.get(head[8:12], VIDEO)
+        return "a broken HEIC, or of a kind that is not read" if said == HEIC and heic_is_read else said
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":
         return VIDEO
     if head[8:10] == b"CR" and head[:4] == b"II*\0":
         return RAW
     if found := MARKUP.match(head):
         return f"SVG, {VECTOR}" if found[1].lower() == b"svg" else "a web page (HTML), not a picture"
-    return next((said for beginning, said in BEGINNINGS.items() if head.startswith(beginning)), None)
+    broken = {beginning: f"a broken {name}, or of a kind that is not read" for beginning, name in BROKEN.items()}
+    return next((said for beginning, said in (BEGINNINGS | broken).items() if head.startswith(beginning)), None)

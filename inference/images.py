@@ -60,10 +60,10 @@ def load_image(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
       also with its axes the other way where only that makes sense. uint8 counts from 0 to 255, uint16 to 65,535, other whole
       numbers as uint8, bool and floating-point numbers from 0 to 1.
 
-    Greys of more than 8 bits are scaled by the format's maximum. Of a file's frames the first is taken, of a
-    PIL image's the one it stands at. A broken colour profile or broken EXIF data are ignored. This is logged. The source is
-    not changed. Raises ValueError, which names the
-    source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, or of values out of range.
+    Greys of more than 8 bits are scaled by the format's maximum. Of a file's frames the first is taken, of a PIL image's the one
+    it stands at. A broken colour profile or broken EXIF data are ignored. This is logged. The source is not changed. Raises
+    ValueError, which names the source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, or of
+    values out of range.
     """
     if isinstance(source, Image.Image):
         return to_rgb(source, str(getattr(source, "filename", "") or "the picture"))
@@ -163,11 +163,11 @@ def decode_image(stream: BinaryIO, name: str) -> Image.Image:
                 return to_rgb(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
-        foreign = foreign_format(stream.read(4096))
+        foreign = foreign_format(stream.read(4096), "HEIF" in formats())
         raise PictureError(
             f"{name} is {foreign}"
             if foreign
-            else f"{name} is not a picture of a format that is read, or of an unusual kind of one: {', '.join(FORMATS)}"
+            else f"{name} is not a picture of a format that is read: {', '.join(FORMATS)}"
         ) from None
 
 

@@ -15,8 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import quiet_bars, write_source
-from ..mllm.config import LimnerConfig
+from ..detokenizer.files import quiet_bars, refusing, write_source
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.stream import StreamModel
@@ -35,7 +34,15 @@ from .inputs import (
 )
 from .offload import ModelOffload
 from .output import atomic_folder
-from .parts import is_model, load_detokenizer, load_generation_config, load_stream, load_tokenizer, stream_state
+from .parts import (
+    is_model,
+    load_config,
+    load_detokenizer,
+    load_generation_config,
+    load_stream,
+    load_tokenizer,
+    stream_state,
+)
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -69,6 +76,8 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.stored_dtypes = {name: parameter.dtype for name, parameter in self.named_parameters()}
+        """That of each, which is another one in some parts (an autoencoder's, say)"""
         self.allow_urls: tuple[str, ...] = ()
         """Hosts from which pictures of messages are fetched (`addresses.fetch`)"""
         self.offload: ModelOffload | None = None
@@ -353,8 +362,8 @@ class Limner(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
-        with LOADING_LOCK:
-            config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
+        with LOADING_LOCK, refusing(folder):
+            config, tokenizer = load_config(folder), load_tokenizer(folder)
             mllm = load_stream(folder, config, tokenizer, variant)
             detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)

@@ -121,7 +121,7 @@ def flatten(image: Image.Image, profile: bytes | None, name: str) -> Image.Image
         if isinstance(clear, tuple) and max(clear) > 255:  # of a 16-bit PNG, of which Pillow keeps the high bytes
             image = image.copy()
             image.info["transparency"] = tuple(value >> 8 for value in clear)
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha, image = image.getchannel("A"), image.convert("RGB")
     rgb = convert_colors(image, profile, name) if profile or image.mode == "LAB" else image.convert("RGB")
     if alpha is not None:

@@ -27,6 +27,9 @@ class EmittedText(str):
         self.ids = tuple(ids)
         return self
 
+    def __getnewargs__(self) -> tuple[str, tuple[int, ...]]:  # type: ignore[override]  # so that it can be copied and pickled
+        return str(self), self.ids
+
 
 def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A prompt or messages as a list of ``{"role", "content": [parts]}``.

@@ -21,7 +21,7 @@ from ..inference.progress import ProgressBar
 from . import parallel
 from .datasets.mixture import Mixture
 from .loop import LoopConfig
-from .resume import SETTINGS_FILE, check_outside, check_same_run, run_settings
+from .resume import LOCK_FILE, SETTINGS_FILE, check_outside, check_same_run, run_settings
 from .trainable import has_prefix
 
 RUN_FOLDER = "run"
@@ -106,7 +106,7 @@ def check_output(model: Limner, output: Path, data: str | Path | None = None) ->
         check_outside(output, data)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
+    check_folder(output, LOCK_FILE if (output / LOCK_FILE).exists() else f"{RUN_FOLDER}/{SETTINGS_FILE}")
     if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
 

@@ -217,7 +217,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     drawings = [(DrawingSource(source), weight) for source, weight in sources]
     make_batch = Mixture(drawings, model.encoder, loop.batch_size, config.seed, pool=16)
     if first:
-        held.enter_context(only_run(output / RUN_FOLDER))
+        held.enter_context(only_run(output))
         check_run(output, model, make_batch, config)
         if not (samples / "teacher.png").exists():
             teacher = {"num_inference_steps": config.teacher_steps, "guidance_scale": scale}

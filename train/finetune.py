@@ -220,7 +220,7 @@ def _train(
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
-        held.enter_context(only_run(output / RUN_FOLDER))
+        held.enter_context(only_run(output))
         check_run(output, model, make_batch, config)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         seconds, peak = estimate_cost(make_batch, objective)

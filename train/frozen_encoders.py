@@ -148,7 +148,8 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
     """
     check_precomputed(folder)
     with only_run(folder):
-        encoders, places = encoders_fingerprint(model), {}
+        encoders = encoders_fingerprint(model)
+        places: dict[str, str] = {}
         if (folder / UNFINISHED).exists() and read_json(folder / UNFINISHED).get("encoders") != encoders:
             raise ValueError(f"{folder} was begun with another vision tower or autoencoder; choose a new folder")
         write_text(folder / UNFINISHED, json.dumps({"encoders": encoders}) + "\n")

@@ -22,6 +22,9 @@ from .interrupts import Interrupted, leave_interrupts, stop_signals
 from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor
 from .option_checks import check_choice, check_numbers, check_shares
 
+MIN_RATE = 1e-10
+"""Of weights of 0.001 and more, fp32 keeps no smaller differences."""
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -39,8 +42,8 @@ class LoopConfig:
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one step"""
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it; 0 leaves all as they are"""
+    max_grad_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it; 0 and None leave all as they are"""
     ema_decay: float = 0.0
     save_every: int = 200
     """Steps between checkpoints; one is also written after the last step and where a run is stopped. 0: only these"""
@@ -82,6 +85,8 @@ class LoopConfig:
             least=0,
         )
         check_numbers(self, "learning_rate", least=0, most=1)  # a step of AdamW or Muon is about as large as the rate
+        if 0 < self.learning_rate < MIN_RATE:
+            raise ValueError(f"learning_rate is {self.learning_rate}; below {MIN_RATE} no weight changes")
         if self.learning_rate * self.weight_decay > 1:
             raise ValueError(
                 f"weight_decay is {self.weight_decay}; times the learning rate, {self.learning_rate}, it must be at most 1"
@@ -253,7 +258,7 @@ class Trainer:
             self.optimizer.skip()
             return values, math.nan
         rate = learning_rate_factor(step, config.steps, config.warmup, config.decay_ratio, config.schedule)
-        return values, self.optimizer.step(rate, config.max_grad_norm)
+        return values, self.optimizer.step(rate, config.max_grad_norm or 0.0)
 
     def count_bad_batch(self, step: int, names: str) -> None:
         """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many in a row."""
@@ -272,13 +277,11 @@ class Trainer:
         """Raises ValueError where nothing was learned in any of the steps so far."""
         steps, bad = self.progress.step, self.progress.bad_batches
         if not self.optimizer.updates:
-            why = (
-                "not finite" if bad == steps else f"zero in {steps - bad} steps, not finite in {bad}" if bad else "zero"
-            )
-            raise ValueError(
-                f"{self.name}: nothing was learned: in {steps} steps the gradient was {why}. The data has nothing that what is "
-                "trained could learn from, or the losses it has are of weight 0"
-            )
+            dtype = str(self.optimizer.named[0][1].dtype).removeprefix("torch.")
+            why = f"zero in {steps} of {steps} steps: the data has nothing to learn for what is trained, or losses of weight 0"
+            if bad:
+                why = f"not finite in {bad} of {steps} steps: nor are the weights, or what they give is too large for {dtype}"
+            raise ValueError(f"{self.name}: nothing was learned: the gradient was {why}")
 
     def log(self, step: int, values: dict[str, Tensor], norm: float, tracker: GeneralTracker | None) -> None:
         """Smooth the losses for the bar and `save`, and hand them to the tracker; those that are finite (a PSNR may not be)."""

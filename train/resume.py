@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..inference.output import write_text
 from . import parallel
 from .config_parsing import current_keys
@@ -30,30 +28,34 @@ UNCHECKED = frozenset(
 )
 """Options of a loop that do not change what is learned, and may differ when a run is resumed."""
 
-LOCK_SECONDS = 10.0
-"""How long a run waits for the lock of its folder: processes that make batches hold it a few seconds longer than the one that
-made them, where that was killed."""
+LOCK_FILE = ".limner.lock"
+"""In the output of a command that trains until it has gone through: it marks a folder that was empty when it was begun"""
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Within it no other command trains in ``folder``: two would write over each other's checkpoints.
 
-    The system releases the lock of a process that ends, however it does. Raises ValueError where another holds it.
+    The system releases the lock of a process that ends, however it does; processes that make batches do not inherit it. Raises
+    ValueError where another holds it. The file goes when what was to be done has gone through.
     """
+    import fcntl  # not on Windows
+
     if parallel.rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise ValueError(f"another run is at work in {folder}; wait until it ends, or choose another output") from None
-    try:
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another run is at work in {folder}; wait until it ends, or choose another output"
+            ) from None
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error}): see that no other run is at work in it", flush=True)
         yield
-    finally:
-        lock.release()
+        (folder / LOCK_FILE).unlink()
 
 
 def check_outside(output: Path, data: str | Path) -> None:

@@ -48,6 +48,7 @@ def run(words: list[str]) -> tuple[int, str]:
     """The exit status, and what there is to say of a mistake."""
     # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a broken picture, which is refused in a line of ours
     # --output is what --out was called
     options = sum(1 for _ in takewhile(lambda word: word != "--", words))
     words[:options] = [f"--out{word[8:]}" if f"{word}=".startswith("--output=") else word for word in words[:options]]

@@ -8,7 +8,16 @@ from pathlib import Path
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder
-from ...detokenizer.files import build_on_meta, check_state_dict, load_tensors, load_weights, read_json, resolve_folder
+from ...detokenizer.files import (
+    build_on_meta,
+    check_state_dict,
+    check_types,
+    load_tensors,
+    load_weights,
+    read_json,
+    read_part_config,
+    resolve_folder,
+)
 from ...detokenizer.mmdit import MMDiT
 from ...detokenizer.mmdit_config import MMDiTConfig
 from .layouts import (
@@ -36,7 +45,7 @@ def load_mmdit(path: str | Path, max_references: int = 0, variant: str | None = 
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
-    options = read_json(folder / "config.json")
+    options = read_part_config(folder)
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
     config = replace(config_from_diffusers(options), max_references=max_references)
@@ -65,6 +74,7 @@ def load_named_source(folder: Path, variant: str | None = None) -> tuple[MMDiT, 
     if not (folder / "mmdit/source.json").exists():
         return None
     options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
+    check_types(options, MMDiTConfig, folder / "mmdit/source.json")
     mmdit = load_mmdit(resolve_folder(folder / "mmdit", variant), options.get("max_references", 0), variant)
     return mmdit, Autoencoder.from_pretrained(resolve_folder(folder / "vae", variant) / "vae", variant)
 

@@ -147,7 +147,7 @@ def test_transparency_is_white():
     expected = np.rint(COLORS * (128 / 255) + 255 * (127 / 255))
     assert abs(pixels(Image.fromarray(clear)) - expected).max() <= 1
     grey = Image.fromarray(np.dstack([COLORS[..., 0], np.zeros((24, 32), np.uint8)]))
-    assert grey.mode == "LA" and (pixels(grey) == 255).all()
+    assert grey.mode == "LA" and (pixels(grey) == 255).all() and (pixels(grey.convert("La")) == 255).all()
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 9, 99, 199])
     assert (pixels(palette) == [9, 99, 199]).all()
@@ -196,8 +196,11 @@ def test_colour_profiles(caplog):
     assert abs(pixels(encoded(flat, "PNG", icc_profile=profile)) - COLORS[..., ::-1]).max() <= 2
     clear = Image.fromarray(np.dstack([COLORS, np.full((24, 32), 255, np.uint8)]))
     assert abs(pixels(encoded(clear, "PNG", icc_profile=profile)) - COLORS[..., ::-1]).max() <= 2
+    darker = profile.replace(b"\0\2\x66\x66", b"\0\3\0\0")  # a gamma of 3 in place of 2.4
     grey = Image.fromarray(COLORS[..., 0])
-    assert abs(pixels(encoded(grey, "PNG", icc_profile=profile)) - COLORS[..., :1]).max() <= 2
+    seen = pixels(encoded(grey, "PNG", icc_profile=darker))
+    assert (seen == pixels(encoded(grey.convert("RGB"), "PNG", icc_profile=darker))).all()
+    assert (seen.mean() + 5 < COLORS[..., 0].mean()) and (seen[..., :1] == seen).all()
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (pixels(encoded(flat, "PNG", icc_profile=srgb)) == COLORS).all()
     with caplog.at_level(logging.INFO):
@@ -254,6 +257,8 @@ def test_formats_are_read_whole_or_refused_by_name(kind, tmp_path):
         (b"SIMPLE  =                    T", "FITS"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"PK\x03\x04", "a ZIP archive"),
+        (b"PF\n4 4\n-1.0\n" + bytes(192), "a broken PPM, or of a kind that is not read"),
+        (b"II*\0\x08\0\0\0\0\0", "a broken TIFF, or of a kind that is not read"),
         (b"hello", "not a picture of a format that is read"),
         (tiff(bytes(4096), bits=8, photometric=1, subfile=1, sub_ifds=8), "a camera's raw file"),
         (tiff(bytes(4096), bits=8, photometric=1, dng=1), "a camera's raw file"),
@@ -283,6 +288,8 @@ def test_phones_pictures(monkeypatch):
     heif.from_pillow(Image.new("RGB", (64, 32), "red")).save(stream)
     images.formats.cache_clear()
     assert abs(pixels(stream) - [255, 0, 0]).max() <= 3
+    with pytest.raises(ValueError, match=r"a broken HEIC|broken or cut short"):
+        load_image(stream.getvalue()[:100])
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     images.formats.cache_clear()
     try:

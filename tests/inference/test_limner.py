@@ -205,8 +205,12 @@ def test_pictures_of_a_reply_count_as_what_the_conversation_holds(model, monkeyp
     with pytest.raises(ValueError, match=f"and its picture {room}; this model holds"):
         model.generate("hi", images="force", max_new_tokens=3)
     monkeypatch.setattr(model.mllm.llm.config, "max_position_embeddings", prompt + 3 + room)
-    begin = model.encoder.vocabulary.shapes or [model.encoder.vocabulary.boi]
-    monkeypatch.setattr(Decoder, "choose", lambda self, rows, logits: [begin[0]] * len(rows))
+
+    def choose(self, rows, logits):
+        """Pictures as long as there may be some, and no words."""
+        return [(self.vocabulary.end_of_turn if r.num_images == 3 else self.begin_image_ids)[0] for r in rows]
+
+    monkeypatch.setattr(Decoder, "choose", choose)
     (finished,) = [e for e in model.stream("hi", max_images=3, max_new_tokens=3) if isinstance(e, Finished)]
     assert finished.reason == "length" and prompt < longest[0] <= prompt + 3 + room
 

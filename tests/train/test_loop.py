@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from helpers import make_limner
+from limner.app.cli.main import main
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.evaluation.judge import Judge, JudgeConfig
 from limner.evaluation.reader import Reader, ReaderConfig
 from limner.inference import output
-from limner.train import loop, resume
+from limner.inference.model import Limner
+from limner.train import loop
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig, fit, with_shared_totals
 from limner.train.optimizer import MasterOptimizer, learning_rate_factor
@@ -85,10 +87,10 @@ def test_too_many_in_a_row_stop_the_run_and_a_resumed_one_counts_on(tmp_path):
 @pytest.mark.parametrize(("nothing", "why"), [(0.0, "zero"), (float("nan"), "not finite")])
 def test_a_run_in_which_nothing_is_learned_does_not_end_well(tmp_path, monkeypatch, nothing, why):
     for _ in range(2):  # nor does the command that goes on with it
-        with pytest.raises(ValueError, match=f"test: nothing was learned: in 8 steps the gradient was {why}"):
+        with pytest.raises(ValueError, match=f"test: nothing was learned: the gradient was {why} in 8 of 8 steps"):
             train(tmp_path, lambda loss, n: loss * nothing, weight_decay=0.1)
     monkeypatch.setattr(loop, "SURE_STEPS", 5)
-    with pytest.raises(ValueError, match=f"test: nothing was learned: in 5 steps the gradient was {why}"):
+    with pytest.raises(ValueError, match=f"test: nothing was learned: the gradient was {why} in 5 of 5 steps"):
         train(tmp_path / "early", lambda loss, n: loss * nothing)
     with pytest.raises(ValueError, match="learning_rate is 0, by which nothing is learned"):
         train(tmp_path, learning_rate=0)
@@ -118,6 +120,29 @@ def test_a_limit_of_zero_clips_nothing():
     norm, used = moved(0.0)
     torch.testing.assert_close(float(used), norm)
     assert norm > 10 and abs(moved(2.0)[1] - 2) < 1e-4
+
+
+def test_a_checkpoint_that_was_taken_away_by_hand_is_not_missed(tmp_path):
+    """The best one, or the newest: the run goes on from the one before, to the same end."""
+
+    def measured(folder, steps=12):
+        left = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+        options = {"steps": steps, "sample_every": 2, "save_every": 1, "save_total_limit": 2, "decay_ratio": 0.0}
+        return train(folder, validation=lambda: {"loss": torch.tensor(next(left))}, **options)[0]
+
+    whole = measured(tmp_path / "whole")
+    measured(tmp_path / "cut", 8)
+    there = tmp_path / "cut/checkpoints"
+    assert sorted(path.name for path in there.iterdir()) == ["00000004", "00000007", "00000008"]
+    for name in ("00000004", "00000008"):
+        shutil.rmtree(there / name)
+    again = measured(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
+    (there / "00000012/progress.json").write_bytes(
+        b""
+    )  # as after a power cut, without a file system that orders its writes
+    with pytest.raises(ValueError, match=r"00000012 cannot be read .*take it away"):
+        measured(tmp_path / "cut")
 
 
 def test_zero_steps_between_checkpoints_or_figures_are_never(tmp_path):
@@ -187,7 +212,7 @@ def test_a_checkpoint_that_lost_a_part_is_not_taken(tmp_path):
     assert torch.equal(train(tmp_path)[0][0].weight, train(tmp_path / "again")[0][0].weight)
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
+def test_two_runs_do_not_share_a_folder(tmp_path):
     script = (
         "import sys; from pathlib import Path; from limner.train.resume import only_run\n"
         "with only_run(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
@@ -196,7 +221,6 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
         [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "mine\n"
-    monkeypatch.setattr(resume, "LOCK_SECONDS", 0.1)
     with pytest.raises(ValueError, match=r"another run is at work in .*; wait until it ends"), only_run(tmp_path):
         raise AssertionError
     other.kill()  # a lock does not outlive who held it
@@ -266,6 +290,21 @@ def test_the_base_is_bit_for_bit_what_it_was(data, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), following)
     assert not model.mllm.queries.weight.requires_grad and model.mllm.llm.model.norm.weight.requires_grad
     assert model.detokenizer.mmdit.training and not model.mllm.training
+
+
+def test_merging_leaves_what_it_does_not_change_in_its_own_precision(data, tmp_path):
+    model = make_limner()
+    model.mllm.bfloat16()
+    model.detokenizer.mmdit.half()
+    model.save_pretrained(tmp_path / "base")
+    base = ["--model", str(tmp_path / "base"), "--device", "cpu"]
+    finetune(Limner.from_pretrained(tmp_path / "base"), data, tmp_path / "a", load_config([*QUICK, "parts=[llm]"]))
+    assert main(["merge", *base, "--adapter", str(tmp_path / "a"), "-o", str(tmp_path / "merged")]) == 0
+    before, after = (dict(Limner.from_pretrained(tmp_path / f).named_parameters()) for f in ("base", "merged"))
+    assert {value.dtype for value in before.values()} == {torch.float32, torch.bfloat16, torch.float16}
+    assert all(value.dtype == after[name].dtype for name, value in before.items())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("mllm.llm.") for name in changed)
 
 
 def test_an_output_inside_the_data_is_refused(data, tmp_path):

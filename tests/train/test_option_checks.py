@@ -136,7 +136,25 @@ def test_a_recipe_refuses_by_name(override, said):
     assert str(refusal.value).startswith(f"{override}: ") and said in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number and at least 1"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"max_grad_norm": "1.0"}, "max_grad_norm is '1.0'"),
+        ({"max_grad_norm": True}, "max_grad_norm is True"),
+        ({"learning_rate": None}, "learning_rate is None"),
+        ({"steps": None}, "steps is None"),
+    ],
+)
+def test_python_s_own_values_are_asked_too(options, said):
+    with pytest.raises(ValueError) as refusal:
+        LoopConfig(**options)
+    assert str(refusal.value).startswith(said)
+
+
 def test_what_lies_on_the_edge_is_taken():
+    LoopConfig(max_grad_norm=None, num_workers=None)
     LoopConfig(learning_rate=0.0, warmup_steps=0, sample_every=0, num_workers=None, decay_ratio=1.0, ema_decay=0.0)
     LoopConfig(learning_rate=1.0, save_every=0, log_every=0, max_grad_norm=0.0, max_bad_batches=0)
     JointStage(draw_share=0.0, context_dropout=1.0, language_weight=0.0, align_block=0, density_mean=-3.0)

@@ -15,6 +15,7 @@ from limner.evaluation import world
 from limner.inference.model import Limner
 from limner.train import finetune as module
 from limner.train import recipe as recipes
+from limner.train import resume
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
 from limner.train.interrupts import Interrupted
@@ -107,6 +108,19 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(data, tmp_path, monkeypa
     finetune(
         make_limner(), moved, out, load_config([*QUICK, "joint.loop.log_every=1", "joint.loop.save_total_limit=2"])
     )
+
+
+def test_a_run_that_could_not_note_its_settings_goes_on(data, tmp_path, monkeypatch):
+    """A full disk, or a kill just there, leaves an empty folder."""
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(resume, "write_text", full)
+        finetune(make_limner(), data, tmp_path / "out", load_config(QUICK))
+    assert list((tmp_path / "out/run").iterdir()) == []
+    finetune(make_limner(), data, tmp_path / "out", load_config(QUICK))
 
 
 def test_checkpoints_that_were_asked_for_stay(data, tmp_path):

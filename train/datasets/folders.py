@@ -61,22 +61,19 @@ def snapshot(folder: Path) -> Path:
     return revisions[0] if revisions else folder
 
 
-def without_held_out(files: list[Path], notes: Notes) -> list[Path]:
-    """The files without those of a test or validation split where a training split stands beside it: folders or files that
-    are called ``train`` and ``test``, ``train-00000-of-00002.parquet``, or ``train.jsonl``."""
-    splits: dict[Path, set[str]] = {}
-
-    def of(file: Path) -> Iterator[tuple[Path, str]]:
-        for part in (file.parent / file.name.partition(".")[0], *file.parents):
-            if (found := SPLIT.fullmatch(part.name)) and (
-                part != file.with_suffix("") or tables.suffix(file) in TABLES
-            ):
-                yield part.parent, found[1]
-
-    for file in files:
-        for folder, name in of(file):
-            splits.setdefault(folder, set()).add(name)
-    left = {file for file in files for folder, name in of(file) if name != "train" and "train" in splits[folder]}
+def without_held_out(root: Path, files: list[Path], notes: Notes) -> list[Path]:
+    """The files without those of a test or validation split where a training split stands beside it: folders or tables that
+    are called ``train`` and ``test``, or ``train-00000-of-00002.parquet``."""
+    below = [file.relative_to(root) for file in files]
+    # a table is told by its name up to the first dot, as a folder of that name would be
+    named = [f.parent / f.name.partition(".")[0] if tables.suffix(f) in TABLES else f.parent for f in below]
+    splits: dict[Path, str] = {}
+    for path in {part for table in set(named) for part in (table, *table.parents)}:
+        if found := SPLIT.fullmatch(path.name):
+            splits[path] = found[1]
+    training = {path.parent for path, name in splits.items() if name == "train"}
+    held_out = {path for path, name in splits.items() if name != "train" and path.parent in training}
+    left = {file for file, path in zip(files, named, strict=True) if held_out and held_out & {path, *path.parents}}
     notes.leave_files(sorted(left), "a split that is not for training")
     return [file for file in files if file not in left]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def read(data: str | Path, notes: Notes | None = None) -> Found:
 def folder(path: Path, notes: Notes) -> Found:
     """A folder in the layouts that it holds: tables and shards first, then pictures with captions that no table named."""
     path = folders.snapshot(path)
-    files = folders.without_held_out(folders.files_of(path), notes)
+    files = folders.without_held_out(path, folders.files_of(path), notes)
     if not files:
         raise ValueError(f"{path} is empty; a data set is {KINDS}")
     by_folder: dict[Path, list[Path]] = {}
@@ -45,15 +46,17 @@ def folder(path: Path, notes: Notes) -> Found:
         by_folder.setdefault(found.parent, []).append(found)
     saved = [here for here, held in by_folder.items() if folders.is_saved(held)]
     pairs = [here for here, held in by_folder.items() if folders.is_pix2pix(held)]
-    files = [found for found in files if found.parent not in saved and found.parent not in pairs]
+    units = {*saved, *pairs}
+    files = [found for found in files if found.parent not in units]
 
-    pictures = {str(p): p for p in files if p.suffix.lower() in SUFFIXES}
+    pictures = {os.path.normpath(p): p for p in files if p.suffix.lower() in SUFFIXES}
     stems = set(map(folders.stem_of, pictures.values()))
     texts = [p for p in files if folders.is_caption(p, stems)]
-    described = {p for p in files if p.name in folders.METADATA}
+    described = [p for p in files if p.name in folders.METADATA]
+    told = {*described, *texts}
+    others = [p for p in files if tables.suffix(p) in TABLES and p not in told]
     speaking = {p.parent for p in described}
-    others = [p for p in files if tables.suffix(p) in TABLES and p not in (*described, *texts)]
-    read_tables = sorted(described) + [p for p in others if not folders.governed(p, speaking)]
+    read_tables = described + [p for p in others if not folders.governed(p, speaking)]
     shards = [p for p in files if p.suffix.lower() == ".tar"]
     notes.leave_files(set(files) - {*pictures.values(), *texts, *read_tables, *shards})
 
@@ -64,7 +67,8 @@ def folder(path: Path, notes: Notes) -> Found:
                 count += 1
                 if not isinstance(example, Problem):
                     for source in example.pictures():
-                        pictures.pop(str(source), None)
+                        if isinstance(source, Path):
+                            pictures.pop(os.path.normpath(source), None)
                 yield example
         except tables.NoTable as error:
             refused = refused or str(error)
