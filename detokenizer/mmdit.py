@@ -24,7 +24,8 @@ from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_t
 
 def timestep_embedding(t: Tensor, width: int = 256) -> Tensor:
     """(batch,) in [0, 1] to (batch, width): cosines, then sines, of 1000 · t."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    places = torch.arange(width // 2, device=t.device, dtype=torch.float32)
+    frequencies = torch.exp(-math.log(10000) * places / (width // 2))
     angles = 1000.0 * t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

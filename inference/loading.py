@@ -12,11 +12,13 @@ from torch import nn
 from ..detokenizer.files import from_hub
 from . import precision
 from .devices import check_device
+from .isolation import isolated
 from .model import STUDENT, Limner
 from .model_folders import find_model
 from .offload import ModelOffload
 
 
+@isolated
 def load(
     model: str | Path = "nano",
     device: str | Mapping[str, str] = "auto",

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -33,6 +34,8 @@ from .inputs import (
     recent_messages,
     seeds_per_row,
 )
+from .isolation import isolated
+from .lora import check_plain
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import is_model, load_detokenizer, load_generation_config, load_stream, load_tokenizer, stream_state
@@ -232,6 +235,7 @@ class Limner(nn.Module):
         """Of the few-step student that came with the model; None without one."""
         return next((adapter.steps for adapter in self.adapters.loaded.values() if adapter.bundled), None)
 
+    @isolated
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
         """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
 
@@ -261,10 +265,12 @@ class Limner(nn.Module):
         """Take an adapter off. Raises ValueError for an unknown name."""
         self.adapters.delete(name)
 
+    @isolated
     def merge_adapters(self) -> None:
         """Write the active adapters into the weights for good; `save_pretrained` then makes a whole model of them."""
         self.adapters.merge()
 
+    @isolated
     def _request(
         self,
         batch: Sequence[Messages],
@@ -316,6 +322,7 @@ class Limner(nn.Module):
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
+        check_plain(self)
         if self.adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         sources = dict(sources or {})
@@ -335,12 +342,13 @@ class Limner(nn.Module):
             self.detokenizer.save_pretrained(fresh / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod
+    @isolated
     def from_pretrained(cls, folder: str | Path) -> Limner:
         """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
-        with LOADING_LOCK:
+        with LOADING_LOCK, torch.random.fork_rng(devices=[]):  # what is initialised anew is overwritten
             config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
             mllm = load_stream(folder, config, tokenizer)
             detokenizer, defaults = load_detokenizer(folder / "detokenizer"), load_generation_config(folder)

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from .isolation import isolated
 from .model import Limner
 
 BITS = (8, 4)
 
 
+@isolated
 def quantize(model: Limner, bits: int) -> Limner:
     """Quantises the linear layers of backbone and transformer to 8 or 4 bits, in place. Returns the model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -63,11 +64,12 @@ Result = TypeVar("Result")
 
 
 def consume(events: Generator[Event, None, Result], callback: Callable[[Event], None] | None = None) -> Result:
-    """What the generator returns in the end; ``callback`` gets its events."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stopped:
-            return stopped.value
-        if callback is not None:
-            callback(event)
+    """What the generator returns in the end; ``callback`` gets its events, and ends it by raising."""
+    with contextlib.closing(events):  # at once: a traceback that somebody keeps would hold it open
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stopped:
+                return stopped.value
+            if callback is not None:
+                callback(event)

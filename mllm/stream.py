@@ -80,6 +80,7 @@ def collate(
         for start in e.queries:
             queries[row, begin + start : begin + start + config.num_queries] = True
     views = [view for e in encoded for _, view in e.views]
+    pixel_values = [view.pixel_values for view in views]
     drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
     drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
     size = config.image_size
@@ -89,8 +90,8 @@ def collate(
         lengths=lengths,
         feature_mask=features,
         query_mask=queries,
-        pixel_values=torch.stack([view.pixel_values for view in views]) if views else torch.zeros(0, 3, size, size),
-        view_positions=torch.tensor([view.position for view in views]).reshape(-1, 2),
+        pixel_values=torch.stack(pixel_values) if views else torch.zeros(0, 3, size, size, dtype=torch.float32),
+        view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,
         drawing_boi=begins[drawing_row] + drawing_boi,
     )
