@@ -244,10 +244,15 @@ class MMDiT(nn.Module):
         """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""
         dtype = self.proj_out.weight.dtype
         time = self.time_embed(timestep_embedding(timestep.flatten()).to(dtype)).unflatten(0, timestep.shape)
-        vector = self.adaln_in(F.silu(time + self.pooled_embed(pooled.to(dtype)))).unsqueeze(-2)
+        # (rows, width): bitsandbytes' layers of 8 bits take no more than three axes on a CPU
+        rows = self.adaln_in(F.silu(time + self.pooled_embed(pooled.to(dtype)))).flatten(0, -2)
+
+        def modulation(layer: nn.Module) -> Tensor:
+            return layer(rows).unflatten(0, timestep.shape).unsqueeze(-2)
+
         return Modulations(
-            [(b.image.modulation(vector), b.context.modulation(vector)) for b in self.blocks],
-            self.modulation_out(vector),
+            [(modulation(b.image.modulation), modulation(b.context.modulation)) for b in self.blocks],
+            modulation(self.modulation_out),
         )
 
     def add_positions(

@@ -280,6 +280,9 @@ class Limner(nn.Module):
         keep_cache: bool = False,
     ) -> Generator[Event, None, list[Reply]]:
         """Checks everything, then gives the events of the replies, as many to each of the batch as there are seeds for it."""
+        if self.bits == 8 and any(module.training for module in self.modules()):
+            # a view would take bitsandbytes' scales from the layers that it shares weights with (`PlainGeneration`)
+            raise ValueError("weights of 8 bits are not answered with in training mode: call model.eval() first")
         weights = self.adapters.weights(adapters)
         config, drawing_weights = self.adapters.resolve_options(options, weights)
         if config.size is not None:

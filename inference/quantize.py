@@ -44,6 +44,7 @@ def quantize(model: Limner, bits: int) -> Limner:
             made = bnb.nn.Linear4bit(*shape, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
             made.weight = bnb.nn.Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4")
         made.bias = layer.bias
+        made.train(layer.training)
         return made.to(weight.device)  # bitsandbytes packs the weight when it is moved
 
     for parent, name, layer in list(linear_layers(model)):
