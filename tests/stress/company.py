@@ -114,7 +114,7 @@ def in_threads(model: Limner, mix: dict) -> Any:
     """While other threads ask."""
     requests = [mix["request"], *mix["others"]]
     with ThreadPoolExecutor(len(requests)) as pool:
-        return list(pool.map(lambda request: answer(model, request), requests))[0]
+        return next(iter(pool.map(lambda request: answer(model, request), requests)))
 
 
 WAYS = {"batch": in_batch, "engine": in_engine, "threads": in_threads}

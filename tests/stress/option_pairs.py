@@ -67,9 +67,11 @@ class Way:
 
     plain: Limner
     model: Limner
-    min_db: float = 99.0
+    min_db: float
     same_words: bool = True
     around: Callable[[], AbstractContextManager] = nullcontext
+    place: Callable[[Limner], Limner] = lambda model: model
+    """Called with it within `around`, whose devices last as long as that"""
     around_plain: Callable[[], AbstractContextManager] = nullcontext
 
 
@@ -87,16 +89,19 @@ def quantised(bits: int, min_db: float) -> Way:
 
 
 def offloaded() -> Way:
-    with fake_gpu():
-        model = place_model(tiny(), "cuda", "float32")
+    def place(model: Limner) -> Limner:
+        model = place_model(copy.deepcopy(model), "cuda", "float32")
         model.offload = ModelOffload(model.mllm, model.detokenizer)
-    return Way(tiny(), model, around=fake_gpu)
+        return model
+
+    return Way(tiny(), tiny(), 45, around=fake_gpu, place=place)
 
 
 def two_devices() -> Way:
-    with fake_gpu():
-        model = place_model(tiny(), {"mllm": "cuda", "detokenizer": "cpu"}, "float32")
-    return Way(tiny(), model, around=fake_gpu)
+    places = {"mllm": "cuda", "detokenizer": "cpu"}
+    return Way(
+        tiny(), tiny(), around=fake_gpu, place=lambda model: place_model(copy.deepcopy(model), places, "float32")
+    )
 
 
 def compiled() -> Way:
@@ -175,7 +180,7 @@ def check(name: str, options: dict[str, Any]) -> None:
     with way.around_plain():
         plain = answer(way.plain, options)
     with way.around():
-        other = answer(way.model, options)
+        other = answer(way.place(way.model), options)
     if isinstance(plain, ValueError):
         assert isinstance(other, ValueError), f"not refused, and the plain model says: {plain}"
         return
