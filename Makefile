@@ -1,6 +1,8 @@
 # make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
 # make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
 # make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
+# make floor, make newest: the quick tests with the lowest versions that pyproject.toml allows, and with the newest there are;
+# each in an environment of its own, with a torch for CUDA where that is what there is (7 GB).
 # make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
@@ -9,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat test test-slow test-portable stress mutants lint format wheel clean
+.PHONY: chat test test-slow test-portable stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -24,7 +26,19 @@ test-slow: .venv/test.done .venv/quantized.done
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
 
-stress: .venv/test.done .venv/quantized.done
+floor: .venv-floor/bin/python
+	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e ".[dev,quantized]"
+	.venv-floor/bin/python -m pytest
+
+newest: .venv-newest/bin/python
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev,quantized]"
+	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python tests/versions.py > constraints-newest.txt
+
+.venv-floor/bin/python .venv-newest/bin/python:
+	$(PYTHON) -m venv $(dir $(@D))
+
+stress: .venv/test.done .venv/quantized.done .venv/stress.done
 	$(BIN)/python tests/stress --share $(SHARE)
 
 mutants: .venv/mutation.done
@@ -64,9 +78,13 @@ wheel: .venv/test.done
 	$(INSTALL) -e ".[quantized]"
 	@touch $@
 
+.venv/stress.done: .venv/test.done
+	$(INSTALL) -e ".[stress]"
+	@touch $@
+
 .venv/mutation.done: .venv/test.done
 	$(INSTALL) -e ".[mutation]"
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-floor .venv-newest build *.egg-info

@@ -34,7 +34,7 @@ Answers = Iterator[tuple[str, Callable[[], Any]]]
 
 
 def lines(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (QUESTIONS / name).read_text().splitlines()]
+    return [json.loads(line) for line in (QUESTIONS / name).read_text(encoding="utf-8").splitlines()]
 
 
 def seen(path: Path, *words: str) -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ def seen(path: Path, *words: str) -> list[dict[str, Any]]:
 def adapters(folder: Path) -> tuple[Path, Path]:
     """One for the MM-DiT, of the student's weights at a tenth, and one for the backbone, of noise."""
     student = ROOT / "weights/nano/student"
-    card = json.loads((student / "limner_adapter.json").read_text())
-    config = json.loads((student / "mmdit/adapter_config.json").read_text())
+    card = json.loads((student / "limner_adapter.json").read_text(encoding="utf-8"))
+    config = json.loads((student / "mmdit/adapter_config.json").read_text(encoding="utf-8"))
     state = load_file(student / "mmdit/adapter_model.safetensors")
     generator = torch.Generator().manual_seed(0)
     backbone, llm = load_file(ROOT / "weights/nano/llm/model.safetensors"), {}
@@ -64,9 +64,9 @@ def adapters(folder: Path) -> tuple[Path, Path]:
         made.append(folder / f"{part}-adapter")
         (made[-1] / part).mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in weights.items()}, made[-1] / part / "adapter_model.safetensors")
-        (made[-1] / part / "adapter_config.json").write_text(json.dumps(options))
+        (made[-1] / part / "adapter_config.json").write_text(json.dumps(options), encoding="utf-8")
         own = card | {"parts": [part], "made": {}}
-        (made[-1] / "limner_adapter.json").write_text(json.dumps(own))
+        (made[-1] / "limner_adapter.json").write_text(json.dumps(own), encoding="utf-8")
     return made[0], made[1]
 
 
@@ -192,12 +192,12 @@ def record(path: Path) -> None:
                 found[name] = digest(ask())
             except ValueError as error:
                 found[name] = f"ValueError: {error}"
-    path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(f"{len(found)} requests, {limner.__file__}")
 
 
 def compare(before: Path, after: Path) -> None:
-    one, two = (json.loads(path.read_text()) for path in (before, after))
+    one, two = (json.loads(path.read_text(encoding="utf-8")) for path in (before, after))
     other = [name for name in one if two.get(name) != one[name]]
     for name in other:
         print(f"{name}\n  before {one[name]}\n  after  {two.get(name)}")

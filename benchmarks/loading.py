@@ -19,7 +19,7 @@ import torch
 
 def anonymous() -> int:
     """Bytes of this process's anonymous memory."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError("no RssAnon in /proc/self/status: this measurement needs Linux")

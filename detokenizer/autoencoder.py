@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
-from .files import load_strict, read_part_config, stored_dtype
+from .files import check_types, load_strict, read_json, read_part_config, stored_dtype
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
 
@@ -26,6 +26,10 @@ class Autoencoder(nn.Module):
         super().__init__()
         if unshuffle < 1:
             raise ValueError(f"unshuffle is {unshuffle}; it must be at least 1")
+        if vae.config.in_channels != 3 * unshuffle**2:
+            raise ValueError(
+                f"unshuffle {unshuffle} gives {3 * unshuffle**2} channels, the autoencoder takes {vae.config.in_channels}"
+            )
         self.vae, self.unshuffle = vae, unshuffle
 
     @property
@@ -79,13 +83,13 @@ class Autoencoder(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
         self.vae.save_pretrained(folder)
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path of this machine does not belong into a published file
-        (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n")
+        (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (Path(folder) / "limner.json").write_text(json.dumps({"unshuffle": self.unshuffle}) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Autoencoder:
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Autoencoder:
         """Reads a diffusers folder; ``limner.json`` in it may hold ``unshuffle``.
 
         Raises ValueError for a class that Limner does not know, and as `load_strict` does.
@@ -93,9 +97,11 @@ class Autoencoder(nn.Module):
         name = read_part_config(Path(folder)).get("_class_name")
         if name not in _CLASSES:
             raise ValueError(f"{folder}: an autoencoder of class {name!r}; Limner reads {', '.join(_CLASSES)}")
-        own = Path(folder) / "limner.json"
-        options = json.loads(own.read_text()) if own.exists() else {}
-        return cls(load_strict(_CLASSES[name], Path(folder), torch_dtype=stored_dtype(Path(folder))), **options)
+        folder, own = Path(folder), Path(folder) / "limner.json"
+        options = read_json(own, ("unshuffle",)) if own.exists() else {}
+        check_types(options, cls.__init__, own)
+        vae = load_strict(_CLASSES[name], folder, variant, torch_dtype=stored_dtype(folder, variant))
+        return cls(vae, **options)
 
 
 def kl_autoencoder(widths: tuple[int, ...], latent_channels: int, unshuffle: int, layers: int = 1) -> Autoencoder:

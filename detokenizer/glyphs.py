@@ -66,9 +66,9 @@ class GlyphEncoder(nn.Module):
         return cls(T5EncoderModel(made))
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> GlyphEncoder:
+    def from_pretrained(cls, folder: Path, variant: str | None = None) -> GlyphEncoder:
         """Raises ValueError for a folder that holds no T5 encoder with ByT5's vocabulary."""
-        encoder = load_strict(T5EncoderModel, resolve_folder(folder), dtype="auto")
+        encoder = load_strict(T5EncoderModel, resolve_folder(folder, variant), variant, dtype="auto")
         if encoder.config.vocab_size != VOCAB_SIZE:
             raise ValueError(
                 f"{folder}: a vocabulary of {encoder.config.vocab_size}; glyphs are bytes, ByT5's {VOCAB_SIZE}"

@@ -17,7 +17,7 @@ from .autoencoder import Autoencoder, to_pixels
 from .condition import AdapterConfig, Condition, ConditioningAdapter
 from .detokenizer import Detokenizer, Drawing
 from .drawing_options import DrawingOptions
-from .files import load_module, read_json, save_module, write_source
+from .files import check_types, load_module, read_json, save_module, write_source
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT, Modulations
@@ -48,6 +48,10 @@ class MMDiTDetokenizer(Detokenizer):
         if width != expected:
             raise ValueError(f"glyphs of width {width}, the adapter takes {expected}")
         self.glyphs, self.adapter, self.mmdit, self.autoencoder = glyphs, adapter, mmdit, autoencoder
+        if trained_tokens < 0 or base_shift <= 0:
+            raise ValueError(
+                f"trained_tokens {trained_tokens} must not be negative, base_shift {base_shift} be above 0"
+            )
         self.trained_tokens, self.base_shift = trained_tokens, base_shift
 
     @property
@@ -145,22 +149,28 @@ class MMDiTDetokenizer(Detokenizer):
             write_source(folder / "vae", source)
         (folder / "scheduler").mkdir(exist_ok=True)
         scheduler = {"trained_tokens": self.trained_tokens, "base_shift": self.base_shift}
-        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n")
+        (folder / "scheduler/config.json").write_text(json.dumps(scheduler) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, components: tuple[MMDiT, Autoencoder] | None = None
+        cls,
+        folder: str | Path,
+        components: tuple[MMDiT, Autoencoder] | None = None,
+        variant: str | None = None,
     ) -> MMDiTDetokenizer:
         """``components`` is in place of the folder's own MM-DiT and autoencoder, where it names another's (`save_pretrained`).
 
         Raises ValueError for unknown config keys and for weights that do not fit.
         """
         folder = Path(folder)
-        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter")
+        adapter = load_module(ConditioningAdapter, AdapterConfig, folder / "adapter", variant)
         if components is None:
-            components = load_module(MMDiT, MMDiTConfig, folder / "mmdit"), Autoencoder.from_pretrained(folder / "vae")
-        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs") if (folder / "glyphs").exists() else None
-        scheduler = read_json(folder / "scheduler/config.json", ("trained_tokens", "base_shift"))
+            mmdit = load_module(MMDiT, MMDiTConfig, folder / "mmdit", variant)
+            components = mmdit, Autoencoder.from_pretrained(folder / "vae", variant)
+        glyphs = GlyphEncoder.from_pretrained(folder / "glyphs", variant) if (folder / "glyphs").exists() else None
+        path = folder / "scheduler/config.json"
+        scheduler = read_json(path, ("trained_tokens", "base_shift"))
+        check_types(scheduler, cls.__init__, path)
         return cls(adapter, *components, **scheduler, glyphs=glyphs)
 
 

@@ -68,14 +68,14 @@ def load_answers(folder: Path) -> dict[str, TaskAnswers]:
     """What a folder of `limner eval world` or `limner eval geneval` holds, by task."""
     found = {}
     for path in sorted(folder.glob("*/score.json")):
-        score = json.loads(path.read_text())
+        score = json.loads(path.read_text(encoding="utf-8"))
         prompts = [line["asked"] for line in saved_replies.load_replies(path.parent)]
         found[path.parent.name] = TaskAnswers(prompts, score["right"], score.get("seeds", 1), score["judge"])
     results = folder / "results.json"
-    scored = json.loads(results.read_text()) if results.exists() else {}
+    scored = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     by_tag: dict[str, list[str]] = {}
     for number in scored.get("right", ()):  # GenEval's prompts
-        tag = json.loads((folder / f"{int(number):05d}" / "metadata.jsonl").read_text())["tag"]
+        tag = json.loads((folder / f"{int(number):05d}" / "metadata.jsonl").read_text(encoding="utf-8"))["tag"]
         by_tag.setdefault(tag, []).append(number)
     for tag, numbers in by_tag.items():
         seeds = zip(*(scored["right"][number] for number in numbers), strict=True)

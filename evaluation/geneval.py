@@ -82,7 +82,7 @@ class Prompt:
 
 def load_prompts(limit: int = 0) -> list[Prompt]:
     """All 553, or the first ``limit`` of each category."""
-    lines = (Path(held_out.__file__).parent / "geneval_prompts.jsonl").read_text().splitlines()
+    lines = (Path(held_out.__file__).parent / "geneval_prompts.jsonl").read_text(encoding="utf-8").splitlines()
     chosen, counts = [], dict.fromkeys(CATEGORIES, 0)
     for number, line in enumerate(lines):
         about = json.loads(line)

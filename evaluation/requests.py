@@ -76,7 +76,9 @@ def split_thing(text: str) -> tuple[str, str]:
 def load_requests() -> list[Request]:
     """Raises ValueError for a line that asks for what there is not."""
     made = []
-    for number, line in enumerate((Path(held_out.__file__).parent / "requests.jsonl").read_text().splitlines(), 1):
+    for number, line in enumerate(
+        (Path(held_out.__file__).parent / "requests.jsonl").read_text(encoding="utf-8").splitlines(), 1
+    ):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(line).items()}
         request = Request(**values)
         if request.task not in TASKS or request.on not in BACKGROUNDS:

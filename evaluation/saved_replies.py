@@ -34,7 +34,7 @@ def generate_replies(model: Limner, task: Task, folder: Path) -> list[dict[str, 
         start_time = time.monotonic()
         replies = task.generate_batch(model, start)
         seconds = round((time.monotonic() - start_time) / len(replies), 3)
-        with (folder / REPLIES_FILE).open("a") as file:
+        with (folder / REPLIES_FILE).open("a", encoding="utf-8") as file:
             for number, reply in enumerate(replies, start):
                 line = {
                     "asked": save_prompt(task.prompts[number], folder, f"{number:04d}-shown"),
@@ -51,7 +51,7 @@ def load_replies(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``replies.jsonl``. Raises ValueError for one that is not JSON, except the last, which may be incomplete."""
     path = folder / REPLIES_FILE
     lines: list[dict[str, Any]] = []
-    texts = path.read_text().splitlines() if path.exists() else []
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, text in enumerate(texts, 1):
         try:
             lines.append(json.loads(text))

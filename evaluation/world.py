@@ -117,7 +117,7 @@ def check_same_model(output: Path, model: Limner, steps: int | None, settings: d
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1) + "\n")
         return
-    held = json.loads(path.read_text())
+    held = json.loads(path.read_text(encoding="utf-8"))
     if differing := [key for key in settings if held.get(key) != settings[key]]:
         key = differing[0]
         raise ValueError(
@@ -135,7 +135,7 @@ def load_score(folder: Path, judge: str) -> dict[str, Any] | None:
     path = folder / "score.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return found if found["judge"] == judge else None
 
 

@@ -111,7 +111,7 @@ def pictures(folder: Path, new: str) -> None:
     for index, scene in enumerate(scenes(new)):
         render(scene).save(folder / f"{index:02d}.png")
         captions = {noun_phrase(scene, Detail(size=b, background=b)) for b in (False, True)}
-        (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n")
+        (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n", encoding="utf-8")
 
 
 def train_judge(folder: Path, new: str, steps: int) -> None:
@@ -167,7 +167,7 @@ def draw(
         print(f"{sum(line.startswith('+') for line in lines)} of {len(lines)} show what was asked, says the judge")
     save_sheet(drawn, 10, path)
     page = path.with_suffix(".txt")
-    page.write_text("\n".join(lines) + "\n")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(path, page)
 
 

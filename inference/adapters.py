@@ -11,9 +11,13 @@ with the differences of modules that were trained whole, and ``limner_adapter.js
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import mismatched_keys
+from ..detokenizer.files import mismatched_keys, refusing
 from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, finite_number
 from .isolation import plain_torch
 
 LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
@@ -51,6 +55,8 @@ class Adapter:
     """How it was trained, as its card says"""
     bundled: bool = False
     """Part of the model's own folder: nobody loaded it, nobody takes it off"""
+    folder: Path | None = None
+    """Where it was loaded from, resolved"""
 
     @property
     def steps(self) -> int | None:
@@ -96,12 +102,26 @@ class Adapters:
         return {name: 0.0 for name, adapter in self.loaded.items() if adapter.bundled}
 
     def load(self, folder: str | Path, name: str | None = None, weight: float = 1.0, bundled: bool = False) -> str:
-        """Load and switch on. Raises ValueError for a folder that is none, another base, a name that is taken."""
-        folder = Path(folder)
+        """Load and switch on. Without a ``name`` it is called after its folder, with a number where that is taken.
+
+        Raises ValueError for a folder that is none or is loaded already, another base, a given name that is taken, a weight
+        that is no finite number.
+        """
+        folder, weight = Path(folder).expanduser(), finite_number("the weight", weight)
+        with refusing(folder):
+            return self._load(folder, name, weight, bundled)
+
+    def _load(self, folder: Path, name: str | None, weight: float, bundled: bool) -> str:
         card = read_card(folder)
-        name = name or folder.resolve().name
-        if not name or "." in name:
-            raise ValueError(f"an adapter cannot be called {name!r}: names are not empty and hold no dot")
+        if name is None:
+            if same := [own.name for own in self.loaded.values() if own.folder == folder.resolve()]:
+                raise ValueError(
+                    f"{folder} is loaded already, as {same[0]!r}: set_adapters changes its weight; "
+                    "given a name of its own it is loaded again"
+                )
+            name = free_name(folder.resolve().name or "adapter", self.loaded)
+        if not name:
+            raise ValueError("an adapter's name is empty")
         if name in self.loaded:
             raise ValueError(f"an adapter called {name!r} is loaded already; give this one another name")
         if card["base_fingerprint"] != self.fingerprint:
@@ -110,7 +130,7 @@ class Adapters:
                 f"not for this model, {self.model.name!r} ({self.fingerprint[:12]}); load the model it was trained on"
             )
         parts = {part: read_lora(folder / part) for part in card["parts"]}
-        adapter = Adapter(name, weight, parts, read_differences(folder, card), card["made"], bundled)
+        adapter = Adapter(name, weight, parts, read_differences(folder, card), card["made"], bundled, folder.resolve())
         try:  # a view tells whether the weights fit
             if stray := sorted(key for key in adapter.differences if key.split(".")[0] not in LORA_PARTS):
                 raise ValueError(f"{stray[0]}: the model has no such parameter")
@@ -132,9 +152,12 @@ class Adapters:
         came with the model stays on unless it is named. Raises ValueError for an unknown name."""
         if chosen is None:
             return {name: adapter.weight for name, adapter in self.loaded.items()}
+        if not isinstance(chosen, Mapping):
+            raise ValueError(f"adapters are given with their weights, such as {{'cactus': 0.7}}, not as {chosen!r:.60}")
         if unknown := sorted(set(chosen) - set(self.loaded)):
             raise ValueError(f"no adapter {unknown[0]!r}; loaded are {', '.join(self.loaded) or 'none'}")
-        return {name: float(chosen.get(name, 1.0 if a.bundled else 0.0)) for name, a in self.loaded.items()}
+        weights = {name: chosen.get(name, 1.0 if a.bundled else 0.0) for name, a in self.loaded.items()}
+        return {name: finite_number(f"the weight of {name}", weight) for name, weight in weights.items()}
 
     def set(self, chosen: Mapping[str, float]) -> None:
         """Switch on exactly these, each at its weight, for requests that name none."""
@@ -148,9 +171,10 @@ class Adapters:
 
         A few-step student draws in its own steps and without guidance where nothing else is asked for, and is left out of the
         drawing where other steps are. Guidance is the teacher's. So is what has been loaded for the MM-DiT: the model's own
-        student has not met it, and draws it less well (docs/finetune.md). A student that was loaded beside it is meant to
-        draw. Raises ValueError where two students want different steps and none was asked for.
+        student has not met it, and draws it less well (docs/finetune.md). A student that was loaded takes the place of the
+        model's own. Raises ValueError where two loaded students want different steps and none was asked for.
         """
+        self.model.defaults.updated(options)  # what makes no sense is said before anything is made of it
         active = {name: self.loaded[name] for name, weight in weights.items() if weight}
         students = {name: adapter.steps for name, adapter in active.items() if adapter.steps}
         steps = options.get("num_inference_steps")
@@ -158,13 +182,16 @@ class Adapters:
         drawing = [adapter for adapter in active.values() if not adapter.bundled and "mmdit" in adapter.lora]
         if steps is None and (guided or (drawing and not any(adapter.steps for adapter in drawing))):
             steps = self.model.defaults.num_inference_steps  # the teacher's
+        loaded = {name: own for name, own in students.items() if not active[name].bundled and steps in (None, own)}
+        students = loaded or students  # two students at once would each add the whole way from the teacher
         if steps is None and len(set(students.values())) > 1:
             choices = ", ".join(f"{name} of {own}" for name, own in students.items())
             raise ValueError(
                 f"students of several steps are on ({choices}): set num_inference_steps, or one's weight to 0"
             )
-        disabled = {name for name, own in students.items() if steps not in (None, own)}
-        own_steps = [own for name, own in students.items() if name not in disabled]
+        drawing_students = {name: own for name, own in students.items() if steps in (None, own)}
+        disabled = {name for name, adapter in active.items() if adapter.steps and name not in drawing_students}
+        own_steps = list(drawing_students.values())
         wanted = {"num_inference_steps": own_steps[0], "guidance_scale": 1.0} if own_steps else {}
         user = {name: value for name, value in options.items() if value is not None}
         config = self.model.defaults.updated({**wanted, **user})
@@ -310,10 +337,38 @@ def digest(*modules: nn.Module) -> str:
     return found.hexdigest()
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """``name``, or the first of ``name-2``, ``name-3``, … that is not ``taken``."""
+    return next(own for n in count(1) if (own := name if n == 1 else f"{name}-{n}") not in taken)
+
+
 def split_weight(text: str) -> tuple[str, float]:
-    """``NAME`` or ``NAME:WEIGHT``, as adapters and data sets are given on the command line."""
-    name, _, weight = text.rpartition(":")
-    try:
-        return (name, float(weight)) if name else (text, 1.0)
-    except ValueError:  # a colon of the path itself
+    """``NAME`` or ``NAME:WEIGHT``, as adapters and data sets are given on the command line.
+
+    A colon of the path itself (``C:\\cat``, ``a:b/cat``, a folder that is called so) is none of a weight. Raises ValueError for a
+    weight that is no finite number.
+    """
+    name, colon, weight = text.rpartition(":")
+    if not colon or "/" in weight or "\\" in weight or os.path.exists(text):
         return text, 1.0
+    if re.fullmatch("[A-Za-z]", name) and re.match("[A-Za-z_]", weight):  # of a drive
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text}: {weight!r} is no weight; it must be a finite number, such as 0.5")
+    return name, value
+
+
+def split_adapter(text: str) -> tuple[str | None, str, float]:
+    """Name, folder and weight of ``[NAME=]DIR[:WEIGHT]``, as an adapter is given on the command line; None for no name.
+
+    Raises ValueError as `split_weight` does.
+    """
+    name, equals, rest = text.partition("=")
+    # a folder's own path may hold "="
+    if not equals or not re.fullmatch(r"[\w.-]+", name) or os.path.exists(split_weight(text)[0]):
+        return None, *split_weight(text)
+    return name, *split_weight(rest)

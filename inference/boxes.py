@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 LOCATIONS = 224
 """Coordinates are multiples of 1 / 224 of the image's width and height."""
-_BOX = re.compile(r"<loc[-_](\d+)>" * 4)
+_BOX = re.compile(r"<loc[-_](\d{1,4})>" * 4)
 _MARKED_BOX = re.compile(rf"\s*(?:<box_start>)?{_BOX.pattern}(?:<box_end>)?")
 COLORS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 

@@ -28,6 +28,6 @@ def convert_seed_x(source: str | Path, output: str | Path, model: str = "seed_x_
         defaults = GenerationConfig(
             max_new_tokens=512, num_inference_steps=50, guidance_scale=7.5, image_guidance_scale=1.5
         )
-        (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n")
+        (parts / "generation_config.json").write_text(json.dumps(asdict(defaults), indent=1) + "\n", encoding="utf-8")
         conversion.write_detokenizer(source, parts, model, config, sizes)
     return output

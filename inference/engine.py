@@ -23,6 +23,7 @@ from ..mllm.cache import StreamCache
 from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import Event, PictureBegun, PictureDone, PictureStep
+from ..mllm.stream import StreamModel
 from ..mllm.text_stream import TextStream
 from ..mllm.token_keys import rest_of, split_point, token_keys
 from .adapters import Adapters
@@ -60,6 +61,7 @@ class EngineModel(Protocol):
     """What the engine needs of a model (`Limner`)."""
 
     encoder: StreamEncoder
+    mllm: StreamModel
     adapters: Adapters
     offload: ModelOffload | None
 
@@ -182,6 +184,7 @@ class Engine:
                 encoded.last_request,
                 request=request,
                 encoded=encoded,
+                fitting_images=self.fitting_images(encoded, request.config),
                 max_tokens=self._max_tokens(encoded, request.config),
             )
             for index, (encoded, seed) in enumerate(zip(request.encoded, request.seeds, strict=True))
@@ -191,11 +194,20 @@ class Engine:
             self.requests.append(request)
             self.submitted.append(request)
 
-    def _max_tokens(self, encoded: Encoded, config: GenerationConfig) -> int:
+    @property
+    def image_positions(self) -> int:
+        """Positions that a picture of a reply takes: its shape, BOI, its features or queries, EOI."""
         stream = self.model.encoder.config
-        image = 3 + max(stream.image_tokens, stream.num_queries)
-        images = 0 if config.images == "never" else config.max_images
-        return len(encoded.input_ids) + config.max_new_tokens + images * image
+        return 3 + max(stream.image_tokens, stream.num_queries)
+
+    def fitting_images(self, encoded: Encoded, config: GenerationConfig) -> int:
+        """How many pictures fit behind a conversation and the longest text of its reply, at most ``max_images``."""
+        left = self.model.mllm.max_position_embeddings - len(encoded.input_ids) - config.max_new_tokens
+        return 0 if config.images == "never" else min(config.max_images, max(0, left // self.image_positions))
+
+    def _max_tokens(self, encoded: Encoded, config: GenerationConfig) -> int:
+        images = self.fitting_images(encoded, config)
+        return len(encoded.input_ids) + config.max_new_tokens + images * self.image_positions
 
     @isolated
     @torch.inference_mode()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from PIL import Image
@@ -16,8 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import write_source
-from ..mllm.config import LimnerConfig
+from ..detokenizer.files import quiet_bars, refusing, write_source
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.stream import StreamModel
@@ -25,7 +24,7 @@ from . import adapter_files
 from .adapters import Adapters
 from .chat import Chat, ChatOptions
 from .engine import Engine
-from .generation_config import GenerationConfig, GenerationOptions
+from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .inputs import (
     ContextLengthError,
     Messages,
@@ -38,7 +37,15 @@ from .isolation import isolated
 from .lora import check_plain
 from .offload import ModelOffload
 from .output import atomic_folder
-from .parts import is_model, load_detokenizer, load_generation_config, load_stream, load_tokenizer, stream_state
+from .parts import (
+    is_model,
+    load_config,
+    load_detokenizer,
+    load_generation_config,
+    load_stream,
+    load_tokenizer,
+    stream_state,
+)
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -72,6 +79,10 @@ class Limner(nn.Module):
         self.name = "limner"
         self.stored_dtype = mllm.llm.dtype
         """The precision of the weights on the disk, whatever they were loaded in."""
+        self.stored_dtypes = {name: parameter.dtype for name, parameter in self.named_parameters()}
+        """That of each, which is another one in some parts (an autoencoder's, say)"""
+        self.allow_urls: tuple[str, ...] = ()
+        """Hosts from which pictures of messages are fetched (`addresses.fetch`)"""
         self.offload: ModelOffload | None = None
         self.bits: int | None = None
         """Of the weights of its linear layers, where they were quantised"""
@@ -133,7 +144,7 @@ class Limner(nn.Module):
         `set_adapters` switched on. ``options`` are the fields of `GenerationConfig`. Raises ValueError for messages or options
         that make no sense.
         """
-        if n < 1:
+        if whole_number("n", n) < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
         seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
@@ -237,9 +248,11 @@ class Limner(nn.Module):
 
     @isolated
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
-        """Load a LoRA adapter beside those already there and switch it on; returns its name (default: the folder's).
+        """Load a LoRA adapter beside those already there and switch it on; returns its name: by default the folder's, with a
+        number where that is taken (``cat``, ``cat-2``).
 
-        Raises ValueError for a folder that holds none, one for another base model, a name that is taken.
+        Raises ValueError for a folder that holds none, one that is loaded already, one for another base model, a given name
+        that is taken, a weight that is no finite number.
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits take no adapter: merge it first (limner merge)")
@@ -251,7 +264,8 @@ class Limner(nn.Module):
         Raises ValueError for an unknown name or another number of weights.
         """
         names = [names] if isinstance(names, str) else list(names)
-        values = [float(weights)] * len(names) if isinstance(weights, (int, float)) else list(weights)
+        several = isinstance(weights, Iterable) and getattr(weights, "ndim", None) != 0
+        values: list[Any] = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
         if len(values) != len(names):
             raise ValueError(f"{len(values)} weights for {len(names)} adapters")
         self.adapters.set(dict(zip(names, values, strict=True)))
@@ -290,7 +304,7 @@ class Limner(nn.Module):
         history = options.get("history") or 0  # the folder's own is for chats, which give it
         encoded = [
             self.encoder.encode(
-                recent_messages(load_message_images(messages), history),
+                recent_messages(load_message_images(messages, self.allow_urls), history),
                 add_generation_prompt=True,
                 images=config.images,
                 boxes=config.boxes,
@@ -305,6 +319,11 @@ class Limner(nn.Module):
                 f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
             )
         for own in encoded:
+            if config.images == "force" and not self.engine.fitting_images(own, config):
+                raise ContextLengthError(
+                    f"the conversation takes {len(own.input_ids)} tokens, the reply may take {config.max_new_tokens} and its "
+                    f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
+                )
             self.engine.check(own, config)
         request = Request(
             [once for once in encoded for _ in range(len(seeds) // len(batch))],
@@ -329,12 +348,14 @@ class Limner(nn.Module):
         if self.adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         sources = dict(sources or {})
-        with atomic_folder(folder, PARTS, owned=is_model) as fresh:
+        with quiet_bars(), atomic_folder(folder, PARTS, owned=is_model) as fresh:
             for adapter in self.adapters.loaded.values():
                 base = (self.name, self.adapters.fingerprint)
                 adapter_files.save(fresh / STUDENT, adapter.lora, adapter.differences, base, adapter.made)
             self.config.save(fresh)
-            (fresh / "generation_config.json").write_text(json.dumps(asdict(self.defaults), indent=1) + "\n")
+            (fresh / "generation_config.json").write_text(
+                json.dumps(asdict(self.defaults), indent=1) + "\n", encoding="utf-8"
+            )
             self.tokenizer.save_pretrained(fresh)
             for name, part in (("llm", self.mllm.llm), ("vision", self.mllm.vision_tower.model)):
                 if name in sources:
@@ -346,15 +367,17 @@ class Limner(nn.Module):
 
     @classmethod
     @isolated
-    def from_pretrained(cls, folder: str | Path) -> Limner:
-        """Raises ValueError for a folder that is not a Limner model, unknown keys and weights that do not fit."""
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Limner:
+        """``variant`` is of the parts' weights (`find_weights`). Raises ValueError for a folder that is not a Limner model,
+        unknown keys and weights that do not fit."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
-        with LOADING_LOCK, torch.random.fork_rng(devices=[]):  # what is initialised anew is overwritten
-            config, tokenizer = LimnerConfig.load(folder), load_tokenizer(folder)
-            mllm = load_stream(folder, config, tokenizer)
-            detokenizer, defaults = load_detokenizer(folder / "detokenizer"), load_generation_config(folder)
+        # what is initialised anew is overwritten
+        with LOADING_LOCK, torch.random.fork_rng(devices=[]), refusing(folder):
+            config, tokenizer = load_config(folder), load_tokenizer(folder)
+            mllm = load_stream(folder, config, tokenizer, variant)
+            detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)
             model = cls(mllm, detokenizer, tokenizer, defaults)
-        model.name = folder.name
+        model.name = folder.resolve().name  # of "." too
         return model.eval()

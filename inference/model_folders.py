@@ -19,7 +19,7 @@ def embedded(name: str) -> Path:
 
 def find_model(model: str | Path) -> Path | None:
     """The folder of a model by name or path; None for a hub id. Raises ValueError for anything else."""
-    path, name = Path(model), str(model)
+    path, name = Path(model).expanduser(), str(model)
     if path.is_dir():
         return path
     if "/" not in name and "\\" not in name:

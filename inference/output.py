@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
+from safetensors import SafetensorError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Suffixes of image files that are written: plain raster formats that hold any RGB image."""
@@ -35,8 +36,16 @@ def check_folder(folder: str | Path, own: str | None = None) -> Path:
         return folder
 
 
-def check_picture_path(path: Path) -> None:
-    """Raises ValueError for a path that no image can be written to; to be called before long work."""
+def check_space(folder: Path, needed: float, what: str) -> None:
+    """Raises OSError, before long work, where the disk of ``folder`` has fewer than ``needed`` bytes free for ``what``."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise OSError(f"{folder}: {what} take {needed / 2**30:.2f} GiB more; {free / 2**30:.2f} GiB are free there")
+
+
+def check_picture_path(path: Path, source: Path | None = None) -> None:
+    """Raises ValueError for a path that no image can be written to, and for that of the picture ``source``, which would be lost;
+    to be called before long work."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
             f"cannot write {path}: {path.suffix or 'no ending'} is no picture format that is written; "
@@ -44,8 +53,15 @@ def check_picture_path(path: Path) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"cannot write {path}: no folder {path.absolute().parent}")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
+    try:
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder")
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f"{path} is the picture that is read; write to another file")
+        with atomic_file(path, replace=False) as fresh:
+            fresh.touch()
+    except OSError as error:  # no rights, a name that is too long, a full disk
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
 
 
 def free_path(pattern: str) -> Path:
@@ -59,14 +75,33 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(fresh)
 
 
+def save_new_image(image: Image.Image, pattern: str) -> Path:
+    """Saves under the first name of `free_path` and returns it. Another process may draw at the same time: neither replaces the
+    other's picture. Raises OSError when it cannot be written."""
+    while True:
+        path = free_path(pattern)
+        try:
+            path.touch(exist_ok=False)  # the name is taken
+        except FileExistsError:
+            continue
+        try:
+            save_image(image, path)
+        except BaseException:  # Ctrl-C too
+            path.unlink()
+            raise
+        return path
+
+
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails."""
+def atomic_file(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """A temporary file that replaces ``path`` when the body has written it; an existing file stays when the body fails, or always
+    where not ``replace``."""
     path = Path(path)
     fresh = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield fresh
-        os.replace(fresh, path)
+        if replace:
+            os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -90,7 +125,7 @@ def atomic_folder(
     """A temporary folder, whose entries replace those of ``folder`` when the body has written all of them.
 
     Other entries of ``folder`` stay, except those named in ``stale``, which are removed. Raises ValueError for a folder that is
-    not ``owned`` (not of the kind that is saved) and has entries of these names.
+    not ``owned`` (not of the kind that is saved) and has entries of these names, OSError where it cannot be written.
     """
     folder = Path(folder).resolve()  # so that the temporary name is right for "." and for links too
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
@@ -111,6 +146,8 @@ def atomic_folder(
                     undo.callback(move_if_there, target, source)  # before the move: Ctrl-C may come between
                     move_if_there(source, target)
             undo.pop_all()
+    except SafetensorError as error:  # a full disk, which is no OSError to it
+        raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,17 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import load_strict, load_tensors, mismatched_keys, read_json, read_part_config, resolve_folder
+from ..detokenizer.files import (
+    check_files,
+    check_types,
+    in_a_line,
+    load_strict,
+    load_tensors,
+    mismatched_keys,
+    read_json,
+    read_part_config,
+    resolve_folder,
+)
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..integrations.sd3 import files as sd3_files
 from ..integrations.sdxl.detokenizer import SDXLDetokenizer
@@ -31,10 +41,21 @@ def is_model(folder: Path) -> bool:
         return False
 
 
+def load_config(folder: Path) -> LimnerConfig:
+    """Raises ValueError for unknown keys and for values of a wrong type or that make no sense."""
+    path = folder / "config.json"
+    check_types(read_json(path), LimnerConfig, path)
+    try:
+        return LimnerConfig.load(folder)
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
 def load_generation_config(folder: Path) -> GenerationConfig:
     """Raises ValueError for unknown keys and for values that make no sense."""
     path = folder / "generation_config.json"
     values = read_json(path, GenerationConfig.__dataclass_fields__)
+    check_types(values, GenerationConfig, path)
     try:
         return GenerationConfig(**values)
     except (ValueError, TypeError) as error:
@@ -46,29 +67,36 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     # not AutoTokenizer: it goes by a config.json's model type, which here is ours or, given the backbone's,
     # picks that family's class with a pre-tokenizer of its own
     read_json(folder / "tokenizer.json")
+    check_files(folder)
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
-        raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+        raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {in_a_line(error)}") from error
 
 
-def load_stream(folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokenizerBase) -> StreamModel:
+def load_stream(
+    folder: Path, config: LimnerConfig, tokenizer: PreTrainedTokenizerBase, variant: str | None = None
+) -> StreamModel:
     """Backbone, vision tower, queries and resamplers. Raises ValueError for weights that do not fit."""
-    llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm"), dtype="auto")
-    tower = VisionTower(load_vision_model(resolve_folder(folder / "vision")))
+    llm = load_strict(AutoModelForCausalLM, resolve_folder(folder / "llm", variant), variant, dtype="auto")
+    if (last := max(tokenizer.get_vocab().values())) >= (rows := llm.get_input_embeddings().num_embeddings):
+        raise ValueError(f"{folder / 'tokenizer.json'} has the id {last}, and the backbone has {rows} embeddings")
+    tower = VisionTower(load_vision_model(resolve_folder(folder / "vision", variant), variant))
     mllm = StreamModel(llm, tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm)))
     saved = load_tensors(folder / "stream.safetensors")
     if wrong := mismatched_keys(saved, stream_state(mllm)):
-        raise ValueError(f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(wrong)}")
+        raise ValueError(
+            f"{folder / 'stream.safetensors'} does not fit config.json: {', '.join(wrong[:3])} ({len(wrong)} in all)"
+        )
     mllm.load_state_dict(saved, strict=False)
     return mllm
 
 
-def load_detokenizer(folder: Path) -> Detokenizer:
+def load_detokenizer(folder: Path, variant: str | None = None) -> Detokenizer:
     """Raises ValueError for a folder that holds none."""
     if (folder / "unet").is_dir():
-        return SDXLDetokenizer.from_pretrained(folder)
-    return MMDiTDetokenizer.from_pretrained(folder, sd3_files.load_named_source(folder))
+        return SDXLDetokenizer.from_pretrained(folder, variant)
+    return MMDiTDetokenizer.from_pretrained(folder, sd3_files.load_named_source(folder, variant), variant)
 
 
 def stream_state(mllm: StreamModel) -> dict[str, torch.Tensor]:
@@ -82,8 +110,8 @@ def end_of_turn_ids(llm: nn.Module) -> tuple[int, ...]:
     return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
 
 
-def load_vision_model(folder: Path) -> nn.Module:
+def load_vision_model(folder: Path, variant: str | None = None) -> nn.Module:
     """Of transformers or Qwen-VL's. Raises ValueError for a folder that holds none."""
     own = read_part_config(folder).get("model_type") == QwenVLVisionConfig.model_type
-    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, dtype="auto")
+    model = load_strict(QwenVLVisionModel if own else AutoModel, folder, variant, dtype="auto")
     return getattr(model, "vision_model", model)  # CLIP-like models carry a text tower too

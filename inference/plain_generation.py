@@ -128,7 +128,10 @@ class PlainGeneration:
             shape = nearest_shape(config.shapes, *options.size) if config.shapes else None
         encoded = [
             model.encoder.encode(
-                load_message_images(m), add_generation_prompt=True, images=options.images, boxes=options.boxes
+                load_message_images(m, model.allow_urls),
+                add_generation_prompt=True,
+                images=options.images,
+                boxes=options.boxes,
             )
             for m in as_batch(messages)[0]
         ]

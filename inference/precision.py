@@ -15,6 +15,12 @@ import torch
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
+SHORT_NAMES = {
+    **dict.fromkeys(("fp32", "f32", "float"), "float32"),
+    **dict.fromkeys(("bf16", "bfloat"), "bfloat16"),
+    **dict.fromkeys(("fp16", "f16", "half"), "float16"),
+}
+"""What precisions are called elsewhere"""
 FASTER_BELOW = 0.8
 """A precision is faster if a product takes less than this share of its time in fp32."""
 SLOW_ABOVE = 2.0
@@ -38,9 +44,10 @@ def choose_dtype(device: torch.device | str, wanted: str | torch.dtype = "auto")
     return dtype
 
 
-def check_dtype(wanted: str | torch.dtype) -> str:
-    """The name of a precision, or "auto". Raises ValueError for an unknown one."""
-    name = str(wanted).removeprefix("torch.")
+def check_dtype(wanted: str | torch.dtype | None) -> str:
+    """The name of a precision, or "auto", for which None stands too. Raises ValueError for an unknown one."""
+    name = "auto" if wanted is None else str(getattr(wanted, "__name__", wanted)).removeprefix("torch.")
+    name = SHORT_NAMES.get(name, name)
     if name not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {name!r}; it can be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     return name

@@ -23,16 +23,12 @@ def quantize(model: Limner, bits: int) -> Limner:
 
     Raises ValueError for another number of bits, without bitsandbytes, and for a model with active adapters.
     """
-    if bits not in BITS:
-        raise ValueError(f"weights of {bits} bits; they can have {' or '.join(map(str, BITS))}")
+    check_bits(bits)
     if model.bits is not None:
         raise ValueError(f"this model has weights of {model.bits} bits already")
     if model.get_active_adapters():
         raise ValueError("adapters are loaded: merge_adapters() first, then take fewer bits")
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise ValueError(f"weights of {bits} bits need bitsandbytes: install limner[quantized] ({error})") from None
+    import bitsandbytes as bnb
 
     def quantized(layer: nn.Linear) -> nn.Module:
         shape = (layer.in_features, layer.out_features, layer.bias is not None)
@@ -52,6 +48,16 @@ def quantize(model: Limner, bits: int) -> Limner:
         del layer
     model.bits = bits
     return model
+
+
+def check_bits(bits: int) -> None:
+    """Raises ValueError for another number of bits than `BITS`, and without bitsandbytes."""
+    if bits not in BITS:
+        raise ValueError(f"weights of {bits} bits; they can have {' or '.join(map(str, BITS))}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"weights of {bits} bits need bitsandbytes: install limner[quantized] ({error})") from None
 
 
 def linear_layers(model: Limner) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -83,16 +83,15 @@ class LimnerConfig:
 
     def save(self, folder: Path) -> None:
         """Writes ``config.json`` into ``folder``."""
-        (folder / "config.json").write_text(
-            json.dumps({"model_type": "limner", "format": FORMAT, **asdict(self)}, indent=1) + "\n"
-        )
+        values = {"model_type": "limner", "format": FORMAT, **asdict(self)}
+        (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> LimnerConfig:
         """Reads ``config.json``. Raises ValueError for one that is not a Limner model's, and for unknown keys."""
         try:
-            values = json.loads((folder / "config.json").read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
         if not isinstance(values, dict) or values.pop("model_type", None) != "limner":
             raise ValueError(f"{folder / 'config.json'} is not a Limner model's")

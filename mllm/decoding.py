@@ -69,6 +69,8 @@ class Row:
     shape_id: int | None = None
     finish_reason: str = ""
     """Empty while it is decoded"""
+    fitting_images: int = 10**9
+    """Images of the reply for which the backbone has positions: one more ends it, as too many tokens of text do"""
 
     def glyph_text(self) -> tuple[str, ...]:
         """Strings to be written in the next image: those quoted since the last one, else those of the request."""
@@ -141,7 +143,9 @@ class Decoder:
     def next_token(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Gives every row its next token: text, an end of turn, or the beginning of an image, for which the row waits."""
         for row, token in zip(rows, self.choose(rows, logits), strict=True):
-            if token in self.begin_image_ids:
+            if token in self.begin_image_ids and row.num_images >= row.fitting_images:
+                row.finish("length")
+            elif token in self.begin_image_ids:
                 row.end_text()
                 row.size, row.shape_id = self._size_of(row, token), token
             elif token in self.vocabulary.end_of_turn:

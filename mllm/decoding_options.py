@@ -46,6 +46,8 @@ class DecodingOptions:
             raise ValueError("an empty stop string would stop every reply at once")
         if (self.height is None) != (self.width is None):
             raise ValueError("give both height and width, or neither")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"cannot draw {self.height} x {self.width} pixels: height and width must be positive")
 
     @property
     def size(self) -> tuple[int, int] | None:

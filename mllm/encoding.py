@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import jinja2
@@ -22,6 +26,8 @@ from .vocabulary import Vocabulary
 
 IGNORE_INDEX = -100
 """The label that the loss ignores, as in transformers."""
+MAX_TEMPLATE_STEPS = 1_000_000
+"""Far more than any conversation that fits into a context needs"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,37 @@ def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) ->
     )
 
 
+def check_template(template: str) -> None:
+    """Raises ValueError for a chat template that computes powers: Jinja would do so, for ever, when it compiles it."""
+    try:
+        powers = any(kind == "operator" and sign == "**" for _, kind, sign in jinja2.Environment().lex(template))
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is broken: {' '.join(str(error).split()):.300}") from error
+    if powers:
+        raise ValueError("the chat template computes powers (**), which no template needs: remove that")
+
+
+@contextmanager
+def limited_template_steps() -> Iterator[None]:
+    """RuntimeError where a chat template, which may come from anybody, takes more than `MAX_TEMPLATE_STEPS` lines of the code
+    that Jinja makes of it: its sandbox has no limit for loops within loops."""
+    steps, before = itertools.count(1), sys.gettrace()
+
+    def in_template(frame: FrameType, event: str, argument: Any) -> Any:
+        if next(steps) > MAX_TEMPLATE_STEPS:
+            raise RuntimeError(f"it takes more than {MAX_TEMPLATE_STEPS:,} steps")
+        return in_template
+
+    def on_call(frame: FrameType, event: str, argument: Any) -> Any:
+        return in_template if frame.f_code.co_filename == "<template>" else None
+
+    sys.settrace(on_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 class StreamEncoder:
     """Renders messages with the chat template and tokenizes them.
 
@@ -83,34 +120,60 @@ class StreamEncoder:
             raise ValueError("Limner needs a fast tokenizer: only there can added tokens be switched off for contents")
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template")
+        check_template(str(tokenizer.chat_template))
         self.tokenizer, self.config, self.vocabulary = tokenizer, config, vocabulary
         plain_json = json.loads(tokenizer.backend_tokenizer.to_str())
         plain_json["added_tokens"], plain_json["post_processor"] = [], None
         plain_json["truncation"] = plain_json["padding"] = None
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain_json))
-        added = tokenizer.added_tokens_decoder
-        self._added_ids = frozenset(added)
-        self._control_ids = {token.content.strip(): number for number, token in added.items()}
-        longest_first = sorted(added.values(), key=lambda token: -len(token.content))
-        self._control_pattern = re.compile(
+        added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.content}
+        # other added tokens are words, which the base vocabulary may have too: Gemma's line breaks
+        markers = {
+            number
+            for number, token in added.items()
+            if token.special or (token.content.strip() and token.content in str(tokenizer.chat_template))
+        }
+        self._never_text = (markers - {tokenizer.unk_token_id}) | vocabulary.control | set(vocabulary.end_of_turn)
+        self._template_ids = sorted(added, key=lambda number: -len(added[number].content))
+        """The longest first; by the number of their group in the pattern"""
+        longest_first = [added[number] for number in self._template_ids]
+        self._template_pattern = re.compile(
             "|".join(
-                r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in longest_first
+                r"\s*" * token.lstrip + f"({re.escape(token.content)})" + r"\s*" * token.rstrip
+                for token in longest_first
             )
         )
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.
 
-        Raises ValueError where the vocabulary itself turns plain text into a control token.
+        Where the base vocabulary itself has a control token, as Unigram's has "<pad>", the text is cut inside it. Raises
+        ValueError where that does not help.
         """
         if isinstance(text, EmittedText):
             return list(text.ids)
         # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
-        ids = self._plain_tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
-        if added := sorted(self._added_ids.intersection(ids)):
-            names = ", ".join(self.tokenizer.convert_ids_to_tokens(added))
+        text = text.encode("utf-8", "replace").decode()
+        found = self._plain_tokenizer.encode(text, add_special_tokens=False)
+        if self._never_text.isdisjoint(found.ids):
+            return found.ids
+        cuts = [
+            begin + 1 for number, (begin, _) in zip(found.ids, found.offsets, strict=True) if number in self._never_text
+        ]
+        pieces = [text[begin:end] for begin, end in itertools.pairwise([0, *cuts, len(text)])]
+        ids = [
+            number for piece in pieces for number in self._plain_tokenizer.encode(piece, add_special_tokens=False).ids
+        ]
+        if left := sorted(self._never_text.intersection(ids)):
+            names = ", ".join(self.tokenizer.convert_ids_to_tokens(left))
             raise ValueError(f"the text holds {names}, which this tokenizer cannot keep as plain text")
         return ids
+
+    def spells(self, ids: Sequence[Any], text: str) -> bool:
+        """Whether ``ids`` are those of a reply's text (`EmittedText`): in the vocabulary, no control tokens, and its words."""
+        if not all(type(token) is int and 0 <= token < len(self.tokenizer) for token in ids):
+            return False
+        return self._never_text.isdisjoint(ids) and self.tokenizer.decode(ids).rstrip("\ufffd") == text
 
     def encode(
         self,
@@ -140,7 +203,7 @@ class StreamEncoder:
 
         for piece in self._render_template(normalize_messages(messages), add_generation_prompt, images, boxes):
             if isinstance(piece, str):
-                spans = self._split_control_tokens(piece)
+                spans = self._split_added_tokens(piece)
                 # the end of turn after a reply is labelled: the model decides it
                 ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
                 for text, token in spans:
@@ -172,11 +235,11 @@ class StreamEncoder:
         flush()
         return out
 
-    def _split_control_tokens(self, piece: str) -> list[tuple[str, int | None]]:
-        """A piece of the template as pairs of text and the control token after it (None at the end)."""
+    def _split_added_tokens(self, piece: str) -> list[tuple[str, int | None]]:
+        """A piece of the template as pairs of text and the added token after it (None at the end)."""
         spans, begin = [], 0
-        for found in self._control_pattern.finditer(piece):
-            spans.append((piece[begin : found.start()], self._control_ids[found.group().strip()]))
+        for found in self._template_pattern.finditer(piece):
+            spans.append((piece[begin : found.start()], self._template_ids[(found.lastindex or 0) - 1]))
             begin = found.end()
         return [*spans, (piece[begin:], None)]
 
@@ -215,11 +278,13 @@ class StreamEncoder:
             marks |= {name: (message["role"], part) for name, part in zip(names, message["content"], strict=True)}
             masked.append({"role": message["role"], "content": "".join(names)})
         try:
-            text = self.tokenizer.apply_chat_template(
-                masked, tokenize=False, add_generation_prompt=add_generation_prompt, images=images, boxes=boxes
-            )
-        except jinja2.TemplateError as error:
-            raise ValueError(f"the chat template refuses these messages: {error}") from error
+            with limited_template_steps():
+                text = self.tokenizer.apply_chat_template(
+                    masked, tokenize=False, add_generation_prompt=add_generation_prompt, images=images, boxes=boxes
+                )
+        except Exception as error:  # a template is a program of somebody else's, and fails as one
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"the chat template refuses these messages: {said:.300}") from error
         pieces: list[str | tuple[str, dict[str, Any]]] = []
         for name, content in marks.items():
             before, found, text = text.partition(name)

@@ -64,7 +64,10 @@ Result = TypeVar("Result")
 
 
 def consume(events: Generator[Event, None, Result], callback: Callable[[Event], None] | None = None) -> Result:
-    """What the generator returns in the end; ``callback`` gets its events, and ends it by raising."""
+    """What the generator returns in the end; ``callback`` gets its events, and ends it by raising. Raises ValueError for one
+    that cannot be called."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r:.60}; it must be a function of an event")
     with contextlib.closing(events):  # at once: a traceback that somebody keeps would hold it open
         while True:
             try:

@@ -94,15 +94,14 @@ def branch_mask(lengths: Tensor, main: int, branch_boi: Tensor, queries: int) ->
     positions = torch.where(is_main, column, begin + 1 + (column - main) % queries).clamp(min=0)
     present = torch.where(is_main, column < lengths[:, None], begin >= 0)
     branch = torch.where(present, torch.where(is_main, -1, (column - main) // queries), -2)
-    layout = torch.stack([begin, branch, positions])
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own, other = layout[1, batch, query], layout[1, batch, key]
-        sees_main = (other == -1) & (key <= layout[0, batch, query])
+        own, other = branch[batch, query], branch[batch, key]
+        sees_main = (other == -1) & (key <= begin[batch, query])
         return sees_main | ((other >= 0) & (own == other) & (key <= query))
 
     def distance(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return layout[2, batch, query] - layout[2, batch, key]
+        return positions[batch, query] - positions[batch, key]
 
     return allowed, distance, positions
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 Message = dict[str, Any]
 ROLES = ("system", "user", "assistant")
+MEANT = {
+    **dict.fromkeys(("human", "User", "USER"), "user"),
+    **dict.fromkeys(("gpt", "bot", "model", "ai", "chatbot", "Assistant", "ASSISTANT"), "assistant"),
+    **dict.fromkeys(("developer", "System", "SYSTEM"), "system"),
+}
+"""What the roles of other formats are called here"""
 
 
 class EmittedText(str):
@@ -20,6 +26,9 @@ class EmittedText(str):
         self = super().__new__(cls, text)
         self.ids = tuple(ids)
         return self
+
+    def __getnewargs__(self) -> tuple[str, tuple[int, ...]]:  # type: ignore[override]  # so that it can be copied and pickled
+        return str(self), self.ids
 
 
 def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
@@ -36,19 +45,28 @@ def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
 
 
 def _message(message: Message, where: str) -> Message:
-    if not isinstance(message, dict) or set(message) != {"role", "content"}:
-        raise ValueError(f"{where} must be a dict with exactly the keys role and content, not {message!r:.80}")
-    if message["role"] not in ROLES:
-        raise ValueError(f"{where} has role {message['role']!r}; roles are {', '.join(ROLES)}")
-    content = message["content"]
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise ValueError(f"{where} must be a dict with the keys role and content, not {message!r:.80}")
+    role, content = message["role"], message["content"]
+    # other libraries' messages have more fields, mostly empty ones
+    more = [key for key, value in message.items() if key not in ("role", "content") and not _is_empty(value)]
+    if more:
+        raise ValueError(f"{where} has {more[0]!r} beside role and content, which is not read: leave it out")
+    if not isinstance(role, str) or role not in ROLES:
+        hint = f" ({role} is {MEANT[role]} here)" if isinstance(role, str) and role in MEANT else ""
+        raise ValueError(f"{where} has role {role!r:.40}; roles are {', '.join(ROLES)}{hint}")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of parts, not {type(content).__name__}")
     parts = [_part(p, where) for p in content]
-    if message["role"] == "user" and not any(p["type"] == "image" or p["text"].strip() for p in parts):
+    if role == "user" and not any(p["type"] == "image" or p["text"].strip() for p in parts):
         raise ValueError(f"{where} is empty: say something or show a picture")
-    return {"role": message["role"], "content": parts}
+    return {"role": role, "content": parts}
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, Sequence, Mapping)) and not len(value))
 
 
 def _part(part: Any, where: str) -> dict[str, Any]:

@@ -40,10 +40,12 @@ class TextStream:
         return self._give(len(self.text) - (0 if self.stopped else self.longest_stop - 1))
 
     def end(self) -> tuple[str, EmittedText | str]:
-        """What was still withheld, and all the text, with its ids unless a stop string cut it; begins anew."""
+        """What was still withheld, and all the text, with its ids unless a stop string cut it; begins anew.
+
+        Bytes at the end that make no whole character, as where a limit on tokens falls inside one, are not text.
+        """
         if not self.stopped:
-            # with the bytes of a character that was not finished
-            self.text = self.tokenizer.decode(self.ids)
+            self.text = self.tokenizer.decode(self.ids).rstrip("\ufffd")
         rest, text = self._give(len(self.text)), self.text if self.stopped else EmittedText(self.text, self.ids)
         self.begin()
         return rest, text

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import json
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -302,7 +306,7 @@ def play(
 
     given = GivenPictures(drawn)
     adapters = SimpleNamespace(view_with=lambda half, active: model if half == "mllm" else given)
-    engine = Engine(SimpleNamespace(encoder=encoder, adapters=adapters, offload=None))
+    engine = Engine(SimpleNamespace(encoder=encoder, mllm=model, adapters=adapters, offload=None))
     encoded = [c if isinstance(c, Encoded) else encoder.encode(c, add_generation_prompt=True) for c in conversations]
     config = GenerationConfig(**asdict(options or DecodingOptions()))
     request = Request(encoded, seeds or [0] * len(encoded), config)
@@ -356,3 +360,16 @@ def adapted_outputs(model):
 
 def gap(a, b):
     return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
+
+
+def png_bytes(seed: int = 0, size: tuple[int, int] = (32, 32)) -> bytes:
+    """The file of `picture`."""
+    out = io.BytesIO()
+    picture(seed, size).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> Path:
+    """A file of JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -21,7 +21,7 @@ from ..inference.progress import ProgressBar
 from . import parallel
 from .datasets.mixture import Mixture
 from .loop import LoopConfig
-from .resume import SETTINGS_FILE, check_same_run, run_settings
+from .resume import LOCK_FILE, SETTINGS_FILE, check_outside, check_same_run, run_settings
 from .trainable import has_prefix
 
 RUN_FOLDER = "run"
@@ -99,11 +99,14 @@ class AdapterTraining:
         self.remove()
 
 
-def check_output(model: Limner, output: Path) -> None:
-    """Raises ValueError for a folder with other things than a run to go on with, and for a model with adapters."""
+def check_output(model: Limner, output: Path, data: str | Path | None = None) -> None:
+    """Raises ValueError for a folder with other things than a run to go on with, or inside the ``data``; and for a model with
+    adapters."""
+    if data is not None:
+        check_outside(output, data)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, f"{RUN_FOLDER}/{SETTINGS_FILE}")
+    check_folder(output, LOCK_FILE if (output / LOCK_FILE).exists() else f"{RUN_FOLDER}/{SETTINGS_FILE}")
     if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
 
@@ -116,18 +119,42 @@ def check_run(output: Path, model: Limner, make_batch: Mixture, config: Any) -> 
 
 @contextmanager
 def prepared(model: Limner, dtype: str, seed: int) -> Iterator[None]:
-    """Within it the model is on its device in the precision of training, and torch is seeded; afterwards the model has its
-    former precision."""
-    before = {name: p.dtype for name, p in model.named_parameters()}  # by name: sharding makes other parameters
+    """Within it the model is on its device in the precision of training, and torch is seeded; afterwards weights, buffers and
+    modes of the model and torch's random numbers are what they were before, bit for bit."""
+    device = parallel.init_process_group()
+    where = device or model.mllm.device
+    chosen = training_precision(model, where, dtype)
+    # by name: sharding makes other parameters
+    before = {name: (t.dtype, t.requires_grad) for name, t in named_tensors(model)}
+    rounded = {name: t.detach().to("cpu", copy=True) for name, t in named_tensors(model) if is_rounded(t, chosen)}
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        device = parallel.init_process_group()
-        model.to(device, training_precision(model, device or model.mllm.device, dtype)).eval()
-        torch.manual_seed(seed)
-        yield
+        with torch.random.fork_rng([where] if where.type == "cuda" else []):
+            model.to(device, chosen).eval()
+            torch.manual_seed(seed)
+            yield
     finally:
-        for name, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(before[name])
-        model.requires_grad_(True).eval()
+        for name, tensor in named_tensors(model):
+            former, learns = before[name]
+            tensor.data = (
+                rounded[name].to(tensor.device)
+                if name in rounded and not parallel.is_sharded(tensor)
+                else tensor.data.to(former)
+            )
+            tensor.requires_grad_(learns)
+        for module, training in modes:
+            module.training = training
+
+
+def named_tensors(model: Limner) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def is_rounded(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is another one after it was in precision ``dtype``."""
+    return tensor.is_floating_point() and not torch.equal(tensor, tensor.to(dtype).to(tensor.dtype))
 
 
 def training_precision(model: Limner, device: torch.device, wanted: str = "auto") -> torch.dtype:
@@ -136,7 +163,7 @@ def training_precision(model: Limner, device: torch.device, wanted: str = "auto"
     Raises ValueError for a name that is no precision.
     """
     dtype = precision.choose_dtype(device, wanted)
-    if wanted == "auto" and not all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.parameters()):
+    if wanted == "auto" and any(is_rounded(p, dtype) for p in model.parameters()):
         dtype = torch.float32
     return parallel.common_dtype(dtype)
 

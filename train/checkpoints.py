@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..inference import output
 from . import parallel
 from .optimizer import MasterOptimizer
 
@@ -25,6 +26,8 @@ class RunState:
     step: int = 0
     """Steps done"""
     bad_batches: int = 0
+    """Steps whose gradient was not finite, all and those since the last that was"""
+    bad_in_a_row: int = 0
     left_out: int = 0
     """Broken examples met so far"""
     best: float | None = None
@@ -35,6 +38,13 @@ class RunState:
 def saved_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first. A folder still being written has a name of another form."""
     return sorted(p for p in folder.glob("[0-9]" * 8) if p.is_dir())
+
+
+def check_space(folder: Path, size: int, kept: int) -> None:
+    """Raises OSError where the disk of ``folder`` has no room for ``kept`` checkpoints of ``size`` bytes and one being written,
+    beside those that are there already."""
+    there = sum(file.stat().st_size for path in saved_checkpoints(folder) for file in path.iterdir())
+    output.check_space(folder, (kept + 1) * size - there, f"{kept + 1} checkpoints of {size / 2**30:.2f} GiB")
 
 
 def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int = 1) -> None:
@@ -59,7 +69,10 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
                 no_dist=parallel.world_size() == 1,
             )
         if parallel.rank() == 0:
-            (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+            sizes = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
+            (fresh / "progress.json").write_text(
+                json.dumps(asdict(progress) | {"files": sizes}) + "\n", encoding="utf-8"
+            )
             _fsync(fresh.iterdir())
     except Exception as error:  # the writer wraps what the disk says in errors of its own
         shutil.rmtree(fresh, ignore_errors=True)
@@ -88,7 +101,11 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
         return RunState()
     path = there[-1]
     try:
-        progress = RunState(**json.loads((path / "progress.json").read_text()))
+        saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+        for name, size in saved.pop("files", {}).items():  # earlier versions did not name them
+            if (held := (path / name).stat().st_size) != size:
+                raise ValueError(f"{name} holds {held:,} bytes of {size:,}")
+        progress = RunState(**saved)
         reader = dcp.HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata
     except (OSError, ValueError, TypeError, KeyError, struct.error, SafetensorError) as error:

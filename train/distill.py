@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -45,8 +46,9 @@ from .flow_loss import encode_pictures, group_by_shape
 from .loop import LoopConfig, fit
 from .losses import squared_error
 from .objective import count_over_processes, run_stream
-from .option_checks import check_numbers
+from .option_checks import check_numbers, check_seed
 from .random_choices import random_choices
+from .resume import only_run
 from .stages.joint_options import JointStage, check_data
 from .trainable import TrainableModel
 
@@ -88,6 +90,7 @@ class DistillConfig:
         if self.steps < 1 or self.teacher_steps < 1 or self.teacher_steps % self.steps:
             raise ValueError(f"teacher_steps is {self.teacher_steps}; it must be a multiple of steps, {self.steps}")
         check_numbers(self, "rank", least=1)
+        check_seed(self)
         check_numbers(self, "alpha", above=0)
         check_numbers(self, "guidance_scale", least=0)
         check_data(self.data)
@@ -137,7 +140,8 @@ def switch_student(mmdit: MMDiT, on: bool) -> None:
 def student_losses(
     trainable: TrainableModel, config: DistillConfig, scale: float, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
-    """The loss of all drawings of a batch, averaged over the segments of their paths."""
+    """The loss of a batch: the mean over its drawings (over those of all accumulated batches and processes), each the mean over
+    its pixels and the segments of its path."""
     batch = batch.to(trainable.stream.device)
     detokenizer = trainable.mmdit_detokenizer
     choices = random_choices(JointStage(), batch, config.seed, step)
@@ -196,11 +200,11 @@ def distill(
     check_output(model, output)
     if not isinstance(model.detokenizer.transformer, MMDiT):
         raise ValueError("only an MM-DiT can be distilled; this model paints with another network")
-    with prepared(model, config.dtype, config.seed):
-        return _train(model, output, config, prompts)
+    with prepared(model, config.dtype, config.seed), ExitStack() as held:
+        return _train(model, output, config, prompts, held)
 
 
-def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str]) -> Path:
+def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence[str], held: ExitStack) -> Path:
     scale = model.defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     samples, first = output / "samples", parallel.rank() == 0
     if not config.loop.learning_rate:
@@ -213,6 +217,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
     drawings = [(DrawingSource(source), weight) for source, weight in sources]
     make_batch = Mixture(drawings, model.encoder, loop.batch_size, config.seed, pool=16)
     if first:
+        held.enter_context(only_run(output))
         check_run(output, model, make_batch, config)
         if not (samples / "teacher.png").exists():
             teacher = {"num_inference_steps": config.teacher_steps, "guidance_scale": scale}

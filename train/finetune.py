@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from .datasets.mixture import ConversationSource, ExampleSource, Mixture, WorldS
 from .frozen_encoders import EncoderCache, encoders_fingerprint
 from .loop import LoopConfig, fit
 from .objective import JointObjective
-from .option_checks import check_choice, check_numbers, check_shares
+from .option_checks import check_choice, check_numbers, check_seed, check_shares
+from .resume import only_run
 from .self_distillation import ReplayObjective
 from .stages.joint_options import JointStage
 from .step_cost import estimate_cost
@@ -117,6 +119,7 @@ class FinetuneConfig:
         check_shares(self, "replay_share", most=0.95)
         check_numbers(self, "replay_weight", "samples", least=0)
         check_numbers(self, "rank", least=1)
+        check_seed(self)
         check_numbers(self, "alpha", above=0)
         precision.check_dtype(self.dtype)
         plain = JointStage()
@@ -175,13 +178,13 @@ def finetune(
     if config is not None and options:
         raise ValueError(f"config and {', '.join(options)}: give one or the other")
     config, output = config or config_from_options(options), Path(output)
-    check_output(model, output)
+    check_output(model, output, data)
     report = check_dataset(data, model.encoder, model.mllm.max_position_embeddings)
     with prepared(model, config.dtype, config.seed):
         config = fill_defaults(config, model)
         trainable, adapter = prepare_adapter(model, config)
-        with adapter:
-            return _train(adapter, trainable, report, str(data), output, config, dry_run)
+        with adapter, ExitStack() as held:
+            return _train(adapter, trainable, report, str(data), output, config, dry_run, held)
 
 
 def _train(
@@ -192,6 +195,7 @@ def _train(
     output: Path,
     config: FinetuneConfig,
     dry_run: bool,
+    held: ExitStack,
 ) -> Path:
     model, stage, examples = adapter.model, config.joint, report.examples
     loop = stage.loop
@@ -216,6 +220,7 @@ def _train(
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     samples, first = output / "samples", parallel.rank() == 0
     if first and not dry_run:
+        held.enter_context(only_run(output))
         check_run(output, model, make_batch, config)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         seconds, peak = estimate_cost(make_batch, objective)
@@ -226,6 +231,8 @@ def _train(
         flush=True,
     )
     if dry_run:
+        if note := loop.warmup_note():  # `fit` says it otherwise
+            print(note, flush=True)
         return output
     if first and not (samples / "before.png").exists():
         draw_samples(model, prompts, config.seed, samples / "before.png")
@@ -233,6 +240,7 @@ def _train(
     device = model.mllm.device
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         optimizer = fit("finetune", trainable, make_batch, objective, loop, output / RUN_FOLDER)
+    trainable.frozen_encoders.report_misses()
     model.to(device)  # what was sharded is gathered on the CPU
     averaged = {
         limner_parameter_name(name): parallel.full_tensor(value) for name, value in optimizer.averaged().items()

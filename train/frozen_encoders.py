@@ -13,20 +13,25 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ..detokenizer.autoencoder import Autoencoder, to_pixels
+from ..detokenizer.files import read_json
 from ..inference.adapters import digest
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
+from ..inference.output import atomic_file, check_folder, write_text
 from ..inference.resizing import resize_to_shape
 from ..mllm.vision_tower import VisionTower
 from .data import JointBatch, joint_batch
 from .datasets.example import Example, open_pictures
+from .resume import only_run
 
+INDEX = "index.json"
+UNFINISHED = "unfinished.json"
+"""What a folder holds instead of the index as long as it is not whole: the encoders that are run"""
 TENSORS_PER_FILE = 512
 """How many tensors one file of a cache holds."""
 MEMORY_BYTES = 2**28
@@ -36,28 +41,36 @@ MEMORY_BYTES = 2**28
 class EncoderCache:
     """A folder of precomputed encoder outputs, found by the `data.tensor_key` of their inputs.
 
-    Raises ValueError for a folder without an index, or one that other encoders wrote.
+    Raises ValueError for a folder without an index, one that other encoders wrote, and a file that is not whole.
     """
 
     def __init__(self, folder: str | Path, encoders: str) -> None:
         self.folder = Path(folder)
-        index = self.folder / "index.json"
+        index = self.folder / INDEX
+        if (self.folder / UNFINISHED).exists():
+            raise ValueError(f"{folder} is not whole: limner precompute was stopped; the same command goes on with it")
         if not index.exists():
-            raise ValueError(f"{folder} holds nothing precomputed (no index.json)")
-        saved = json.loads(index.read_text())
-        if saved["encoders"] != encoders:
+            raise ValueError(f"{folder} holds nothing precomputed (no {INDEX})")
+        saved = read_json(index)
+        self.places: dict[str, str] = saved.get("places", {})
+        if saved.get("encoders") != encoders:
             raise ValueError(f"{folder} was precomputed by another vision tower or autoencoder than this model's")
-        self.places: dict[str, str] = saved["places"]
-        self.open: dict[str, safe_open] = {}
+        # memory-mapped: only the tensors that are used are read
+        self.open = {file: open_tensors(self.folder / file) for file in sorted(set(self.places.values()))}
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
 
     def __getitem__(self, name: str) -> Tensor:
-        file = self.places[name]
-        if file not in self.open:  # memory-mapped: only the tensors that are used are read
-            self.open[file] = safe_open(self.folder / file, "pt")
-        return self.open[file].get_tensor(name)
+        return self.open[self.places[name]].get_tensor(name)
+
+
+def open_tensors(path: Path) -> safe_open:
+    """Raises ValueError for a file that is missing or was cut short."""
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; precompute into a new folder") from error
 
 
 @dataclass
@@ -84,6 +97,14 @@ class FrozenEncoders:
         assert self.autoencoder is not None
         dtype = next(self.autoencoder.parameters()).dtype
         return self.autoencoder.encode(to_pixels(pictures).to(dtype).contiguous(memory_format=torch.channels_last))
+
+    def report_misses(self) -> None:
+        """Say how many inputs were computed because the folder of precomputed outputs did not have them."""
+        if self.cache is not None and self.misses:
+            print(
+                f"{self.misses} pictures or views were not in {self.cache.folder}, and were encoded as they came",
+                flush=True,
+            )
 
     def _cached(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, names: Sequence[str]) -> Tensor:
         """``encode(inputs)``; inputs that have ``names`` are encoded only when they are in neither cache."""
@@ -113,29 +134,47 @@ def encoders_fingerprint(model: Limner) -> str:
     return digest(model.mllm.vision_tower, model.detokenizer.autoencoder)
 
 
+def check_precomputed(folder: Path) -> None:
+    """Raises ValueError, before long work, for a folder that can be neither begun nor gone on with."""
+    check_folder(folder, UNFINISHED)
+
+
 @torch.no_grad()
 def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_size: int = 16) -> int:
     """Run the encoders over every picture of ``examples``, as training will see it, and write the outputs to ``folder``.
 
-    Returns the number of tensors. Raises ValueError for a folder that is not empty.
+    One that was stopped goes on with what it had not written. Returns the number of tensors. Raises ValueError for a folder that
+    holds anything else, or what other encoders wrote.
     """
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    places: dict[str, str] = {}
-    outputs = encoder_outputs(model, examples, batch_size)
-    files = map("{:05d}.safetensors".format, count())
-    while tensors := dict(islice(outputs, TENSORS_PER_FILE)):
-        file = next(files)
-        save_file(tensors, folder / file)
-        places |= dict.fromkeys(tensors, file)
-    write_text(folder / "index.json", json.dumps({"encoders": encoders_fingerprint(model), "places": places}) + "\n")
+    check_precomputed(folder)
+    with only_run(folder):
+        encoders = encoders_fingerprint(model)
+        places: dict[str, str] = {}
+        if (folder / UNFINISHED).exists() and read_json(folder / UNFINISHED).get("encoders") != encoders:
+            raise ValueError(f"{folder} was begun with another vision tower or autoencoder; choose a new folder")
+        write_text(folder / UNFINISHED, json.dumps({"encoders": encoders}) + "\n")
+        for path in folder.glob(".*.new.safetensors"):  # what a kill left
+            path.unlink()
+        for path in sorted(folder.glob("*.safetensors")):
+            places |= dict.fromkeys(open_tensors(path).keys(), path.name)
+        outputs = encoder_outputs(model, examples, batch_size, set(places))
+        files = map("{:05d}.safetensors".format, count(len(set(places.values()))))
+        while tensors := dict(islice(outputs, TENSORS_PER_FILE)):
+            file = next(files)
+            with atomic_file(folder / file) as fresh:
+                save_file(tensors, fresh)
+            places |= dict.fromkeys(tensors, file)
+        write_text(folder / INDEX, json.dumps({"encoders": encoders, "places": places}) + "\n")
+        (folder / UNFINISHED).unlink()
     return len(places)
 
 
-def encoder_outputs(model: Limner, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[str, Tensor]]:
-    """The encoders' output for every picture of ``examples``, once, by the `data.tensor_key` of its input."""
+def encoder_outputs(
+    model: Limner, examples: Sequence[Example], batch_size: int, done: set[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The encoders' output for every picture of ``examples``, once, by the `data.tensor_key` of its input; none for what is
+    ``done``."""
     frozen = FrozenEncoders(model.mllm.vision_tower, model.detokenizer.autoencoder)
-    done: set[str] = set()
     for start in tqdm(range(0, len(examples), batch_size), desc="precompute", disable=None):
         for batch in encoder_batches(model, examples[start : start + batch_size]):
             inputs = batch.to(model.mllm.device)

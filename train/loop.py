@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
+from .interrupts import Interrupted, leave_interrupts, stop_signals
 from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor
 from .option_checks import check_choice, check_numbers, check_shares
+
+MIN_RATE = 1e-10
+"""Of weights of 0.001 and more, fp32 keeps no smaller differences."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class LoopConfig:
     """"adamw" or "muon" """
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    """Steps over which the learning rate rises: at most half of all, so that a short run reaches it too (`warmup`)"""
     schedule: str = "linear"
     """How the rate falls at the end: "linear", "cosine", or "constant" for not at all"""
     decay_ratio: float = 0.2
@@ -38,12 +42,15 @@ class LoopConfig:
     gradient_accumulation_steps: int = 1
     """Batches whose gradients make one step"""
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it; 0 and None leave all as they are"""
     ema_decay: float = 0.0
     save_every: int = 200
+    """Steps between checkpoints; one is also written after the last step and where a run is stopped. 0: only these"""
     sample_every: int = 500
     """Steps between validation losses and sheets of samples: 0 for never, else also after the last step"""
     log_every: int = 10
+    """Steps between figures of the losses; 0 for none"""
     tracker: str = "tensorboard"
     """Where metrics are logged: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
     num_workers: int | None = 1
@@ -54,7 +61,7 @@ class LoopConfig:
     parallel: str = "ddp"
     """Data parallelism over several processes: "ddp", "fsdp" or "hsdp"; one process alone ignores it."""
     max_bad_batches: int = 20
-    """Batches whose gradient is not finite are skipped and counted; more than these stop the run."""
+    """Steps whose gradient or loss is not finite are skipped and counted; more than these in a row stop the run."""
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -62,22 +69,28 @@ class LoopConfig:
             "steps",
             "batch_size",
             "gradient_accumulation_steps",
-            "save_every",
-            "log_every",
             "save_total_limit",
             least=1,
         )
         check_numbers(
             self,
-            "learning_rate",
             "warmup_steps",
             "weight_decay",
+            "max_grad_norm",
+            "save_every",
             "sample_every",
+            "log_every",
             "num_workers",
             "max_bad_batches",
             least=0,
         )
-        check_numbers(self, "max_grad_norm", above=0)
+        check_numbers(self, "learning_rate", least=0, most=1)  # a step of AdamW or Muon is about as large as the rate
+        if 0 < self.learning_rate < MIN_RATE:
+            raise ValueError(f"learning_rate is {self.learning_rate}; below {MIN_RATE} no weight changes")
+        if self.learning_rate * self.weight_decay > 1:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}; times the learning rate, {self.learning_rate}, it must be at most 1"
+            )
         check_numbers(self, "ema_decay", least=0, below=1)
         check_shares(self, "decay_ratio")
         check_choice(self, "optimizer", OPTIMIZERS)
@@ -85,13 +98,22 @@ class LoopConfig:
         check_choice(self, "parallel", parallel.STRATEGIES)
         tracking.check_tracker(self.tracker)
 
+    @property
+    def warmup(self) -> int:
+        """`warmup_steps`, at most half of the steps."""
+        return min(self.warmup_steps, max(1, self.steps // 2))
+
+    def warmup_note(self) -> str:
+        """What to say of a warm-up that is cut to half of the run; empty for one that fits."""
+        if self.warmup == self.warmup_steps:
+            return ""
+        return f"warm-up   {self.warmup} steps in place of {self.warmup_steps}: half of the run's {self.steps}"
+
 
 MAX_SKIPPED_SHARE = 0.01
 """Share of the examples that may be broken before training stops."""
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C stopped the run, after a checkpoint was written."""
+SURE_STEPS = 1000
+"""After so many steps without any gradient a run has nothing to learn from."""
 
 
 def fit(
@@ -111,11 +133,17 @@ def fit(
     processes each is this one's share of a sum. Every ``sample_every`` steps, with averaged weights in place, ``validation()``
     gives such losses of a fixed batch, by which the best checkpoint is kept, and ``sample(step)`` draws: on the first process
     alone, and not while weights are sharded. Raises `Interrupted` on SIGTERM and Ctrl-C after writing a checkpoint,
-    `FloatingPointError` after too many bad batches, OSError when a checkpoint cannot be written.
+    `FloatingPointError` after too many bad batches, OSError when a checkpoint cannot be written or the disk has no room for it,
+    ValueError where nothing can be or was learned.
     """
+    if not config.learning_rate:
+        raise ValueError(f"{name}: learning_rate is 0, by which nothing is learned")
     trainer = Trainer(name, module, losses, config, folder, validation, sample)
     if trainer.progress.step < config.steps:
         trainer.train(make_batch)
+    trainer.check_learned()
+    if trainer.first and (bad := trainer.progress.bad_batches):
+        print(f"{name}: {bad} of {config.steps} steps were skipped: their gradient was not finite", flush=True)
     load_parameters(module, trainer.optimizer.averaged())
     parallel.unshard(trainer.forward)
     return trainer.optimizer
@@ -148,12 +176,17 @@ class Trainer:
         )
         self.progress = checkpoints.load(folder / "checkpoints", self.optimizer)
         self.first = parallel.rank() == 0
+        if self.first and self.progress.step < config.steps:
+            kept = config.save_total_limit + (validation is not None)
+            checkpoints.check_space(folder / "checkpoints", self.optimizer.state_bytes, kept)
         self.smooth: dict[str, float] = {}
         self.begun = time.monotonic()
 
     def train(self, make_batch: Callable[[int], Any]) -> None:
         """The steps that are left."""
         config, begin, accumulate = self.config, self.progress.step, self.config.gradient_accumulation_steps
+        if self.first and (note := config.warmup_note()):
+            print(note, flush=True)
         if begin:
             print(f"{self.name}: going on from step {begin} of {config.steps}", flush=True)
         tracker = tracking.start_tracker(config.tracker, self.folder) if self.first else None
@@ -173,15 +206,19 @@ class Trainer:
                     values, norm = self.step(step, [next(batches) for _ in range(accumulate)])
                     if not math.isfinite(norm):
                         self.count_bad_batch(step, batch_names(make_batch, step, accumulate))
-                    elif step % config.log_every == 0:
-                        self.log(step, values, norm, tracker)
-                        bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+                    else:
+                        self.progress.bad_in_a_row = 0
+                        if config.log_every and step % config.log_every == 0:
+                            self.log(step, values, norm, tracker)
+                            bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
                     done, last = step + 1, step + 1 == config.steps
                     stopping = bool(parallel.max_over_processes(len(stop)))
                     due = bool(config.sample_every) and (done % config.sample_every == 0 or last)
                     best = due and not stopping and self.evaluate()
-                    if best or stopping or last or done % config.save_every == 0:
+                    if best or stopping or last or (config.save_every and done % config.save_every == 0):
                         self.save()
+                    if done == SURE_STEPS:
+                        self.check_learned()
                     if stopping and not last:
                         raise Interrupted(
                             f"{self.name}: stopped at step {done} of {config.steps}; run the same command to go on"
@@ -202,12 +239,12 @@ class Trainer:
             collate_fn=make_batch,  # type: ignore[arg-type]  # of one item, without a batch size
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=leave_interrupts,
         )
 
     def step(self, step: int, batches: Sequence[tuple[int, Any]]) -> tuple[dict[str, Tensor], float]:
-        """One update from numbered batches. Returns this process's share of the losses, and the gradient's norm; where that is
-        not finite the weights stay as they are."""
+        """One update from numbered batches. Returns this process's share of the losses, and the gradient's norm: not finite where
+        the gradient or the loss is not, and the weights stay as they are."""
         config = self.config
         values: dict[str, Tensor] = {}
         for number, batch, share in with_shared_totals(batches):
@@ -215,22 +252,40 @@ class Trainer:
             parts = {key: value * share for key, value in self.forward(self.losses, batch, number).items()}
             backward(parts["loss"])
             values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
-        rate = learning_rate_factor(step, config.steps, config.warmup_steps, config.decay_ratio, config.schedule)
-        norm = self.optimizer.step(rate, config.max_grad_norm)
         self.progress.step = step + 1
-        return values, norm
+        # an infinite loss may have a finite gradient: a target token of probability zero
+        if parallel.max_over_processes(not math.isfinite(values["loss"])):
+            self.optimizer.skip()
+            return values, math.nan
+        rate = learning_rate_factor(step, config.steps, config.warmup, config.decay_ratio, config.schedule)
+        return values, self.optimizer.step(rate, config.max_grad_norm or 0.0)
 
     def count_bad_batch(self, step: int, names: str) -> None:
-        """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many."""
+        """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many in a row."""
         self.progress.bad_batches += 1
-        bad = self.progress.bad_batches
-        tqdm.write(f"{self.name}: step {step}: gradient not finite, batch skipped ({bad} so far){names}")
-        if bad > self.config.max_bad_batches:
-            raise FloatingPointError(f"{self.name}: {bad} batches without a finite gradient, stopping")
+        self.progress.bad_in_a_row += 1
+        row, so_far = self.progress.bad_in_a_row, self.progress.bad_batches
+        if self.first:
+            tqdm.write(f"{self.name}: step {step}: gradient not finite, batch skipped ({so_far} so far){names}")
+        if row > self.config.max_bad_batches:
+            raise FloatingPointError(
+                f"{self.name}: {row} batches in a row without a finite gradient, stopping; a lower learning_rate or "
+                "dtype=float32 may help"
+            )
+
+    def check_learned(self) -> None:
+        """Raises ValueError where nothing was learned in any of the steps so far."""
+        steps, bad = self.progress.step, self.progress.bad_batches
+        if not self.optimizer.updates:
+            dtype = str(self.optimizer.named[0][1].dtype).removeprefix("torch.")
+            why = f"zero in {steps} of {steps} steps: the data has nothing to learn for what is trained, or losses of weight 0"
+            if bad:
+                why = f"not finite in {bad} of {steps} steps: nor are the weights, or what they give is too large for {dtype}"
+            raise ValueError(f"{self.name}: nothing was learned: the gradient was {why}")
 
     def log(self, step: int, values: dict[str, Tensor], norm: float, tracker: GeneralTracker | None) -> None:
-        """Smooth the losses for the bar and `save`, and hand them to the tracker."""
-        totals = parallel.total_losses(values)
+        """Smooth the losses for the bar and `save`, and hand them to the tracker; those that are finite (a PSNR may not be)."""
+        totals = {key: value for key, value in parallel.total_losses(values).items() if math.isfinite(value)}
         for key, value in totals.items():
             self.smooth[key] = value if key not in self.smooth else 0.9 * self.smooth[key] + 0.1 * value
         if tracker:
@@ -248,13 +303,12 @@ class Trainer:
                 values = parallel.total_losses(self.forward(self.validation))
                 loss = validation_loss(values)
                 if self.first:
-                    append_line(
-                        self.folder / "validation.jsonl", {"step": step} | {k: round(v, 5) for k, v in values.items()}
-                    )
+                    shown = {k: round(v, 5) if math.isfinite(v) else None for k, v in values.items()}  # as JSON has it
+                    append_line(self.folder / "validation.jsonl", {"step": step} | shown)
             if self.sample is not None and self.first and not self.sharded:
                 with parallel.single_process():
                     self.sample(step)
-        if loss is None or (self.progress.best is not None and loss >= self.progress.best):
+        if loss is None or not math.isfinite(loss) or (self.progress.best is not None and loss >= self.progress.best):
             return False
         self.progress.best, self.progress.best_step = loss, step
         return True
@@ -283,30 +337,17 @@ class Trainer:
             append_line(self.folder / "log.jsonl", {"step": self.progress.step, "seconds": seconds, **self.smooth})
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Within it SIGTERM and Ctrl-C end nothing: their numbers go to the list."""
-    stop: list[int] = []
-    handlers = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C belongs to the main process, which asks the workers to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def with_shared_totals(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any, float]]:
     """The numbered batches of one step (gradient accumulation), and the weight of each loss.
 
     Their gradients make the step that one large batch would: batches that count what their losses are averaged over
-    (`JointBatch.counts`) get the totals of all of them; those of other stages are equally large.
+    (`JointBatch.counts`, a dict's "counts") get the totals of all of them; those of other stages are equally large.
     """
-    if len(batches) == 1 or not hasattr(batches[0][1], "counts"):
+    first = batches[0][1]
+    if isinstance(first, dict) and "counts" in first:
+        sums = sum(batch["counts"] for _, batch in batches)
+        return [(number, batch | {"counts": sums}, 1.0) for number, batch in batches]
+    if len(batches) == 1 or not hasattr(first, "counts"):
         return [(number, batch, 1 / len(batches)) for number, batch in batches]
     totals = tuple(map(sum, zip(*(batch.counts() for _, batch in batches), strict=True)))
     return [(number, replace(batch, totals=totals), 1.0) for number, batch in batches]
@@ -349,7 +390,7 @@ def validation_loss(values: dict[str, float]) -> float:
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Add a line of JSON to a file."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 

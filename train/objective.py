@@ -6,8 +6,10 @@
                                                                                          +.... align: cosine (REPA)
 
 An objective is called with a batch and the number of its step, and returns the weighted sum of its losses as ``"loss"``, and
-each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes, so the sum
-over the processes is what one process would get. All processes have the same losses, zero where one has no picture.
+each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes and in all
+batches whose gradients are accumulated, so the sum over them is what one process would get of one large batch. The unit of the
+language loss is a token that the assistant predicts, that of the others a drawing: its features are averaged over themselves, its
+flow and alignment over its pixels and its timesteps. All processes have the same losses, zero where one has no picture.
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ def stream_losses(
 ) -> dict[str, Tensor]:
     """Language loss and, if any process draws, feature loss."""
     words = targets.language_error(*assistant_logits(trainable.stream, output, batch.stream))
-    losses = {"language": words / count.tokens}
+    losses = {"language": words / max(1, count.tokens)}  # a batch may have no answer
     if count.drawn:
         feature_sum = output.hidden.new_zeros(())
         if inputs is not None:

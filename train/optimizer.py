@@ -18,6 +18,8 @@ from .parallel import common_dtype, full_tensor, local_shard
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
 """How the learning rate falls at the end (`learning_rate_factor`)"""
+MAX_NORM = 1e18
+"""A larger norm of a gradient counts as not finite: its square would not fit in AdamW's second moment."""
 _REPEATED = re.compile(r"\b(blocks|layers)\.\d+\.")
 
 
@@ -61,11 +63,14 @@ class MasterOptimizer:
         self.ema_decay = ema_decay
         self.ema = {name: master.detach().clone() for name, master in self.masters.items()} if ema_decay else {}
         self.updates = 0
+        """Steps by which something was learned"""
 
-    def step(self, rate: float, clip: float) -> float:
-        """One update at ``rate`` times the learning rate; returns the gradient norm before clipping.
+    def step(self, rate: float, clip: float = 0.0) -> float:
+        """One update at ``rate`` times the learning rate; returns the gradient norm before it is clipped to ``clip`` (0: never).
 
-        A gradient that is not finite changes nothing (the caller sees the norm and counts it).
+        A gradient that is not finite changes nothing: no weight, moment or average (the caller sees the norm and counts it).
+        Neither does one of zero, by which nothing is learned: moments would move the weights on, and `updates` not be what was
+        learned.
         """
         used = [(self.masters[name], p) for name, p in self.named if p.grad is not None]
         grads = []
@@ -74,8 +79,10 @@ class MasterOptimizer:
             grads.append(p.grad.float())
             p.grad = None
         norm = float(full_tensor(nn.utils.get_total_norm(grads)))
-        if math.isfinite(norm):
-            if norm > clip:
+        if norm > MAX_NORM:
+            return math.inf
+        if math.isfinite(norm) and norm:
+            if 0 < clip < norm:
                 torch._foreach_mul_([local_shard(g) for g in grads], clip / norm)
             for (master, _), grad in zip(used, grads, strict=True):
                 master.grad = grad
@@ -93,6 +100,19 @@ class MasterOptimizer:
                     # diffusers' EMAModel does the same through a copy of all weights
                     get_ema_multi_avg_fn(decay)([local_shard(e) for e in self.ema.values()], masters, self.updates)
         return norm
+
+    def skip(self) -> None:
+        """Drop the gradients of a step that is not taken."""
+        for _, p in self.named:
+            p.grad = None
+
+    @property
+    def state_bytes(self) -> int:
+        """About what `state_dict` takes on the disk: fp32 masters, averages and one or two moments, over all processes."""
+        moments = {
+            id(p): 1 if isinstance(o, Muon) else 2 for o in self.optimizers for g in o.param_groups for p in g["params"]
+        }
+        return sum(4 * m.numel() * (1 + bool(self.ema) + moments[id(m)]) for m in self.masters.values())
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to save: the EMA, if there is one, else the masters."""

@@ -23,12 +23,15 @@ def check_numbers(
     below: float | None = None,
 ) -> None:
     """The fields, lists of numbers too, are finite and within bounds: ``least`` and ``most`` included, ``above`` and ``below``
-    not. None is left alone: it stands for a value that is found later."""
+    not; those of an integer field are whole. None is for a field that is declared with it."""
     for name in names:
-        given = getattr(options, name)
-        for value in given if isinstance(given, (tuple, list)) else () if given is None else (given,):
+        given, declared = getattr(options, name), str(type(options).__dataclass_fields__[name].type)
+        if given is None and "None" in declared:
+            continue
+        for value in given if isinstance(given, (tuple, list)) else (given,):
             if (
-                not isinstance(value, (int, float))
+                isinstance(value, bool)
+                or not isinstance(value, int if "int" in declared else (int, float))
                 or not math.isfinite(value)
                 or (least is not None and value < least)
                 or (above is not None and value <= above)
@@ -37,7 +40,14 @@ def check_numbers(
             ):
                 bounds = {"at least": least, "above": above, "at most": most, "below": below}
                 limits = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+                if "int" in declared and not isinstance(value, int):
+                    limits = ["a whole number", *limits]
                 raise ValueError(f"{name} is {given!r}; it must be {' and '.join(limits) or 'a finite number'}")
+
+
+def check_seed(options: Any) -> None:
+    """The field ``seed`` is one that torch takes, and those that are counted on from it."""
+    check_numbers(options, "seed", least=-(2**63), most=2**63 - 1)
 
 
 def check_shares(options: Any, *names: str, most: float = 1) -> None:

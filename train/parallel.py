@@ -245,4 +245,4 @@ def _remove_fsdp(unit: Any) -> None:
     state._pre_forward_hook_handle.remove()
     state._post_forward_hook_handle.remove()
     _module_state_mapping.pop(unit, None)
-    unit.__class__ = type(unit).__mro__[unit._orig_cls_mro_index]
+    unit.__class__ = type(unit).__mro__[getattr(unit, "_orig_cls_mro_index", 2)]  # older ones of torch do not say

@@ -33,7 +33,7 @@ from .block_expansion import expand_blocks
 from .config_parsing import current_keys, current_override, parse_config, with_defaults
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
-from .resume import check_same_run, flatten, run_settings
+from .resume import check_same_run, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .warm_start import check_alignment, check_model_options
@@ -176,7 +176,14 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
         check_alignment(recipe, stages, recipe.mmdit.depth)
     elif isinstance(model.detokenizer, MMDiTDetokenizer):
         check_alignment(recipe, stages, model.detokenizer.mmdit.config.depth)
-    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder):
+        return _run(recipe, stages, folder, model, wanted)
+
+
+def _run(
+    recipe: Recipe, stages: tuple[str, ...], folder: Path, model: Limner | None, wanted: torch.device | None
+) -> Path:
+    """`run_recipe` from a checked warm start, or from nothing, in a folder that is this run's alone."""
     text = json.dumps(asdict(recipe), indent=1) + "\n"
     if not (folder / RECIPE_FILE).exists():
         write_text(folder / RECIPE_FILE, text)
@@ -218,10 +225,39 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
             recipe.decoder, model.detokenizer.autoencoder.float(), seed + 8, folder / "decoder", device, dtype
         )
     if parallel.rank() == 0:
-        model.to("cpu", torch.bfloat16).save_pretrained(folder / "model")
+        to_saved_precision(model.cpu(), recipe.warm_start).save_pretrained(folder / "model")
         write_text(folder / RECIPE_FILE, text)  # of the last command that went through
     parallel.barrier()
     return folder / "model"
+
+
+@torch.no_grad()
+def to_saved_precision(model: Limner, warm_start: str = "") -> Limner:
+    """Bring ``model``, on the CPU, to bf16, or to the precision that each part of the warm start is stored in.
+
+    What training left as it was gets the warm start's own bits back, which the precision of training may have rounded.
+    """
+    if not warm_start:
+        return model.to(torch.bfloat16)
+    base = Limner.from_pretrained(warm_start)
+    stored = dict(base.named_parameters())
+    parts = {part_of(name): parameter.dtype for name, parameter in stored.items()}
+    for name, parameter in model.named_parameters():
+        before = stored.get(name)
+        if (
+            before is not None
+            and before.shape == parameter.shape
+            and torch.equal(before.to(parameter.dtype), parameter)
+        ):
+            parameter.data = before.data
+        else:
+            parameter.data = parameter.data.to(parts.get(part_of(name), torch.bfloat16))
+    return model
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a parameter belongs to, such as "detokenizer.mmdit"."""
+    return ".".join(name.split(".")[:2])
 
 
 def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:

@@ -13,7 +13,7 @@ from ..detokenizer.mmdit_config import MMDiTConfig
 from ..inference import precision
 from ..inference.generation_config import GenerationConfig
 from ..mllm.config import LimnerConfig
-from .option_checks import check_choice, check_numbers
+from .option_checks import check_choice, check_numbers, check_seed
 from .stages import autoencoder, judge, reader, tokenizer, vision
 from .stages.joint_options import JointStage, LanguageStage
 
@@ -92,3 +92,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         precision.check_dtype(self.dtype)
+        check_seed(self)
+        for name, stage in vars(self).items():
+            if hasattr(stage, "loop") and not stage.loop.learning_rate:
+                raise ValueError(f"{name}.loop: learning_rate is 0, by which nothing is learned")
+        if not self.detokenizer.flow_weight and not self.detokenizer.align_weight:
+            raise ValueError("detokenizer: flow_weight and align_weight are 0; the stage has no other losses")

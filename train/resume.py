@@ -1,14 +1,16 @@
-"""A stopped run is resumed only with the data, base model and settings that it was begun with."""
+"""A stopped run is resumed only with the data, base model and settings that it was begun with, and by one process at a time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..inference.output import write_text
+from . import parallel
 from .config_parsing import current_keys
 
 SETTINGS_FILE = "settings.json"
@@ -25,6 +27,41 @@ UNCHECKED = frozenset(
     )
 )
 """Options of a loop that do not change what is learned, and may differ when a run is resumed."""
+
+LOCK_FILE = ".limner.lock"
+"""In the output of a command that trains until it has gone through: it marks a folder that was empty when it was begun"""
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within it no other command trains in ``folder``: two would write over each other's checkpoints.
+
+    The system releases the lock of a process that ends, however it does; processes that make batches do not inherit it. Raises
+    ValueError where another holds it. The file goes when what was to be done has gone through.
+    """
+    import fcntl  # not on Windows
+
+    if parallel.rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another run is at work in {folder}; wait until it ends, or choose another output"
+            ) from None
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error}): see that no other run is at work in it", flush=True)
+        yield
+        (folder / LOCK_FILE).unlink()
+
+
+def check_outside(output: Path, data: str | Path) -> None:
+    """Raises ValueError for an output inside the folder of the data, of which it would become a part."""
+    if Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{output} is inside the data, {data}, and would be read as data; choose a folder beside it")
 
 
 def run_settings(config: Any) -> dict[str, Any]:

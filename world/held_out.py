@@ -38,7 +38,7 @@ class HeldOut:
 def held_out() -> HeldOut:
     """The combinations that GenEval's prompts ask for, and 15 % of the other (object, colour) pairs by their hash."""
     pairs, positions, attributes, colors = set(), set(), set(), set()
-    for line in (Path(__file__).parent / "geneval_prompts.jsonl").read_text().splitlines():
+    for line in (Path(__file__).parent / "geneval_prompts.jsonl").read_text(encoding="utf-8").splitlines():
         prompt = json.loads(line)
         things = prompt["include"]
         names = [thing["class"] for thing in things]
@@ -62,7 +62,7 @@ def held_out() -> HeldOut:
 @functools.cache
 def handwritten_requests() -> frozenset[str]:
     """The hand-written requests, `normalized`."""
-    lines = (Path(__file__).parent / "requests.jsonl").read_text().splitlines()
+    lines = (Path(__file__).parent / "requests.jsonl").read_text(encoding="utf-8").splitlines()
     return frozenset(normalized(json.loads(line)["say"]) for line in lines)
 
 

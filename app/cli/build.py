@@ -30,6 +30,6 @@ def build(
     model.save_pretrained(out, named)
     if reference and "llm" not in named:
         print("the backbone's weights are copied: its embeddings grew by the control tokens")
-    model.name = out.name
+    model.name = out.resolve().name
     print(describe_model(model))
     print(f"next: limner train released warm_start={out} --stages align align.data='[\"YOUR-DATA\"]'")

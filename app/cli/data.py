@@ -8,23 +8,28 @@ from .training import training
 
 
 def check(data: str, /, *, model: str = "nano") -> None:
-    """Look through a data set: what is there, what is wrong.
+    """Look through a data set: what is there, what is wrong, and its first examples as the model will see them.
 
     Args:
         data: what `limner finetune` takes
         model: whose tokens and shapes count: embedded name, folder or hub id
     """
     with training():
-        checked_examples(ModelChoice(model, device="cpu"), data)
+        checked_examples(ModelChoice(model, device="cpu"), data, shown=3)
 
 
-def checked_examples(choice: ModelChoice, data: str) -> tuple[Any, Any]:
-    """The model, and a data set's report, printed. Raises ValueError for a data set that cannot be trained on."""
-    from ...train.datasets import check, readers
+def checked_examples(choice: ModelChoice, data: str, shown: int = 0) -> tuple[Any, Any]:
+    """The model, and a data set's report, printed, with the first ``shown`` examples.
 
-    model = choice.load()
-    report = check.check(readers.read(data), model.encoder, model.mllm.max_position_embeddings)
+    Raises ValueError for a data set that cannot be trained on.
+    """
+    from ...train.datasets import check, notes, preview, readers
+
+    model, seen = choice.load(), notes.Notes()
+    report = check.check(readers.read(data, seen), model.encoder, model.mllm.max_position_embeddings, notes=seen)
     print(report.table())
+    for number, example in enumerate(report.examples[:shown], 1):
+        print(f"\n{number}. {preview.preview(example, model.encoder)}")
     report.raise_if_unusable()
     return model, report
 

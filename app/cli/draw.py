@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
-from .options import DRAWING, LOADING, Loading, Out, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, Loading, Out, Prompt, Size, Whole, checked, takes
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ...inference.model import Limner
+
+DRAWN = "limner-{:03d}.png"
+"""Names of pictures where none was given"""
 
 
 @takes(GenerationConfig, DRAWING, shown=False)
 def draw(
-    prompt: str,
+    prompt: Prompt,
     /,
     *,
     loading: Loading = LOADING,
@@ -34,54 +39,61 @@ def draw(
         size: height and width in pixels, such as 128x128
     """
     request = {"seed": seed, **checked(options, size)}
-    out = picture_file(out, prompt)
+    check_drawing(out, prompt)
     if backend == "sd3":
         draw_with_sd3(prompt, loading, out, request)
     else:
         draw_and_save(loading.load(), [{"role": "user", "content": prompt}], out, request)
 
 
-def picture_file(out: Path | None, prompt: str) -> Path:
-    """Where the picture goes. Raises ValueError for an empty prompt, or a file that cannot be written."""
+def check_drawing(out: Path | None, prompt: str, source: Path | None = None) -> None:
+    """Raises ValueError for an empty prompt, and for a file that cannot be written or is the picture ``source``."""
     from ...inference.output import check_picture_path, free_path
 
     if not prompt.strip():
         raise ValueError("the prompt is empty")
-    out = out or free_path("limner-{:03d}.png")
-    check_picture_path(out)
-    return out
+    check_picture_path(out or free_path(DRAWN), source)
 
 
-def draw_and_save(model: Limner, messages: list[dict[str, Any]], out: Path, request: dict[str, Any]) -> None:
-    from ...inference.output import save_image
+def draw_and_save(model: Limner, messages: list[dict[str, Any]], out: Path | None, request: dict[str, Any]) -> None:
     from ...inference.progress import ProgressBar
 
     with ProgressBar() as progress:
         reply = model.draw(messages, callback=progress, **request)
-    save_image(reply.images[0], out)
+    written = save(reply.images[0], out)
     if reply.text:
         print(reply.text)
-    print(out)
+    print(written)
 
 
-def draw_with_sd3(prompt: str, loading: Loading, out: Path, request: dict[str, Any]) -> None:
+def save(image: Image.Image, out: Path | None, pattern: str = DRAWN) -> Path:
+    """Saves to ``out``, or under a name that is free; returns where."""
+    from ...inference.output import save_image, save_new_image
+
+    if out is None:
+        return save_new_image(image, pattern)
+    save_image(image, out)
+    return out
+
+
+def draw_with_sd3(prompt: str, loading: Loading, out: Path | None, request: dict[str, Any]) -> None:
     from tqdm import tqdm
 
     from ...detokenizer.files import resolve_source
     from ...inference.loading import place_model
-    from ...inference.output import save_image
     from ...integrations.sd3.text_to_image import StableDiffusion3
 
     used = {"seed", "height", "width", "num_inference_steps", "guidance_scale"}
     given = [name for name in ("adapter", "bits", "offload") if getattr(loading, name)] + sorted(set(request) - used)
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} is for a Limner model, not for the sd3 backend")
-    model = place_model(StableDiffusion3.from_pretrained(resolve_source(loading.model)), loading.device)
+    folder = resolve_source(loading.model, loading.revision, loading.variant)
+    model = place_model(StableDiffusion3.from_pretrained(folder, loading.variant), loading.device)
     with tqdm(desc="drawing", disable=None, leave=False) as bar:
 
         def report(step: int, steps: int) -> None:
             bar.total = steps
             bar.update()
 
-        save_image(model.generate(prompt, callback=report, **request)[0], out)
-    print(out)
+        written = save(model.generate(prompt, callback=report, **request)[0], out)
+    print(written)

@@ -1,13 +1,22 @@
-"""The chat's first line, asked for while the model still loads: nothing here imports torch."""
+"""The chat's lines, the first of which is asked for while the model still loads: nothing here imports torch."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
 from typing import Any
+
+from .terminal import typed_ahead
+
+PROMPT = "> "
+
+readline: Any = None
+"""The module, once it is known that lines are typed: imported, it gives input() line editing and history, and may write to the
+standard output"""
 
 
 def meanwhile(work: Callable[[], Any]) -> Future:
@@ -25,8 +34,17 @@ def meanwhile(work: Callable[[], Any]) -> Future:
 
 
 def greet(name: str) -> None:
-    with contextlib.suppress(ImportError):  # a Python built without it still reads lines
-        import readline  # noqa: F401 - importing it gives input() line editing and history
+    global readline
+    with contextlib.suppress(ImportError):  # Windows, and a Python built without it, still read lines
+        import readline
+
+        if "libedit" not in (readline.__doc__ or ""):
+            # the answer of a slow terminal to what it was asked is no text
+            readline.parse_and_bind(r'"\e[": skip-csi-sequence')
+            for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # bytes of UTF-8 are no commands
+                readline.parse_and_bind(f"set {setting}")
+    with contextlib.suppress(AttributeError):  # in place of an error at a byte that is no character
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     print(f"limner {name}: type a message, /help for commands, Ctrl-D to leave", flush=True)
 
 
@@ -34,9 +52,37 @@ def read() -> str | None:
     """The next line, None at the end. Bytes that are not UTF-8 become replacement characters."""
     if sys.stdin.isatty():
         try:
-            return input("> ")
+            return typed_line()
         except (EOFError, KeyboardInterrupt) as pressed:
             print()
             return None if isinstance(pressed, EOFError) else ""
     raw = sys.stdin.buffer.readline()
     return raw.decode("utf-8", "replace") if raw else None
+
+
+def typed_line() -> str:
+    """A line of the terminal, which begins with what was typed before it was asked for. Raises EOFError at the end."""
+    whole, end, rest = typed_ahead.decode("utf-8", "replace").replace("\r", "\n").partition("\n")
+    while (edited := re.sub("[^\x7f\b][\x7f\b]|^[\x7f\b]", "", whole)) != whole:  # backspaces
+        whole = edited
+    typed_ahead[:] = rest.encode()
+    if end:
+        print(PROMPT + whole)
+        return whole
+    if whole.endswith("\x04"):
+        raise EOFError
+    if readline is None or not whole:
+        return whole + decoded(input(PROMPT + whole))
+    readline.set_startup_hook(lambda: readline.insert_text(whole))
+    try:
+        return decoded(input(PROMPT))
+    finally:
+        readline.set_startup_hook()
+
+
+def decoded(text: str) -> str:
+    """Text as UTF-8 where the locale's encoding could not say what it is (``LC_ALL=C``). What is none either is replaced."""
+    if text.isascii() or not re.search("[\udc80-\udcff]", text):
+        return text
+    encoding = getattr(sys.stdin, "encoding", None) or "utf-8"
+    return text.encode(encoding, "surrogateescape").decode("utf-8", "replace")

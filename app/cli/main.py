@@ -1,92 +1,93 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|compare|train|finetune|distill|merge|data|precompute|…``."""
+"""The command line: ``limner chat|draw|edit|describe|info|eval|compare|train|finetune|distill|merge|data|precompute|…``.
 
+Nothing but `main` is made here: what takes long is imported inside it, where Ctrl-C is met.
+"""
+
+import contextlib
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
-from typing import Literal
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from .terminal import printable_streams
 
-from . import (
-    build,
-    chat,
-    compare,
-    convert,
-    data,
-    describe,
-    distill,
-    draw,
-    edit,
-    evaluate,
-    finetune,
-    info,
-    merge,
-    precompute,
-    train,
-)
-from .memory import out_of_memory
-from .options import SETTINGS
-
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "chat": chat.chat,
-    "draw": draw.draw,
-    "edit": edit.edit,
-    "describe": describe.describe,
-    "info": info.info,
-    "eval": evaluate.evaluate,
-    "compare": compare.compare,
-    "train": train.train,
-    "finetune": finetune.finetune,
-    "distill": distill.distill,
-    "merge": merge.merge,
-    "precompute": precompute.precompute,
-    "build": build.build,
-    "convert": convert.convert,
+EXTRAS = {
+    "bitsandbytes": "quantized",
+    "datasets": "train",
+    "hydra": "train",
+    "omegaconf": "train",
+    "pyarrow": "train",
+    "sentencepiece": "convert",
+    "tensorboard": "train",
 }
-
-
-def print_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Print what makes a shell complete commands and options."""
-    print(application().generate_completion(shell=shell))
-
-
-def application() -> App:
-    top = App(name="limner", help="One model that writes and draws in a single stream.", **SETTINGS)
-    for place, (name, command) in enumerate(COMMANDS.items()):
-        top.command(command, name=name, sort_key=place)
-    inspecting = App(name="data", help="Look through a data set, or filter it into a new one.", sort_key=place + 1)
-    inspecting.command(data.check)
-    inspecting.command(data.filter_data, name="filter")
-    top.command(inspecting)
-    top.command(print_completion, name="--print-completion", sort_key=place + 2)
-    return top
+"""Modules that come with an extra of the package"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; user mistakes end in one clear line and exit status 2."""
+    """Run a command and return its exit status: user mistakes end in one clear line and 2, Ctrl-C in 130."""
+    try:
+        with printable_streams():
+            status, said = run(list(sys.argv[1:] if arguments is None else arguments))
+            if said:
+                print(f"limner: {said}", file=sys.stderr)
+            return status
+    except BrokenPipeError:  # the reader went away (`limner describe … | head`)
+        discard_output()
+        return 0
+    except OSError as error:  # a full disk behind `> file`
+        discard_output()
+        with contextlib.suppress(OSError):
+            print(f"limner: standard output: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(words: list[str]) -> tuple[int, str]:
+    """The exit status, and what there is to say of a mistake."""
     # imported by diffusers where it is installed; on a CPU it reports a kernel that it does without
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a broken picture, which is refused in a line of ours
     # --output is what --out was called
     options = sum(1 for _ in takewhile(lambda word: word != "--", words))
     words[:options] = [f"--out{word[8:]}" if f"{word}=".startswith("--output=") else word for word in words[:options]]
     try:
-        status = application()(words)
-        return status or 0 if words else 2
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`limner describe … | head`)
-        return 0
-    except UnusedCliTokensError as error:
-        said = f"unexpected {' '.join(error.unused_tokens or ())}; a prompt of several words stands in quotes"
-    except (CycloptsError, ValueError, FloatingPointError, OSError) as error:  # OSError: a full disk, no rights
-        said = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        from cyclopts import CycloptsError, UnusedCliTokensError
+
+        from .commands import application
+        from .memory import out_of_memory
+
+        try:
+            status = application()(words)
+            return (status if isinstance(status, int) else 0) if words else 2, ""
+        except BrokenPipeError:
             raise
-        said = "there is not enough memory for this"
+        except UnusedCliTokensError as error:
+            left = " ".join(error.unused_tokens or ())
+            return 2, f"unexpected {left}; a prompt of several words stands in quotes"
+        except (CycloptsError, ValueError, FloatingPointError, OSError) as error:  # OSError: a full disk, no rights
+            discard_output()  # where it is the standard output's, it would come again
+            return 2, "there is not enough memory for this" if out_of_memory(error) else str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return 2, "there is not enough memory for this"
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                raise
+            return 2, f"this needs the package {module}: pip install 'limner[{EXTRAS[module]}]'"
     except KeyboardInterrupt as error:
-        print(f"\nlimner: {str(error) or 'stopped'}", file=sys.stderr)
-        return 130
-    print(f"limner: {said}", file=sys.stderr)
-    return 2
+        print(file=sys.stderr)
+        return 130, str(error) or "stopped"
+
+
+def discard_output() -> None:
+    """What waits in the buffers goes nowhere, so that Python does not report it once more when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: not a stream of a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

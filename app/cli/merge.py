@@ -19,5 +19,9 @@ def merge(*, loading: Loading = LOADING, out: Out) -> None:
     model.merge_adapters()
     if student and not model.student_steps:
         print(f"the {student}-step student is left out: it was distilled before (limner distill makes another)")
-    model.to(model.stored_dtype).save_pretrained(out)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(
+            model.stored_dtypes.get(name, model.stored_dtype)
+        )  # bit for bit, where nothing was merged
+    model.save_pretrained(out)
     print(out)

@@ -19,6 +19,8 @@ from cyclopts import Parameter, Token
 from docstring_parser import parse_from_object
 
 from ...inference.generation_config import GenerationConfig
+from .line_input import decoded
+from .paths import expanded
 
 if TYPE_CHECKING:
     from ...inference.model import Limner
@@ -47,9 +49,21 @@ def parse_whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[-1].value!r} is not a whole number") from None
 
 
+def parse_path(_: Any, tokens: Sequence[Token]) -> Path:
+    """A path; a shell leaves the ``~`` of ``--out=~/cat.png`` to us."""
+    return expanded(tokens[-1].value)
+
+
+def parse_prompt(_: Any, tokens: Sequence[Token]) -> str:
+    return decoded(tokens[-1].value)
+
+
 Whole = Annotated[int, Parameter(converter=parse_whole)]
-Out = Annotated[Path, Parameter(alias="-o")]
+File = Annotated[Path, Parameter(converter=parse_path)]
+Out = Annotated[Path, Parameter(alias="-o", converter=parse_path)]
+Prompt = Annotated[str, Parameter(converter=parse_prompt)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, metavar="KEY=VALUE")]
+AllowUrl = Annotated[tuple[str, ...], Parameter(metavar="HOST")]
 Size = Annotated[tuple[int, int], Parameter(converter=parse_size, n_tokens=1, accepts_keys=False, metavar="HxW")]
 
 SETTINGS: dict[str, Any] = {
@@ -135,6 +149,10 @@ class ModelChoice:
     """embedded name, folder or hub id"""
     device: str = "auto"
     """auto, cpu, cuda, mps; A,B puts what writes on A, what paints on B"""
+    revision: str | None = None
+    """of a hub id: a branch, a tag or a commit"""
+    variant: str | None = None
+    """of the weights' files, such as fp16"""
 
     def load(self, dtype: str = "auto", **options: Any) -> Limner:
         """Raises ValueError for what cannot be loaded."""
@@ -148,6 +166,8 @@ class ModelChoice:
         if len(halves) > 2:
             raise ValueError(f"--device {self.device}: one device, or one for what writes and one for what paints")
         device = dict(zip(("mllm", "detokenizer"), halves, strict=True)) if len(halves) == 2 else self.device
+        given = {"revision": self.revision, "variant": self.variant}
+        options |= {name: value for name, value in given.items() if value is not None}
         return load(self.model, device=device, dtype=dtype, **options)
 
 
@@ -158,16 +178,16 @@ class Loading(ModelChoice):
     """quantise the weights (needs limner[quantized])"""
     offload: bool = False
     """the half that rests waits in host memory"""
-    adapter: Annotated[tuple[str, ...], Parameter(metavar="DIR[:WEIGHT]")] = ()
+    adapter: Annotated[tuple[str, ...], Parameter(metavar="[NAME=]DIR[:WEIGHT]")] = ()
     """a LoRA adapter; repeatable"""
 
     def load(self, dtype: str = "auto", **options: Any) -> Limner:
-        from ...inference.adapters import split_weight
+        from ...inference.adapters import split_adapter
 
+        adapters = [split_adapter(given) for given in self.adapter]  # a mistyped weight is said before anything loads
         model = super().load(dtype, bits=self.bits, offload=self.offload, **options)
-        for given in self.adapter:
-            folder, weight = split_weight(given)
-            model.load_adapter(folder, weight=weight)
+        for name, folder, weight in adapters:
+            model.load_adapter(folder, name, weight)
         return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -15,7 +14,8 @@ from typing import Any, Unpack
 from cyclopts import App, CycloptsError
 from PIL import Image
 
-from ...inference.adapters import split_weight
+from ...inference.adapters import split_adapter
+from ...inference.addresses import is_address
 from ...inference.chat import Chat
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.images import load_image
@@ -26,7 +26,9 @@ from ...mllm.events import Finished, PictureDone, TextPiece
 from .line_input import read
 from .memory import out_of_memory
 from .options import CHATTING, SETTINGS, Size, Whole, checked, takes
-from .terminal import graphics, show
+from .paths import typed_path
+from .terminal import printable, raw_output
+from .terminal_pictures import show
 
 HELP = """\
 Say what you want; the model draws when you ask for a picture.
@@ -40,7 +42,8 @@ Say what you want; the model draws when you ask for a picture.
   /guidance X   how strictly a picture follows the words
   /set NAME X   any option of `limner chat --help`, such as /set temperature 0.7; auto is the model's own; alone it lists them
   /adapter DIR  load a LoRA adapter, DIR:0.5 at half its weight; /adapter off takes all off; alone it lists them
-  /save PATH    write the conversation and its pictures
+  /save PATH    write the conversation and its pictures; /save --overwrite PATH in place of another file
+  /load PATH    go on with a conversation that was saved
   /help         this text
   /quit         leave (so does Ctrl-D); Ctrl-C stops a reply"""
 
@@ -49,14 +52,18 @@ FIELDS = {"size": ("height", "width"), "steps": ("num_inference_steps",), "guida
 
 
 class Repl:
-    def __init__(self, model: Limner, options: dict[str, Any]) -> None:
-        """``options`` are `Limner.chat`'s. Raises ValueError for a size that the model cannot draw."""
+    def __init__(self, model: Limner, options: dict[str, Any], saved: Path | None = None) -> None:
+        """``options`` are `Limner.chat`'s, ``saved`` a conversation to go on with. Raises ValueError for a size that the model
+        cannot draw and as `Chat.load` does."""
         self.model = model
-        self.check_size(options)
-        self.chat = Chat(model, **options)
+        self.graphics = "none"
+        """How pictures are shown (`terminal.graphics`)"""
         self.pending: list[Image.Image] = []
-        self.saved: Path | None = None
-        self.graphics = graphics(os.environ, sys.stdout.isatty())
+        self.saved = saved
+        self.chat = Chat.load(saved, model, **options) if saved else Chat(model, **options)
+        self.check_size(self.chat.options)
+        if saved:
+            print(f"({saved}: {self.turns()})")
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
             "undo": lambda _: self.chat.undo(),
@@ -66,6 +73,7 @@ class Repl:
             **{name: partial(self.set, prefix=name) for name in ("seed", "size", "steps", "guidance")},
             "adapter": self.adapter,
             "save": self.save,
+            "load": self.load,
             "help": lambda _: print(HELP),
         }
 
@@ -91,6 +99,8 @@ class Repl:
             else:
                 self.say(line, self.pending)
                 self.pending = []
+        except BrokenPipeError:  # nobody reads any more: the command ends
+            raise
         except (ValueError, OSError) as error:  # OSError: a full disk, a folder without rights
             print(f"limner: {error}", file=sys.stderr)
         except KeyboardInterrupt:
@@ -107,7 +117,7 @@ class Repl:
             for event in self.chat.stream(text, images):
                 progress(event)
                 if isinstance(event, TextPiece):
-                    print(event.text.lstrip() if fresh else event.text, end="", flush=True)
+                    print(printable(event.text.lstrip() if fresh else event.text), end="", flush=True)
                     fresh = False
                 elif isinstance(event, PictureDone | Finished) and not fresh:
                     print()
@@ -122,13 +132,13 @@ class Repl:
     def picture(self, image: Image.Image) -> None:
         path = free_path("limner-{:03d}.png")
         save_image(image, path)
-        print(show(image, self.graphics, columns=min(48, shutil.get_terminal_size().columns)), end="")
+        raw_output().write(show(image, self.graphics, columns=min(48, shutil.get_terminal_size().columns)))
         print(path, flush=True)
 
     def image(self, path: str) -> None:
         if not path:
             raise ValueError("/image needs a path")
-        image = load_image(Path(path).expanduser())
+        image = load_image(path if is_address(path) else typed_path(path), self.model.allow_urls)
         self.pending.append(image)
         print(f"({path} goes with your next message)")
         if note := self.model.resize_note(image):
@@ -139,22 +149,50 @@ class Repl:
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
             self.say(text, images)
 
-    def save(self, path: str) -> None:
+    def save(self, text: str) -> None:
         """Without a path to where it was saved last, or to a new file."""
-        self.saved = self.chat.save(path or self.saved or free_path("conversation-{:03d}.jsonl"))
+        flag, _, rest = text.partition(" ")
+        overwrite = flag == "--overwrite"
+        path = rest if overwrite else text
+        where = typed_path(path) if path else self.saved or free_path("conversation-{:03d}.jsonl")
+        try:
+            self.saved = self.chat.save(where, overwrite)
+        except ValueError as error:
+            hint = f": /save --overwrite {where}" if str(error).endswith("or overwrite it") else ""
+            raise ValueError(f"{error}{hint}") from None
         print(self.saved)
+        if self.pending:
+            print("(without the picture that goes with your next message)")
+
+    def load(self, text: str) -> None:
+        if not text:
+            raise ValueError("/load needs a path")
+        if self.chat.messages:
+            raise ValueError("this conversation would be lost: /save it, then /clear it")
+        path = typed_path(text)
+        self.chat = Chat.load(path, self.model)
+        self.saved = path
+        print(f"({path}: {self.turns()})")
+
+    def turns(self) -> str:
+        count = len(self.chat.messages) // 2
+        return f"{count} exchange{'' if count == 1 else 's'}"
 
     def adapter(self, text: str) -> None:
         if text == "off":
             for name in self.model.adapters.user:
                 self.model.delete_adapter(name)
         elif text:
-            folder, weight = split_weight(text)
-            name = Path(folder).resolve().name
-            if name in self.model.adapters.loaded:  # the same one at another weight
-                self.model.set_adapters(*zip(*(self.model.get_active_adapters() | {name: weight}).items(), strict=True))
+            given, folder, weight = split_adapter(text)
+            path, loaded = typed_path(folder), self.model.adapters.loaded
+            same = [own.name for own in loaded.values() if own.folder == path.resolve() and not own.bundled]
+            if given is None and not path.exists() and folder in self.model.adapters.user:
+                same = [folder]
+            if given is None and same:  # the same one at another weight
+                changed = self.model.get_active_adapters() | {same[0]: weight}
+                self.model.set_adapters(list(changed), list(changed.values()))
             else:
-                self.model.load_adapter(Path(folder).expanduser(), weight=weight)
+                self.model.load_adapter(path, given, weight)
         active = self.model.get_active_adapters()
         print("adapters: " + (", ".join(f"{name} {weight:g}" for name, weight in active.items()) or "none"))
 

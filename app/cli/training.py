@@ -8,14 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Around a command's work: raises ValueError where a package of limner[train] is missing, and KeyboardInterrupt, which
-    says how to go on, where the run was stopped."""
-    try:
-        from ...train.loop import Interrupted
+    """Around a command's work: raises KeyboardInterrupt, which says how to go on, where the run was stopped."""
+    from ...train.interrupts import Interrupted
 
-        try:
-            yield
-        except Interrupted as stopped:
-            raise KeyboardInterrupt(stopped) from None
-    except ModuleNotFoundError as error:
-        raise ValueError(f"training needs {error.name}: install limner[train]") from None
+    try:
+        yield
+    except Interrupted as stopped:
+        raise KeyboardInterrupt(stopped) from None

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder
-from ...detokenizer.files import build_on_meta, check_state_dict, load_tensors, read_json, resolve_folder, shard_files
+from ...detokenizer.files import (
+    build_on_meta,
+    check_state_dict,
+    check_types,
+    load_tensors,
+    load_weights,
+    read_json,
+    read_part_config,
+    resolve_folder,
+)
 from ...detokenizer.mmdit import MMDiT
 from ...detokenizer.mmdit_config import MMDiTConfig
 from .layouts import (
@@ -21,14 +29,13 @@ from .layouts import (
     weights_to_diffusers,
 )
 
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
-
-def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
+def load_mmdit(path: str | Path, max_references: int = 0, variant: str | None = None) -> MMDiT:
     """The MM-DiT of a diffusers folder (of a transformer or a pipeline) or a single file in the original layout.
 
-    ``max_references`` adds embeddings for so many reference images, zero at first. Tensors are memory-mapped until they are
-    used. Raises ValueError for anything else, and for unknown or missing weights and wrong shapes, naming them.
+    ``variant`` is `find_weights`'; ``max_references`` adds embeddings for so many reference images, zero at first. Tensors are
+    memory-mapped until they are used. Raises ValueError for anything else, and for unknown or missing weights and wrong shapes,
+    naming them.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".safetensors":
@@ -38,45 +45,38 @@ def load_mmdit(path: str | Path, max_references: int = 0) -> MMDiT:
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is no SD3: neither a .safetensors file nor a folder with a transformer's config.json")
-    options = json.loads((folder / "config.json").read_text())
+    options = read_part_config(folder)
     if options.get("_class_name") != "SD3Transformer2DModel":
         raise ValueError(f"{folder} holds {options.get('_class_name')!r}, not SD3Transformer2DModel")
     config = replace(config_from_diffusers(options), max_references=max_references)
-    return mmdit_from_weights(config, weights_from_diffusers(load_shards(folder), config), folder)
+    return mmdit_from_weights(config, weights_from_diffusers(load_weights(folder, variant), config), folder)
 
 
-def load_pipeline(folder: Path, max_references: int = 0) -> tuple[MMDiT, Autoencoder, float]:
+def load_pipeline(
+    folder: Path, max_references: int = 0, variant: str | None = None
+) -> tuple[MMDiT, Autoencoder, float]:
     """MM-DiT, autoencoder and timestep shift of a diffusers pipeline's folder.
 
     Raises ValueError for a folder without them, or with a scheduler that shifts by another rule.
     """
-    mmdit = load_mmdit(folder, max_references)
+    mmdit = load_mmdit(folder, max_references, variant)
     if not (folder / "vae/config.json").exists():
         raise ValueError(f"{folder} has no vae: a whole diffusers pipeline is needed, not the transformer alone")
     scheduler = folder / "scheduler/scheduler_config.json"
-    options = json.loads(scheduler.read_text()) if scheduler.exists() else {}
+    options = read_json(scheduler) if scheduler.exists() else {}
     if options.get("use_dynamic_shifting"):
         raise ValueError(f"{scheduler}: use_dynamic_shifting is a rule that Limner does not follow")
-    return mmdit, Autoencoder.from_pretrained(folder / "vae"), options.get("shift", 1.0)
+    return mmdit, Autoencoder.from_pretrained(folder / "vae", variant), options.get("shift", 1.0)
 
 
-def load_named_source(folder: Path) -> tuple[MMDiT, Autoencoder] | None:
+def load_named_source(folder: Path, variant: str | None = None) -> tuple[MMDiT, Autoencoder] | None:
     """MM-DiT and autoencoder of the SD3 that a de-tokenizer's folder names as its source; None where it names none."""
     if not (folder / "mmdit/source.json").exists():
         return None
     options = read_json(folder / "mmdit/source.json", ("source", "max_references"))
-    mmdit = load_mmdit(resolve_folder(folder / "mmdit"), options.get("max_references", 0))
-    return mmdit, Autoencoder.from_pretrained(resolve_folder(folder / "vae") / "vae")
-
-
-def load_shards(folder: Path) -> dict[str, Tensor]:
-    """The weights of a diffusers folder, in one file or several. Raises ValueError for a shard outside the folder."""
-    if not (folder / INDEX).exists():
-        return load_tensors(folder / "diffusion_pytorch_model.safetensors")
-    found: dict[str, Tensor] = {}
-    for shard in shard_files(folder / INDEX):
-        found |= load_tensors(shard)
-    return found
+    check_types(options, MMDiTConfig, folder / "mmdit/source.json")
+    mmdit = load_mmdit(resolve_folder(folder / "mmdit", variant), options.get("max_references", 0), variant)
+    return mmdit, Autoencoder.from_pretrained(resolve_folder(folder / "vae", variant) / "vae", variant)
 
 
 def mmdit_from_weights(config: MMDiTConfig, weights: dict[str, Tensor], where: Path) -> MMDiT:

@@ -46,13 +46,15 @@ class TextEncoder(nn.Module):
         return out.hidden_states[-2], out.text_embeds
 
 
-def load_text_encoder(folder: Path, name: str, tokenizer: str, kind: type, tokens: int) -> TextEncoder | None:
+def load_text_encoder(
+    folder: Path, name: str, tokenizer: str, kind: type, tokens: int, variant: str | None = None
+) -> TextEncoder | None:
     """One of a pipeline's text encoders, None where it is absent. Raises ValueError for one without its tokenizer."""
     if not (folder / name).is_dir():
         return None
     if not (folder / tokenizer).is_dir():
         raise ValueError(f"{folder / name} has no tokenizer beside it ({tokenizer})")
-    model = load_strict(kind, folder / name, dtype="auto")
+    model = load_strict(kind, folder / name, variant, dtype="auto")
     return TextEncoder(model, AutoTokenizer.from_pretrained(folder / tokenizer), tokens)
 
 
@@ -70,17 +72,19 @@ class StableDiffusion3(nn.Module):
         self.clip_l, self.clip_g, self.t5 = encoders
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> StableDiffusion3:
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> StableDiffusion3:
         """A diffusers folder of SD3 or SD3.5. Raises ValueError for parts that cannot be read or do not fit."""
         folder = Path(folder)
-        mmdit, autoencoder, shift = load_pipeline(folder)
+        mmdit, autoencoder, shift = load_pipeline(folder, variant=variant)
         detokenizer = MMDiTDetokenizer(None, mmdit, autoencoder, base_shift=shift)
         if not (folder / "scheduler").is_dir():
             raise ValueError(f"{folder} has no scheduler")
         encoders = [
-            load_text_encoder(folder, "text_encoder", "tokenizer", CLIPTextModelWithProjection, CLIP_TOKENS),
-            load_text_encoder(folder, "text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, CLIP_TOKENS),
-            load_text_encoder(folder, "text_encoder_3", "tokenizer_3", T5EncoderModel, T5_TOKENS),
+            load_text_encoder(folder, "text_encoder", "tokenizer", CLIPTextModelWithProjection, CLIP_TOKENS, variant),
+            load_text_encoder(
+                folder, "text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, CLIP_TOKENS, variant
+            ),
+            load_text_encoder(folder, "text_encoder_3", "tokenizer_3", T5EncoderModel, T5_TOKENS, variant),
         ]
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         return cls(detokenizer, encoders, scheduler).eval()

@@ -169,12 +169,14 @@ class SDXLDetokenizer(Detokenizer):
         self.scheduler.save_pretrained(folder / "scheduler")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> SDXLDetokenizer:
+    def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> SDXLDetokenizer:
         """Raises ValueError for unknown config keys and for weights that do not fit."""
         folder = Path(folder)
-        adapter = load_module(SDXLAdapter, SDXLAdapterConfig, folder / "adapter")
-        unet = load_strict(UNet2DConditionModel, folder / "unet", torch_dtype=stored_dtype(folder / "unet"))
-        return cls(adapter, unet, Autoencoder.from_pretrained(folder / "vae"), load_scheduler(folder / "scheduler"))
+        adapter = load_module(SDXLAdapter, SDXLAdapterConfig, folder / "adapter", variant)
+        dtype = stored_dtype(folder / "unet", variant)
+        unet = load_strict(UNet2DConditionModel, folder / "unet", variant, torch_dtype=dtype)
+        autoencoder = Autoencoder.from_pretrained(folder / "vae", variant)
+        return cls(adapter, unet, autoencoder, load_scheduler(folder / "scheduler"))
 
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:

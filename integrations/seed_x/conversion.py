@@ -86,7 +86,7 @@ def write_stream(source: Path, parts: Path, model: str, tower: QwenVLVisionModel
     llama.architectures = ["LlamaForCausalLM"]
     llama.save_pretrained(parts / "llm")
     special_ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    (parts / "llm/generation_config.json").write_text(json.dumps(special_ids) + "\n")
+    (parts / "llm/generation_config.json").write_text(json.dumps(special_ids) + "\n", encoding="utf-8")
     save_torch_state_dict(with_prefix(ours, "llm."), parts / "llm")
     rest = {name: value.contiguous() for name, value in ours.items() if not name.startswith("llm.")}
     save_file(rest, parts / "stream.safetensors")

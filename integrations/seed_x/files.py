@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...detokenizer.files import load_tensors, shard_files
+from ...detokenizer.files import load_tensors
+from ...detokenizer.weight_files import shard_files
 
 WEIGHT_NAMES = ("model", "diffusion_pytorch_model", "pytorch_model")
 """File names, without endings, that transformers and diffusers give to weights"""

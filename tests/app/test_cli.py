@@ -10,7 +10,8 @@ from PIL import Image
 
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
-from limner.app.cli.terminal import graphics, show
+from limner.app.cli.terminal import graphics
+from limner.app.cli.terminal_pictures import show
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,10 @@ def test_draw_edit_describe_info(capsys, folder, tmp_path):
         (("draw", "x", "--out", "x.txt"), "no picture format"),
         (("draw", "x", "--out", "no/where/x.png"), "no folder"),
         (("draw", "x", "--size", "big"), "not HxW"),
+        (("draw", "x", "--size", "0x64", "--model", "no/such"), "cannot draw 0 x 64 pixels"),
+        (("edit", "https://example.com/a.png", "x"), "--allow-url example.com"),
+        (("describe", "https://example.com/a.png", "--allow-url", "https://example.com/"), "allow_urls names hosts"),
+        (("chat", "--allow-url", "a b"), "allow_urls names hosts"),
         (("describe", "none.png"), "no such file"),
         (("edit", "none.png", "x"), "no such file"),
         (("train", "giga"), "no recipe"),
@@ -216,6 +221,10 @@ def test_ways_to_show_pictures():
         graphics({"TERM": "xterm-kitty"}, True) == "kitty" and graphics({"TERM_PROGRAM": "iTerm.app"}, True) == "iterm2"
     )
     assert graphics({"TERM": "xterm-256color"}, False) == "none"
+    assert graphics({"TERM": "xterm-256color"}, True) == "blocks"
+    assert graphics({"TERM": "dumb"}, True) == graphics({"TERM": "xterm", "NO_COLOR": "1"}, True) == "none"
+    for inside in ({"TMUX": "x", "TERM": "xterm-kitty"}, {"TERM": "screen", "TERM_PROGRAM": "iTerm.app"}):
+        assert graphics(inside, True) == "blocks", "no protocol but sixel comes through"
     blocks = show(image, "blocks", 8)
     assert blocks.count("▀") == 8 * 6
     r, g, b = image.getpixel((0, 0))

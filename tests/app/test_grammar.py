@@ -1,6 +1,7 @@
 """The grammar of the command line: names, values, help, mistakes. No model is loaded."""
 
 import dataclasses
+import io
 import re
 import subprocess
 import sys
@@ -42,8 +43,8 @@ class Recorder(SimpleNamespace):
     def resize_note(self, image, size):
         self.size = size
 
-    def load_adapter(self, folder, weight):
-        self.adapters = [*getattr(self, "adapters", []), (folder, weight)]
+    def load_adapter(self, folder, name, weight):
+        self.adapters = [*getattr(self, "adapters", []), (folder, name, weight)]
 
 
 @pytest.fixture
@@ -127,6 +128,8 @@ def test_help_waits_for_neither_torch_nor_transformers():
         ("data filter D -o E --max-aspect 0.5", "max_aspect is 0.5"),
         ("--print-completion tcsh", 'Choose from: "bash", "zsh", "fish"'),
         ("chat --history -1", "history is -1"),
+        ("draw x --adapter cat:half", "'half' is no weight"),
+        ("draw x --adapter cat:nan", "'nan' is no weight"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(run, words, said):
@@ -197,9 +200,9 @@ def test_ways_to_say_where_to(run, model, words, tmp_path):
 
 
 def test_adapters_and_devices(run, model):
-    words = "--adapter a --adapter b:0.5 --device cuda:0,cuda:1 --bits 8 --model giga".split()
+    words = "--adapter a --adapter blue=b:0.5 --device cuda:0,cuda:1 --bits 8 --model giga".split()
     assert run("describe", "in.png", *words, "--temperature", "0.3")[:2] == (0, "a cat\n")
-    assert model.adapters == [("a", 1.0), ("b", 0.5)] and model.loaded["bits"] == 8
+    assert model.adapters == [("a", None, 1.0), ("b", "blue", 0.5)] and model.loaded["bits"] == 8
     assert model.loaded["device"] == {"mllm": "cuda:0", "detokenizer": "cuda:1"} and model.loaded["model"] == "giga"
     assert model.options == {"seed": 0, "temperature": 0.3, "images": "never", "boxes": False}
 
@@ -252,3 +255,80 @@ def test_a_reader_that_goes_away_ends_it_quietly():
     command = f"'{sys.executable}' -m limner.app.cli draw --help | head -1"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert ran.stdout.startswith("Usage") and not ran.stderr
+
+
+def test_the_version_and_python_m(run):
+    status, out, err = run("--version")
+    assert status == 0 and not err
+    assert re.search(
+        r"^limner \d+\.\d+.*\ntorch \d.*\nPython \d.*, device (cpu|cuda|mps)$", out, re.DOTALL | re.MULTILINE
+    )
+    ran = subprocess.run([sys.executable, "-m", "limner", "draw", "x", "--stepz", "3"], capture_output=True, text=True)
+    assert ran.returncode == 2 and "Did you mean --steps?" in ran.stderr
+
+
+def test_settings_that_are_given_twice_are_all_kept(run, monkeypatch, model):
+    from limner.train import distill, finetune
+
+    seen = []
+    for command in (distill, finetune):
+        monkeypatch.setattr(command, "load_config", lambda settings: seen.append([*settings]))
+    monkeypatch.setattr(distill, "distill", lambda *_: "out")
+    monkeypatch.setattr(finetune, "finetune", lambda *_: "out")
+    model.config = SimpleNamespace(replay="none")
+    words = "-o out --set rank=7 seed=5 --set alpha=2".split()
+    assert run("finetune", "pics", *words)[0] == run("distill", *words)[0] == 0
+    assert seen == [["rank=7", "seed=5", "alpha=2"]] * 2
+
+
+WITHOUT = """
+import importlib.machinery, sys
+
+
+class Without(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        gone = name.split(".")[0] in ("datasets", "hydra", "omegaconf", "pyarrow", "tensorboard")
+        return None if gone else super().find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Without
+from limner.app.cli.main import main
+
+for command in sys.argv[1:]:
+    print(main(command.split()), flush=True)
+"""
+
+
+def test_what_an_extra_lacks_is_told(tmp_path):
+    commands = ["finetune D -o A", "distill -o B", "train"]
+    (tmp_path / "D").mkdir()
+    picture(0).save(tmp_path / "D/a.png")
+    (tmp_path / "D/a.txt").write_text("a thing")
+    words = [sys.executable, "-c", WITHOUT, *commands]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" not in ran.stderr
+    assert [line for line in ran.stdout.splitlines() if line.isdecimal()] == ["2"] * len(commands)
+    assert ran.stderr.count("pip install 'limner[train]'") == len(commands)
+
+
+def test_a_full_disk_and_closed_streams(tmp_path):
+    command = f"'{sys.executable}' -m limner.app.cli draw --help"
+    for redirected, status, said in ((">/dev/full", 2, "No space left"), (">&-", 0, ""), (">&- 2>&-", 0, "")):
+        ran = subprocess.run(["bash", "-c", f"{command} {redirected}"], capture_output=True, text=True)
+        assert (ran.returncode, "Traceback" in ran.stderr) == (status, False) and said in ran.stderr
+        assert ran.stderr.count("\n") == (1 if said else 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_is_printed_fits_the_encoding_and_holds_no_controls(encoding):
+    from limner.app.cli.terminal import PrintableStream
+
+    raw = io.BytesIO()
+    stream = PrintableStream(io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
+    print("caf\u00e9 \ud55c \x1b]52;c;x\x07 \x9b2J \u202egnp.exe \udce9\t\r\n", file=stream, flush=True)
+    print("\x1b[A\x1b[A", end="", file=stream, flush=True)  # tqdm's
+    said = raw.getvalue().decode(encoding)
+    controls = r"\x1b]52;c;x\x07 \x9b2J \u202egnp.exe \udce9" + "\t\n\n\x1b[A\x1b[A"
+    letters = {"ascii": r"caf\xe9 \ud55c ", "latin-1": "caf\u00e9 \\ud55c ", "utf-8": "caf\u00e9 \ud55c "}
+    assert said.replace("\r", "") == letters[encoding] + controls

@@ -1,6 +1,7 @@
 """The chat as a person meets it: in a (pseudo-)terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -21,19 +22,20 @@ def own_terminal() -> None:
 
 
 class Terminal:
-    """`limner` with its standard streams on a pseudo-terminal."""
+    """`limner`, or another ``program`` of Python, with its standard streams on a pseudo-terminal."""
 
-    def __init__(self, *arguments, cwd):
+    def __init__(self, *arguments, cwd, program=("-m", "limner.app.cli"), **environment):
         self.master, slave = pty.openpty()
         environment = os.environ | {
             "TERM": "xterm-256color",
             "TERM_PROGRAM": "",
             "COLUMNS": "80",
             "COLORTERM": "truecolor",
+            **environment,
         }
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "limner.app.cli", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -45,7 +47,7 @@ class Terminal:
         os.close(slave)
         self.text = ""
 
-    def until(self, words: str, seconds: float = 60) -> str:
+    def until(self, words: str, seconds: float = 20) -> str:
         """What is shown until ``words`` (a pattern) come; it is then forgotten."""
         end = time.monotonic() + seconds
         while not re.search(words, self.text):
@@ -60,8 +62,13 @@ class Terminal:
         shown, self.text = self.text[: found.end()], self.text[found.end() :]
         return shown
 
-    def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
+    def type(self, keys: str | bytes) -> None:
+        os.write(self.master, keys if isinstance(keys, bytes) else keys.encode())
+
+    def leave(self) -> None:
+        self.until("> ")
+        time.sleep(0.3)  # until input() listens: before, a Ctrl-D is the end of a line
+        self.type("\x04")
 
     def close(self) -> int:
         try:
@@ -75,8 +82,8 @@ class Terminal:
 def terminal(tmp_path):
     opened = []
 
-    def open_(*arguments):
-        opened.append(Terminal(*arguments, cwd=tmp_path))
+    def open_(*arguments, **options):
+        opened.append(Terminal(*arguments, cwd=tmp_path, **options))
         return opened[-1]
 
     yield open_
@@ -114,3 +121,71 @@ def test_a_mistyped_model_is_said_before_one_types(terminal):
     chat = terminal("chat", "--model", "nanoo")
     chat.until("limner: unknown model 'nanoo'")
     assert chat.close() == 2
+
+
+QUESTION = r"\x1b\[c"  # DA1
+LINES = """
+import os, sys
+from limner.app.cli import line_input, terminal
+with terminal.printable_streams():
+    shown = terminal.graphics(os.environ, True)
+    line_input.greet("nano")
+    while (line := line_input.read()) is not None:
+        print(ascii(line), shown)
+"""
+"""The chat's lines without a model"""
+
+
+def test_the_answer_to_a_question_is_not_read_as_typed(terminal):
+    """Answered while somebody types: before it, around it, and long after."""
+    lines = terminal(program=("-c", LINES))
+    lines.until(QUESTION)
+    lines.type("hex\x7fl\x1b[?62;22clo\n\nbl")
+    lines.until(r"> hello\r\n'hello' blocks\r\n> \r\n'' blocks\r\n")
+    lines.until("> bl")
+    lines.type("ue\n")
+    lines.until("'blue' blocks")
+    lines.until("> ")
+    time.sleep(0.2)
+    lines.type("thanks\x1b[?62;4;22c a lot\n")
+    lines.until("'thanks a lot' blocks")
+    lines.type("caf\xff\n".encode("latin-1"))  # no UTF-8; readline keeps the byte, or passes over it
+    lines.until("'caf")
+    lines.type("잔디\n")
+    lines.until(r"\\uc794\\ub514'")
+    lines.leave()
+    assert lines.close() == 0
+
+
+def test_a_terminal_that_has_sixel_says_so_and_ctrl_d_meanwhile_is_the_end(terminal):
+    lines = terminal(program=("-c", LINES))
+    lines.until(QUESTION)
+    lines.type("\x1b[?62;4;22cy\n")
+    lines.until("'y' sixel")
+    lines.leave()
+    assert lines.close() == 0
+    lines = terminal(program=("-c", LINES))
+    lines.until(QUESTION)
+    lines.type("\x04")
+    assert lines.close() == 0
+
+
+def test_a_terminal_of_few_means(terminal, tmp_path):
+    """No half blocks, no characters but ASCII; what is typed is read as UTF-8 all the same. Ctrl-Z, and on in the foreground."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    chat = terminal("chat", "--device", "cpu", "--steps", "1", "--size", "64x64", **plain)
+    chat.until("> ")
+    time.sleep(1)
+    chat.process.send_signal(signal.SIGTSTP)
+    time.sleep(0.3)
+    chat.process.send_signal(signal.SIGCONT)
+    chat.type("빨간 자동차 그려 줘\n")
+    shown = chat.until(r"limner-001\.png")
+    assert "▀" not in shown and "\x1b[38" not in shown
+    chat.until("> ")
+    chat.type("/save talk.jsonl\n")
+    chat.until(r"\ntalk\.jsonl\r\n")
+    saved = json.loads((tmp_path / "talk.jsonl").read_text(encoding="utf-8"))
+    assert saved["messages"][0]["content"][0]["text"] == "빨간 자동차 그려 줘"
+    chat.leave()
+    assert chat.close() == 0

@@ -15,7 +15,7 @@ import limner
 from helpers import adapted_outputs, drawn_pixels, gap, halves, make_limner, play, trained_adapter
 from limner.inference import adapter_files, adapters, lora
 from limner.inference.adapter_files import MODULES_TO_SAVE
-from limner.inference.adapters import Adapter, split_weight
+from limner.inference.adapters import Adapter, split_adapter, split_weight
 from limner.mllm.decoding_options import DecodingOptions
 from limner.train.adapter_training import AdapterTraining
 from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
@@ -368,8 +368,49 @@ def test_an_adapter_remembers_its_base_in_any_precision(tmp_path):
     assert adapters.fingerprint(model) != own
 
 
-def test_directory_and_weight():
+def test_directory_and_weight(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert split_weight("out") == ("out", 1.0)
     assert split_weight("a/out:0.5") == ("a/out", 0.5)
     assert split_weight("a:b/out") == ("a:b/out", 1.0)
+    for path in (r"C:\cat", "C:cat", "C:/cat"):
+        assert split_weight(path) == (path, 1.0)
+    assert split_weight(r"C:\cat:-.5") == (r"C:\cat", -0.5)
+    (tmp_path / "cat:2").mkdir()
+    assert split_weight("cat:2") == ("cat:2", 1.0) and split_weight("cat:2:3") == ("cat:2", 3.0)
+    for weight in ("", "half", "nan", "inf", "0,5"):
+        with pytest.raises(ValueError, match=f"'{weight}' is no weight"):
+            split_weight(f"cat:{weight}")
+    assert split_adapter("cat:0.5") == (None, "cat", 0.5)
+    assert split_adapter(r"my-cat.v1=C:\cat:0.5") == ("my-cat.v1", r"C:\cat", 0.5)
+    assert split_adapter("a/b=c:2") == (None, "a/b=c", 2.0)
+    (tmp_path / "b=c").mkdir()
+    assert split_adapter("b=c:2") == (None, "b=c", 2.0) and split_adapter("d=b=c") == ("d", "b=c", 1.0)
     assert Adapter("a", 1.0).differences == {}
+
+
+def test_names_are_the_folders_own_and_get_numbers(model, tmp_path):
+    """Dots too: the names never reach peft, which cuts a weight's path at them."""
+    one = trained_adapter(model, tmp_path / "one/cat-v1.5", 1)
+    two = trained_adapter(model, tmp_path / "two/cat-v1.5", 2)
+    alone = drawn_pixels(model)
+    assert model.load_adapter(one, weight=0.5) == "cat-v1.5"
+    first = drawn_pixels(model)
+    assert model.load_adapter(two) == "cat-v1.5-2"
+    assert model.get_active_adapters() == {"cat-v1.5": 0.5, "cat-v1.5-2": 1.0}
+    assert len({alone.tobytes(), first.tobytes(), drawn_pixels(model).tobytes()}) == 3
+    assert drawn_pixels(model, adapters={"cat-v1.5": 0.5}).tobytes() == first.tobytes()
+    with pytest.raises(ValueError, match=r"is loaded already, as 'cat-v1\.5'"):
+        model.load_adapter(one)
+    with pytest.raises(ValueError, match=r"called 'cat-v1\.5' is loaded already"):
+        model.load_adapter(two, "cat-v1.5")
+    with pytest.raises(ValueError, match="name is empty"):
+        model.load_adapter(two, "")
+    for weight in (float("nan"), "half", None):
+        with pytest.raises(ValueError, match=r"the weight is .* must be a"):
+            model.load_adapter(two, "b", weight)
+    with pytest.raises(ValueError, match=r"the weight of cat-v1\.5 is inf; it must be a finite number"):
+        model.set_adapters("cat-v1.5", float("inf"))
+    model.load_adapter(one, "again.")
+    model.delete_adapter("cat-v1.5-2")
+    assert list(model.get_active_adapters()) == ["cat-v1.5", "again."]

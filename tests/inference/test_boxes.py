@@ -25,7 +25,10 @@ def test_the_form_with_underscores_and_a_box_that_the_prompt_began():
     assert strip_boxes("<loc_112><loc_112><loc_224><loc_224><box_end> ]]") == " ]]"
 
 
-@pytest.mark.parametrize("text", ["", "no box", "<box_start><loc-1><loc-2><box_end>", "<loc-x><loc-1><loc-1><loc-1>"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "no box", "<box_start><loc-1><loc-2><box_end>", "<loc-x><loc-1><loc-1><loc-1>", f"<loc-{'9' * 5000}>" * 4],
+)
 def test_what_is_no_box_stays_text(text):
     assert parse_boxes(text) == [] and strip_boxes(text) == text
 

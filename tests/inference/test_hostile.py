@@ -1,6 +1,7 @@
 """Checkpoints that mean harm: refused with a reason, nothing executed, nothing allocated."""
 
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -14,6 +15,9 @@ from safetensors.torch import load_file, save_file
 import limner
 from helpers import make_limner
 from limner.app.cli import main as cli
+from limner.inference import adapter_files, lora
+
+CARD, LORA = adapter_files.CARD, "llm/adapter_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +187,140 @@ def test_a_part_that_is_missing(model, capsys, path):
     gone = model / path
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     refused(model, capsys, str(model))
+
+
+def one_line(error) -> str:
+    said = str(error.value)
+    assert said.isprintable() and len(said) < 1000, said
+    return said
+
+
+@pytest.mark.parametrize(
+    "path", ["config.json", "llm/generation_config.json", "tokenizer_config.json", "stream.safetensors"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder"])
+def test_what_is_no_regular_file_is_not_waited_for(model, path, kind):
+    (model / path).unlink()
+    make = {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "loop": lambda p: p.symlink_to(p.name)}
+    make.get(kind, os.mkdir)(model / path)
+    if kind in ("loop", "folder") and path.endswith("_config.json"):
+        return  # as if these, which need not be there, were not
+    with pytest.raises(ValueError, match=r"regular file|no such file|no config\.json|cannot be read"):
+        limner.load(model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "words"),
+    [
+        ("config.json", {"num_queries": "4"}, "num_queries is '4', which is no int"),
+        ("config.json", {"max_references": True}, "max_references is True"),
+        ("config.json", {"shapes": [[32, None]]}, "shapes is"),
+        ("config.json", {"plan_share": float("nan")}, "plan_share is nan"),
+        ("generation_config.json", {"temperature": float("inf")}, "temperature is inf"),
+        ("generation_config.json", {"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),
+        ("detokenizer/mmdit/config.json", {"depth": None}, "depth is None"),
+        ("detokenizer/scheduler/config.json", {"trained_tokens": "16"}, "trained_tokens is '16'"),
+        ("detokenizer/scheduler/config.json", {"base_shift": -1}, "base_shift -1 be above 0"),
+        ("detokenizer/vae/limner.json", {"unshuffle": 1}, "gives 3 channels"),
+        ("detokenizer/vae/limner.json", {"\x1b[31munshuffle": 2}, "unknown keys"),
+        ("llm/config.json", {"num_hidden_layers": "two"}, "num_hidden_layers"),
+        ("llm/config.json", {"rope_parameters": 3}, "llm cannot be read"),
+        (
+            "llm/config.json",
+            {"attn_implementation": "owner/kernel"},
+            "names code of its own to run (attn_implementation)",
+        ),
+        ("llm/config.json", {"_attn_implementation": "owner/kernel:run"}, "names code of its own to run"),
+        (
+            "vision/config.json",
+            {"text_config": {"auto_map": {"AutoModel": "evil.Model"}}},
+            "names code of its own to run",
+        ),
+    ],
+)
+def test_values_of_a_wrong_type_or_place(model, path, changes, words):
+    edit(model / path, **changes)
+    with pytest.raises(ValueError) as error:
+        limner.load(model, device="cpu")
+    assert words in one_line(error)
+
+
+def test_json_that_no_parser_takes(model):
+    whole = (model / "generation_config.json").read_text()
+    for text in ("[" * 100_000, '{"history": ' + "9" * 5000 + "}", whole.encode("utf-16")):
+        (model / "generation_config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=r"generation_config\.json is not JSON"):
+            limner.load(model, device="cpu")
+
+
+def test_names_that_steer_a_terminal(model):
+    path = model / "stream.safetensors"
+    save_file({**load_file(path), "\x1b[2J\nevil" + "x" * 10_000: torch.zeros(1)}, path)
+    with pytest.raises(ValueError) as error:
+        limner.load(model, device="cpu")
+    assert r"\x1b[2J\nevil" in one_line(error)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_backbone(model):
+    values = json.loads((model / "tokenizer.json").read_text())
+    token = {**values["added_tokens"][0], "id": 10_000, "content": "new"}
+    (model / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": [*values["added_tokens"], token]}))
+    with pytest.raises(ValueError, match="embeddings"):
+        limner.load(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return make_limner()
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    import peft
+
+    module = make_limner().mllm.llm
+    tuner = lora.inject(module, {"a": peft.LoraConfig(r=2, lora_alpha=2, target_modules="all-linear")})
+    weights = (tuner.peft_config["a"], adapter_files.lora_state(tuner, "a"))
+    adapter_files.save(tmp_path / "adapter", {"llm": weights}, {}, ("tiny", tiny.adapters.fingerprint), {})
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "words"),
+    [
+        (CARD, {"made": []}, "made is []"),
+        (CARD, {"made": {"student_steps": "four"}}, "student_steps is 'four'"),
+        (CARD, {"made": {"student_steps": 10**9}}, "it can be 1 to 1000"),
+        (CARD, {"base": None}, "base is None"),
+        (CARD, {"base_fingerprint": 3}, "base_fingerprint is 3"),
+        (CARD, {"base_fingerprint": "\x1b[2Jx", "base": "a\nb"}, "is an adapter for"),
+        (CARD, {"parts": ["llm", "llm"]}, "a part is named twice"),
+        (CARD, {"parts": [["llm"]]}, "cannot be read"),
+        (CARD, {"modules_to_save": "queries"}, "not a list of names"),
+        *((LORA, {"init_lora_weights": kind}, "changes the base too") for kind in ("pissa", "olora")),
+        (LORA, {"megatron_config": {"a": 1}, "megatron_core": "limner_evil"}, "adapter_config.json"),
+        (LORA, {"layer_replication": [[0, 2], [0, 2]]}, "layer_replication is"),
+        (LORA, {"trainable_token_indices": [0]}, "trainable_token_indices is"),
+        (LORA, {"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        (LORA, {"r": 10**9}, "it must be 1 to"),
+        (LORA, {"rank_pattern": {".*": "8"}}, "a rank is"),
+        (LORA, {"lora_alpha": float("nan")}, "finite numbers"),
+        (LORA, {"lora_alpha": "8"}, "finite numbers"),
+        (LORA, {"target_modules": "((.*)*)*x"}, "may take for ever"),
+        (LORA, {"alpha_pattern": {"(a+)+$": 1}}, "may take for ever"),
+        (LORA, {"target_modules": 3}, "names of modules"),
+        (LORA, {"\x1b[2J": 3}, "cannot be read by peft"),
+    ],
+)
+def test_an_adapter_that_is_more_than_its_weights(tiny, adapter, path, changes, words):
+    edit(adapter / path, **changes)
+    with pytest.raises(ValueError) as error:
+        tiny.load_adapter(adapter)
+    assert words in one_line(error)
+    tiny.adapters.__dict__.pop("fingerprint")
+    assert not tiny.adapters.loaded and tiny.adapters.fingerprint == make_limner().adapters.fingerprint
+
+
+def test_the_adapter_is_sound(tiny, adapter):
+    assert tiny.load_adapter(adapter) == "adapter"
+    tiny.delete_adapter("adapter")

@@ -7,6 +7,7 @@ import huggingface_hub.constants as constants
 import pytest
 import torch
 from fake_hub import fake_hub
+from safetensors.torch import load_file, save_file
 
 import limner
 from helpers import make_limner
@@ -129,16 +130,41 @@ def test_parts_come_from_the_hub(hub, folders, tmp_path, monkeypatch):
             assert torch.equal(loaded.mllm.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("part", ["llm", "vision"])
-def test_a_variant_in_place_of_the_weights_is_named(hub, folders, tmp_path, part):
-    """As in diffusers' and transformers' repositories with `variant="fp16"`; beside the weights it does not matter."""
+@pytest.mark.parametrize("part", ["llm", "vision", "detokenizer/vae", "detokenizer/mmdit"])
+def test_the_full_weights_are_fetched_and_a_variant_where_there_is_nothing_else(hub, folders, tmp_path, part):
+    """As in diffusers' and transformers' repositories with `variant="fp16"`."""
     folder = shutil.copytree(folders / "1", tmp_path / "model")
-    weights = folder / part / "model.safetensors"
-    variant = shutil.copy(weights, weights.with_name("model.fp16.safetensors"))
+    full = next((folder / part).glob("*.safetensors"))
+    variant = full.with_name(f"{full.stem}.fp16.safetensors")
+    save_file({name: value.half() for name, value in load_file(full).items()}, variant, metadata={"format": "pt"})
+    for name in (
+        f"{part}/pytorch_model.bin",
+        f"{part}/flax_model.msgpack",
+        "whole.safetensors",
+        "onnx/model.safetensors",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not read")
     hub.models["acme/both"] = {"main": folder}
     assert is_model(load("acme/both"), 1)
+    read = {f.removeprefix("acme/both/") for f in hub.downloads if f.endswith((".safetensors", ".bin", ".msgpack"))}
+    there = {str(f.relative_to(folders / "1")) for f in (folders / "1").rglob("*.safetensors")}
+    assert read == there
+    hub.downloads.clear()
+    load("acme/both", variant="fp16")
+    assert [f for f in hub.downloads if f.endswith(".safetensors")] == [f"acme/both/{part}/{variant.name}"]
     only = shutil.copytree(folder, tmp_path / "only")
-    (only / part / "model.safetensors").unlink()
+    (only / part / full.name).unlink()
     hub.models["acme/tiny"] = {"main": only}
-    refused("model.fp16.safetensors is a variant, and none is read: `dtype` chooses the precision")
-    assert variant.exists()
+    with pytest.warns(UserWarning, match=r"has no full weights, but the variant .*fp16.safetensors, which is read"):
+        load()
+    refused("no weights of the variant 'fp8'; it has fp16", variant="fp8")
+
+
+def test_revisions_and_variants_on_the_command_line(hub, folders, tmp_path, capsys):
+    hub.models["acme/tiny"] = {"main": folders / "1", "v2": folders / "2"}
+    assert cli.main(["info", "acme/tiny", "--revision", "v2", "--device", "cpu"]) == 0
+    assert cli.main(["info", "acme/tiny", "--revision", "v3"]) == 2
+    assert cli.main(["info", "acme/tiny", "--variant", "fp16"]) == 2
+    said = capsys.readouterr().err
+    assert "no revision 'v3'" in said and "no weights of the variant 'fp16'; it has none" in said

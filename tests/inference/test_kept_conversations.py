@@ -44,7 +44,9 @@ def scratch(model, **options):
     chat = Chat(model, **options)
     stream = model.stream
     chat.model = type(
-        "Forgetful", (), {"defaults": model.defaults, "stream": lambda _, m, keep_cache, **o: stream(m, **o)}
+        "Forgetful",
+        (),
+        {"defaults": model.defaults, "allow_urls": (), "stream": lambda _, m, keep_cache, **o: stream(m, **o)},
     )()
     return chat
 

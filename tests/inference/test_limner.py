@@ -13,7 +13,8 @@ from limner.detokenizer.drawing_options import DrawingOptions
 from limner.inference.drawing import begin_drawing
 from limner.inference.images import load_image
 from limner.inference.reply import Reply
-from limner.mllm.decoding import DrawRequest
+from limner.mllm.cache import StreamCache
+from limner.mllm.decoding import Decoder, DrawRequest
 from limner.mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
 
 
@@ -188,6 +189,32 @@ def test_a_long_chat_shows_the_model_its_end(model, monkeypatch):
         model.chat(history=-1)
 
 
+def test_pictures_of_a_reply_count_as_what_the_conversation_holds(model, monkeypatch):
+    """They take positions, too: one that is sure to come must fit, one more than fits ends the reply."""
+    room = model.engine.image_positions
+    prompt = len(model.encoder.encode("hi", add_generation_prompt=True).input_ids)
+    longest, extend = [0], StreamCache.extend
+
+    def watched(self, *given, **named):
+        hidden = extend(self, *given, **named)
+        longest[0] = max(longest[0], *self.lengths)
+        return hidden
+
+    monkeypatch.setattr(StreamCache, "extend", watched)
+    monkeypatch.setattr(model.mllm.llm.config, "max_position_embeddings", prompt + 3 + room - 1)
+    with pytest.raises(ValueError, match=f"and its picture {room}; this model holds"):
+        model.generate("hi", images="force", max_new_tokens=3)
+    monkeypatch.setattr(model.mllm.llm.config, "max_position_embeddings", prompt + 3 + room)
+
+    def choose(self, rows, logits):
+        """Pictures as long as there may be some, and no words."""
+        return [(self.vocabulary.end_of_turn if r.num_images == 3 else self.begin_image_ids)[0] for r in rows]
+
+    monkeypatch.setattr(Decoder, "choose", choose)
+    (finished,) = [e for e in model.stream("hi", max_images=3, max_new_tokens=3) if isinstance(e, Finished)]
+    assert finished.reason == "length" and prompt < longest[0] <= prompt + 3 + room
+
+
 def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
     chat = model.chat(images="force", max_images=1, max_new_tokens=3)
     first = chat.say("draw", images=[picture(1)])
@@ -234,9 +261,11 @@ def test_chat_remembers_undoes_retries_and_saves(model, tmp_path):
         chat.undo()
 
 
-def test_save_and_load_round_trip(model, tmp_path):
+def test_save_and_load_round_trip(model, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "m")
     again = limner.load(tmp_path / "m", device="cpu")
+    monkeypatch.chdir(tmp_path / "m")
+    assert limner.load(".", device="cpu").name == again.name == "m"
     a, b = (m.generate("draw", images="force", max_images=1, seed=2) for m in (model, again))
     assert a.images[0].tobytes() == b.images[0].tobytes() and a.text == b.text
     names = {p.name for p in (tmp_path / "m").iterdir()}

@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_pictures_take_names_that_are_free(folder, tmp_path, monkeypatch, capsys
     assert cli.main(["edit", "limner-001.png", "make it blue", *drawing]) == 0
     assert (tmp_path / "limner-002.png").exists()
     assert cli.main(["edit", "limner-001.png", "blue", "--out", "./limner-001.png", *drawing]) == 2
-    assert "is the picture that is edited" in capsys.readouterr().err
+    assert "is the picture that is read" in capsys.readouterr().err
     assert (tmp_path / "limner-001.png").read_bytes() == first
 
 
@@ -134,6 +136,56 @@ def test_pictures_take_names_that_are_free(folder, tmp_path, monkeypatch, capsys
 def test_a_format_that_is_not_written_is_refused_before_anything_is_drawn(name, tmp_path, capsys):
     assert cli.main(["draw", "a cat", "--model", "no/such", "--out", str(tmp_path / name)]) == 2
     assert "no picture format that is written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300 + ".png", "cannot write .*File name too long"),
+        ("no/such/a.png", "no folder"),
+        (".png", "no ending is no picture format"),
+        ("folder.png", "it is a folder"),
+        ("guarded/a.png", "cannot write guarded/a.png: Permission denied"),
+        ("shown.png", "shown.png is the picture that is read"),
+        ("link.png", "link.png is the picture that is read"),
+    ],
+)
+def test_where_no_picture_can_be_written_nothing_is_drawn(name, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder.png", "guarded"):
+        (tmp_path / folder).mkdir()
+    picture(1).save("shown.png")
+    (tmp_path / "link.png").symlink_to("shown.png")
+    before = sorted(tmp_path.rglob("*"))
+    touch = Path.touch
+
+    def guarded(path, *_, **__):
+        if path.parent.name == "guarded":
+            raise PermissionError(13, "Permission denied")
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", guarded)
+    commands = [["edit", "shown.png", "blue"], ["describe", "shown.png", "--boxes"]]
+    for command in commands if "read" in said else [*commands, ["draw", "a cat"]]:
+        assert cli.main([*command, "--model", "no/such", "--out", name]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    with pytest.raises(ValueError, match=said):
+        output.check_picture_path(Path(name), Path("shown.png"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_that_draw_at_once_keep_both_pictures(tmp_path, monkeypatch):
+    """Each has found the same name free."""
+    monkeypatch.chdir(tmp_path)
+    free, found = output.free_path, iter([Path("a-1.png")] * 2)
+    monkeypatch.setattr(output, "free_path", lambda _: next(found, None) or free("a-{}.png"))
+    paths = [output.save_new_image(picture(number), "a-{}.png") for number in (1, 2)]
+    assert [str(path) for path in paths] == ["a-1.png", "a-2.png"]
+    assert Image.open("a-1.png").tobytes() == picture(1).tobytes()
+    monkeypatch.setattr(output, "save_image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        output.save_new_image(picture(1), "a-{}.png")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("ending", output.IMAGE_SUFFIXES)

@@ -91,8 +91,11 @@ def test_what_it_has_not_met_the_teacher_draws(folder, tmp_path):
     assert steps(model) == 3 and drawn(model) == drawn(teacher)
     assert drawn(model, num_inference_steps=2) != drawn(teacher, num_inference_steps=2), "asked for, it draws"
     model.load_adapter(tmp_path / "made", "loaded")
-    model.set_adapters(["drawing", "loaded"])
-    assert steps(model) == 2, "a student that was loaded is meant to"
+    teacher.load_adapter(tmp_path / "made", "loaded")
+    for both in (["drawing", "loaded"], ["loaded"]):
+        model.set_adapters(both), teacher.set_adapters(both)
+        assert steps(model) == 2, "a student that was loaded is meant to"
+        assert drawn(model) == drawn(teacher), "in the place of the model's own"
     model.set_adapters([])
     assert drawn(model) == own
 

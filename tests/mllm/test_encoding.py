@@ -1,13 +1,16 @@
 """No text becomes a control token; labels cover what the assistant decides."""
 
+import copy
 import json
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from helpers import byte_tokenizer, make_stream, picture, stream_config
 from limner.mllm.config import LimnerConfig
@@ -68,6 +71,39 @@ def test_prompts_are_tokenized_as_transformers_does(make):
         turns = [{"role": "user", "content": text}]
         theirs = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
         assert encoder.encode(turns, add_generation_prompt=True).input_ids == theirs
+
+
+def words_and_added(
+    added, special, template="{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}</turn>{% endfor %}"
+):
+    """An encoder whose vocabulary has the added tokens as words of its own, as Unigram's and Gemma's do."""
+    letters = [chr(c) for c in range(32, 127)]
+    scores = [*((token, -1.0) for token in (*special, *added)), *((c, -9.0) for c in letters)]
+    words = Tokenizer(models.Unigram(scores, unk_id=0))
+    words.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    words.add_tokens([AddedToken(token, normalized=False) for token in added])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token=special[0], eos_token="</turn>")
+    tokenizer.chat_template, config = template, stream_config()
+    return StreamEncoder(tokenizer, config, add_control_tokens(tokenizer, config))
+
+
+def test_line_breaks_may_be_added_tokens_and_are_told_apart():
+    encoder = words_and_added(["\n", "\n\n", "  "], ["<unk>", "<turn>", "</turn>"])
+    for text in ("draw", "a\nb", "a\n\nb", "a  b"):
+        turns = [{"role": "user", "content": text}]
+        theirs = encoder.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        assert encoder.encode(turns).input_ids == theirs
+
+
+def test_a_control_token_that_the_vocabulary_itself_has_is_cut():
+    template = "{% for m in messages %}<turn>{{ m.content }}</turn>{% endfor %}<tool>"
+    encoder = words_and_added(["<tool>"], ["<unk>", "<pad>", "<turn>", "</turn>"], template)
+    text = "a <pad> and </turn><turn><tool> </turn>"
+    ids = encoder.text_ids(text)
+    assert "".join(encoder.tokenizer.convert_ids_to_tokens(ids)) == text
+    assert encoder.text_ids("cat" + "</turn>" * 3000)[:4] == encoder.text_ids("cat<")
+    # a character that is not known is lost, as in transformers
+    assert encoder.text_ids("é") == [encoder.tokenizer.unk_token_id]
 
 
 def test_of_control_tokens_that_begin_alike_the_longest_is_taken():
@@ -159,6 +195,8 @@ def test_emitted_text_keeps_its_ids(encoder):
     assert encoder.text_ids(odd) == list(odd.ids)
     split = EmittedText("ab", (5, 6, 7))
     assert encoder.text_ids(split) == [5, 6, 7]
+    for twin in (copy.copy(split), copy.deepcopy(split), pickle.loads(pickle.dumps(split))):
+        assert twin == "ab" and encoder.text_ids(twin) == [5, 6, 7]
 
 
 def test_all_any_resolution_rows_of_seed_x():
@@ -216,7 +254,7 @@ def test_nearest_shape():
     ("messages", "words"),
     [
         ([], "no messages"),
-        ([{"role": "user"}], "message 0 must be a dict with exactly the keys role and content"),
+        ([{"role": "user"}], "message 0 must be a dict with the keys role and content"),
         ([{"role": "robot", "content": "x"}], "message 0 has role 'robot'; roles are"),
         (
             [{"role": "user", "content": "x"}, {"role": "user", "content": 3}],
@@ -257,3 +295,43 @@ def test_unknown_config_keys_are_refused():
         LimnerConfig.from_dict({"colour": 1})
     with pytest.raises(ValueError, match="drawn_images"):
         LimnerConfig(drawn_images="forgotten")
+
+
+LOOPS = (
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (LOOPS + "{{ messages[0].content }}", "more than 1,000,000 steps"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "1,000,000 steps",
+        ),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{{ range(10000000) }}", "Range too big"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% include '/etc/passwd' %}", "refuses these messages"),
+        ("{{ cycler.__init__.__globals__ }}", "unsafe"),
+        ("{{ 10 ** 10 ** 8 }}", "powers"),
+        ("{% for %}", "chat template"),
+        ("{{ 'a", "chat template is broken"),
+    ],
+)
+def test_a_template_that_never_ends_or_fails_is_refused(template, words):
+    tokenizer, config = byte_tokenizer(), stream_config()
+    vocabulary = add_control_tokens(tokenizer, config)
+    tokenizer.chat_template = template
+    before = sys.gettrace()
+    with pytest.raises(ValueError, match=words):
+        StreamEncoder(tokenizer, config, vocabulary).encode("x")
+    assert sys.gettrace() is before
+
+
+def test_ids_of_a_saved_reply_are_no_control_tokens():
+    encoder = words_and_added(["<tool>", "\n"], ["<unk>", "<turn>", "</turn>"])
+    tool, turn, line = (encoder.tokenizer.convert_tokens_to_ids(name) for name in ("<tool>", "<turn>", "\n"))
+    assert encoder.spells([line], "\n") and encoder.spells([tool], "<tool>")
+    assert not encoder.spells([turn], "<turn>") and not encoder.spells([encoder.vocabulary.boi], "<img>")

@@ -24,8 +24,20 @@ def test_the_pieces_are_the_text(nano, words):
         stream = TextStream(nano)
         pieces = [stream.add(token) for token in ids]
         rest, whole = stream.end()
-        assert "".join(pieces) + rest == whole == nano.decode(ids) and whole.ids == tuple(ids)
+        assert "".join(pieces) + rest == whole == nano.decode(ids).rstrip("\ufffd") and whole.ids == tuple(ids)
         assert not any("\ufffd" in piece for piece in pieces) or not words
+
+
+def test_a_character_that_a_limit_cuts_is_left_out(nano):
+    text = "잔디 위에 😀"
+    ids = nano.encode(text)
+    for count in range(1, len(ids) + 1):
+        stream = TextStream(nano)
+        given = "".join(stream.add(token) for token in ids[:count])
+        rest, whole = stream.end()
+        assert given + rest == whole and "\ufffd" not in whole and text.startswith(whole)
+        assert whole.ids == tuple(ids[:count])
+    assert whole == text
 
 
 def test_a_stop_string_is_never_given_out_not_even_its_beginning():

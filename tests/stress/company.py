@@ -9,9 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from cases import Outcome, try_cases
 from hypothesis import strategies as st
 
+from cases import Outcome, try_cases
 from helpers import make_limner, picture, psnr
 from limner.inference.model import Limner
 from limner.mllm.decoding import Decoder

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import string
 
-from cases import Outcome, try_cases
 from hypothesis import strategies as st
 from PIL import Image
 
+from cases import Outcome, try_cases
 from helpers import make_limner, picture
 from limner.inference.model import Limner
 from limner.mllm.events import Finished, PictureBegun, PictureDone, TextPiece

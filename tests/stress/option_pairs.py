@@ -15,10 +15,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from cases import Outcome
 from fake_cuda import fake_gpu
 
 import limner
+from cases import Outcome
 from helpers import make_limner, picture, psnr, trained_adapter
 from limner.inference import lora
 from limner.inference.loading import place_model

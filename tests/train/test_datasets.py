@@ -12,22 +12,14 @@ from PIL import Image
 
 import limner
 from helpers import make_limner, picture
+from helpers import png_bytes as png
+from helpers import write_lines as lines
+from limner.app.cli.main import main
 from limner.inference.resizing import resize_to_shape
 from limner.train.datasets.check import check
 from limner.train.datasets.example import CaptionedPicture, Conversation, Problem, open_picture
 from limner.train.datasets.mixture import ExampleSource, Mixture, WorldSource, conversation_size, load_sources
 from limner.train.datasets.readers import read
-
-
-def png(seed: int = 0, size=(32, 32)) -> bytes:
-    out = io.BytesIO()
-    picture(seed, size).save(out, "PNG")
-    return out.getvalue()
-
-
-def lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture
@@ -338,3 +330,44 @@ def test_pictures_are_cut_to_the_nearest_shape():
     config = make_limner(shapes=((32, 32), (32, 64))).config
     assert resize_to_shape(picture(0, (100, 90)), config).size == (32, 32)
     assert resize_to_shape(picture(0, (100, 190)), config).size == (64, 32)
+
+
+def test_the_check_shows_what_the_model_will_see(folder, capsys):
+    """The command line's first three examples: roles, texts, the system prompt, and where each picture stands."""
+    rows = [
+        {
+            "system": "Be brief.",
+            "source_img": "0.png",
+            "mask_img": "1.png",
+            "instruction": "blue\x1b[31m",
+            "target_img": "2.png",
+        },
+        *({"file_name": "1.png", "text": f"a cat {n}"} for n in range(200)),
+        {"image": "2.png"},
+        {"source": "2.png", "target": "none.png", "edit": "x"},
+    ]
+    lines(folder / "data.jsonl", rows)
+    assert main(["data", "check", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "layouts   200 captions, 1 edits",
+        "not used  fields mask_img",
+        "left out  2, with 3 pictures",
+        "1. " + f"{folder}/data.jsonl:1: ",
+        "    Be brief.<|im_end|>",
+        "<img>[a picture seen, 128 x 128 of 32 x 32]</img>blue\\x1b[31m<|im_end|>",
+        "    <shape_128x128><img>[a picture drawn, 128 x 128 of 32 x 32]</img><|im_end|>",
+        "1 of 2 pictures drawn",
+    ):
+        assert line in said, line
+    assert said.count(" learned, ") == 3 and "data.jsonl:4:" not in said.split("1. ")[1]
+
+
+def test_a_drawings_queries_count_as_tokens_of_its_conversation(folder):
+    """They stand behind the last token: a conversation that ends with a drawing takes their positions, too."""
+    model = make_limner(num_queries=40, image_tokens=4)
+    rows = [{"file_name": "1.png", "text": "a cat"}]
+    (example,) = read(lines(folder / "metadata.jsonl", rows))
+    (tokens,) = check([example], model.encoder, 1024).tokens
+    (problem,) = check([example], model.encoder, tokens).problems
+    assert "this model's context holds" in problem.why

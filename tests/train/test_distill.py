@@ -149,7 +149,7 @@ def test_a_student_goes_on_from_an_earlier_one(data, tmp_path):
     model, options = make_limner(), [*QUICK, f"data=[{data}]"]
     first = distill(model, tmp_path / "first", load_config(options))
     options.append(f"warm_start={first}")
-    again = distill(model, tmp_path / "again", load_config([*options, "loop.steps=1", "loop.learning_rate=1e-12"]))
+    again = distill(model, tmp_path / "again", load_config([*options, "loop.steps=1", "loop.learning_rate=1e-10"]))
     on = distill(model, tmp_path / "on", load_config(options))
     weights = [load_file(folder / "mmdit/adapter_model.safetensors") for folder in (first, again, on)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

@@ -62,6 +62,12 @@ def test_conversations_stay_conversations(tmp_path):
     assert open_picture(next(example.pictures())).tobytes() == picture(1).tobytes()
 
 
+def test_an_output_within_the_data_is_refused_before_anything_is_written(folder):
+    with pytest.raises(ValueError, match="lies in the data"):
+        filter_dataset(folder, folder / "clean", Rules())
+    assert not (folder / "clean").exists()
+
+
 def test_hashes_see_through_scaling_and_tell_pictures_apart():
     a, b = picture(1, (64, 64)), picture(2, (64, 64))
     assert (difference_hash(a) != difference_hash(a.resize((128, 128)))).sum() <= 10  # noise: the hardest case

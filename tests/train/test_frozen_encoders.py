@@ -90,6 +90,38 @@ def test_other_encoders_and_other_folders_are_refused(data, tmp_path):
         precompute(model, examples, tmp_path / "store")
 
 
+def test_a_stopped_one_goes_on_and_a_file_cut_short_is_named_before_training(data, tmp_path, monkeypatch):
+    model = make_limner()
+    examples = check(read(data), model.encoder, 1024).examples
+    monkeypatch.setattr(frozen_module, "TENSORS_PER_FILE", 2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    count = precompute(model, examples, whole, batch_size=1)
+    real, written = frozen_module.save_file, []
+
+    def stops(tensors, path):
+        real(tensors, path)
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(frozen_module, "save_file", stops)
+    with pytest.raises(KeyboardInterrupt):
+        precompute(model, examples, cut, batch_size=1)
+    (cut / ".00001.7.new.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="limner precompute was stopped; the same command goes on with it"):
+        EncoderCache(cut, encoders_fingerprint(model))
+    with pytest.raises(ValueError, match="was begun with another vision tower"):
+        precompute(make_limner(seed=3), examples, cut)
+    assert precompute(model, examples, cut, batch_size=1) == count
+    one, two = (EncoderCache(folder, encoders_fingerprint(model)) for folder in (whole, cut))
+    assert one.places == two.places and all(torch.equal(one[name], two[name]) for name in one.places)
+    assert {path.name for path in cut.iterdir()} == {path.name for path in whole.iterdir()}
+    first = sorted(whole.glob("0*.safetensors"))[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"00000\.safetensors cannot be read: .*; precompute into a new folder"):
+        EncoderCache(whole, encoders_fingerprint(model))
+
+
 def test_the_command_line(data, tmp_path, capsys):
     make_limner().save_pretrained(tmp_path / "base")
     out = str(tmp_path / "out")

@@ -85,10 +85,22 @@ def test_no_number_is_infinite_none_and_few_are_negative(config):
         ("joint.loop.steps=-1", "joint.loop: steps is -1; it must be at least 1"),
         ("joint.loop.batch_size=0", "batch_size is 0; it must be at least 1"),
         ("joint.loop.gradient_accumulation_steps=0", "gradient_accumulation_steps is 0"),
-        ("joint.loop.log_every=0", "log_every is 0"),
-        ("joint.loop.save_every=0", "save_every is 0"),
+        ("joint.loop.log_every=-1", "log_every is -1; it must be at least 0"),
+        ("joint.loop.save_every=-1", "save_every is -1; it must be at least 0"),
         ("joint.loop.save_total_limit=0", "save_total_limit is 0"),
-        ("joint.loop.max_grad_norm=0", "max_grad_norm is 0.0; it must be above 0"),
+        ("joint.loop.max_grad_norm=-1", "max_grad_norm is -1.0; it must be at least 0"),
+        ("joint.loop.learning_rate=0", "joint.loop: learning_rate is 0, by which nothing is learned"),
+        ("joint.loop.learning_rate=1e10", "learning_rate is 10000000000.0; it must be at least 0 and at most 1"),
+        (
+            "joint.loop.weight_decay=1e4",
+            "weight_decay is 10000.0; times the learning rate, 0.0014, it must be at most 1",
+        ),
+        (
+            "joint={language_weight: 0, feature_weight: 0, flow_weight: 0, align_weight: 0}",
+            "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned",
+        ),
+        ("detokenizer.flow_weight=0", "detokenizer: flow_weight and align_weight are 0"),
+        ("seed=9223372036854775808", "seed is 9223372036854775808; it must be at least"),
         ("joint.loop.ema_decay=1", "ema_decay is 1.0; it must be at least 0 and below 1"),
         ("joint.loop.decay_ratio=1.2", "decay_ratio is 1.2"),
         ("joint.loop.learning_rate=inf", "learning_rate is inf"),
@@ -124,8 +136,27 @@ def test_a_recipe_refuses_by_name(override, said):
     assert str(refusal.value).startswith(f"{override}: ") and said in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number and at least 1"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"max_grad_norm": "1.0"}, "max_grad_norm is '1.0'"),
+        ({"max_grad_norm": True}, "max_grad_norm is True"),
+        ({"learning_rate": None}, "learning_rate is None"),
+        ({"steps": None}, "steps is None"),
+    ],
+)
+def test_python_s_own_values_are_asked_too(options, said):
+    with pytest.raises(ValueError) as refusal:
+        LoopConfig(**options)
+    assert str(refusal.value).startswith(said)
+
+
 def test_what_lies_on_the_edge_is_taken():
+    LoopConfig(max_grad_norm=None, num_workers=None)
     LoopConfig(learning_rate=0.0, warmup_steps=0, sample_every=0, num_workers=None, decay_ratio=1.0, ema_decay=0.0)
+    LoopConfig(learning_rate=1.0, save_every=0, log_every=0, max_grad_norm=0.0, max_bad_batches=0)
     JointStage(draw_share=0.0, context_dropout=1.0, language_weight=0.0, align_block=0, density_mean=-3.0)
     JointStage(density="mode", density_mean=-1.0)
     assert load_recipe("nano", ["mmdit.context_width=256"]).mmdit.context_width == 256

@@ -11,7 +11,7 @@ from helpers import kl_autoencoder
 from limner.detokenizer.autoencoder import to_pixels
 from limner.evaluation.reader import LETTERS, Reader, ReaderConfig
 from limner.train.loop import LoopConfig
-from limner.train.stages.reader import ReaderStage, letter_columns, losses, make_batch
+from limner.train.stages.reader import ReaderStage, counts, letter_columns, losses, make_batch
 from limner.world.scene import render
 from limner.world.signs import sign_scene
 
@@ -48,7 +48,8 @@ def test_it_learns_to_read_one_sign(tmp_path):
     word, image = scene.things[0].words, render(scene)
     reader = Reader(ReaderConfig(16, 2))
     pixels = torch.from_numpy(np.array(image))[None]
-    batch = {"pixels": pixels, "targets": letter_columns(scene)[None]}
+    targets = letter_columns(scene)[None]
+    batch = {"pixels": pixels, "targets": targets, "counts": counts(targets)}
     optimizer = torch.optim.AdamW(reader.parameters(), 5e-3)
     for step in range(150):
         optimizer.zero_grad()

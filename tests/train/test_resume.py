@@ -6,16 +6,20 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 
 import limner
 from helpers import make_limner, picture
 from limner.app.cli import main as cli
 from limner.evaluation import world
+from limner.inference.model import Limner
 from limner.train import finetune as module
 from limner.train import recipe as recipes
+from limner.train import resume
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
-from limner.train.loop import Interrupted, LoopConfig
+from limner.train.interrupts import Interrupted
+from limner.train.loop import LoopConfig
 from limner.train.objective import JointObjective
 from limner.train.resume import check_same_run, flatten, run_settings
 
@@ -106,6 +110,19 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(data, tmp_path, monkeypa
     )
 
 
+def test_a_run_that_could_not_note_its_settings_goes_on(data, tmp_path, monkeypatch):
+    """A full disk, or a kill just there, leaves an empty folder."""
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(resume, "write_text", full)
+        finetune(make_limner(), data, tmp_path / "out", load_config(QUICK))
+    assert list((tmp_path / "out/run").iterdir()) == []
+    finetune(make_limner(), data, tmp_path / "out", load_config(QUICK))
+
+
 def test_checkpoints_that_were_asked_for_stay(data, tmp_path):
     out = finetune(make_limner(), data, tmp_path / "out", load_config([*QUICK, "joint.loop.save_total_limit=3"]))
     assert [p.name for p in sorted((out / "run/checkpoints").iterdir())] == ["00000001", "00000002", "00000003"]
@@ -152,7 +169,7 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
         settings = replace(
             getattr(recipe, stage), data=(str(data),), train=("mllm.llm",), loop=replace(loop, learning_rate=rate)
         )
-        return recipes.run_recipe(replace(recipe, **{stage: settings}), (stage,))
+        return recipes.run_recipe(replace(recipe, dtype="bfloat16", **{stage: settings}), (stage,))
 
     train()
     weights = (tmp_path / "out/model/llm/model.safetensors").read_bytes()
@@ -174,6 +191,12 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
     assert (tmp_path / "out/recipe.json").read_text() == recipe
     train()
     assert (tmp_path / "out/model/llm/model.safetensors").read_bytes() == weights
+    base, made = (dict(Limner.from_pretrained(tmp_path / f).named_parameters()) for f in ("base", "out/model"))
+    changed = {name for name, value in base.items() if not torch.equal(value, made[name])}
+    assert changed and all(name.startswith("mllm.llm.") for name in changed), (
+        "fp32 was trained in bf16, and what rested is as it was"
+    )
+    assert {value.dtype for value in made.values()} == {torch.float32}
     train(stage="joint", rate=0.05)
     assert (tmp_path / "out/model/llm/model.safetensors").read_bytes() != weights
     assert "0.05" in (tmp_path / "out/recipe.json").read_text()

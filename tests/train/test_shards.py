@@ -72,6 +72,24 @@ def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
     assert progress["left_out"] == len(left)
 
 
+def test_where_every_conversation_of_a_batch_is_broken_others_stand_in(folder):
+    model = make_limner()
+    mixture = Mixture(load_sources([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 1, 0, pool=6)
+    batches = [mixture(step) for step in range(24)]
+    left = [line for batch in batches for line in batch.left_out]
+    assert 1 <= len(left) <= 2 and all("0007" in line for line in left)
+    assert all(len(batch.target) == 1 for batch in batches)
+    again = next(step for step, batch in enumerate(batches) if batch.left_out)
+    assert mixture(again).left_out == left[:1]
+    assert mixture(again).stream.input_ids.tolist() == batches[again].stream.input_ids.tolist()
+    for path in folder.glob("*.tar"):
+        write_tar(path, range(3), broken=range(3))
+    examples_of.cache_clear()
+    broken = Mixture(load_sources([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 1, 0, pool=6)
+    with pytest.raises(ValueError, match="every conversation of step 2 and of its pool is broken"):
+        broken(2)
+
+
 def test_too_many_broken_examples_stop_a_run(tmp_path):
     from torch import nn
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,14 +19,20 @@ from tqdm import tqdm
 
 from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
+from ...mllm.messages import normalize_messages
 from ..loop import MAX_SKIPPED_SHARE
 from . import readers
-from .example import CaptionedPicture, Example, Problem, open_picture, open_pictures
+from .example import CaptionedPicture, Example, Problem, map_pictures, open_picture
+from .notes import Notes
+from .preview import printable
 
 MIN_SIDE = 16
 """Pictures with a side of fewer pixels are refused."""
 MAX_PIXELS = 32_000_000
 """Pictures of more pixels are refused: they would be decoded again at every use."""
+
+AT_ONCE = 1024
+"""Examples that wait for a thread at a time: a set is not read whole before the first is checked."""
 
 
 @dataclass
@@ -37,6 +44,8 @@ class Report:
     tokens: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     """A hash of each example's texts and pixels"""
+    notes: Notes = field(default_factory=Notes)
+    """What the reader saw beside examples and problems"""
 
     @property
     def fingerprint(self) -> str:
@@ -45,7 +54,7 @@ class Report:
         return f"{len(self.digests)} examples, {whole}"
 
     def table(self) -> str:
-        """The report as text: counts, sizes, tokens, and the first ten problems by file and line."""
+        """The report as text: counts, layouts, sizes, tokens, what was not used, and the first ten problems by file and line."""
         kinds = Counter(
             "captioned pictures" if isinstance(e, CaptionedPicture) else "conversations" for e in self.examples
         )
@@ -58,12 +67,14 @@ class Report:
             lines.append(
                 f"tokens    {sum(self.tokens):,}, {median(self.tokens):.0f} an example, at most {max(self.tokens)}"
             )
+        lines += self.notes.lines()
         if self.problems:
-            lines.append(f"left out  {len(self.problems)}")
+            lost = sum(problem.pictures for problem in self.problems)
+            lines.append(f"left out  {len(self.problems)}" + (f", with {lost} pictures" if lost else ""))
             lines += [f"  {problem}" for problem in self.problems[:10]]
             if len(self.problems) > 10:
                 lines.append(f"  and {len(self.problems) - 10} more")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def raise_if_unusable(self) -> None:
         """Raises ValueError when nothing is left, or more than `MAX_SKIPPED_SHARE` of the data set is broken."""
@@ -82,26 +93,40 @@ class Report:
 def check_dataset(data: str | Path, encoder: StreamEncoder, max_length: int) -> Report:
     """Read and check a whole data set, and print what is found. Raises ValueError for one that cannot be used."""
     print(f"checking {data}", flush=True)
-    report = check(readers.read(data), encoder, max_length)
+    notes = Notes()
+    report = check(readers.read(data, notes), encoder, max_length, notes=notes)
     print(report.table(), flush=True)
     report.raise_if_unusable()
     return report
 
 
-def check(found: Iterable[Example | Problem], encoder: StreamEncoder, max_length: int, threads: int = 8) -> Report:
-    """Open every picture and count every token; ``max_length`` is what the backbone's context holds."""
-    report = Report()
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(partial(check_example, encoder=encoder, max_length=max_length), found)
-        for outcome in tqdm(results, desc="checking", unit=" examples", leave=False, disable=None):
-            if isinstance(outcome, Problem):
-                report.problems.append(outcome)
-            else:
-                example, sizes, tokens, digest = outcome
-                report.examples.append(example)
-                report.sizes += sizes
-                report.tokens.append(tokens)
-                report.digests.append(digest)
+def check(
+    found: Iterable[Example | Problem],
+    encoder: StreamEncoder,
+    max_length: int,
+    threads: int = 8,
+    notes: Notes | None = None,
+) -> Report:
+    """Open every picture and count every token; ``max_length`` is what the backbone's context holds, ``notes`` are the
+    reader's."""
+    report = Report(notes=notes or Notes())
+    checked = partial(check_example, encoder=encoder, max_length=max_length)
+    found = iter(found)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(desc="checking", unit=" examples", leave=False, disable=None) as progress,
+    ):
+        while some := list(islice(found, AT_ONCE)):
+            for outcome in pool.map(checked, some):
+                progress.update()
+                if isinstance(outcome, Problem):
+                    report.problems.append(outcome)
+                else:
+                    example, sizes, tokens, digest = outcome
+                    report.examples.append(example)
+                    report.sizes += sizes
+                    report.tokens.append(tokens)
+                    report.digests.append(digest)
     return report
 
 
@@ -113,6 +138,7 @@ def check_example(
         return example
     try:
         sizes, digest = [], hashlib.blake2b(text_bytes(example), digest_size=16)
+        fitted = []
         for source in example.pictures():
             image = open_picture(source)
             if min(image.size) < MIN_SIDE:
@@ -123,13 +149,17 @@ def check_example(
                 )
             sizes.append((image.height, image.width))
             digest.update(image.tobytes())
-        messages = open_pictures(example.sample(random.Random(0), 1.0), partial(resize_to_shape, config=encoder.config))
-        tokens = len(encoder.encode(messages, training=True).input_ids)
-        if tokens > max_length:
-            pictures = sum(p["type"] == "image" for m in messages for p in m["content"])
-            raise ValueError(f"{tokens} tokens with {pictures} pictures; this model's context holds {max_length}")
+            fitted.append(resize_to_shape(image, encoder.config))
+        left = iter(fitted)  # a sample shows the example's pictures in their order
+        messages = normalize_messages(map_pictures(example.sample(random.Random(0), 1.0), lambda _: next(left)))
+        encoded = encoder.encode(messages, training=True)
+        # a drawing's queries have the positions behind its BOI, wherever the conversation ends
+        ends = (p.boi_index + 1 + encoder.config.num_queries for p in encoded.pictures if p.drawn)
+        tokens = len(encoded.input_ids)
+        if max(tokens, *ends, 0) > max_length:
+            raise ValueError(f"{tokens} tokens with {len(sizes)} pictures; this model's context holds {max_length}")
     except (ValueError, OSError) as error:
-        return Problem(example.where, str(error))
+        return Problem(example.where, str(error), sum(1 for _ in example.pictures()))
     return example, sizes, tokens, digest.hexdigest()
 
 

@@ -123,6 +123,8 @@ class Problem:
 
     where: str
     why: str
+    pictures: int = 0
+    """Pictures that are lost with it, as far as they are known"""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"

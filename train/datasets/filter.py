@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ...inference.output import check_folder
-from . import readers
+from . import pictures, readers
 from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, map_pictures, open_picture
+from .notes import Notes
+from .preview import printable
 from .rules import HASH_SIDE, Rules
 
 
@@ -31,17 +33,22 @@ def filter_dataset(
 ) -> dict:
     """Copy what passes into ``output`` (pictures and ``metadata.jsonl``), list the rest in ``dropped.jsonl``.
 
-    ``similarity`` stands in for the model named in ``rules``. Returns the counts. Raises ValueError for an output that
-    is not empty, or no data set.
+    ``similarity`` stands in for the model named in ``rules``. Returns the counts, and prints what was not used. Raises
+    ValueError for an output that is not empty or lies in the data, or no data set.
     """
     check_folder(output)
+    if output.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(
+            f"{output} lies in the data, {data}, and would be read as part of it; choose a folder beside it"
+        )
+    notes = Notes()
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
     (output / "pictures").mkdir(parents=True)
     counts = {"kept": 0, "dropped": 0}
     hashes: list[np.ndarray] = []
-    with (output / "metadata.jsonl").open("w") as good, (output / "dropped.jsonl").open("w") as bad:
-        for example in readers.read(data):
+    with open_text(output / "metadata.jsonl") as good, open_text(output / "dropped.jsonl") as bad:
+        for example in readers.read(data, notes):
             why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
             if why is None and not isinstance(example, Problem):
                 good.write(json.dumps(row(example, output, counts["kept"]), ensure_ascii=False) + "\n")
@@ -49,7 +56,13 @@ def filter_dataset(
             else:
                 bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
                 counts["dropped"] += 1
+    for line in notes.lines():
+        print(printable(line))
     return counts
+
+
+def open_text(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", errors="surrogatepass")
 
 
 def drop_reason(
@@ -96,7 +109,7 @@ def copy_picture(source: Source, output: Path, stem: str) -> str:
     if isinstance(source, (Path, EmbeddedPicture)):
         name, data = (source.name, source.read_bytes()) if isinstance(source, Path) else (source.name, source.read())
         ending = Path(name.rstrip(")")).suffix.lower()
-        stem += ending if ending in readers.PICTURES else ".png"
+        stem += ending if ending in pictures.SUFFIXES else ".png"
         (output / "pictures" / stem).write_bytes(data)
     else:
         stem += ".png"

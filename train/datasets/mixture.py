@@ -151,13 +151,29 @@ class Mixture:
         return [self.sources[source].name(self.seed, place) for source, place, _ in self.pool_batches(pool)[index]]
 
     def __call__(self, step: int) -> JointBatch:
-        """This process's conversations of a step. Those whose pictures cannot be read are left out and named in the batch.
+        """This process's conversations of a step. Those whose pictures cannot be read are left out and named in the batch;
+        where none is left, the conversations of the pool's next batch stand in.
 
-        Raises ValueError when none is left.
+        Raises ValueError when none of the pool can be read.
         """
-        fit = partial(resize_to_shape, config=self.encoder.config)
         pool, index = divmod(step, self.pool)
-        batch = self.pool_batches(pool)[index]
+        batches = self.pool_batches(pool)
+        kept, left_out = self.read_batch(batches[index])
+        others = iter(batches[index + 1 :] + batches[:index])
+        while not kept and (batch := next(others, None)):
+            kept = self.read_batch(batch)[0]
+        if not kept:
+            raise ValueError(f"every conversation of step {step} and of its pool is broken; the first: {left_out[0]}")
+        opened, places, sources = map(list, zip(*kept, strict=True))
+        made = joint_batch(opened, self.encoder, places, self.keys)
+        made.sources, made.left_out = sources, left_out
+        return made
+
+    def read_batch(
+        self, batch: Sequence[tuple[int, int, int]]
+    ) -> tuple[list[tuple[list[Message], int, int]], list[str]]:
+        """This process's conversations of a batch with their places in it and their sources, and those that cannot be read."""
+        fit = partial(resize_to_shape, config=self.encoder.config)
         kept, left_out = [], []
         for place in parallel.balanced_indices([float(tokens) for _, _, tokens in batch]):
             source, number, _ = batch[place]
@@ -166,12 +182,7 @@ class Mixture:
                 kept.append((open_pictures(messages, fit), place, source))
             except (ValueError, OSError) as error:
                 left_out.append(f"{self.sources[source].name(self.seed, number)}: {error}")
-        if not kept:
-            raise ValueError(f"every conversation of step {step} is broken; the first: {left_out[0]}")
-        opened, places, sources = map(list, zip(*kept, strict=True))
-        made = joint_batch(opened, self.encoder, places, self.keys)
-        made.sources, made.left_out = sources, left_out
-        return made
+        return kept, left_out
 
 
 def conversation_size(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[int, int]:

@@ -1,194 +1,134 @@
-"""Folders, files, archives and hub ids to examples. What cannot be used becomes a `Problem`, never silence.
-
-The readers of `datasets` want one schema for all rows of a file, stop at the first broken one and name no lines.
-"""
+"""Folders, files, archives and hub ids to examples. What cannot be used becomes a `Problem`, never silence."""
 
 from __future__ import annotations
 
-import csv
-import json
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .example import CaptionedPicture, EmbeddedPicture, Example, Problem
-from .records import CAPTION, example, first_field, with_captions
+from . import folders, tables, tars
+from .example import Example, Problem
+from .folders import TABLES
+from .layouts import layout_of, lost_pictures
+from .layouts.record import Record
+from .notes import Notes
+from .pictures import SUFFIXES, Find, PictureFolders
 
-PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-METADATA = ("metadata.jsonl", "metadata.csv")
-TABLES = (".jsonl", ".json", ".parquet", ".csv")
 KINDS = (
     "a folder of pictures with captions (name.txt beside name.png, metadata.jsonl or metadata.csv), a folder or file "
-    "of .jsonl, .json, .csv or .parquet rows, .tar shards, or a hub data set id (owner/name)"
+    f"of {', '.join(TABLES)} rows (or .gz of them), .tar shards, a folder of datasets' save_to_disk, or a hub data set id "
+    "(owner/name)"
 )
 Found = Iterator[Example | Problem]
 
 
-def read(data: str | Path) -> Found:
-    """Everything in ``data``. Raises ValueError for what is no data set at all."""
-    path = Path(data)
+def read(data: str | Path, notes: Notes | None = None) -> Found:
+    """Everything in ``data``; ``notes`` takes what was not used. Raises ValueError for what is no data set at all."""
+    path, notes = Path(data), Notes() if notes is None else notes
     if path.is_dir():
-        return folder(path)
+        return folder(path, notes)
     if path.is_file():
-        return file(path)
+        return file(path, notes)
     if isinstance(data, str) and data.count("/") == 1 and not data.startswith((".", "/", "~")):
-        return hub(data)
+        return rows(tables.hub_rows(data), PictureFolders(Path()), notes)
     raise ValueError(f"no such data set: {data}; it can be {KINDS}")
 
 
-def folder(path: Path) -> Found:
-    """A folder in one of the layouts: metadata beside pictures, tables, tar shards, or captions beside pictures."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+def folder(path: Path, notes: Notes) -> Found:
+    """A folder in the layouts that it holds: tables and shards first, then pictures with captions that no table named."""
+    path = folders.snapshot(path)
+    files = folders.without_held_out(path, folders.files_of(path), notes)
     if not files:
         raise ValueError(f"{path} is empty; a data set is {KINDS}")
-    tables = [p for p in files if p.name in METADATA] or [p for p in files if p.suffix.lower() in TABLES]
-    shards = [p for p in files if p.suffix.lower() == ".tar"]
-    if tables or shards:
-        for found in (*tables, *shards):
-            yield from file(found)
-    else:
-        yield from captions_beside(path, files)
-
-
-def file(path: Path) -> Found:
-    kind = path.suffix.lower()
-    if kind == ".tar":
-        return shard(path)
-    tables = {".jsonl": json_lines, ".json": json_list, ".csv": csv_rows, ".parquet": parquet_rows}
-    if kind not in tables:
-        raise ValueError(f"{path} is no data set: {kind or 'no ending'}; it can be {KINDS}")
-    return rows(tables[kind](path), path.parent)
-
-
-def rows(found: Iterable[tuple[str, Any]], base: Path) -> Found:
-    for where, row in found:
-        yield row if isinstance(row, Problem) else example_or_problem(where, example, row, base)
-
-
-def example_or_problem(where: str, read: Callable[..., Example], *given: Any) -> Example | Problem:
-    """``read(*given, where)``, or what is wrong there."""
-    try:
-        return read(*given, where)
-    except ValueError as error:
-        return Problem(where, str(error))
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{path}:{number}"
-                try:
-                    yield where, json.loads(line)
-                except ValueError as error:  # wrong JSON or wrong UTF-8
-                    yield where, Problem(where, f"not JSON: {error}")
-
-
-def json_list(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, list):
-        raise ValueError(f"{path}: expected a list of examples, not {type(found).__name__}")
-    yield from ((f"{path}[{index}]", row) for index, row in enumerate(found))
-
-
-def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if value}
-
-
-def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow: install limner[train]") from None
-    try:
-        table = parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from None
-    found = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
-    yield from ((f"{path} row {number}", row) for number, row in enumerate(found))
-
-
-def captions_beside(path: Path, files: list[Path]) -> Found:
-    """``name.txt`` beside ``name.png``; every line of it is one caption."""
-    pictures: dict[Path, list[Path]] = {}
+    by_folder: dict[Path, list[Path]] = {}
     for found in files:
-        if found.suffix.lower() in PICTURES:
-            pictures.setdefault(found.with_suffix(""), []).append(found)
-    texts = {p.with_suffix(""): p for p in files if p.suffix.lower() == ".txt"}
-    if not pictures:
-        raise ValueError(f"{path} holds no pictures; a data set is {KINDS}")
-    for stem, named in sorted(pictures.items()):
-        if len(named) > 1:
-            yield Problem(str(named[0]), f"the same name as {named[1].name}: which one does {stem.name}.txt caption?")
-        elif stem not in texts:
-            yield Problem(str(named[0]), f"no caption: write it to {stem.name}.txt beside it")
+        by_folder.setdefault(found.parent, []).append(found)
+    saved = [here for here, held in by_folder.items() if folders.is_saved(held)]
+    pairs = [here for here, held in by_folder.items() if folders.is_pix2pix(held)]
+    units = {*saved, *pairs}
+    files = [found for found in files if found.parent not in units]
+
+    pictures = {os.path.normpath(p): p for p in files if p.suffix.lower() in SUFFIXES}
+    stems = set(map(folders.stem_of, pictures.values()))
+    texts = [p for p in files if folders.is_caption(p, stems)]
+    described = [p for p in files if p.name in folders.METADATA]
+    told = {*described, *texts}
+    others = [p for p in files if tables.suffix(p) in TABLES and p not in told]
+    speaking = {p.parent for p in described}
+    read_tables = described + [p for p in others if not folders.governed(p, speaking)]
+    shards = [p for p in files if p.suffix.lower() == ".tar"]
+    notes.leave_files(set(files) - {*pictures.values(), *texts, *read_tables, *shards})
+
+    count, refused = 0, ""
+    for found in (*read_tables, *shards):
+        try:
+            for example in file(found, notes, path):
+                count += 1
+                if not isinstance(example, Problem):
+                    for source in example.pictures():
+                        if isinstance(source, Path):
+                            pictures.pop(os.path.normpath(source), None)
+                yield example
+        except tables.NoTable as error:
+            refused = refused or str(error)
+            notes.leave_files([found])
+    for here in saved:
+        yield from rows(tables.saved_rows(here), PictureFolders(here, path), notes)
+    for here in pairs:
+        yield from folders.pix2pix(by_folder[here], notes)
+    alone = not (count or saved or pairs)
+    if alone and not pictures:
+        raise ValueError(refused or f"{path} holds no pictures; a data set is {KINDS}")
+    yield from folders.captions_beside(list(pictures.values()), texts, alone, notes)
+
+
+def file(path: Path, notes: Notes | None = None, root: Path | None = None) -> Found:
+    """A table's or a tar's examples; names of pictures are looked up beside it, then in the folders above it up to ``root``.
+
+    Raises ValueError for any other file.
+    """
+    notes, kind = Notes() if notes is None else notes, tables.suffix(path)
+    if path.suffix.lower() == ".tar":
+        return shard(path, notes)
+    if kind not in TABLES:
+        raise ValueError(f"{path} is no data set: {path.suffix.lower() or 'no ending'}; it can be {KINDS}")
+    return rows(TABLES[kind](path), PictureFolders(path.parent, root), notes)
+
+
+def rows(found: tables.Rows, find: Find, notes: Notes) -> Found:
+    for where, row in found:
+        yield row if isinstance(row, Problem) else example(row, find, where, notes)
+
+
+def example(row: Any, find: Find, where: str, notes: Notes) -> Example | Problem:
+    """A row as an example, or what is wrong with it."""
+    row = {"messages": row} if tables.is_talk(row) else row
+    if not isinstance(row, dict):
+        return Problem(where, f"expected an object with named fields, not {row!r:.60}")
+    return example_of(Record(row, find, where), notes)
+
+
+def example_of(record: Record, notes: Notes) -> Example | Problem:
+    try:
+        layout = layout_of(record)
+        made = layout.read(record)
+    except ValueError as error:
+        return Problem(record.where, str(error), lost_pictures(record))
+    notes.layouts[layout.name] += 1
+    notes.fields.update(record.unused)
+    return made
+
+
+def shard(path: Path, notes: Notes) -> Found:
+    for found in tars.samples(path):
+        if isinstance(found, Problem):
+            yield found
+            continue
+        where = f"{path}:{found[0]}"
+        try:
+            record = tars.sample_record(path, found[1], where)
+        except ValueError as error:
+            yield Problem(where, str(error))
         else:
-            yield captioned_by(texts[stem], named[0])
-    yield from (
-        Problem(str(p), "a caption without a picture") for stem, p in sorted(texts.items()) if stem not in pictures
-    )
-
-
-def captioned_by(text: Path, picture: Path) -> Example | Problem:
-    try:
-        lines = text.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        return Problem(str(text), "not UTF-8 text")
-    captions = tuple(line.strip() for line in lines if line.strip())
-    return CaptionedPicture(picture, captions, str(picture)) if captions else Problem(str(text), "an empty caption")
-
-
-def shard(path: Path) -> Found:
-    """A web-dataset tar: members of one name make one example; pictures are read from the tar when needed."""
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile():
-                    name = Path(member.name)
-                    stem, _, ending = name.name.partition(".")
-                    groups.setdefault(str(name.parent / stem), {})[ending.lower()] = member
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield Problem(str(path), f"the archive is broken after {len(groups)} examples: {error}")
-    for key, members in groups.items():
-        yield example_or_problem(f"{path}:{key}", shard_example, path, members)
-
-
-def shard_example(path: Path, members: dict[str, tarfile.TarInfo], where: str) -> Example:
-    def stored(member: tarfile.TarInfo) -> EmbeddedPicture:
-        return EmbeddedPicture(f"{path}:{member.name}", archive=path, offset=member.offset_data, size=member.size)
-
-    row: dict[str, Any] = json.loads(stored(members["json"]).read()) if "json" in members else {}
-    picture = next((stored(m) for ending, m in members.items() if f".{ending}" in PICTURES), None)
-    if picture is None:
-        raise ValueError(f"no picture among {', '.join(members)}")
-    if "txt" in members:
-        row["text"] = [line for line in stored(members["txt"]).read().decode("utf-8").splitlines() if line.strip()]
-    caption = first_field(row, CAPTION)
-    if caption is None:
-        raise ValueError("no caption: expected a .txt member, or text, caption or prompt in the .json member")
-    return with_captions(picture, row[caption], row.get("probabilities"), where)
-
-
-def hub(name: str) -> Found:
-    """The training split of a data set on the hub (or in its cache)."""
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise ValueError(f"{name!r}: reading from the hub needs datasets: install limner[train]") from None
-    try:
-        table = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the hub client raises a dozen unrelated types: network, name, rights
-        raise ValueError(f"{name!r} is neither a folder, a file nor a data set the hub gave: {error}") from error
-    for key, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(key, datasets.Image(decode=False))
-    return rows(((f"{name} row {i}", row) for i, row in enumerate(table)), Path())
+            yield example_of(record, notes)

@@ -23,8 +23,13 @@ from ...mllm.messages import Message
 from ...world.sampling import rng_for
 from . import readers
 from .example import Example, Problem, chat_message, shuffled
+from .folders import files_of
+from .notes import Notes
+from .preview import printable
 
 INDEX_FILE = "limner-index.json"
+INDEX_FORMAT = 2
+"""Of the readers' counts: 1 took members of a tar whose names are equal up to a dot for one example."""
 SUFFIXES = (".tar", ".jsonl", ".parquet")
 HASHED_BYTES = 2**16
 """Bytes at each end of a shard that its fingerprint hashes."""
@@ -41,8 +46,8 @@ class BrokenPicture:
 
 
 @lru_cache(maxsize=16)
-def examples_of(shard: Path) -> tuple[Example | Problem, ...]:
-    return tuple(readers.file(shard))
+def examples_of(shard: Path, folder: Path) -> tuple[Example | Problem, ...]:
+    return tuple(readers.file(shard, root=folder))
 
 
 class ShardSource:
@@ -53,7 +58,7 @@ class ShardSource:
 
     def __init__(self, folder: str | Path, draw_share: float = 0.8, shards_at_once: int = 4) -> None:
         self.folder, self.draw_share, self.together = Path(folder), draw_share, shards_at_once
-        self.paths = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.paths = [p for p in files_of(self.folder) if p.suffix.lower() in SUFFIXES]
         if not self.paths:
             raise ValueError(f"{folder} holds no shards ({', '.join(SUFFIXES)})")
         self.counts = shard_counts(self.folder, self.paths)
@@ -87,7 +92,7 @@ class ShardSource:
 
     def example(self, seed: int, place: int) -> Example | Problem:
         path, index = self.find(seed, place)
-        found = examples_of(path)
+        found = examples_of(path, self.folder)
         if index >= len(found):
             return Problem(str(path), f"only {len(found)} examples where the index has more; remove {INDEX_FILE}")
         return found[index]
@@ -113,9 +118,13 @@ def shard_counts(folder: Path, paths: Sequence[Path]) -> list[int]:
     """Examples of each shard, from the folder's index where its sizes still hold; else counted, and the index written."""
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in paths}
     index = folder / INDEX_FILE
-    saved = json.loads(index.read_text()) if index.exists() else {}
-    if saved.get("sizes") != sizes:
-        counts = [sum(1 for _ in readers.file(p)) for p in tqdm(paths, desc=f"counting {folder}", disable=None)]
-        saved = {"sizes": sizes, "counts": counts}
+    saved = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
+    if saved.get("sizes") != sizes or saved.get("format") != INDEX_FORMAT:
+        notes = Notes()
+        told = tqdm(paths, desc=f"counting {folder}", disable=None)
+        counts = [sum(1 for _ in readers.file(p, notes, folder)) for p in told]
+        saved = {"format": INDEX_FORMAT, "sizes": sizes, "counts": counts}
         write_text(index, json.dumps(saved) + "\n")
+        for line in notes.lines():
+            print(printable(line), flush=True)
     return saved["counts"]

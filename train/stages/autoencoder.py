@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, kl_autoencoder, to_pixels, to_uint8
 from ...evaluation.sheet import save_sheet
+from ...inference.output import atomic_folder
 from ...world import sampling, signs
 from ...world.pen import STYLES
 from ...world.scene import Scene, render
@@ -171,5 +172,6 @@ def run_autoencoder(
         batch = full_pictures(seed + 1, 1, 64)
         mean = autoencoder.moments(to_pixels(batch).to(device))[0]
     autoencoder.vae.register_to_config(shift_factor=float(mean.mean()), scaling_factor=1 / float(mean.std()))
-    autoencoder.cpu().save_pretrained(done)
+    with atomic_folder(done) as fresh:
+        autoencoder.cpu().save_pretrained(fresh)
     return autoencoder

@@ -97,3 +97,4 @@ def run_joint(
     validation = partial(form(trainable, stage, 0), validation_batch(model, stage, batches, seed + 2), 0)
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         fit(name, trainable, batches, objective, stage.loop, folder, validation=validation, sample=sample)
+    trainable.frozen_encoders.report_misses()

@@ -93,6 +93,10 @@ class JointStage:
         if not self.train:
             raise ValueError("train is empty; it lists what learns, such as [mllm, detokenizer]")
         check_numbers(self, "language_weight", "feature_weight", "flow_weight", "align_weight", "align_block", least=0)
+        if not (self.language_weight or self.feature_weight or self.flow_weight or self.align_weight):
+            raise ValueError(
+                "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned"
+            )
         check_numbers(self, "flow_samples", least=1)
         check_shares(self, "draw_share", "context_dropout", "reference_dropout", "prompt_dropout")
         check_choice(self, "density", DENSITIES)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...evaluation.geneval_cases import SIDES, halve
 from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
+from ...inference.output import atomic_folder
 from ...world import sampling
 from ...world.scene import Scene, render
 from ..loop import LoopConfig, fit
@@ -94,12 +95,16 @@ def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
         "pixels": torch.from_numpy(np.stack(pixels)),
         "centres": torch.tensor(centres).reshape(-1, 5),
         "grounds": torch.tensor(grounds),
+        # pictures, cells, things
+        "counts": torch.tensor([len(grounds), len(grounds) * rows * columns, len(centres)]),
     }
 
 
 def losses(
     judge: Judge, autoencoder: Autoencoder, stage: JudgeStage, seed: int, batch: dict[str, Tensor], step: int
 ) -> dict[str, Tensor]:
+    """Each averaged over what it is about, of all accumulated batches: ground over pictures, centre over cells, objects and
+    colours over things."""
     parameter = judge.ground.weight
     batch = {k: v.to(parameter.device) for k, v in batch.items()}
     pixels = to_pixels(batch["pixels"]).to(parameter.dtype)
@@ -110,23 +115,24 @@ def losses(
         pixels = noisy_reconstruction(autoencoder, pixels, stage.latent_noise)
     cells, ground = judge(pixels)
     cells = cells.float()
+    pictures, places, things = batch["counts"].clamp(min=1).unbind()
     image, row, column, name, color = batch["centres"].unbind(1)
     heat = torch.zeros_like(cells[:, 0])
     heat[image, row, column] = 1
     near = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] - heat  # a peak one cell off is hardly a mistake
     centre = F.binary_cross_entropy_with_logits(cells[:, 0], heat, reduction="none")
-    centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).mean()
+    centre = (centre * (1 - 0.9 * near) * (1 + 19 * heat)).sum() / places
     objects, colors = [], []
     rows, columns = heat.shape[1:]
     for dy, dx in product((-1, 0, 1), repeat=2):
         at = cells[image, :, (row + dy).clamp(0, rows - 1), (column + dx).clamp(0, columns - 1)]
-        objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name))
-        colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color))
+        objects.append(F.cross_entropy(at[:, 1 : 1 + judge.config.objects], name, reduction="sum") / things)
+        colors.append(F.cross_entropy(at[:, 1 + judge.config.objects :], color, reduction="sum") / things)
     parts = {
         "centre": centre,
         "objects": torch.stack(objects).mean(),
         "colors": torch.stack(colors).mean(),
-        "ground": F.cross_entropy(ground.float(), batch["grounds"]),
+        "ground": F.cross_entropy(ground.float(), batch["grounds"], reduction="sum") / pictures,
     }
     return {"loss": 3 * parts["centre"] + parts["objects"] + parts["colors"] + 0.3 * parts["ground"], **parts}
 
@@ -153,5 +159,6 @@ def run_judge(
         stage.loop,
         folder,
     )
-    judge.float().cpu().save_pretrained(done)
+    with atomic_folder(done) as fresh:
+        judge.float().cpu().save_pretrained(fresh)
     return judge.eval()

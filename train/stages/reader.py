@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...detokenizer.autoencoder import Autoencoder, to_pixels
 from ...evaluation.reader import LETTERS, Reader, ReaderConfig
+from ...inference.output import atomic_folder
 from ...world.pen import WIDEST_LETTER
 from ...world.sampling import rng_for
 from ...world.scene import Scene, render
@@ -55,10 +56,13 @@ def make_batch(stage: ReaderStage, seed: int, step: int) -> dict[str, Any]:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
         pixels.append(np.asarray(image))
         targets.append(letter_columns(scene))
-    return {
-        "pixels": torch.from_numpy(np.stack(pixels)),
-        "targets": torch.stack(targets),
-    }
+    columns = torch.stack(targets)
+    return {"pixels": torch.from_numpy(np.stack(pixels)), "targets": columns, "counts": counts(columns)}
+
+
+def counts(targets: Tensor) -> Tensor:
+    """How many columns (pictures, columns) show a letter, and how many none."""
+    return torch.stack([(targets > 0).sum(), (targets == 0).sum()])
 
 
 def letter_columns(scene: Scene) -> Tensor:
@@ -78,6 +82,7 @@ def letter_columns(scene: Scene) -> Tensor:
 def losses(
     reader: Reader, autoencoder: Autoencoder, stage: ReaderStage, seed: int, batch: dict[str, Tensor], step: int
 ) -> dict[str, Tensor]:
+    """The mean over the columns with a letter and that over those without, of all accumulated batches."""
     weight = reader.stem.weight
     pixels = to_pixels(batch["pixels"].to(weight.device)).to(weight.dtype)
     rng = rng_for(seed, step, "reader encodes")
@@ -87,7 +92,8 @@ def losses(
         pixels = noisy_reconstruction(autoencoder, pixels, stage.latent_noise)
     logits, targets = reader(pixels).float(), batch["targets"].to(pixels.device)
     errors = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return {"loss": errors[targets > 0].mean() + errors[targets == 0].mean()}
+    letters, blanks = batch["counts"].to(errors.device).clamp(min=1).unbind()
+    return {"loss": errors[targets > 0].sum() / letters + errors[targets == 0].sum() / blanks}
 
 
 def run_reader(
@@ -107,5 +113,6 @@ def run_reader(
         stage.loop,
         folder,
     )
-    reader.float().cpu().save_pretrained(done)
+    with atomic_folder(done) as fresh:
+        reader.float().cpu().save_pretrained(fresh)
     return reader.eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ...inference.output import atomic_folder
 from ...world import talk
 from ..option_checks import check_numbers
 
@@ -63,5 +64,6 @@ def run_tokenizer(stage: TokenizerStage, seed: int, folder: Path) -> PreTrainedT
         model_max_length=4096,
     )
     fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(done)
+    with atomic_folder(done) as fresh:
+        fast.save_pretrained(fresh)
     return fast

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from ...inference.output import atomic_folder
 from ...mllm.config import LimnerConfig
 from ...mllm.views import normalise
 from ...mllm.vision_tower import VisionTower
@@ -115,5 +116,6 @@ def run_vision(
     module = PatchClassifier(new_eye(config, stage) if start is None else start.requires_grad_(True)).to(device, dtype)
     patch = module.eye.model.config.patch_size
     fit("vision", module, partial(make_batch, config, stage, patch, seed), partial(losses, module), stage.loop, folder)
-    module.eye.model.float().cpu().save_pretrained(done)
+    with atomic_folder(done) as fresh:
+        module.eye.model.float().cpu().save_pretrained(fresh)
     return module.eye.cpu()

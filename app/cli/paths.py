@@ -1,0 +1,40 @@
+"""Paths as people type them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+
+def typed_path(text: str) -> Path:
+    """A path that was typed, or dragged into a terminal: with ``~``, in quotes, with backslashes before blanks, as ``file://``,
+    with blanks around it. One that is there as it stands is taken as it stands."""
+    text = text.strip()
+    paths = [expanded(form) for form in (text, unquoted(text))]
+    return next((path for path in paths if os.path.exists(path)), paths[-1])
+
+
+def unquoted(text: str) -> str:
+    """Without the quotes and backslashes that a terminal adds to a path that is dragged into it."""
+    if text[:1] not in ("'", '"'):
+        # never before letters and digits: there it parts the folders of a path of Windows
+        return text if os.name == "nt" else re.sub(r"\\([^\w/])", r"\1", text)
+    if os.name == "nt":
+        return text[1:-1] if text.endswith(text[0]) else text
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text
+    return words[0] if len(words) == 1 else text
+
+
+def expanded(text: str | os.PathLike[str]) -> Path:
+    """With ``~`` as the home folder, and a ``file://`` address as the path that it names."""
+    text = os.fspath(text)
+    if text.startswith("file:"):
+        text = url2pathname(urlsplit(text).path)
+    return Path(os.path.expanduser(text))
