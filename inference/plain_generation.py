@@ -90,7 +90,7 @@ class PlainGeneration:
         self.mllm: StreamModel = model.adapters.view("mllm", self.weights)
         self.llm: PreTrainedModel = view_of(self.mllm, ["llm"]).llm
         self.llm.eval()  # a view's own modules
-        self.llm.generate = isolated(self.llm.generate)  # type: ignore[method-assign]
+        self.llm.generate = isolated(self.llm.generate)
         self.llm.set_input_embeddings(FunctionModule(self.mllm.embed_emitted))
         self.llm.set_output_embeddings(FunctionModule(self.mllm.head))
         self.vocabulary = vocabulary = self.mllm.vocabulary

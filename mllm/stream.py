@@ -136,8 +136,17 @@ class StreamModel(nn.Module):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Tokens that the backbone takes; where its config has no such number, more than any conversation has."""
-        return getattr(self.llm.config, "max_position_embeddings", None) or 10**9
+        """Tokens that the backbone takes; where its config has no such number, more than any conversation has.
+
+        "longrope" has other angles for all of a batch, and for tokens that are in a cache already, where its longest row passes
+        ``original_max_position_embeddings``: that is the most here.
+        """
+        config = self.llm.config
+        most = getattr(config, "max_position_embeddings", None) or 10**9
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") != "longrope":
+            return most
+        return min(most, rope.get("original_max_position_embeddings") or most)
 
     def get_image_features(self, vision_features: Tensor, view_positions: Tensor | None) -> Tensor:
         """Features of `VisionTower` (views, patches, vision width) to image tokens (views, image_tokens, width).
