@@ -117,8 +117,9 @@ class Chat:
         return reply
 
     def clear(self) -> None:
-        """Empties the history."""
+        """Empties the history. What comes is another conversation: it replaces no file of this one."""
         self.messages.clear()
+        self._saved.clear()
         self.forgotten = self.dropped = 0
 
     def undo(self) -> None:
