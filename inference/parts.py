@@ -70,7 +70,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     check_files(folder)
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
+    except BaseException as error:  # tokenizers raises plain Exceptions, transformers whatever its code meets
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # Rust's, which is no Exception
+            raise
         raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {in_a_line(error)}") from error
 
 

@@ -269,6 +269,12 @@ def test_a_tokenizer_with_more_tokens_than_the_backbone(model):
         limner.load(model, device="cpu")
 
 
+def test_a_tokenizer_that_its_library_panics_at(model):
+    edit(model / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        limner.load(model, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return make_limner()
