@@ -100,7 +100,7 @@ def offloaded() -> Way:
 def two_devices() -> Way:
     places = {"mllm": "cuda", "detokenizer": "cpu"}
     return Way(
-        tiny(), tiny(), around=fake_gpu, place=lambda model: place_model(copy.deepcopy(model), places, "float32")
+        tiny(), tiny(), 45, around=fake_gpu, place=lambda model: place_model(copy.deepcopy(model), places, "float32")
     )
 
 
