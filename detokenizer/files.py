@@ -277,9 +277,9 @@ def from_hub(name: str, revision: str | None = None, variant: str | None = None)
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        patterns = [
-            glob.escape(file) for file in files_to_fetch(HfApi().list_repo_files(name, revision=revision), variant)
-        ]
+        # not list_repo_files, which tries again for 23 seconds where there is no network
+        files = [file.rfilename for file in HfApi().model_info(name, revision=revision or "main").siblings or ()]
+        patterns = [glob.escape(file) for file in files_to_fetch(files, variant)]
     except Exception:  # noqa: BLE001 - whatever it is, the download meets it too, or finds the cache
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:

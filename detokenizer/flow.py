@@ -35,8 +35,8 @@ def sample_timesteps(
     uniform).
     """
     if density == "logit_normal":
-        return torch.sigmoid(a + b * torch.randn(count, generator=generator))
-    u = torch.rand(count, generator=generator)
+        return torch.sigmoid(a + b * torch.randn(count, generator=generator, dtype=torch.float32))
+    u = torch.rand(count, generator=generator, dtype=torch.float32)
     if density == "uniform":
         return u
     if density == "mode":

@@ -100,7 +100,7 @@ class GlyphEncoder(nn.Module):
 def byte_positions(glyph_text: Sequence[Sequence[str]], length: int) -> tuple[Tensor, Tensor]:
     """For each byte, how many bytes of its string are before it and how many from it to the end; two tensors (batch,
     length), 0 at padding."""
-    table = torch.zeros(2, len(glyph_text), length)
+    table = torch.zeros(2, len(glyph_text), length, dtype=torch.float32)
     for row, row_text in enumerate(glyph_text):
         counts = [len(word.encode("utf-8", "replace")) for word in row_text]
         pairs = [(at, count - at) for count in counts for at in range(count + 1)][:length]

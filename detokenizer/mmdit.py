@@ -24,7 +24,8 @@ from .mmdit_positions import apply_rotary, centred_grid, rotary_angles, sincos_t
 
 def timestep_embedding(t: Tensor, width: int = 256) -> Tensor:
     """(batch,) in [0, 1] to (batch, width): cosines, then sines, of 1000 · t."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    places = torch.arange(width // 2, device=t.device, dtype=torch.float32)
+    frequencies = torch.exp(-math.log(10000) * places / (width // 2))
     angles = 1000.0 * t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -243,10 +244,15 @@ class MMDiT(nn.Module):
         """``timestep`` (..., batch) in [0, 1], ``pooled`` (batch, pooled_width); leading axes of timestep are kept."""
         dtype = self.proj_out.weight.dtype
         time = self.time_embed(timestep_embedding(timestep.flatten()).to(dtype)).unflatten(0, timestep.shape)
-        vector = self.adaln_in(F.silu(time + self.pooled_embed(pooled.to(dtype)))).unsqueeze(-2)
+        # (rows, width): bitsandbytes' layers of 8 bits take no more than three axes on a CPU
+        rows = self.adaln_in(F.silu(time + self.pooled_embed(pooled.to(dtype)))).flatten(0, -2)
+
+        def modulation(layer: nn.Module) -> Tensor:
+            return layer(rows).unflatten(0, timestep.shape).unsqueeze(-2)
+
         return Modulations(
-            [(b.image.modulation(vector), b.context.modulation(vector)) for b in self.blocks],
-            self.modulation_out(vector),
+            [(modulation(b.image.modulation), modulation(b.context.modulation)) for b in self.blocks],
+            modulation(self.modulation_out),
         )
 
     def add_positions(

@@ -70,4 +70,4 @@ def integrate(steps: Steps, velocity: Velocity) -> Tensor:
 def noise_like(shape: tuple[int, ...], seed: int, index: int) -> Tensor:
     """Noise of picture ``index`` of a reply, in fp32 on the CPU: the same on every device and in every batch."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)

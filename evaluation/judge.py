@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..inference.isolation import isolated
 from ..world import sampling
 from ..world.scene import Thing
 from .evaluation_model import EvaluationModel
@@ -105,6 +106,7 @@ class Judge(EvaluationModel):
         made.load_state_dict(kept)
         return made
 
+    @isolated
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[Verdict]:
         """What stands in each picture: peaks of the centre map. Raises ValueError for sizes 8 does not divide."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..inference.isolation import isolated
 from .evaluation_model import EvaluationModel
 
 LETTERS = string.ascii_uppercase + string.digits
@@ -66,6 +67,7 @@ class Reader(EvaluationModel):
         rows = self.attention(x).float().softmax(2).to(x)  # where in each column the letters stand
         return self.along((x * rows).sum(2)).transpose(1, 2)
 
+    @isolated
     @torch.inference_mode()
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """What stands in each picture: a letter for every run of columns that have one."""

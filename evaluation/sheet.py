@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..inference.output import save_image
+
 
 def save_sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
     """One PNG of many pictures in rows."""
@@ -16,4 +18,4 @@ def save_sheet(images: Sequence[Image.Image], columns: int, path: Path) -> None:
     for index, image in enumerate(images):
         page.paste(image, (index % columns * (wide + 4) + 2, index // columns * (high + 4) + 2))
     path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)
+    save_image(page, path)

@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -30,11 +30,15 @@ from ..mllm.stream import StreamModel
 from . import lora
 from .adapter_files import MODULES_TO_SAVE, LoraWeights, lora_state, read_card, read_differences, read_lora
 from .generation_config import GenerationConfig, finite_number
+from .isolation import plain_torch
 
 LORA_PARTS = {"mllm": "llm", "detokenizer": "mmdit"}
 """Of each half of the model, the part that LoRA changes"""
 MAX_VIEWS = 4
 """Views that are kept, the last used ones: each costs its adapters' weights and, where they are fused, the linear layers'"""
+
+SAMPLED_VALUES = 16
+"""Of each parameter, which tell whether it was written to"""
 
 
 @dataclass(eq=False)
@@ -205,18 +209,28 @@ class Adapters:
         return [(adapter, weights[name]) for name, adapter in self.loaded.items() if weights.get(name)]
 
     def view_with(self, half: str, adapters: Sequence[tuple[Adapter, float]]) -> Any:
-        """`view` with adapters that need not be loaded."""
+        """`view` with adapters that need not be loaded. A half in training mode gives a view that is not, and stays as it is.
+
+        Raises ValueError for weights that are somewhere else, as accelerate's hooks keep them.
+        """
         module = getattr(self.model, half)
         active = [(adapter, weight) for adapter, weight in adapters if adapter.changes(half)]
-        if not active:
+        if any(parameter.is_meta for parameter in module.parameters()):
+            raise ValueError(
+                f"some weights of the {half} are on the meta device: load them, and leave offloading to `load(..., offload=True)`"
+            )
+        training = any(part.training for part in module.modules())
+        if not active and not training:
             return module
-        key = (half, *active, *map(version, module.parameters()))
+        key = (half, *active, *weights_version(module), *map(id, lora.forward_hooks(module)))
         view = self.views.pop(key, None)
         if view is None:
-            with torch.inference_mode(False), torch.no_grad():
+            with plain_torch():
                 view, tuner = build_view(module, half, active)
                 if half == "detokenizer" and tuner is not None:
                     lora.fuse(view.transformer, list(tuner.peft_config))
+        if training:  # what is being trained changes by more than its weights
+            return view
         self.views[key] = view
         for old in list(self.views)[:-MAX_VIEWS]:
             self.views.pop(old, None)
@@ -229,7 +243,9 @@ class Adapters:
     @torch.no_grad()
     def merge(self) -> None:
         """Write the active adapters into the base's weights; none is loaded afterwards but what came with the model, and of
-        that no student whose MM-DiT has changed: it has not met what is in it now."""
+        that no student whose MM-DiT has changed: it has not met what is in it now. Raises ValueError for parametrized weights."""
+        for half in LORA_PARTS:
+            lora.check_plain(getattr(self.model, half))
         active = [(self.loaded[name], self.loaded[name].weight) for name in self.user if self.loaded[name].weight]
         for half in LORA_PARTS:
             view, tuner = build_view(getattr(self.model, half), half, active)
@@ -262,7 +278,8 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
     if loras and not hasattr(module, part):
         raise ValueError(f"this model has no {part!r} for LoRA")
     changed = {owner for _, owner, *rest in (key.split(".") for key in differing) if rest}
-    view: Any = lora.view_of(module, changed | ({part} if loras else set()))
+    in_training = {name for name, own in module.named_children() if any(inner.training for inner in own.modules())}
+    view: Any = lora.view_of(module, changed | in_training | ({part} if loras else set()))
     if MODULES_TO_SAVE["boi"] in differing:
         view.add_boi_delta()
     own = dict(view.named_parameters(prefix=half))
@@ -276,7 +293,7 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
         value = (base.float() + change).to(base.dtype)
         setattr(view.get_submodule(".".join(path)), name, nn.Parameter(value, requires_grad=False))
     if not loras:
-        return view, None
+        return view.eval(), None
     target = view.get_submodule(part)
     tuner = lora.inject(target, {name: config for name, (config, _, _) in zip(names, loras, strict=True)})
     for name, (_, state, _) in zip(names, loras, strict=True):
@@ -285,12 +302,20 @@ def build_view(module: nn.Module, half: str, active: list[tuple[Adapter, float]]
         set_peft_model_state_dict(tuner, state, adapter_name=name)
     tuner.set_adapter(names, inference_mode=True)
     lora.set_scale(target, {name: weight for name, (_, _, weight) in zip(names, loras, strict=True)})
-    return view, tuner
+    return view.eval(), tuner  # peft's dropout begins in training mode
 
 
-def version(parameter: nn.Parameter) -> tuple[int, int]:
-    """Changes when the parameter is written to or moved."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
+def weights_version(module: nn.Module) -> tuple[Hashable, ...]:
+    """Changes when a parameter of the module is written to, moved or replaced.
+
+    torch counts what is written in place, but not through ``.data``, as averages of weights are put in and old optimizers step:
+    so a few values of each are part of it. They are read at once, since every look at a device waits for it.
+    """
+    parameters = list(module.parameters())
+    counted = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+    plain = [p.detach() for p in parameters if p.numel() and type(p.data) is Tensor]  # no shards and no packed weights
+    values = [p.reshape(-1)[:: -(-p.numel() // SAMPLED_VALUES)].to(plain[0].device, torch.float32) for p in plain]
+    return *counted, torch.cat(values).cpu().numpy().tobytes() if values else b""
 
 
 def fingerprint(model: AdaptableModel) -> str:

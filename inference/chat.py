@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self, Unpack
 
@@ -110,12 +111,15 @@ class Chat:
     ) -> Generator[Event, None, Reply]:
         (reply,) = yield from events
         self.forgotten, self.dropped = forgotten, dropped
-        self.messages += [question, reply.message()]
+        # copies: what is done to a reply's pictures, as Pillow's own thumbnail(), is not done to the conversation
+        pictures = [part.copy() if isinstance(part, Image.Image) else part for part in reply.parts]
+        self.messages += [question, replace(reply, parts=pictures).message()]
         return reply
 
     def clear(self) -> None:
-        """Empties the history."""
+        """Empties the history. What comes is another conversation: it replaces no file of this one."""
         self.messages.clear()
+        self._saved.clear()
         self.forgotten = self.dropped = 0
 
     def undo(self) -> None:

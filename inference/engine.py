@@ -7,6 +7,7 @@ network. Words and pictures take turns, so that neither stops the other.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -29,6 +30,7 @@ from ..mllm.token_keys import rest_of, split_point, token_keys
 from .adapters import Adapters
 from .drawing import begin_drawing
 from .generation_config import GenerationConfig
+from .isolation import isolated, plain_torch
 from .kept_conversations import KeptConversations
 from .offload import ModelOffload
 from .reply import Reply
@@ -94,6 +96,7 @@ class Engine:
         """When it last did"""
         self.lock = threading.RLock()
         """Held to look at who drives and who waits, never during the work"""
+        self.process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "limits": self.limits}
@@ -168,6 +171,8 @@ class Engine:
                     other.changed.notify()
 
     def _submit(self, request: Request) -> None:
+        if self.process != os.getpid():  # a fork: nobody is here who was driving when it came
+            self.__init__(self.model, self.limits)  # type: ignore[misc]
         tokenizer = self.model.encoder.tokenizer
         request.rows = [
             RequestRow(
@@ -205,6 +210,7 @@ class Engine:
         images = self.fitting_images(encoded, config)
         return len(encoded.input_ids) + config.max_new_tokens + images * self.image_positions
 
+    @isolated
     @torch.inference_mode()
     def step(self) -> None:
         """One unit of work: of what there is to do, what keeps others waiting least."""
@@ -431,7 +437,7 @@ class Engine:
         for request in left:
             if request in self.submitted:
                 self.submitted.remove(request)
-        with torch.inference_mode():
+        with plain_torch(), torch.inference_mode():
             self._drop(left)
         for request in left:  # last, so that an interrupt leaves them to the next call
             self.left.remove(request)

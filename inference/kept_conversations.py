@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..mllm.cache import StreamCache
 from ..mllm.stream import StreamModel
 from ..mllm.token_keys import common_length
-from .adapters import version
+from .adapters import weights_version
 
 
 @dataclass(eq=False)
@@ -56,8 +56,3 @@ class KeptConversations:
 def contains(keys: Sequence[Hashable], cache: StreamCache) -> bool:
     """Whether a conversation begins with all that a cache of one row holds."""
     return common_length(cache.keys[0], keys) == cache.columns
-
-
-def weights_version(model: StreamModel) -> tuple[Hashable, ...]:
-    """Changes when a parameter of the model is written to, moved or replaced."""
-    return tuple(map(version, model.parameters()))

@@ -16,6 +16,7 @@ from . import precision
 from .addresses import check_hosts
 from .devices import best_device, check_devices
 from .generation_config import yes_or_no
+from .isolation import isolated
 from .model import STUDENT, Limner
 from .model_folders import find_model
 from .offload import ModelOffload
@@ -24,6 +25,7 @@ from .quantize import check_bits, quantize
 Device = str | int | torch.device | None
 
 
+@isolated
 def load(
     model: str | Path = "nano",
     device: Device | Mapping[str, Device] = "auto",

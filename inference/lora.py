@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 MAX_FUSED_BYTES = 2**30
 """Bytes of weights up to which LoRA is added to a copy of them: in a small model LoRA's own calls take as long as its linear
@@ -27,9 +28,26 @@ def view_of(module: Module, parts: Collection[str]) -> Module:
         view.__dict__[name] = dict(module.__dict__[name])
     for part in parts:
         inner = module.get_submodule(part)
-        tensors = itertools.chain(inner.parameters(), inner.buffers())
-        view._modules[part] = copy.deepcopy(inner, {id(tensor): tensor for tensor in tensors})
+        shared = itertools.chain(inner.parameters(), inner.buffers(), forward_hooks(inner))
+        view._modules[part] = copy.deepcopy(inner, {id(own): own for own in shared})
     return view
+
+
+def forward_hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
+    """What was registered to be called before and after the forwards of a module and of those in it."""
+    for part in module.modules():
+        yield from part._forward_pre_hooks.values()
+        yield from part._forward_hooks.values()
+
+
+def check_plain(module: nn.Module) -> None:
+    """Raises ValueError for weights that are computed of others: nothing can be written into them, and a folder has no place
+    for what they are computed of."""
+    for name, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            raise ValueError(
+                f"{name} is parametrized: take that off first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
 
 
 def inject(module: nn.Module, configs: Mapping[str, Any]) -> Any:
@@ -97,5 +115,6 @@ def fuse(module: nn.Module, names: Sequence[str]) -> None:
 def is_plain(layer: Any) -> bool:
     """LoRA as its paper has it."""
     return (
-        isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant and not any(layer.lora_bias.values())
+        # no subclass: a parametrization's weight cannot be replaced, and writing to it would change the model's own
+        type(layer.get_base_layer()) is nn.Linear and not layer.lora_variant and not any(layer.lora_bias.values())
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -32,6 +33,8 @@ from .inputs import (
     recent_messages,
     seeds_per_row,
 )
+from .isolation import isolated
+from .lora import check_plain
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
@@ -243,6 +246,7 @@ class Limner(nn.Module):
         """Of the few-step student that came with the model; None without one."""
         return next((adapter.steps for adapter in self.adapters.loaded.values() if adapter.bundled), None)
 
+    @isolated
     def load_adapter(self, folder: str | Path, name: str | None = None, weight: float = 1.0) -> str:
         """Load a LoRA adapter beside those already there and switch it on; returns its name: by default the folder's, with a
         number where that is taken (``cat``, ``cat-2``).
@@ -275,10 +279,12 @@ class Limner(nn.Module):
         """Take an adapter off. Raises ValueError for an unknown name."""
         self.adapters.delete(name)
 
+    @isolated
     def merge_adapters(self) -> None:
         """Write the active adapters into the weights for good; `save_pretrained` then makes a whole model of them."""
         self.adapters.merge()
 
+    @isolated
     def _request(
         self,
         batch: Sequence[Messages],
@@ -288,6 +294,9 @@ class Limner(nn.Module):
         keep_cache: bool = False,
     ) -> Generator[Event, None, list[Reply]]:
         """Checks everything, then gives the events of the replies, as many to each of the batch as there are seeds for it."""
+        if self.bits == 8 and any(module.training for module in self.modules()):
+            # a view would take bitsandbytes' scales from the layers that it shares weights with (`PlainGeneration`)
+            raise ValueError("weights of 8 bits are not answered with in training mode: call model.eval() first")
         weights = self.adapters.weights(adapters)
         config, drawing_weights = self.adapters.resolve_options(options, weights)
         if config.size is not None:
@@ -335,6 +344,7 @@ class Limner(nn.Module):
         """
         if self.bits is not None:
             raise ValueError(f"weights of {self.bits} bits are not saved: save the model they were made of")
+        check_plain(self)
         if self.adapters.user:
             raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
         sources = dict(sources or {})
@@ -356,13 +366,15 @@ class Limner(nn.Module):
             self.detokenizer.save_pretrained(fresh / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod
+    @isolated
     def from_pretrained(cls, folder: str | Path, variant: str | None = None) -> Limner:
         """``variant`` is of the parts' weights (`find_weights`). Raises ValueError for a folder that is not a Limner model,
         unknown keys and weights that do not fit."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise ValueError(f"{folder} holds no Limner model (no config.json)")
-        with LOADING_LOCK, refusing(folder):
+        # what is initialised anew is overwritten
+        with LOADING_LOCK, torch.random.fork_rng(devices=[]), refusing(folder):
             config, tokenizer = load_config(folder), load_tokenizer(folder)
             mllm = load_stream(folder, config, tokenizer, variant)
             detokenizer, defaults = load_detokenizer(folder / "detokenizer", variant), load_generation_config(folder)

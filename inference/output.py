@@ -41,7 +41,7 @@ def check_space(folder: Path, needed: float, what: str) -> None:
     """Raises OSError, before long work, where the disk of ``folder`` has fewer than ``needed`` bytes free for ``what``."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if (free := shutil.disk_usage(there).free) < needed:
-        raise OSError(f"{folder}: {what} take {needed / 2**30:.2f} GiB more; {free / 2**30:.2f} GiB are free there")
+        raise OSError(f"{folder}: {what} take {needed / 2**20:,.1f} MiB more; {free / 2**20:,.1f} MiB are free there")
 
 
 def check_picture_path(path: Path, source: Path | None = None) -> None:

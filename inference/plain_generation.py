@@ -22,6 +22,7 @@ from ..mllm.processor import ImageTokenLogitsProcessor
 from ..mllm.stream import StreamModel, collate
 from .drawing import build_condition
 from .inputs import ContextLengthError, Messages, as_batch, load_message_images, seeds_per_row
+from .isolation import isolated
 from .lora import view_of
 from .model import Limner
 from .reply import Reply
@@ -77,6 +78,7 @@ class PlainGeneration:
     Raises ValueError for an unknown adapter and for a model that is offloaded or has weights of 8 bits.
     """
 
+    @isolated
     def __init__(self, model: Limner, adapters: Mapping[str, float] | None = None) -> None:
         if model.offload is not None:
             raise ValueError("offload moves the backbone away while a picture is drawn: load the model without it")
@@ -87,6 +89,8 @@ class PlainGeneration:
         self.weights = model.adapters.weights(adapters)
         self.mllm: StreamModel = model.adapters.view("mllm", self.weights)
         self.llm: PreTrainedModel = view_of(self.mllm, ["llm"]).llm
+        self.llm.eval()  # a view's own modules
+        self.llm.generate = isolated(self.llm.generate)
         self.llm.set_input_embeddings(FunctionModule(self.mllm.embed_emitted))
         self.llm.set_output_embeddings(FunctionModule(self.mllm.head))
         self.vocabulary = vocabulary = self.mllm.vocabulary
@@ -101,7 +105,7 @@ class PlainGeneration:
         generation.return_dict_in_generate = True
         generation.output_hidden_states = -1  # the last layer's only
 
-    @torch.no_grad()
+    @isolated
     def prepare(
         self,
         messages: Messages | Sequence[Messages],
@@ -149,7 +153,7 @@ class PlainGeneration:
         inputs.encoded, inputs.size = encoded, options.size
         return inputs
 
-    @torch.no_grad()
+    @isolated
     def features(self, output: Any) -> list[Tensor]:
         """Image features (pictures, feature_tokens, vision width) of each returned sequence, from the output resampler.
 
@@ -165,7 +169,7 @@ class PlainGeneration:
             found.append(self.mllm.output_resampler(block))
         return found
 
-    @torch.no_grad()
+    @isolated
     def replies(
         self, output: Any, inputs: PlainInputs, *, seed: int | Sequence[int] = 0, **options: Any
     ) -> list[Reply]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from .isolation import isolated
 from .model import Limner
 
 BITS = (8, 4)
 
 
+@isolated
 def quantize(model: Limner, bits: int) -> Limner:
     """Quantises the linear layers of backbone and transformer to 8 or 4 bits, in place. Returns the model.
 
@@ -38,6 +40,7 @@ def quantize(model: Limner, bits: int) -> Limner:
             made = bnb.nn.Linear4bit(*shape, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
             made.weight = bnb.nn.Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4")
         made.bias = layer.bias
+        made.train(layer.training)
         return made.to(weight.device)  # bitsandbytes packs the weight when it is moved
 
     for parent, name, layer in list(linear_layers(model)):

@@ -104,7 +104,7 @@ class Row:
     def add_image(self, image: Image.Image) -> None:
         """Takes the image that the row waited for."""
         self.parts.append(image)
-        self.pictures.append(image)
+        self.pictures.append(image.copy())  # the reader of the events may paint over its own
         self.num_images, self.size, self.shape_id = self.num_images + 1, None, None
 
     def finish(self, reason: str) -> None:
@@ -250,7 +250,7 @@ class Decoder:
         if self.config.drawn_images == "seen":
             views = [View(image, self.config) for image in images]
             pixel_values = torch.stack([view.pixel_values for view in views]).to(model.device)
-            positions = torch.tensor([view.position for view in views], device=model.device)
+            positions = torch.tensor([view.position for view in views], dtype=torch.float32, device=model.device)
             seen = model.get_image_features(model.vision_tower(pixel_values), positions).to(embeds.dtype)
             embeds = torch.cat([seen, embeds], dim=1)
             keys = [view_keys(view, self.config.image_tokens) for view in views]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -63,13 +64,15 @@ Result = TypeVar("Result")
 
 
 def consume(events: Generator[Event, None, Result], callback: Callable[[Event], None] | None = None) -> Result:
-    """What the generator returns in the end; ``callback`` gets its events. Raises ValueError for one that cannot be called."""
+    """What the generator returns in the end; ``callback`` gets its events, and ends it by raising. Raises ValueError for one
+    that cannot be called."""
     if callback is not None and not callable(callback):
         raise ValueError(f"callback is {callback!r:.60}; it must be a function of an event")
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stopped:
-            return stopped.value
-        if callback is not None:
-            callback(event)
+    with contextlib.closing(events):  # at once: a traceback that somebody keeps would hold it open
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stopped:
+                return stopped.value
+            if callback is not None:
+                callback(event)

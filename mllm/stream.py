@@ -80,6 +80,7 @@ def collate(
         for start in e.queries:
             queries[row, begin + start : begin + start + config.num_queries] = True
     views = [view for e in encoded for _, view in e.views]
+    pixel_values = [view.pixel_values for view in views]
     drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
     drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
     size = config.image_size
@@ -89,8 +90,8 @@ def collate(
         lengths=lengths,
         feature_mask=features,
         query_mask=queries,
-        pixel_values=torch.stack([view.pixel_values for view in views]) if views else torch.zeros(0, 3, size, size),
-        view_positions=torch.tensor([view.position for view in views]).reshape(-1, 2),
+        pixel_values=torch.stack(pixel_values) if views else torch.zeros(0, 3, size, size, dtype=torch.float32),
+        view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,
         drawing_boi=begins[drawing_row] + drawing_boi,
     )
@@ -135,8 +136,17 @@ class StreamModel(nn.Module):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Tokens that the backbone takes; where its config has no such number, more than any conversation has."""
-        return getattr(self.llm.config, "max_position_embeddings", None) or 10**9
+        """Tokens that the backbone takes; where its config has no such number, more than any conversation has.
+
+        "longrope" has other angles for all of a batch, and for tokens that are in a cache already, where its longest row passes
+        ``original_max_position_embeddings``: that is the most here.
+        """
+        config = self.llm.config
+        most = getattr(config, "max_position_embeddings", None) or 10**9
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") != "longrope":
+            return most
+        return min(most, rope.get("original_max_position_embeddings") or most)
 
     def get_image_features(self, vision_features: Tensor, view_positions: Tensor | None) -> Tensor:
         """Features of `VisionTower` (views, patches, vision width) to image tokens (views, image_tokens, width).

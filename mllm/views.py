@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ class View:
     position: tuple[float, float] = (0.5, 0.5)
     """Centre (x, y) in [0, 1] within the image"""
 
-    @cached_property
+    @property
     def pixel_values(self) -> Tensor:
-        """(3, image_size, image_size), normalised; made when it is first asked for: of a conversation that goes on only the
-        new images are."""
+        """(3, image_size, image_size), normalised; made when it is asked for: of a conversation that goes on only the new
+        images are."""
         return normalise(self.image, self.config)
 
 
@@ -72,7 +71,7 @@ def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (config.image_mean, config.image_std))
     return (pixels - mean) / std
 
 

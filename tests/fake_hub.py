@@ -43,7 +43,9 @@ class FakeHub:
                     return self.answer(404, {"X-Error-Code": "RevisionNotFound"})
                 headers = {"X-Repo-Commit": commit(folder)}
                 if api and verb == "revision":
-                    return self.answer(200, headers, json.dumps({"id": name, "sha": commit(folder)}).encode())
+                    files = [{"rfilename": str(f.relative_to(folder))} for f in folder.rglob("*") if f.is_file()]
+                    info = {"id": name, "sha": commit(folder), "siblings": files}
+                    return self.answer(200, headers, json.dumps(info).encode())
                 if api:
                     assert verb == "tree"
                     entries = [

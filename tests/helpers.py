@@ -43,6 +43,7 @@ from limner.mllm.events import Event
 from limner.mllm.stream import StreamModel
 from limner.mllm.vision_tower import VisionTower
 from limner.mllm.vocabulary import add_control_tokens
+from limner.train.finetune import FinetuneConfig, prepare_adapter
 from limner.train.stages.tokenizer import CHAT_TEMPLATE
 
 BACKBONES = {
@@ -313,6 +314,52 @@ def play(
     with patch("limner.inference.engine.begin_drawing", given.begin_drawing), choosing:
         events = list(engine.events(request))
     return Played(request.rows, events, asked, logits)
+
+
+def trained_adapter(model, folder, seed, modules_to_save=("queries", "boi"), std=0.1):
+    """An adapter with random weights, saved; the model is the base again."""
+    generator = torch.Generator().manual_seed(seed)
+    trainable, training = prepare_adapter(model, FinetuneConfig(rank=2, modules_to_save=modules_to_save))
+    with training:
+        with torch.no_grad():
+            for parameter in trainable.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+        training.save(folder, dict(model.named_parameters()), {"seed": seed})
+    model.requires_grad_(False)
+    return folder
+
+
+def drawn_pixels(model, **options):
+    reply = model.generate("draw", images="force", max_images=1, max_new_tokens=4, seed=3, **options)
+    return reply.images[0]
+
+
+def halves(model):
+    """What answers a request."""
+    weights = model.adapters.weights()
+    return model.adapters.view("mllm", weights), model.adapters.view("detokenizer", weights)
+
+
+@torch.no_grad()
+def adapted_outputs(model):
+    """Hidden states, logits and a velocity: what adapters change."""
+    mllm, detokenizer = halves(model)
+    encoded = model.encoder.encode("a red cat", add_generation_prompt=True)
+    ids = torch.tensor([[*encoded.input_ids, mllm.vocabulary.boi]])
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    embeds = mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, mllm.width))
+    hidden = mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
+    generator = torch.Generator().manual_seed(0)
+    config = detokenizer.mmdit.config
+    latents = torch.randn(1, config.latent_channels, 8, 8, generator=generator)
+    context = torch.randn(1, 4, config.context_width, generator=generator)
+    velocity = detokenizer.mmdit(latents, torch.tensor([0.5]), context, torch.zeros(1, config.pooled_width))
+    return [hidden, mllm.logits(hidden), mllm.queries.weight.clone(), velocity]
+
+
+def gap(a, b):
+    return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
 
 
 def png_bytes(seed: int = 0, size: tuple[int, int] = (32, 32)) -> bytes:

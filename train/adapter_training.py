@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..detokenizer.detokenizer import NotFiniteError
@@ -216,6 +217,9 @@ def save_adapter(
 ) -> None:
     """Write the adapter and its README. The checkpoints are removed, unless several were to be kept; log and metrics stay."""
     write_text(output / "README.md", model_card)
-    adapter.save(output, learned, made)
+    try:
+        adapter.save(output, learned, made)
+    except SafetensorError as error:  # a full disk, which is no OSError to it
+        raise OSError(f"{output} cannot be written: {error}; the same command goes on") from error
     if loop.save_total_limit == 1:
         shutil.rmtree(output / RUN_FOLDER / "checkpoints")

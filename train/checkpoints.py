@@ -15,6 +15,7 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ..inference import output
 from . import parallel
@@ -44,7 +45,7 @@ def check_space(folder: Path, size: int, kept: int) -> None:
     """Raises OSError where the disk of ``folder`` has no room for ``kept`` checkpoints of ``size`` bytes and one being written,
     beside those that are there already."""
     there = sum(file.stat().st_size for path in saved_checkpoints(folder) for file in path.iterdir())
-    output.check_space(folder, (kept + 1) * size - there, f"{kept + 1} checkpoints of {size / 2**30:.2f} GiB")
+    output.check_space(folder, (kept + 1) * size - there, f"{kept + 1} checkpoints of {size / 2**20:,.1f} MiB")
 
 
 def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int = 1) -> None:
@@ -74,11 +75,11 @@ def save(folder: Path, optimizer: MasterOptimizer, progress: RunState, keep: int
                 json.dumps(asdict(progress) | {"files": sizes}) + "\n", encoding="utf-8"
             )
             _fsync(fresh.iterdir())
-    except Exception as error:  # the writer wraps what the disk says in errors of its own
+    except (Exception, CheckpointException) as error:  # the writer wraps what the disk says in errors of its own
         shutil.rmtree(fresh, ignore_errors=True)
         there = saved_checkpoints(folder)
         good = f"the last good one is {there[-1]}" if there else "there is none yet"
-        raise OSError(f"checkpoint {progress.step} could not be written to {folder}: {error}; {good}") from error
+        raise OSError(f"checkpoint {progress.step} could not be written to {folder}: {cause(error)}; {good}") from error
     parallel.barrier()
     if parallel.rank() == 0:
         if path.exists():  # the same step again, after a run that was stopped just here
@@ -114,10 +115,20 @@ def load(folder: Path, optimizer: MasterOptimizer) -> RunState:
         ) from error
     optimizer.check_shapes({name: tuple(getattr(meta, "size", ())) for name, meta in stored.items()}, path)
     state: dict[str, Tensor] = optimizer.empty_state(stored)
-    with _quiet():
-        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=parallel.world_size() == 1)
+    try:
+        with _quiet():
+            dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=parallel.world_size() == 1)
+    except CheckpointException as error:
+        raise ValueError(
+            f"{path} cannot be read ({cause(error)}); take it away and the run goes on from the one before"
+        ) from error
     optimizer.load_state_dict(state)
     return progress
+
+
+def cause(error: BaseException) -> BaseException:
+    """What went wrong on the first process that failed: torch wraps it, in an error that is no `Exception`."""
+    return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
 
 
 @contextlib.contextmanager

@@ -161,8 +161,11 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
         files = map("{:05d}.safetensors".format, count(len(set(places.values()))))
         while tensors := dict(islice(outputs, TENSORS_PER_FILE)):
             file = next(files)
-            with atomic_file(folder / file) as fresh:
-                save_file(tensors, fresh)
+            try:
+                with atomic_file(folder / file) as fresh:
+                    save_file(tensors, fresh)
+            except SafetensorError as error:  # a full disk, which is no OSError to it
+                raise OSError(f"{folder / file} cannot be written: {error}; the same command goes on") from error
             places |= dict.fromkeys(tensors, file)
         write_text(folder / INDEX, json.dumps({"encoders": encoders, "places": places}) + "\n")
         (folder / UNFINISHED).unlink()

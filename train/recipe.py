@@ -24,7 +24,7 @@ from ..inference import precision
 from ..inference.adapters import digest
 from ..inference.devices import check_device
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
+from ..inference.output import check_folder, check_space, write_text
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
@@ -214,6 +214,7 @@ def _run(
             return folder
         model = build_model(recipe, *made)
     print(parameter_summary(model), flush=True)
+    check_space(folder, 2 * sum(p.numel() for p in model.parameters()), "the model's weights")
     if "language" in stages:
         run_language(recipe.language, model, seed, folder / "language", device, dtype)
     for name in JOINT_STAGES:

@@ -56,7 +56,7 @@ def run(words: list[str]) -> tuple[int, str]:
         from cyclopts import CycloptsError, UnusedCliTokensError
 
         from .commands import application
-        from .memory import out_of_memory
+        from .memory import NO_MEMORY, out_of_memory
 
         try:
             status = application()(words)
@@ -68,11 +68,11 @@ def run(words: list[str]) -> tuple[int, str]:
             return 2, f"unexpected {left}; a prompt of several words stands in quotes"
         except (CycloptsError, ValueError, FloatingPointError, OSError) as error:  # OSError: a full disk, no rights
             discard_output()  # where it is the standard output's, it would come again
-            return 2, "there is not enough memory for this" if out_of_memory(error) else str(error)
+            return 2, NO_MEMORY if out_of_memory(error) else str(error)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            return 2, "there is not enough memory for this"
+            return 2, NO_MEMORY
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
             if module not in EXTRAS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+NO_MEMORY = "there is not enough memory for this"
 WORDS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 """Of a GPU, its libraries, and torch on a CPU, whose allocator raises a plain RuntimeError"""
 

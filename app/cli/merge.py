@@ -9,12 +9,15 @@ def merge(*, loading: Loading = LOADING, out: Out) -> None:
     Args:
         out: folder of the whole model
     """
-    from ...inference.output import check_folder
+    from ...inference.output import check_folder, check_space
 
     if not loading.adapter:
         raise ValueError("nothing to merge: name at least one --adapter DIR")
     check_folder(out)
     model = loading.load(dtype="float32")
+    check_space(
+        out, sum(p.numel() * model.stored_dtypes[name].itemsize for name, p in model.named_parameters()), "weights"
+    )
     student = model.student_steps
     model.merge_adapters()
     if student and not model.student_steps:

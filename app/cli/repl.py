@@ -25,7 +25,7 @@ from ...inference.progress import ProgressBar
 from ...mllm.events import Finished, PictureDone, TextPiece
 from .draw import DRAWN
 from .line_input import read
-from .memory import out_of_memory
+from .memory import NO_MEMORY, out_of_memory
 from .options import CHATTING, SETTINGS, Size, Whole, checked, takes
 from .paths import typed_path
 from .terminal import printable, raw_output
@@ -68,7 +68,7 @@ class Repl:
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
             "undo": lambda _: self.chat.undo(),
-            "clear": lambda _: self.chat.clear(),
+            "clear": self.clear,
             "retry": self.retry,
             "set": self.set,
             **{name: partial(self.set, prefix=name) for name in ("seed", "size", "steps", "guidance")},
@@ -103,13 +103,14 @@ class Repl:
         except BrokenPipeError:  # nobody reads any more: the command ends
             raise
         except (ValueError, OSError) as error:  # OSError: a full disk, a folder without rights
-            print(f"limner: {error}", file=sys.stderr)
+            said = f"{NO_MEMORY}; the conversation is as it was before" if out_of_memory(error) else error
+            print(f"limner: {said}", file=sys.stderr)
         except KeyboardInterrupt:
             print("\n(stopped; the conversation is as it was before)", file=sys.stderr)
         except Exception as error:  # noqa: BLE001 - shown, and the conversation is not lost with it
             if not out_of_memory(error):
                 traceback.print_exc()
-            said = "there is not enough memory for this" if out_of_memory(error) else f"{type(error).__name__}: {error}"
+            said = NO_MEMORY if out_of_memory(error) else f"{type(error).__name__}: {error}"
             print(f"limner: {said}; the conversation is as it was before", file=sys.stderr)
 
     def say(self, text: str, images: list[Image.Image]) -> None:
@@ -148,6 +149,10 @@ class Repl:
         with self.chat.popped_turn() as (text, images):
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
             self.say(text, images)
+
+    def clear(self, _: str) -> None:
+        self.chat.clear()
+        self.saved = None
 
     def save(self, text: str) -> None:
         """Without a path to where it was saved last, or to a new file."""

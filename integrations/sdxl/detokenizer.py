@@ -225,7 +225,7 @@ class GuidedNoise:
         self.reference = torch.zeros(0)
         if detokenizer.takes_reference:
             rows = condition.references or [[]] * condition.batch
-            blank = torch.zeros(shape, device=parameter.device)
+            blank = torch.zeros(shape, device=parameter.device, dtype=torch.float32)
             self.reference = torch.stack([row[0].to(blank) if row else blank for row in rows])
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import limner
-from helpers import make_limner, play
+from helpers import adapted_outputs, drawn_pixels, gap, halves, make_limner, play, trained_adapter
 from limner.inference import adapter_files, adapters, lora
 from limner.inference.adapter_files import MODULES_TO_SAVE
 from limner.inference.adapters import Adapter, split_adapter, split_weight
@@ -21,108 +21,62 @@ from limner.train.adapter_training import AdapterTraining
 from limner.train.finetune import ADAPTER_NAME, FinetuneConfig, prepare_adapter
 
 
-def trained(model, folder, seed, modules_to_save=("queries", "boi"), std=0.1):
-    """An adapter with random weights, saved; the model is the base again."""
-    generator = torch.Generator().manual_seed(seed)
-    trainable, training = prepare_adapter(model, FinetuneConfig(rank=2, modules_to_save=modules_to_save))
-    with training:
-        with torch.no_grad():
-            for parameter in trainable.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(std * torch.randn(parameter.shape, generator=generator))
-        training.save(folder, dict(model.named_parameters()), {"seed": seed})
-    model.requires_grad_(False)
-    return folder
-
-
-def pixels(model, **options):
-    reply = model.generate("draw", images="force", max_images=1, max_new_tokens=4, seed=3, **options)
-    return reply.images[0]
-
-
-def halves(model):
-    """What answers a request."""
-    weights = model.adapters.weights()
-    return model.adapters.view("mllm", weights), model.adapters.view("detokenizer", weights)
-
-
-@torch.no_grad()
-def outputs(model):
-    """Hidden states, logits and a velocity: what adapters change."""
-    mllm, detokenizer = halves(model)
-    encoded = model.encoder.encode("a red cat", add_generation_prompt=True)
-    ids = torch.tensor([[*encoded.input_ids, mllm.vocabulary.boi]])
-    none = torch.zeros_like(ids, dtype=torch.bool)
-    embeds = mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, mllm.width))
-    hidden = mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
-    generator = torch.Generator().manual_seed(0)
-    config = detokenizer.mmdit.config
-    latents = torch.randn(1, config.latent_channels, 8, 8, generator=generator)
-    context = torch.randn(1, 4, config.context_width, generator=generator)
-    velocity = detokenizer.mmdit(latents, torch.tensor([0.5]), context, torch.zeros(1, config.pooled_width))
-    return [hidden, mllm.logits(hidden), mllm.queries.weight.clone(), velocity]
-
-
-def gap(a, b):
-    return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
-
-
 @pytest.fixture
 def model():
     return make_limner().requires_grad_(False)
 
 
 def test_a_fresh_adapter_changes_nothing(model, tmp_path):
-    before = outputs(model)
+    before = adapted_outputs(model)
     prepare_adapter(model, FinetuneConfig(rank=2, modules_to_save=("queries", "boi")))
-    assert gap(before, outputs(model)) == 0
+    assert gap(before, adapted_outputs(model)) == 0
 
 
 def test_one_that_is_disabled_while_it_trains_is_not_computed(model):
     """The base again bit for bit, at the base's cost, and what learns still does."""
-    before, state = outputs(model), {k: v.clone() for k, v in model.state_dict().items()}
+    before, state = adapted_outputs(model), {k: v.clone() for k, v in model.state_dict().items()}
     trainable, training = prepare_adapter(model, FinetuneConfig(rank=2, modules_to_save=("queries", "boi")))
     learns = {n for n, p in trainable.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, parameter in trainable.named_parameters():
             if f".lora_B.{ADAPTER_NAME}." in name or "queries" in name:
                 parameter.add_(0.1)
-    now = outputs(model)
+    now = adapted_outputs(model)
     assert gap(before, now) > 0.01
     computed = []
     loras = [m for n, m in model.named_modules() if n.endswith(f".lora_A.{ADAPTER_NAME}")]
     hooks = [m.register_forward_hook(lambda *_: computed.append(1)) for m in loras]
     with training.disabled():
-        assert gap(before, outputs(model)) == 0 and not computed
-    assert gap(now, outputs(model)) == 0 and len(computed) == len(loras) > 10
+        assert gap(before, adapted_outputs(model)) == 0 and not computed
+    assert gap(now, adapted_outputs(model)) == 0 and len(computed) == len(loras) > 10
     assert {n for n, p in trainable.named_parameters() if p.requires_grad} == learns
     for hook in hooks:
         hook.remove()
     training.remove()
-    assert gap(before, outputs(model)) == 0 and model.state_dict().keys() == state.keys()
+    assert gap(before, adapted_outputs(model)) == 0 and model.state_dict().keys() == state.keys()
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
 
 
 def loaded(model, tmp_path, *weights):
     for seed, weight in enumerate(weights, 1):
-        model.load_adapter(trained(model, tmp_path / str(seed), seed), weight=weight)
+        model.load_adapter(trained_adapter(model, tmp_path / str(seed), seed), weight=weight)
 
 
 def test_a_small_mmdit_is_fused_and_a_large_one_is_not_copied(model, tmp_path, monkeypatch):
     """Two at their weights, in the weights: the same velocity to a rounding, and the base's weights bit for bit."""
     state = {k: v.clone() for k, v in model.state_dict().items()}
     loaded(model, tmp_path, 0.7, -0.4)
-    fused, (_, view) = outputs(model)[-1], halves(model)
+    fused, (_, view) = adapted_outputs(model)[-1], halves(model)
     computed = []
     for name, module in view.named_modules():
         if ".lora_A." in name:
             module.register_forward_hook(lambda *_: computed.append(1))
-    assert gap([fused], outputs(model)[-1:]) == 0 and not computed
+    assert gap([fused], adapted_outputs(model)[-1:]) == 0 and not computed
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
     monkeypatch.setattr(lora, "MAX_FUSED_BYTES", 1000)
     model.adapters.views.clear()
     _, view = halves(model)
-    plain = outputs(model)[-1]
+    plain = adapted_outputs(model)[-1]
     assert 0 < gap([fused], [plain]) <= 1e-5
     own = {p.data_ptr() for p in model.parameters()}
     added = [name for name, p in view.named_parameters() if p.data_ptr() not in own]
@@ -139,10 +93,10 @@ def test_lora_of_another_kind_is_not_fused(model, tmp_path):
         for name, parameter in model.detokenizer.named_parameters():
             if ".lora_B.b." in name:
                 parameter.data.fill_(0.1)
-        unfused = outputs(model)[-1]
+        unfused = adapted_outputs(model)[-1]
         training.save(tmp_path / "b", {}, {})
     model.load_adapter(tmp_path / "b")
-    assert gap([unfused], outputs(model)[-1:]) < 1e-3  # it was saved in bf16
+    assert gap([unfused], adapted_outputs(model)[-1:]) < 1e-3  # it was saved in bf16
     assert any(any(m.lora_bias.values()) for m in halves(model)[1].modules() if hasattr(m, "lora_bias"))
     assert not any(getattr(m, "merged_adapters", None) for m in halves(model)[1].modules())
 
@@ -154,11 +108,11 @@ def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path
     layer = model.mllm.llm.model.layers[0].input_layernorm
     assert mllm.llm.model.layers[0].input_layernorm.weight is layer.weight
     assert mllm.vision_tower is model.mllm.vision_tower and mllm.queries is not model.mllm.queries
-    before = outputs(model)
+    before = adapted_outputs(model)
     with torch.no_grad():
         model.mllm.llm.model.layers[0].mlp.up_proj.weight.add_(0.1)
         model.detokenizer.mmdit.blocks[0].image.qkv.weight.add_(0.1)
-    assert gap(before[:1], outputs(model)[:1]) > 0.01 and gap(before[-1:], outputs(model)[-1:]) > 1e-4
+    assert gap(before[:1], adapted_outputs(model)[:1]) > 0.01 and gap(before[-1:], adapted_outputs(model)[-1:]) > 1e-4
     model.to(torch.bfloat16)
     assert {p.dtype for half in halves(model) for p in half.parameters()} == {torch.bfloat16}
     for weight in (0.1, 0.2, 0.3, 0.4, 0.5):
@@ -168,46 +122,46 @@ def test_views_share_what_they_do_not_change_and_follow_the_base(model, tmp_path
 
 
 def test_loading_one_freezes_nothing(model, tmp_path):
-    folder = trained(model, tmp_path / "a", 1)
+    folder = trained_adapter(model, tmp_path / "a", 1)
     model.requires_grad_(True)
     model.load_adapter(folder)
-    pixels(model)
+    drawn_pixels(model)
     assert all(p.requires_grad and not p.is_inference() for p in model.parameters())
 
 
 def test_a_request_brings_adapters_of_its_own(model, tmp_path):
     """Words and pictures, and nothing of it is left."""
     loaded(model, tmp_path, 0.0, 0.0)
-    base = pixels(model).tobytes()
-    one = pixels(model, adapters={"1": 1.0}).tobytes()
+    base = drawn_pixels(model).tobytes()
+    one = drawn_pixels(model, adapters={"1": 1.0}).tobytes()
     held = model.stream("draw", images="force", max_images=1, max_new_tokens=4, seed=3, adapters={"2": 1.0})
-    assert pixels(model).tobytes() == base != one
+    assert drawn_pixels(model).tobytes() == base != one
     for event in held:
         if type(event).__name__ == "PictureStep":
             break
-    assert pixels(model, adapters={"1": 1.0}).tobytes() == one and model.get_active_adapters() == {}
+    assert drawn_pixels(model, adapters={"1": 1.0}).tobytes() == one and model.get_active_adapters() == {}
     model.set_adapters("1")
-    assert pixels(model).tobytes() == one and pixels(model, adapters={}).tobytes() == base
+    assert drawn_pixels(model).tobytes() == one and drawn_pixels(model, adapters={}).tobytes() == base
     rest = [event.image.tobytes() for event in held if type(event).__name__ == "PictureDone"]
-    assert rest == [pixels(model, adapters={"2": 1.0}).tobytes()]
+    assert rest == [drawn_pixels(model, adapters={"2": 1.0}).tobytes()]
     with pytest.raises(ValueError, match="no adapter 'x'; loaded are 1, 2"):
         model.stream("draw", adapters={"x": 1.0})
 
 
 def test_an_adapter_that_is_taken_off_still_answers_what_was_asked_of_it(model, tmp_path):
     loaded(model, tmp_path, 1.0)
-    drawn = pixels(model).tobytes()
+    drawn = drawn_pixels(model).tobytes()
     events = model.stream("draw", images="force", max_images=1, max_new_tokens=4, seed=3)
     model.delete_adapter("1")
     assert [event.image.tobytes() for event in events if type(event).__name__ == "PictureDone"] == [drawn]
-    assert pixels(model).tobytes() != drawn
+    assert drawn_pixels(model).tobytes() != drawn
 
 
 def test_threads_with_adapters_of_their_own_draw_what_each_draws_alone(model, tmp_path):
     """And really at once: each waits inside its drawing until all are in theirs."""
     loaded(model, tmp_path, 0.0, 0.0)
     kinds = [{}, {"1": 1.0}, {"2": 1.0}, {"1": 0.5, "2": -1.0}]
-    alone = [pixels(model, adapters=kind).tobytes() for kind in kinds]
+    alone = [drawn_pixels(model, adapters=kind).tobytes() for kind in kinds]
     together = threading.Barrier(len(kinds))
 
     def wait(event):
@@ -215,43 +169,43 @@ def test_threads_with_adapters_of_their_own_draw_what_each_draws_alone(model, tm
             together.wait(30)
 
     with ThreadPoolExecutor(len(kinds)) as pool:
-        drawn = list(pool.map(lambda kind: pixels(model, adapters=kind, callback=wait).tobytes(), kinds))
+        drawn = list(pool.map(lambda kind: drawn_pixels(model, adapters=kind, callback=wait).tobytes(), kinds))
     assert drawn == alone and len(set(alone)) == len(kinds)
 
 
 def test_copies_draw_the_same(model, tmp_path):
     loaded(model, tmp_path, 1.0)
-    drawn = pixels(model).tobytes()
+    drawn = drawn_pixels(model).tobytes()
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert pixels(again).tobytes() == drawn
+        assert drawn_pixels(again).tobytes() == drawn
 
 
 def test_unloading_restores_the_base_bit_for_bit(model, tmp_path):
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    before, drawn = outputs(model), pixels(model)
-    folder = trained(model, tmp_path / "a", 1)
+    before, drawn = adapted_outputs(model), drawn_pixels(model)
+    folder = trained_adapter(model, tmp_path / "a", 1)
     name = model.load_adapter(folder)
     assert name == "a" and model.get_active_adapters() == {"a": 1.0}
-    assert gap(before, outputs(model)) > 0.01 and pixels(model).tobytes() != drawn.tobytes()
+    assert gap(before, adapted_outputs(model)) > 0.01 and drawn_pixels(model).tobytes() != drawn.tobytes()
     model.delete_adapter("a")
-    assert gap(before, outputs(model)) == 0 and pixels(model).tobytes() == drawn.tobytes()
+    assert gap(before, adapted_outputs(model)) == 0 and drawn_pixels(model).tobytes() == drawn.tobytes()
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
 
 
 def test_merged_equals_unmerged_and_saves_as_a_whole_model(model, tmp_path):
-    one, two = trained(model, tmp_path / "a", 1), trained(model, tmp_path / "b", 2)
+    one, two = trained_adapter(model, tmp_path / "a", 1), trained_adapter(model, tmp_path / "b", 2)
     model.load_adapter(one, weight=0.7)
     model.load_adapter(two, "second", weight=-0.4)
-    unmerged = outputs(model)
+    unmerged = adapted_outputs(model)
     with pytest.raises(ValueError, match="merge_adapters"):
         model.save_pretrained(tmp_path / "whole")
     model.merge_adapters()
     assert model.get_active_adapters() == {} and not any("lora" in key for key in model.state_dict())
-    assert gap(unmerged, outputs(model)) <= 1e-5
+    assert gap(unmerged, adapted_outputs(model)) <= 1e-5
     model.save_pretrained(tmp_path / "whole")
     again = limner.load(tmp_path / "whole", device="cpu", dtype="float32").requires_grad_(False)
-    assert gap(unmerged, outputs(again)) <= 1e-5
+    assert gap(unmerged, adapted_outputs(again)) <= 1e-5
 
 
 def test_adapters_combine_with_their_weights(model, tmp_path):
@@ -285,7 +239,7 @@ def drawn_features(model):
 
 
 def test_a_drawing_begins_with_the_adapters_boi(model, tmp_path):
-    model.load_adapter(trained(model, tmp_path / "a", 1))
+    model.load_adapter(trained_adapter(model, tmp_path / "a", 1))
     plain = drawn_features(model)
     differences = model.adapters.loaded["a"].differences
     differences[MODULES_TO_SAVE["boi"]] = differences[MODULES_TO_SAVE["boi"]] + torch.linspace(-1, 1, model.mllm.width)
@@ -303,18 +257,18 @@ def test_boi_moves_the_embedding_and_the_decision(model, tmp_path, rows):
     table = model.mllm.llm.get_input_embeddings().weight
     head = model.mllm.llm.get_output_embeddings()
     head.weight = table if rows == 1 else torch.nn.Parameter(head.weight.clone(), requires_grad=False)
-    folder = trained(model, tmp_path / "a", 1)
+    folder = trained_adapter(model, tmp_path / "a", 1)
     assert load_file(folder / "modules_to_save.safetensors")[MODULES_TO_SAVE["boi"]].shape[0] == rows
     model.load_adapter(folder)
-    unmerged = outputs(model)
+    unmerged = adapted_outputs(model)
     model.merge_adapters()
-    assert gap(unmerged, outputs(model)) <= 1e-4
+    assert gap(unmerged, adapted_outputs(model)) <= 1e-4
 
 
 def test_peft_reads_what_was_saved(model, tmp_path):
     from peft import PeftModel
 
-    folder = trained(model, tmp_path / "a", 1, modules_to_save=())
+    folder = trained_adapter(model, tmp_path / "a", 1, modules_to_save=())
     model.load_adapter(folder)
     ours = halves(model)[0].llm(torch.tensor([[5, 6, 7]])).logits
     model.delete_adapter("a")
@@ -323,8 +277,8 @@ def test_peft_reads_what_was_saved(model, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
-    before = outputs(model)
-    folder = trained(model, tmp_path / "a", 1)
+    before = adapted_outputs(model)
+    folder = trained_adapter(model, tmp_path / "a", 1)
     other = make_limner(seed=5)
     other.name = "other"
     with pytest.raises(ValueError, match=r"adapter for 'limner' .* not for this model, 'other'"):
@@ -357,7 +311,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
     (broken / adapter_files.CARD).write_text(json.dumps(card | {"more": 1}))
     with pytest.raises(ValueError, match="expected format 2"):
         model.load_adapter(broken)
-    assert gap(before, outputs(model)) == 0 and not any("lora" in k for k in model.state_dict())
+    assert gap(before, adapted_outputs(model)) == 0 and not any("lora" in k for k in model.state_dict())
     model.load_adapter(folder)
     with pytest.raises(ValueError, match="loaded already"):
         model.load_adapter(folder)
@@ -365,7 +319,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, tmp_path):
 
 def test_a_folder_of_the_first_format_gives_the_same(model, tmp_path):
     """When ``modules_to_save`` were called extra."""
-    folder = trained(model, tmp_path / "new", 1, tuple(MODULES_TO_SAVE))
+    folder = trained_adapter(model, tmp_path / "new", 1, tuple(MODULES_TO_SAVE))
     old = shutil.copytree(folder, tmp_path / "old")
     (old / "modules_to_save.safetensors").rename(old / "extra.safetensors")
     card = json.loads((old / adapter_files.CARD).read_text())
@@ -375,9 +329,9 @@ def test_a_folder_of_the_first_format_gives_the_same(model, tmp_path):
     drawn = []
     for name in ("new", "old"):
         model.load_adapter(tmp_path / name)
-        drawn.append([*outputs(model), torch.tensor(list(pixels(model).tobytes()))])
+        drawn.append([*adapted_outputs(model), torch.tensor(list(drawn_pixels(model).tobytes()))])
         model.delete_adapter(name)
-    assert gap(*drawn) == 0 < gap(drawn[0][:4], outputs(model))
+    assert gap(*drawn) == 0 < gap(drawn[0][:4], adapted_outputs(model))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +344,7 @@ def test_a_folder_of_the_first_format_gives_the_same(model, tmp_path):
     ],
 )
 def test_differences_of_other_parameters_are_refused(model, tmp_path, name, said):
-    folder = trained(model, tmp_path / "a", 1)
+    folder = trained_adapter(model, tmp_path / "a", 1)
     save_file({name: torch.zeros(1, 2)}, folder / "modules_to_save.safetensors")
     with pytest.raises(ValueError, match=rf"a: {said}"):
         model.load_adapter(folder)
@@ -399,7 +353,9 @@ def test_differences_of_other_parameters_are_refused(model, tmp_path, name, said
 
 def test_the_names_of_modules_are_saved_in_order(model, tmp_path):
     """peft writes sets, whose order is another one in every process."""
-    saved = json.loads((trained(model, tmp_path / "a", 1) / "llm/adapter_config.json").read_text())["target_modules"]
+    saved = json.loads((trained_adapter(model, tmp_path / "a", 1) / "llm/adapter_config.json").read_text())[
+        "target_modules"
+    ]
     assert len(saved) == 14 and saved == sorted(saved)
 
 
@@ -435,15 +391,15 @@ def test_directory_and_weight(tmp_path, monkeypatch):
 
 def test_names_are_the_folders_own_and_get_numbers(model, tmp_path):
     """Dots too: the names never reach peft, which cuts a weight's path at them."""
-    one = trained(model, tmp_path / "one/cat-v1.5", 1)
-    two = trained(model, tmp_path / "two/cat-v1.5", 2)
-    alone = pixels(model)
+    one = trained_adapter(model, tmp_path / "one/cat-v1.5", 1)
+    two = trained_adapter(model, tmp_path / "two/cat-v1.5", 2)
+    alone = drawn_pixels(model)
     assert model.load_adapter(one, weight=0.5) == "cat-v1.5"
-    first = pixels(model)
+    first = drawn_pixels(model)
     assert model.load_adapter(two) == "cat-v1.5-2"
     assert model.get_active_adapters() == {"cat-v1.5": 0.5, "cat-v1.5-2": 1.0}
-    assert len({alone.tobytes(), first.tobytes(), pixels(model).tobytes()}) == 3
-    assert pixels(model, adapters={"cat-v1.5": 0.5}).tobytes() == first.tobytes()
+    assert len({alone.tobytes(), first.tobytes(), drawn_pixels(model).tobytes()}) == 3
+    assert drawn_pixels(model, adapters={"cat-v1.5": 0.5}).tobytes() == first.tobytes()
     with pytest.raises(ValueError, match=r"is loaded already, as 'cat-v1\.5'"):
         model.load_adapter(one)
     with pytest.raises(ValueError, match=r"called 'cat-v1\.5' is loaded already"):

@@ -95,7 +95,10 @@ def test_nothing_is_replaced_unasked(model, chat, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"such as .*talk-001"):
         model.chat().save(tmp_path / "talk.jsonl")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert chat.save("~/home.jsonl") == tmp_path / "home.jsonl" and Chat.load("~/home.jsonl", model).messages
+    chat.clear()
+    with pytest.raises(ValueError, match="overwrite it"):
+        chat.save("talk.jsonl")
+    assert chat.save("~/home.jsonl") == tmp_path / "home.jsonl" and not Chat.load("~/home.jsonl", model).messages
 
 
 @pytest.mark.parametrize("writer", ["save_image", "write_text"])

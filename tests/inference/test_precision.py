@@ -31,7 +31,7 @@ def test_what_is_chosen(name, monkeypatch, caplog):
         )
     assert len(caplog.records) == (2 if name == "emulating" else 0)
     assert all("40 times as long as in float32" in record.getMessage() for record in caplog.records)
-    for wrong in ("half", "int8", "float64", "32"):
+    for wrong in ("fp8", "int8", "float64", "32"):
         with pytest.raises(ValueError, match=f"dtype is '{wrong}'; it can be auto, float32, bfloat16 or float16"):
             precision.choose_dtype("cpu", wrong)
 

@@ -70,3 +70,13 @@ def test_queries_are_one_tensor_in_the_state_dict():
     model, _ = make_stream("qwen3")
     names = [n for n in model.state_dict() if n.startswith("queries")]
     assert names == ["queries.weight"] and model.state_dict()[names[0]].shape == (4, 32)
+
+
+def test_longrope_holds_what_its_first_angles_are_for():
+    """Beyond them the longest row of a batch would change what the others are."""
+    model, _ = make_stream("phi3")
+    assert model.max_position_embeddings == 1024
+    rope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    sizes = {"max_position_embeddings": 1024, "original_max_position_embeddings": 40}
+    model.llm.config = AutoConfig.for_model("phi3", hidden_size=32, num_attention_heads=2, rope_scaling=rope, **sizes)
+    assert model.max_position_embeddings == 40

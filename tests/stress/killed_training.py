@@ -26,8 +26,10 @@ from tqdm import tqdm
 from cases import Outcome
 from helpers import make_limner, picture
 from limner.inference import output
+from limner.inference.output import atomic_folder
 from limner.train import checkpoints, loop
 from limner.train.finetune import finetune, load_config
+from limner.train.interrupts import Interrupted
 from limner.train.loop import LoopConfig, fit
 
 TITLE = "training is killed, stopped or without disk: it goes on from a whole checkpoint to the same weights"
@@ -75,7 +77,8 @@ def run_fit(folder: Path) -> None:
         return {"loss": (model(x).float() - x.float().flip(1)).square().mean()}
 
     fit("killed", model, batch, losses, config, folder / "run")
-    save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "weights.safetensors")
+    with atomic_folder(folder / "made", owned=Path.is_dir) as fresh:
+        save_file({name: value.detach() for name, value in model.named_parameters()}, fresh / "weights.safetensors")
 
 
 def run_finetune(data: Path, folder: Path) -> None:
@@ -94,7 +97,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def start(run: Callable[[], None], log: Path, before: Callable[[], None] = lambda: None) -> int:
-    """Run in a fork, which has everything imported; its status is 0 if ``run`` returned, 1 if it raised."""
+    """Run in a fork, which has everything imported; its status is 0 if ``run`` returned, 1 if it raised what the command line
+    tells in a line, 3 for any other error."""
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # one that came here would take the fork back into the row
     pid = os.fork()
@@ -112,6 +116,7 @@ def start(run: Callable[[], None], log: Path, before: Callable[[], None] = lambd
                 status = 0
             except BaseException as error:  # noqa: BLE001 - told in the log, and by the status
                 print(f"{type(error).__name__}: {error}", flush=True)
+                status = 1 if isinstance(error, (OSError, Interrupted, KeyboardInterrupt, ValueError)) else 3
     finally:
         os._exit(status)
 
@@ -175,8 +180,10 @@ def check(
             if os.waitpid(pid, os.WNOHANG)[0]:
                 continue
             os.kill(pid, sent)
-        if wait(pid) == -1:
+        if (status := wait(pid)) == -1:
             return f"{kind}: {happened}: it hangs"
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3:
+            return f"{kind}: {happened}: it ended in {(folder / 'log.txt').read_text().splitlines()[-1]}"
     status = wait(start(partial(run, folder), folder / "log.txt"))
     said = ["nothing", *(folder / "log.txt").read_text(errors="replace").splitlines()]
     if status and "holds a finished adapter already" not in said[-1]:

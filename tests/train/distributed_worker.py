@@ -106,7 +106,11 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
                     "norms": norms[:done],
                     "again": logged[done:],
                     "validation": [json.loads(line) for line in (folder / "validation.jsonl").open()],
-                    "progress": json.loads((newest / "progress.json").read_text()),
+                    "progress": {
+                        key: value
+                        for key, value in json.loads((newest / "progress.json").read_text()).items()
+                        if key != "files"  # as many as there were processes
+                    },
                     "whole": whole,
                     "sampled": sampled,
                     "kinds": sorted(kinds),

@@ -4,7 +4,9 @@ import bz2
 import gzip
 import io
 import json
+import os
 import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -322,6 +324,15 @@ def test_tars_with_conversations(tmp_path):
     assert [[p.read() for p in e.pictures()] for e in found] == [[png(0), png(1)], [png(2)], []]
 
 
+def test_a_file_with_holes_in_a_tar_is_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(0))
+    (tmp_path / "a.txt").write_text("a cat")
+    os.truncate(tmp_path / "a.png", 2_000_000)
+    subprocess.run(["tar", "-cS", "-f", "s.tar", "a.png", "a.txt"], cwd=tmp_path, check=True)
+    _, problems = split(read(tmp_path / "s.tar"))
+    assert "s.tar:a.png: a link or a file with holes" in problems[0]
+
+
 def test_tars_that_would_lose_something(tmp_path):
     path = pack(tmp_path / "s.tar", {"a.png": png(0), "a.txt": b"a cat"})
     with tarfile.open(path, "a") as archive:
@@ -334,7 +345,7 @@ def test_tars_that_would_lose_something(tmp_path):
         archive.addfile(info, io.BytesIO(b"abc"))
     found, problems = split(read(path))
     assert found[0].picture.read() == png(0)
-    assert "s.tar:b.png: a link in an archive" in problems[0] and "a second member of this name" in problems[1]
+    assert "s.tar:b.png: a link or a file with holes" in problems[0] and "a second member of this name" in problems[1]
     (tmp_path / "z.tar").write_bytes(gzip.compress(path.read_bytes()))
     found, problems = split(read(tmp_path / "z.tar"))
     assert not found and "archive is broken" in problems[0]

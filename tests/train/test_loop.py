@@ -17,13 +17,13 @@ from limner.app.cli.main import main
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.evaluation.judge import Judge, JudgeConfig
 from limner.evaluation.reader import Reader, ReaderConfig
-from limner.inference import output
+from limner.inference import adapters, output
 from limner.inference.model import Limner
 from limner.train import loop
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig, fit, with_shared_totals
 from limner.train.optimizer import MasterOptimizer, learning_rate_factor
-from limner.train.resume import only_run
+from limner.train.resume import LOCK_FILE, only_run
 from limner.train.stages import judge, reader
 
 
@@ -181,7 +181,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_first_step(t
     assert optimizer.state_bytes <= file.stat().st_size <= optimizer.state_bytes + 4096
     free = 3 * optimizer.state_bytes - 1
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    with pytest.raises(OSError, match=r"3 checkpoints of 0\.00 GiB take 0\.00 GiB more; 0\.00 GiB are free"):
+    with pytest.raises(OSError, match=r"3 checkpoints of 0\.0 MiB take 0\.0 MiB more; 0\.0 MiB are free"):
         train(tmp_path / "b", save_total_limit=2)
     assert not (tmp_path / "b/log.jsonl").exists()
     train(tmp_path / "b", save_total_limit=1)
@@ -214,11 +214,14 @@ def test_a_checkpoint_that_lost_a_part_is_not_taken(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from limner.train.resume import only_run\n"
-        "with only_run(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+        "import fcntl, sys\n"
+        "with open(sys.argv[1], 'w') as file: fcntl.lockf(file, fcntl.LOCK_EX); print('mine', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(tmp_path / LOCK_FILE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert other.stdout.readline() == "mine\n"
     with pytest.raises(ValueError, match=r"another run is at work in .*; wait until it ends"), only_run(tmp_path):
@@ -305,6 +308,26 @@ def test_merging_leaves_what_it_does_not_change_in_its_own_precision(data, tmp_p
     assert all(value.dtype == after[name].dtype for name, value in before.items())
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed and all(name.startswith("mllm.llm.") for name in changed)
+
+
+def test_merging_asks_for_room_first(tmp_path, monkeypatch, capsys):
+    make_limner().save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(adapters.Adapters, "load", lambda *_, **__: None)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    words = [
+        "merge",
+        "--model",
+        str(tmp_path / "base"),
+        "--device",
+        "cpu",
+        "--adapter",
+        "a",
+        "-o",
+        str(tmp_path / "merged"),
+    ]
+    assert main(words) == 2
+    assert "merged: weights take 0.6 MiB more; 0.0 MiB are free there" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_output_inside_the_data_is_refused(data, tmp_path):

@@ -261,7 +261,7 @@ def test_a_file_and_a_recipe_made_by_hand_are_asked_too(monkeypatch, small, tmp_
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"alpha": 0.0}, "alpha is 0.0; it must be above 0"),
         ({"samples": -1}, "samples is -1"),
-        ({"rank": "many"}, "rank is 'many'; it must be at least 1"),
+        ({"rank": "many"}, "rank is 'many'; it must be a whole number and at least 1"),
         ({"replay_share": 0.96}, "replay_share is 0.96; it must be at least 0 and at most 0.95"),
         ({"replay_weight": math.nan}, "replay_weight is nan"),
         ({"dtype": "int3"}, "dtype is 'int3'"),

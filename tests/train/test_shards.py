@@ -45,6 +45,13 @@ def test_every_example_once_an_epoch_in_another_order_each_time(folder):
     )
 
 
+def test_a_stream_is_named_relative_or_whole_with_a_weight_or_without(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    for given, weight in ((folder.name, 1), (f"{folder.name}:0.5", 0.5), (str(folder), 1), (f"{folder}:2", 2)):
+        ((source, share),) = load_sources([f"stream:{given}"], None, 1024, 0.8)
+        assert source.total == 23 and share == weight
+
+
 def test_the_index_is_made_again_when_a_shard_changes(folder):
     ShardSource(folder)
     saved = json.loads((folder / INDEX_FILE).read_text())
@@ -60,7 +67,7 @@ def test_broken_examples_are_left_out_and_counted(folder, tmp_path, capsys):
     mixture = Mixture(load_sources([f"stream:{folder}"], model.encoder, 1024, 1.0), model.encoder, 4, 0, pool=2)
     batches = [mixture(step) for step in range(6)]
     left = [line for batch in batches for line in batch.left_out]
-    assert left and all("0007" in line and "not a picture" in line for line in left)
+    assert left and all("0007" in line and "is a broken PNG" in line for line in left)
     assert sum(len(b.target) for b in batches) == 24 - len(left)
     from torch import nn
 

@@ -218,13 +218,14 @@ def load_sources(
     """
     sources: list[tuple[ConversationSource, float]] = []
     for given in data:
-        name, weight = split_weight(given)
+        streamed = given.startswith("stream:")
+        name, weight = split_weight(given.removeprefix("stream:"))
         source: ConversationSource
-        if name == "world" or name.startswith("world/"):
+        if streamed:
+            source = ShardSource(name, draw_share)
+            print(f"{given}: {source.total:,} examples in {len(source.paths)} shards, checked as they come", flush=True)
+        elif name == "world" or name.startswith("world/"):
             source = WorldSource(talk.kinds(name.removeprefix("world").lstrip("/")))
-        elif name.startswith("stream:"):
-            source = ShardSource(name.removeprefix("stream:"), draw_share)
-            print(f"{name}: {source.total:,} examples in {len(source.paths)} shards, checked as they come", flush=True)
         else:
             report = check_dataset(name, encoder, max_length)
             source = ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint)

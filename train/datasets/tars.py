@@ -27,9 +27,10 @@ def samples(path: Path) -> Iterator[tuple[str, Members] | Problem]:
                     continue
                 stem, _, ending = name.name.partition(".")
                 group = groups.setdefault(str(name.parent / stem), {})
-                if not member.isreg():
+                if not member.isreg() or member.issparse():
                     yield Problem(
-                        f"{path}:{name}", "a link in an archive; pack the file itself (tar --hard-dereference -h)"
+                        f"{path}:{name}",
+                        "a link or a file with holes in an archive; pack it whole (tar --hard-dereference -h, without -S)",
                     )
                 elif ending.lower() in group:
                     yield Problem(f"{path}:{name}", "a second member of this name: a picture or text would be lost")
