@@ -120,8 +120,8 @@ class Adapters:
                     "given a name of its own it is loaded again"
                 )
             name = free_name(folder.resolve().name or "adapter", self.loaded)
-        if not name:
-            raise ValueError("an adapter's name is empty")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"an adapter's name is a word, not {name!r:.60}")
         if name in self.loaded:
             raise ValueError(f"an adapter called {name!r} is loaded already; give this one another name")
         if card["base_fingerprint"] != self.fingerprint:

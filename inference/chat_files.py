@@ -85,6 +85,8 @@ def read_chat(path: Path) -> tuple[list[Message], dict[str, Any], PictureFiles]:
         saved = json.loads(lines[0]) if len(lines) == 1 else None
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a saved chat") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 10,000 digits
         raise ValueError(f"{path} is no saved chat: {error}") from None
     if saved is None:

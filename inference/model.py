@@ -258,12 +258,19 @@ class Limner(nn.Module):
             raise ValueError(f"weights of {self.bits} bits take no adapter: merge it first (limner merge)")
         return self.adapters.load(folder, name, weight)
 
-    def set_adapters(self, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
-        """Switch on exactly these adapters (none for an empty list), each at its weight; the others stay loaded.
+    def set_adapters(
+        self, names: str | Sequence[str] | Mapping[str, float], weights: float | Sequence[float] = 1.0
+    ) -> None:
+        """Switch on exactly these adapters (none for an empty list), each at its weight; the others stay loaded. A mapping holds
+        names with their weights, as ``adapters`` of `generate` does.
 
-        Raises ValueError for an unknown name or another number of weights.
+        Raises ValueError for an unknown name, one that is given twice, and another number of weights.
         """
+        if isinstance(names, Mapping):
+            names, weights = list(names), list(names.values())
         names = [names] if isinstance(names, str) else list(names)
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"adapter {twice[0]!r} is given twice")
         several = isinstance(weights, Iterable) and getattr(weights, "ndim", None) != 0
         values: list[Any] = list(weights) if several else [weights] * len(names)  # type: ignore[arg-type]
         if len(values) != len(names):

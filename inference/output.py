@@ -129,6 +129,8 @@ def atomic_folder(
     Other entries of ``folder`` stay, except those named in ``stale``, which are removed. Raises ValueError for a folder that is
     not ``owned`` (not of the kind that is saved) and has entries of these names, OSError where it cannot be written.
     """
+    if not str(folder):
+        raise ValueError("the folder's name is empty")
     folder = Path(folder).resolve()  # so that the temporary name is right for "." and for links too
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
     fresh.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """``limner distill``."""
 
 from .options import NANO, ModelChoice, Out, Settings
+from .paths import quoted
 from .training import training
 
 
@@ -19,4 +20,4 @@ def distill(*, choice: ModelChoice = NANO, out: Out, settings: Settings = ()) ->
         model = choice.load()
         prompts = load_recipe("nano").joint.sample_prompts[:8] if model.config.replay == "world" else ()
         folder = distill.distill(model, out, config, prompts)
-    print(f"{folder}: limner chat --adapter {folder}")
+    print(f"{folder}: limner chat --adapter {quoted(folder)}")

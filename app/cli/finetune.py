@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from .options import NANO, ModelChoice, Out, Settings, Whole
+from .paths import quoted
 from .training import training
 
 
@@ -36,4 +37,4 @@ def finetune(
         config = finetune.load_config([*settings, *steps])
         folder = finetune.finetune(choice.load(), data, out, config, dry_run)
     if not dry_run:
-        print(f"{folder}: limner chat --adapter {folder}")
+        print(f"{folder}: limner chat --adapter {quoted(folder)}")

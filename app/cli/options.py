@@ -50,7 +50,10 @@ def parse_whole(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def parse_path(_: Any, tokens: Sequence[Token]) -> Path:
-    """A path; a shell leaves the ``~`` of ``--out=~/cat.png`` to us."""
+    """A path; a shell leaves the ``~`` of ``--out=~/cat.png`` to us. Raises ValueError for an empty one, such as a shell's
+    variable that is not set, which `Path` takes for the folder where one stands."""
+    if not tokens[-1].value:
+        raise ValueError("the path is empty")
     return expanded(tokens[-1].value)
 
 

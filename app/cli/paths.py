@@ -32,6 +32,11 @@ def unquoted(text: str) -> str:
     return words[0] if len(words) == 1 else text
 
 
+def quoted(path: Path) -> str:
+    """The path as it is typed in a shell, where it begins with a dash, too."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def expanded(text: str | os.PathLike[str]) -> Path:
     """With ``~`` as the home folder, and a ``file://`` address as the path that it names."""
     text = os.fspath(text)

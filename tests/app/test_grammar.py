@@ -338,3 +338,10 @@ def test_the_help_of_a_terminal_of_one_column_ends(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1")
     assert main(["draw", "--help"]) == 0
     assert "picture" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["draw", "a cat"], ["finetune", "pics"], ["merge", "--adapter", "a"]])
+def test_an_empty_path_is_not_the_folder_where_one_stands(run, command):
+    """Of a shell's variable that is not set: ``--out "$OUT"``."""
+    status, _, err = run(*command, "--out", "")
+    assert status == 2 and "the path is empty" in err

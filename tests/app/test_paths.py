@@ -1,11 +1,12 @@
 """Paths as they are typed, and as terminals write what is dragged into them."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from limner.app.cli import paths
-from limner.app.cli.paths import expanded, typed_path
+from limner.app.cli.paths import expanded, quoted, typed_path
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,9 @@ def test_on_windows_a_backslash_parts_folders(monkeypatch):
     monkeypatch.setattr(paths.os, "name", "nt")
     assert paths.unquoted(r"C:\new (1)\a.png") == r"C:\new (1)\a.png"
     assert paths.unquoted('"C:\\new one\\a.png"') == r"C:\new one\a.png"
+
+
+@pytest.mark.parametrize("name", ["cat", "my cat #1", "a'b", "-x"])
+def test_a_command_that_is_shown_can_be_typed(name):
+    (word,) = shlex.split(quoted(Path(name)))
+    assert Path(word) == Path(name) and not word.startswith("-")

@@ -250,3 +250,8 @@ def test_messages_and_options_in_other_forms_are_saved(model, tmp_path):
     again = Chat.load(chat.save(tmp_path / "talk.jsonl"), model)
     assert again.options["top_k"] == 3 and list(again.options["stop"]) == ["END"]
     assert isinstance(again.messages[0]["content"][0]["image"], Image.Image) and again.say("hello")
+
+
+def test_a_folder_is_no_chat(model, tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        Chat.load(tmp_path, model)

@@ -36,6 +36,8 @@ def test_a_folder_for_results_holds_nothing_else(tmp_path):
         output.check_folder(tmp_path)
     with pytest.raises(ValueError, match=r"notes\.md is a file"):
         output.check_folder(tmp_path / "notes.md/below")
+    with pytest.raises(ValueError, match="name is empty"), output.atomic_folder(""):
+        pass
     output.check_folder(tmp_path, "notes.md")
 
 

@@ -381,4 +381,4 @@ def test_a_caption_of_full_stops_is_still_a_message():
 
 def test_an_empty_name_is_not_the_folder_where_one_stands():
     with pytest.raises(ValueError, match="name is empty"):
-        readers.read("")
+        read("")
