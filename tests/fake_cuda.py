@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -169,9 +170,15 @@ def fake_gpu():
 
         hooked(self, *map(with_marks, both))
 
+    # its random numbers are the CPU's
+    random = patch.multiple(
+        torch.cuda,
+        get_rng_state=lambda device="cuda": torch.get_rng_state(),
+        set_rng_state=lambda state, device="cuda": torch.set_rng_state(state),
+    )
     threading.Thread.run, hooks.__init__ = within, again
     try:
-        with FunctionMode(marks), DispatchMode(marks):
+        with FunctionMode(marks), DispatchMode(marks), random:
             yield marks
     finally:
         threading.Thread.run, hooks.__init__ = run, hooked
