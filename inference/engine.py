@@ -400,7 +400,7 @@ class Engine:
         decoder = drawn[0].group.decoder
         with self._failing(*(row.request for row in rows)):
             self._bring("detokenizer")
-            images = []
+            images: list[Image.Image] = []
             for pictures in drawn:
                 with self._failing(pictures.group.rows[0].request):
                     images += map(Image.fromarray, pictures.detokenizer.decode(pictures.drawing).numpy())

@@ -267,7 +267,7 @@ class Limner(nn.Module):
         Raises ValueError for an unknown name, one that is given twice, and another number of weights.
         """
         if isinstance(names, Mapping):
-            names, weights = list(names), list(names.values())
+            weights = list(names.values())
         names = [names] if isinstance(names, str) else list(names)
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"adapter {twice[0]!r} is given twice")

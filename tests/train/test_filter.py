@@ -85,3 +85,9 @@ def test_the_command_line(folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "is not empty" in said.err and "--out requires an argument" in said.err and "max_aspect is 0.5" in said.err
     assert "1 of 6 examples are left out" in said.err and "5 captioned pictures" in said.out
+
+
+@pytest.mark.parametrize("rule", [{"min_side": -1}, {"max_aspect": float("nan")}, {"min_similarity": 2.0}])
+def test_a_rule_that_makes_no_sense_is_refused(rule):
+    with pytest.raises(ValueError, match=f"{next(iter(rule))} is .*; it must be at least"):
+        Rules(**rule)

@@ -14,7 +14,7 @@ from helpers import make_limner
 from limner.app.cli.main import main
 from limner.train import finetune as module
 from limner.train import step_cost
-from limner.train.adapter_training import training_precision
+from limner.train.adapter_training import draw_samples, training_precision
 from limner.train.finetune import FinetuneConfig, finetune, load_config
 from limner.train.interrupts import Interrupted
 from limner.train.objective import JointObjective
@@ -267,3 +267,13 @@ def test_something_is_said_before_anything_is_imported():
     code = "import sys; sys.modules['torch'] = None; from limner.app.cli.main import main; main(sys.argv[1:])"
     run = subprocess.run([sys.executable, "-c", code, "finetune", "DATA", "-o", "OUT"], capture_output=True, text=True)
     assert run.stdout == "finetune  nano on DATA, into OUT\n" and "torch" in run.stderr
+
+
+def test_samples_that_are_no_pictures_do_not_end_the_training(tmp_path):
+    model = make_limner(shapes=((32, 32), (16, 32)))
+    with torch.no_grad():
+        for parameter in model.detokenizer.autoencoder.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.warns(UserWarning, match=r"no samples in after\.png: the pixels are not finite"):
+        draw_samples(model, ["a cat"], 0, tmp_path / "after.png", num_inference_steps=1)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..option_checks import check_numbers
+
 HASH_SIDE = 8
 
 
@@ -23,6 +25,8 @@ class Rules:
     """a picture is a duplicate whose perceptual hash differs from an earlier one's in at most so many of 64 bits; -1: off"""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "min_side", "max_aspect", least=0)
+        check_numbers(self, "min_similarity", least=-1, most=1)
         if self.max_aspect and self.max_aspect < 1:
             raise ValueError(f"max_aspect is {self.max_aspect}; longer over shorter side is at least 1 (0: any)")
         if not -1 <= self.duplicate_bits < HASH_SIDE**2:
