@@ -10,10 +10,10 @@ In fp32 on one thread, on one machine. Only names that users write are used, so 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,7 +205,8 @@ def compare(before: Path, after: Path) -> None:
 
 
 if __name__ == "__main__":
-    paths = [Path(argument) for argument in sys.argv[1:]]
-    if len(paths) not in (1, 2):
-        raise SystemExit(__doc__)
-    record(paths[0]) if len(paths) == 1 else compare(*paths)
+    parser = argparse.ArgumentParser(description="Answers 380 requests, or compares two files of answers.")
+    parser.add_argument("answers", type=Path, help="written, or compared with OTHER")
+    parser.add_argument("other", type=Path, nargs="?")
+    options = parser.parse_args()
+    compare(options.answers, options.other) if options.other else record(options.answers)

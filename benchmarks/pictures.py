@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,8 +83,11 @@ def drawn(model: Limner, asked: Sequence[object], path: Path) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
-    model = limner.load(sys.argv[2] if len(sys.argv) > 2 else "nano", device="cpu")
+    parser = argparse.ArgumentParser(description="Draws the pictures of the documents.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/images"))
+    parser.add_argument("model", nargs="?", default="nano")
+    options = parser.parse_args()
+    folder, model = options.folder, limner.load(options.model, device="cpu")
     for name, asked in (("drawings", PROMPTS), ("said", SAID), ("signs", SIGNS)):
         drawn(model, asked, folder / f"{name}.png")
     if model.student_steps:  # the teacher's above, the student's below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -12,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
-from safetensors import SafetensorError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Suffixes of image files that are written: plain raster formats that hold any RGB image."""
@@ -150,7 +150,10 @@ def atomic_folder(
                     undo.callback(move_if_there, target, source)  # before the move: Ctrl-C may come between
                     move_if_there(source, target)
             undo.pop_all()
-    except SafetensorError as error:  # a full disk, which is no OSError to it
+    except Exception as error:
+        # a full disk is no OSError to safetensors and tokenizers, which are written in Rust
+        if not re.search(r"\(os error \d+\)", str(error)):
+            raise
         raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         for path in (fresh, old):

@@ -6,104 +6,28 @@ import shutil
 import huggingface_hub.constants as constants
 import pytest
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import AutoencoderKL
 from fake_hub import fake_hub
+from released_parts import BUILD_FLAGS, save_llm, save_sd3, save_tower
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    Dinov2Config,
-    Dinov2Model,
-    SiglipVisionConfig,
-    SiglipVisionModel,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 import limner
-from helpers import BACKBONES, byte_tokenizer, picture
+from helpers import BACKBONES, picture
 from limner.app.cli.main import main
 from limner.inference.build import BuildOptions, build, num_heads
-from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN, QwenVLVisionConfig, QwenVLVisionModel
+from limner.integrations.seed_x.qwen_vl_vision import CLIP_MEAN
 from limner.train.data import joint_batch
 from limner.train.objective import JointObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, freeze_parameters
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-TOWERS = {
-    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SMALL, intermediate_size=24, vision_use_head=False)),
-    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SMALL, intermediate_size=24)),
-    "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL)),
-    "qwen-vl": lambda: QwenVLVisionModel(
-        QwenVLVisionConfig(image_size=32, patch_size=8, width=16, layers=1, heads=2, num_queries=16, hidden_size=128)
-    ),
-}
 OPTIONS = BuildOptions(
     num_queries=4, image_tokens=4, feature_tokens=4, adapter_width=32, adapter_depth=2, shapes=((32, 32), (32, 64))
 )
-
-FLAGS = "--num-queries 4 --image-tokens 4 --feature-tokens 4 --adapter-width 32 --adapter-depth 2".split()
-FLAGS += ["--shapes", "32x32", "32x64"]
-
-
-def save_llm(folder, backbone="qwen3"):
-    words = byte_tokenizer()
-    options = {
-        "vocab_size": len(words),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 512,
-        "pad_token_id": words.pad_token_id,
-        "eos_token_id": words.eos_token_id,
-        "bos_token_id": None,
-    }
-    config = AutoConfig.for_model(backbone.removesuffix("_sliding"), **(options | BACKBONES[backbone]))
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
-def save_tower(folder, tower="siglip"):
-    TOWERS[tower]().save_pretrained(folder)
-    if tower == "qwen-vl":  # as `limner convert` writes it
-        return folder
-    kind = {"siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor", "dinov2": "BitImageProcessor"}[tower]
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": kind, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]})
-    )
-    return folder
-
-
-def save_sd3(folder):
-    SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        caption_projection_dim=32,
-        joint_attention_dim=24,
-        pooled_projection_dim=20,
-        pos_embed_max_size=16,
-        qk_norm="rms_norm",
-    ).save_pretrained(folder / "transformer")
-    AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4, 8),
-        norm_num_groups=2,
-        scaling_factor=1.5,
-        shift_factor=0.1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained(folder / "vae")
-    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -199,7 +123,7 @@ def test_the_command_line(tmp_path, capsys):
         str(vision),
         "--mmdit",
         str(sd3),
-        *FLAGS,
+        *BUILD_FLAGS,
         "-o",
         str(tmp_path / "out"),
     ]
@@ -233,7 +157,7 @@ def test_parts_may_be_named_instead_of_copied(tmp_path, capsys, spare):
         "-o",
         str(out),
         "--reference",
-        *FLAGS,
+        *BUILD_FLAGS,
     ]
     assert main(command) == 0
     assert ("weights are copied" in capsys.readouterr().out) == (not spare)
@@ -258,7 +182,7 @@ def test_parts_named_by_hub_ids_load_offline_too(tmp_path, monkeypatch):
         hub.models = {"acme/llm": {"main": llm}, "acme/eye": {"main": vision}, "acme/sd3": {"main": sd3}}
         out = tmp_path / "out"
         command = ["build", "--llm", "acme/llm", "--vision", "acme/eye", "--mmdit", "acme/sd3", "-o", str(out)]
-        assert main([*command, "--reference", *FLAGS]) == 0
+        assert main([*command, "--reference", *BUILD_FLAGS]) == 0
         assert json.loads((out / "detokenizer/vae/source.json").read_text()) == {"source": "acme/sd3"}
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         model = limner.load(out, device="cpu")

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -53,6 +55,22 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     assert (tmp_path / "link").read_text() == "first", "another file takes its place: nobody reads half of it"
     output.write_text(path, '{"a": "\ud83d é"}')
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "\ud83d é"}
+
+
+@pytest.mark.parametrize("room", [4096, 2**16])
+def test_a_full_disk_is_an_error_of_the_system_whoever_writes(room, tmp_path):
+    """transformers' tokenizer, the first to be without room, says it by a plain exception, safetensors by one of its own."""
+    model = make_limner()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            model.save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
