@@ -29,5 +29,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def leave_interrupts(_: int) -> None:
-    """In a process that makes batches: Ctrl-C belongs to the main process, which asks the others to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a process that makes batches: SIGTERM and Ctrl-C, which `timeout`, schedulers and terminals send to all processes of a
+    run, belong to the main one, which asks the others to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,9 @@
 """Optimizer, loop, data: resuming is exact, bad batches never reach the weights, branches get their pictures."""
 
+import multiprocessing
 import operator
 import signal
+import subprocess
 from dataclasses import replace
 from functools import partial, reduce
 
@@ -53,13 +55,17 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(workers, tmp_path):
     whole = run(tmp_path / "whole")
     model = problem()
-    config = LoopConfig(steps=12, learning_rate=1e-2, warmup_steps=2, save_every=4, num_workers=0, ema_decay=0.9)
+    config = LoopConfig(steps=12, learning_rate=1e-2, warmup_steps=2, save_every=4, num_workers=workers, ema_decay=0.9)
 
     def interrupted(x, step):
         if step == 6:
+            for worker in multiprocessing.active_children():  # `timeout` and schedulers stop all processes of a run
+                subprocess.run(["kill", str(worker.pid)], check=True)  # from another process: its parent may end it
+                worker.join(0.2)
             signal.raise_signal(signal.SIGTERM)
         return losses(model, x, step)
 
