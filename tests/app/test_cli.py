@@ -397,3 +397,9 @@ def test_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
     ):
         status, _, err = run(capsys, *command, "--model", folder)
         assert status == 2 and words in err
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu,meta", "tpu", "cpu,cpu,cpu"])
+def test_a_device_that_computes_nothing_is_refused(device, folder, capsys):
+    status, _, said = run(capsys, "draw", "a cat", "--model", folder, "--device", device)
+    assert status == 2 and device.split(",")[-1] in said and said.count("\n") == 1
