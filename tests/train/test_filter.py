@@ -91,3 +91,15 @@ def test_the_command_line(folder, tmp_path, capsys):
 def test_a_rule_that_makes_no_sense_is_refused(rule):
     with pytest.raises(ValueError, match=f"{next(iter(rule))} is .*; it must be at least"):
         Rules(**rule)
+
+
+def test_a_filter_that_fails_leaves_nothing(folder, tmp_path, monkeypatch):
+    def full(source, output, stem):
+        (output / "pictures" / stem).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("limner.train.datasets.filter.copy_picture", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="no space left"):
+        filter_dataset(folder, tmp_path / "clean", Rules())
+    assert sorted(tmp_path.iterdir()) == before

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...inference.output import check_folder
+from ...inference.output import atomic_folder, check_folder
 from . import pictures, readers
 from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, map_pictures, open_picture
 from .notes import Notes
@@ -31,7 +31,8 @@ def difference_hash(image: Image.Image) -> np.ndarray:
 def filter_dataset(
     data: str | Path, output: Path, rules: Rules, similarity: Callable[[Image.Image, str], float] | None = None
 ) -> dict:
-    """Copy what passes into ``output`` (pictures and ``metadata.jsonl``), list the rest in ``dropped.jsonl``.
+    """Copy what passes into ``output`` (pictures and ``metadata.jsonl``), list the rest in ``dropped.jsonl``: all of it, or
+    nothing where that is interrupted or fails.
 
     ``similarity`` stands in for the model named in ``rules``. Returns the counts, and prints what was not used. Raises
     ValueError for an output that is not empty or lies in the data, or no data set.
@@ -44,18 +45,19 @@ def filter_dataset(
     notes = Notes()
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
-    (output / "pictures").mkdir(parents=True)
     counts = {"kept": 0, "dropped": 0}
     hashes: list[np.ndarray] = []
-    with open_text(output / "metadata.jsonl") as good, open_text(output / "dropped.jsonl") as bad:
-        for example in readers.read(data, notes):
-            why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
-            if why is None and not isinstance(example, Problem):
-                good.write(json.dumps(row(example, output, counts["kept"]), ensure_ascii=False) + "\n")
-                counts["kept"] += 1
-            else:
-                bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
-                counts["dropped"] += 1
+    with atomic_folder(output) as fresh:
+        (fresh / "pictures").mkdir()
+        with open_text(fresh / "metadata.jsonl") as good, open_text(fresh / "dropped.jsonl") as bad:
+            for example in readers.read(data, notes):
+                why = example.why if isinstance(example, Problem) else drop_reason(example, rules, hashes, similarity)
+                if why is None and not isinstance(example, Problem):
+                    good.write(json.dumps(row(example, fresh, counts["kept"]), ensure_ascii=False) + "\n")
+                    counts["kept"] += 1
+                else:
+                    bad.write(json.dumps({"where": example.where, "why": why}, ensure_ascii=False) + "\n")
+                    counts["dropped"] += 1
     for line in notes.lines():
         print(printable(line))
     return counts
