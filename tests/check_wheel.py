@@ -65,7 +65,8 @@ def main(work: Path) -> None:
     assert contents(wheel) == contents(other), "the sdist builds another wheel than the checkout"
 
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    expected = {f"limner/{n}" for n in names if n.split("/")[0] in packages} | {"limner/__init__.py", "limner/py.typed"}
+    top = {f"limner/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
+    expected = top | {f"limner/{n}" for n in names if n.split("/")[0] in packages}
     found = {name for name in contents(wheel) if ".dist-info/" not in name}
     assert found == expected, f"the wheel lacks {sorted(expected - found)} and has too much: {sorted(found - expected)}"
     with tarfile.open(sdist) as archive:
