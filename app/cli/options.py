@@ -168,8 +168,6 @@ class ModelChoice:
         halves = self.device.split(",")
         if len(halves) > 2:
             raise ValueError(f"--device {self.device}: one device, or one for what writes and one for what paints")
-        if "meta" in halves:
-            raise ValueError("--device meta: nothing is computed there; leave it out, or name cpu, cuda or mps")
         device = dict(zip(("mllm", "detokenizer"), halves, strict=True)) if len(halves) == 2 else self.device
         given = {"revision": self.revision, "variant": self.variant}
         options |= {name: value for name, value in given.items() if value is not None}
