@@ -184,7 +184,8 @@ def formats() -> list[str]:
 
 @contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Whatever Pillow's decoders raise becomes a `PictureError` that names the picture."""
+    """Whatever Pillow's decoders raise becomes a `PictureError` that names the picture: broken bytes end in struct.error,
+    SyntaxError, IndexError, zlib.error, NotImplementedError and more, and no list of them is complete."""
     try:
         yield
     except (PictureError, UnidentifiedImageError, MemoryError):

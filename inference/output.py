@@ -151,7 +151,7 @@ def atomic_folder(
                     move_if_there(source, target)
             undo.pop_all()
     except Exception as error:
-        # a full disk is no OSError to safetensors and tokenizers, which are written in Rust
+        # to libraries written in Rust a full disk is no OSError: safetensors raises its own error, tokenizers plain Exception
         if not re.search(r"\(os error \d+\)", str(error)):
             raise
         raise OSError(f"{folder} cannot be written: {error}") from error

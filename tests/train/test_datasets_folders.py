@@ -9,6 +9,9 @@ import shutil
 import subprocess
 import tarfile
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -144,7 +147,6 @@ def test_instructpix2pix_folders(tmp_path):
 
 
 def test_what_datasets_saved(tmp_path):
-    datasets = pytest.importorskip("datasets")
     pictures(tmp_path, "a.png", "b.png")
     rows = {"image": [str(tmp_path / "a.png")], "text": ["a cat"], "views": [[str(tmp_path / "b.png")]]}
     kind = datasets.Features(
@@ -233,10 +235,7 @@ def test_tables_of_every_kind(tmp_path):
     pictures(tmp_path, "a.png")
     row = {"file_name": "a.png", "text": "a cat, red"}
     text = json.dumps(row) + "\n"
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
-    parquet.write_table(pyarrow.Table.from_pylist([row, row]), tmp_path / "t.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row, row]), tmp_path / "t.parquet")
     for name, data in {
         "a.jsonl": b"\xef\xbb\xbf" + (text + text).replace("\n", "\r\n").encode(),
         "a.ndjson": (text + text).encode(),
