@@ -311,7 +311,7 @@ def play(
     config = GenerationConfig(**asdict(options or DecodingOptions()))
     request = Request(encoded, seeds or [0] * len(encoded), config)
     choosing = patch.object(Decoder, "choose", written) if scripts else nullcontext()
-    with patch("limner.inference.engine.begin_drawing", given.begin_drawing), choosing:
+    with patch("limner.inference.scheduler.begin_drawing", given.begin_drawing), choosing:
         events = list(engine.events(request))
     return Played(request.rows, events, asked, logits)
 

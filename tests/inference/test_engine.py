@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig
 
 from helpers import is_empty, make_limner, picture, psnr
-from limner.inference.engine import Engine, EngineLimits
+from limner.inference.engine import Engine
+from limner.inference.scheduler import EngineLimits
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder
 from limner.mllm.events import PictureDone, PictureStep
@@ -207,7 +208,7 @@ def test_words_and_pictures_take_turns(model, monkeypatch):
     """Beside a long drawing a reply begins at the next unit of work and goes on; the drawing ends all the same."""
     clock = iter(range(10**6))
     # every unit of work takes as long
-    monkeypatch.setattr("limner.inference.engine.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr("limner.inference.scheduler.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     engine = model.engine
     options = {"max_images": 1, "max_new_tokens": 1, "num_inference_steps": 40}
     (drawing,) = submit(engine, [model.stream("a", images="force", **options)])

@@ -10,8 +10,9 @@ from helpers import is_empty, make_limner, make_sdxl, make_stream, picture, psnr
 from limner.detokenizer import samplers
 from limner.detokenizer.drawing_options import DrawingOptions
 from limner.detokenizer.guidance import Guidance
-from limner.inference import engine as engine_module
-from limner.inference.engine import Engine, RowGroup
+from limner.inference import scheduler
+from limner.inference.engine import Engine
+from limner.inference.requests import RowGroup
 from limner.mllm import decoding
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder, Row
@@ -40,7 +41,7 @@ def places(model):
         "sample": (decoding, "sample", True),
         "leave a group": (RowGroup, "take", False),
         "join": (StreamCache, "join", False),
-        "begin a drawing": (engine_module, "begin_drawing", False),
+        "begin a drawing": (scheduler, "begin_drawing", False),
         "network": (model.detokenizer.mmdit, "forward", False),
         "guidance": (Guidance, "combine", False),
         "autoencoder": (model.detokenizer.autoencoder, "decode", False),
@@ -174,14 +175,14 @@ def test_a_drawing_with_sdxl_s_scheduler_begins_anew_too(monkeypatch):
 
 def test_a_drawing_that_cannot_begin_ends_its_own_request_alone(model, monkeypatch):
     """Two requests reach their pictures at the same time."""
-    plain, begin = model.generate("a", **OPTIONS), engine_module.begin_drawing
+    plain, begin = model.generate("a", **OPTIONS), scheduler.begin_drawing
 
     def begin_one(detokenizer, group, config, options, seeds):
         if seeds == [7]:
             raise ValueError("no such picture")
         return begin(detokenizer, group, config, options, seeds)
 
-    monkeypatch.setattr(engine_module, "begin_drawing", begin_one)
+    monkeypatch.setattr(scheduler, "begin_drawing", begin_one)
     streams = [model.stream("a", **OPTIONS), model.stream("b", **{**OPTIONS, "seed": 7})]
     requests = [stream.gi_frame.f_locals["request"] for stream in streams]
     for request in requests:

@@ -6,6 +6,8 @@ import io
 import multiprocessing
 import pickle
 import random
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -289,3 +291,10 @@ def test_a_conversation_keeps_its_pictures_whatever_is_done_to_those_that_were_h
         return told(chat.say("b"))
 
     assert second(lambda image: image.thumbnail((8, 8))) == second(lambda image: None)
+
+
+def test_a_stream_that_is_left_until_the_program_ends_says_nothing(tmp_path):
+    make_limner().save_pretrained(tmp_path / "m")
+    code = f"import limner; events = limner.load({str(tmp_path / 'm')!r}, device='cpu').stream('a'); next(events)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Exception ignored" not in ended.stderr and "Traceback" not in ended.stderr
