@@ -121,6 +121,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
+def os_errors(path: Path, advice: str = "") -> Iterator[None]:
+    """What the system refuses is an OSError, of libraries written in Rust, too: of a full disk safetensors raises an error of its
+    own, tokenizers a plain Exception."""
+    try:
+        yield
+    except Exception as error:
+        if not re.search(r"\(os error \d+\)", str(error)):
+            raise
+        raise OSError(f"{path} cannot be written: {error}{advice}") from error
+
+
+@contextmanager
 def atomic_folder(
     folder: str | Path, stale: Sequence[str] = (), owned: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Path]:
@@ -135,7 +147,8 @@ def atomic_folder(
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("new", "old"))
     fresh.mkdir(parents=True)
     try:
-        yield fresh
+        with os_errors(folder):
+            yield fresh
         if not folder.exists():
             os.rename(fresh, folder)
             return
@@ -150,11 +163,6 @@ def atomic_folder(
                     undo.callback(move_if_there, target, source)  # before the move: Ctrl-C may come between
                     move_if_there(source, target)
             undo.pop_all()
-    except Exception as error:
-        # to libraries written in Rust a full disk is no OSError: safetensors raises its own error, tokenizers plain Exception
-        if not re.search(r"\(os error \d+\)", str(error)):
-            raise
-        raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)

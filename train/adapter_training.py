@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..detokenizer.detokenizer import NotFiniteError
 from ..evaluation.sheet import save_sheet
 from ..inference import adapter_files, lora, precision
 from ..inference.model import Limner
-from ..inference.output import check_folder, write_text
+from ..inference.output import check_folder, os_errors, write_text
 from ..inference.progress import ProgressBar
 from . import parallel
 from .datasets.mixture import Mixture
@@ -217,9 +216,7 @@ def save_adapter(
 ) -> None:
     """Write the adapter and its README. The checkpoints are removed, unless several were to be kept; log and metrics stay."""
     write_text(output / "README.md", model_card)
-    try:
+    with os_errors(output, "; the same command goes on"):
         adapter.save(output, learned, made)
-    except SafetensorError as error:  # a full disk, which is no OSError to it
-        raise OSError(f"{output} cannot be written: {error}; the same command goes on") from error
     if loop.save_total_limit == 1:
         shutil.rmtree(output / RUN_FOLDER / "checkpoints")

@@ -22,7 +22,7 @@ from ..detokenizer.autoencoder import Autoencoder, to_pixels
 from ..detokenizer.files import read_json
 from ..inference.adapters import digest
 from ..inference.model import Limner
-from ..inference.output import atomic_file, check_folder, write_text
+from ..inference.output import atomic_file, check_folder, os_errors, write_text
 from ..inference.resizing import resize_to_shape
 from ..mllm.vision_tower import VisionTower
 from .data import JointBatch, joint_batch
@@ -161,11 +161,8 @@ def precompute(model: Limner, examples: Sequence[Example], folder: Path, batch_s
         files = map("{:05d}.safetensors".format, count(len(set(places.values()))))
         while tensors := dict(islice(outputs, TENSORS_PER_FILE)):
             file = next(files)
-            try:
-                with atomic_file(folder / file) as fresh:
-                    save_file(tensors, fresh)
-            except SafetensorError as error:  # a full disk, which is no OSError to it
-                raise OSError(f"{folder / file} cannot be written: {error}; the same command goes on") from error
+            with os_errors(folder / file, "; the same command goes on"), atomic_file(folder / file) as fresh:
+                save_file(tensors, fresh)
             places |= dict.fromkeys(tensors, file)
         write_text(folder / INDEX, json.dumps({"encoders": encoders, "places": places}) + "\n")
         (folder / UNFINISHED).unlink()

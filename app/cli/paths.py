@@ -6,8 +6,6 @@ import os
 import re
 import shlex
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 def typed_path(text: str) -> Path:
@@ -41,5 +39,7 @@ def expanded(text: str | os.PathLike[str]) -> Path:
     """With ``~`` as the home folder, and a ``file://`` address as the path that it names."""
     text = os.fspath(text)
     if text.startswith("file:"):
-        text = url2pathname(urlsplit(text).path)
+        from ...inference.addresses import path_of_uri
+
+        return path_of_uri(text)
     return Path(os.path.expanduser(text))

@@ -272,7 +272,7 @@ def test_pictures_however_they_are_named(folder):
         ("../a.png", "leaves the data set's folder"),
         ("x" * 300 + ".png", "no such picture"),
         ("a\0.png", "no such picture"),
-        ("data:image/png;base64,!!", "is not base64"),
+        ("data:image/png;base64,!!", "is broken"),
         (7, "must be a path or bytes"),
     ):
         assert said in told(one(folder, {"image": given, "text": "x"})), given

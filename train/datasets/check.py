@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...detokenizer.files import printable
 from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
 from ...mllm.messages import normalize_messages
@@ -24,7 +25,6 @@ from ..loop import MAX_SKIPPED_SHARE
 from . import readers
 from .example import CaptionedPicture, Example, Problem, map_pictures, open_picture
 from .notes import Notes
-from .preview import printable
 
 MIN_SIDE = 16
 """Pictures with a side of fewer pixels are refused."""
@@ -74,7 +74,7 @@ class Report:
             lines += [f"  {problem}" for problem in self.problems[:10]]
             if len(self.problems) > 10:
                 lines.append(f"  and {len(self.problems) - 10} more")
-        return printable("\n".join(lines))
+        return "\n".join(map(printable, lines))
 
     def raise_if_unusable(self) -> None:
         """Raises ValueError when nothing is left, or more than `MAX_SKIPPED_SHARE` of the data set is broken."""

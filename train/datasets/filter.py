@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...detokenizer.files import printable
 from ...inference.output import atomic_folder, check_folder
 from . import pictures, readers
 from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, map_pictures, open_picture
 from .notes import Notes
-from .preview import printable
 from .rules import HASH_SIDE, Rules
 
 

@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
+from ...inference.addresses import data_of_uri, path_of_uri
 from .example import EmbeddedPicture, Source
 
 SUFFIXES = frozenset(
@@ -46,14 +46,13 @@ def picture(value: Any, find: Find, where: str) -> Source:
 
 def base64_bytes(text: str) -> bytes | None:
     """The bytes of a data URI or of a long base64 string, or None for a name. Raises ValueError for a broken data URI."""
-    uri = re.match(r"data:[^,]{0,200},", text)
-    if uri is None and (len(text) < 100 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", text)):
+    if text[:5].lower() == "data:":
+        return data_of_uri(text)
+    if len(text) < 100 or not re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", text):
         return None
     try:
-        return base64.b64decode("".join(text[uri.end() if uri else 0 :].split()), validate=True)
-    except binascii.Error as error:
-        if uri:
-            raise ValueError(f"the data URI {text[:40]}… is not base64: {error}") from None
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
         return None  # a long name
 
 
@@ -71,7 +70,7 @@ class PictureFolders:
         A link that stands in the data set may lead anywhere: its owner put it there.
         """
         if re.match(r"file://(localhost)?/", name):
-            name = unquote(name.removeprefix("file://").removeprefix("localhost"))
+            name = str(path_of_uri(name))
         elif re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
             raise ValueError(f"{name!r:.80} is a URL; download the picture into the folder and name it there")
         for form in spellings(name):

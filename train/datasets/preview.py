@@ -6,6 +6,7 @@ import random
 from functools import partial
 from itertools import groupby
 
+from ...detokenizer.files import printable
 from ...inference.resizing import resize_to_shape
 from ...mllm.encoding import StreamEncoder
 from .example import CaptionedPicture, Example, open_picture, open_pictures
@@ -45,9 +46,4 @@ def preview(example: Example, encoder: StreamEncoder) -> str:
         title += "; in another round it is asked for in other words, or described"
     more = len(shown) - SHOWN_CHARACTERS
     body = shown[:SHOWN_CHARACTERS] + (f" … {more} more characters" if more > 0 else "")
-    return "\n    ".join([printable(title), *printable(body).rstrip("\n").split("\n")])
-
-
-def printable(words: str) -> str:
-    """The words with control characters as escapes: what a data set holds must not steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in words)
+    return "\n    ".join(map(printable, [title, *body.rstrip("\n").split("\n")]))

@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from ...detokenizer.files import printable
 from ...inference.output import write_text
 from ...mllm.messages import Message
 from ...world.sampling import rng_for
@@ -25,7 +26,6 @@ from . import readers
 from .example import Example, Problem, chat_message, shuffled
 from .folders import files_of
 from .notes import Notes
-from .preview import printable
 
 INDEX_FILE = "limner-index.json"
 INDEX_FORMAT = 2
