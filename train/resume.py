@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..inference.output import write_text
 from . import parallel
@@ -39,15 +39,13 @@ def only_run(folder: Path) -> Iterator[None]:
     The system releases the lock of a process that ends, however it does; processes that make batches do not inherit it. Raises
     ValueError where another holds it. The file goes when what was to be done has gone through.
     """
-    import fcntl  # not on Windows
-
     if parallel.rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w", encoding="utf-8") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except (BlockingIOError, PermissionError):
             raise ValueError(
                 f"another run is at work in {folder}; wait until it ends, or choose another output"
@@ -56,6 +54,16 @@ def only_run(folder: Path) -> Iterator[None]:
             print(f"{folder} cannot be locked ({error}): see that no other run is at work in it", flush=True)
         yield
         (folder / LOCK_FILE).unlink()
+
+
+def lock(file: IO[str]) -> None:
+    """Lock an open file for this process. Raises BlockingIOError or PermissionError where another has it, OSError where files
+    cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError("not on Windows") from None
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_outside(output: Path, data: str | Path) -> None:

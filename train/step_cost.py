@@ -70,7 +70,12 @@ def count_parameters(module: nn.Module) -> int:
 
 def peak_memory() -> int:
     """Peak memory of this process in bytes."""
-    import resource  # not on Windows
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # which accelerate brings
 
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -19,7 +19,7 @@ from limner.evaluation.judge import Judge, JudgeConfig
 from limner.evaluation.reader import Reader, ReaderConfig
 from limner.inference import adapters, output
 from limner.inference.model import Limner
-from limner.train import loop
+from limner.train import loop, step_cost
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig, fit, with_shared_totals
 from limner.train.optimizer import MasterOptimizer, learning_rate_factor
@@ -232,6 +232,15 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         pass
     with only_run(tmp_path):
         pass
+
+
+def test_a_system_without_locks_trains_all_the_same(tmp_path, monkeypatch, capsys):
+    """Windows has neither of these modules."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with only_run(tmp_path):
+        assert step_cost.peak_memory() > 10**7
+    assert f"{tmp_path} cannot be locked (not on Windows): see that no other run" in capsys.readouterr().out
 
 
 def test_networks_of_the_evaluation_accumulate_to_one_large_batch():
