@@ -68,7 +68,7 @@ def lock(file: IO[str]) -> None:
 
 def check_outside(output: Path, data: str | Path) -> None:
     """Raises ValueError for an output inside the folder of the data, of which it would become a part."""
-    if Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+    if str(data) and Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
         raise ValueError(f"{output} is inside the data, {data}, and would be read as data; choose a folder beside it")
 
 

@@ -63,7 +63,7 @@ def test_conversations_stay_conversations(tmp_path):
 
 
 def test_an_output_within_the_data_is_refused_before_anything_is_written(folder):
-    with pytest.raises(ValueError, match="lies in the data"):
+    with pytest.raises(ValueError, match="is inside the data"):
         filter_dataset(folder, folder / "clean", Rules())
     assert not (folder / "clean").exists()
 

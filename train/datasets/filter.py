@@ -13,6 +13,7 @@ from PIL import Image
 
 from ...detokenizer.files import printable
 from ...inference.output import atomic_folder, check_folder
+from ..resume import check_outside
 from . import pictures, readers
 from .example import CaptionedPicture, EmbeddedPicture, Example, Problem, Source, map_pictures, open_picture
 from .notes import Notes
@@ -38,10 +39,7 @@ def filter_dataset(
     ValueError for an output that is not empty or lies in the data, or no data set.
     """
     check_folder(output)
-    if output.resolve().is_relative_to(Path(data).resolve()):
-        raise ValueError(
-            f"{output} lies in the data, {data}, and would be read as part of it; choose a folder beside it"
-        )
+    check_outside(output, data)
     notes = Notes()
     if similarity is None and rules.min_similarity > -1:
         similarity = clip_similarity(rules.similarity_model)
