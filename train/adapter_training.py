@@ -108,7 +108,8 @@ def check_output(model: Limner, output: Path, data: str | Path | None = None) ->
         check_outside(output, data)
     if (output / adapter_files.CARD).exists():
         raise ValueError(f"{output} holds a finished adapter already; choose another folder or take it away")
-    check_folder(output, LOCK_FILE if (output / LOCK_FILE).exists() else f"{RUN_FOLDER}/{SETTINGS_FILE}")
+    if parallel.rank() == 0:  # it alone writes there, perhaps before another process looks
+        check_folder(output, LOCK_FILE if (output / LOCK_FILE).exists() else f"{RUN_FOLDER}/{SETTINGS_FILE}")
     if model.adapters.user:
         raise ValueError("adapters are loaded: merge_adapters() or delete_adapter() first")
 

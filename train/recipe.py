@@ -170,7 +170,15 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     stages = select_stages(recipe, stages)
     check_model_options(recipe)
     wanted = None if recipe.device == "auto" else check_device(recipe.device)
-    folder = check_folder(recipe.output, RECIPE_FILE)
+    folder = Path(recipe.output)
+    if parallel.rank() == 0:  # it alone writes there, perhaps before another process looks
+        check_folder(folder, RECIPE_FILE)
+    alone = [
+        s for s in (*PART_STAGES, *EVALUATION_STAGES) if s in stages or (s in PART_STAGES and not recipe.warm_start)
+    ]
+    missing = [s for s in alone if not (folder / s / "model").exists()]
+    if parallel.world_size() > 1 and missing:
+        raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
     model = Limner.from_pretrained(recipe.warm_start).float() if recipe.warm_start else None
     if model is None:
         check_alignment(recipe, stages, recipe.mmdit.depth)
@@ -185,7 +193,7 @@ def _run(
 ) -> Path:
     """`run_recipe` from a checked warm start, or from nothing, in a folder that is this run's alone."""
     text = json.dumps(asdict(recipe), indent=1) + "\n"
-    if not (folder / RECIPE_FILE).exists():
+    if parallel.rank() == 0 and not (folder / RECIPE_FILE).exists():
         write_text(folder / RECIPE_FILE, text)
     device = parallel.init_process_group() or wanted or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted is not None and wanted.type != device.type:
@@ -206,9 +214,6 @@ def _run(
                 recipe.vision, model.config, seed, folder / "vision", device, dtype, model.mllm.vision_tower
             )
     else:
-        missing = [s for s in PART_STAGES if not (folder / s / "model").exists()]
-        if parallel.world_size() > 1 and missing:
-            raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
         made = train_parts(recipe, stages, folder, device, dtype)
         if made is None:
             return folder
@@ -278,8 +283,10 @@ def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> No
 
     Raises ValueError if it was begun or finished there with another ``base`` or other settings.
     """
-    stage = run_settings(getattr(recipe, name))
-    check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+    if parallel.rank() == 0:
+        stage = run_settings(getattr(recipe, name))
+        check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+    parallel.barrier()
 
 
 def run_evaluation_stages(

@@ -16,6 +16,7 @@ from limner.inference.model import Limner
 from limner.train import finetune as module
 from limner.train import recipe as recipes
 from limner.train import resume
+from limner.train.adapter_training import check_output
 from limner.train.distill import DistillConfig, distill
 from limner.train.finetune import finetune, load_config
 from limner.train.interrupts import Interrupted
@@ -200,3 +201,25 @@ def test_a_stage_goes_on_only_as_it_began(tmp_path):
     train(stage="joint", rate=0.05)
     assert (tmp_path / "out/model/llm/model.safetensors").read_bytes() != weights
     assert "0.05" in (tmp_path / "out/recipe.json").read_text()
+
+
+def test_one_of_several_processes_writes(data, tmp_path, monkeypatch):
+    """The others neither write nor look at what may be half written."""
+    base = tmp_path / "base"
+    make_limner().save_pretrained(base)
+    loop = LoopConfig(steps=1, batch_size=1, num_workers=0, warmup_steps=1)
+    recipe = recipes.load_recipe("released", [f"output={tmp_path / 'new'}", f"warm_start={base}", "device=cpu"])
+    recipe = replace(recipe, decoder=replace(recipe.decoder, loop=loop))
+    monkeypatch.setenv("RANK", "1")
+    recipes.run_recipe(recipe, ("decoder",))
+    assert not {path.name for path in (tmp_path / "new").rglob("*")} & {"recipe.json", "settings.json"}
+
+    (tmp_path / "begun/run").mkdir(parents=True)
+    check_output(make_limner(), tmp_path / "begun")  # by the first, whose settings are not there yet
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="is not empty: it holds run"):
+        check_output(make_limner(), tmp_path / "begun")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="vision is a stage of one process: run --stages vision first, alone"):
+        recipes.run_recipe(replace(recipe, output=str(tmp_path / "other")), ("vision", "joint"))
