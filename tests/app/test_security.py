@@ -17,7 +17,7 @@ from starlette.routing import Route
 from limner.app.server.security import check_listen, check_origins, find_keys, is_loopback, protect
 
 KEY = "sk-limner-1"
-PATHS = ("/health", "/ready", "/files/x.png", "/v1/models", "/ui/", "/metrics", "/openapi.json", "/echo", "/read")
+PATHS = ("/health", "/ready", "/pictures/x.png", "/v1/models", "/ui/", "/metrics", "/openapi.json", "/echo", "/read")
 
 
 async def echo(request: Request) -> JSONResponse:
@@ -77,8 +77,8 @@ def test_without_a_key_all_of_it_is_open_and_with_one_what_is_named():
     for path in PATHS:
         assert ask("GET", path, {}).status_code == 200
     closed = {path for path in PATHS if ask("GET", path, {"api_keys": [KEY]}).status_code == 401}
-    assert closed == set(PATHS) - {"/health", "/ready", "/files/x.png"}
-    for path in ("/health", "/files/x.png"):  # to be read, not to be written
+    assert closed == set(PATHS) - {"/health", "/ready", "/pictures/x.png"}
+    for path in ("/health", "/pictures/x.png"):  # to be read, not to be written
         assert ask("POST", path, {"api_keys": [KEY]}).status_code == 401
         assert ask("HEAD", path, {"api_keys": [KEY]}).status_code == 200
     for path in ("/health/", "/healthy", "/files", "//health", "/HEALTH", "/unknown"):
