@@ -5,6 +5,7 @@ Drawing in GenEval's categories, editing, describing, answering, deciding when t
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,6 @@ from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
 from ..world.pen import CONTROLS
 from ..world.scene import Scene, Thing, render
-from ..world.unknown import UNKNOWN
 from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
 from . import requests
 from .geneval_cases import SIDES, Case, Expected, halve, make_cases, near_misses
@@ -34,6 +34,7 @@ from .judge import Judge, Verdict
 from .reader import Reader
 from .scores import Score, share
 
+DECIDE_FILE = Path(__file__).resolve().parent / "decide.jsonl"
 READER_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH_SIZE = 16
 MOVE_TOLERANCE, CONTROL_TOLERANCE = 0.12, 0.1
@@ -259,19 +260,26 @@ def answering_task(count: int) -> Task:
 
 
 def deciding_task(count: int) -> Task:
-    """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects)."""
-    rng = random.Random("decide")
-    prompts = []
-    for index in range(count):
-        make = rng.choice((talk.describe, talk.answer, talk.small_talk, None)) if index % 2 else talk.draw
-        example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
-        prompts.append(messages.rendered(example.messages[:1]))
+    """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects).
+
+    The requests, a request to draw and another in turn, are those of ``decide.jsonl``, 500 at most: they stay the same
+    whatever the world learns to say.
+    """
+    lines = DECIDE_FILE.read_text(encoding="utf-8").splitlines()[:count]
+    prompts = [[messages.user(*map(_decide_part, json.loads(line)))] for line in lines]
 
     def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
         good = [bool(reply.images) == (index % 2 == 0) for index, reply in enumerate(replies)]
         return good, {"draws": share(good[::2]), "keeps_silent": share(good[1::2])}
 
     return Task("decide", prompts, deciding_in_one_step(), grade)
+
+
+def _decide_part(part: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Words, or the picture of a scene."""
+    if isinstance(part, str):
+        return part
+    return messages.image(render(Scene(**{**part, "things": tuple(Thing(*thing) for thing in part["things"])})))
 
 
 def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
