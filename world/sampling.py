@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .held_out import is_held_out
+from .held_out import held_out, is_held_out
 from .objects import GENEVAL, OBJECTS
 from .pen import COLORS, STYLES
 from .scene import BACKGROUNDS, SIZES, Scene, Thing
@@ -56,6 +56,11 @@ def allowed_scene(make: Callable[[], Scene]) -> Scene:
         if not is_held_out(scene):
             return scene
     raise AssertionError("no allowed scene in 10,000 draws")
+
+
+def allowed_color(rng: random.Random, name: str) -> str:
+    """A colour that training may name with this thing."""
+    return rng.choice([color for color in COLOR_NAMES if (name, color) not in held_out().colors])
 
 
 def shape(rng: random.Random) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 and wishes that say what must not be, which is bigger, or what "it" is.
 
 The atoms of a request are its objects, their colours, the counts above one and the places that it names: "a red cat left of
-two dogs" has five. These scenes have four to twelve.
+two dogs" has five. These scenes have six to twelve.
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ def atoms(scene: Scene, detail: Detail = Detail()) -> int:  # noqa: B008 (frozen
     return each + (len(found) - 1) * detail.relation + (detail.background and scene.background != "plain")
 
 
+def scene_with_atoms(rng: random.Random, count: int, names: tuple[str, ...] = sampling.NAMES) -> Scene:
+    """A random scene whose full phrase has so many atoms, 3 to 12, that training may show."""
+    assert 3 <= count <= 12, count
+    while True:
+        scene = arranged_scene(rng, names) if count > 5 else sampling.any_scene(rng, names=names)
+        if atoms(scene) == count:
+            return scene
+
+
 def many(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A picture of many things, or one of the wishes that need more than a list."""
     manner = rng.random()
@@ -98,7 +107,8 @@ def _negation(rng: random.Random, language: Language) -> tuple[str, Scene]:
     if form == "not_color":
         usual = sampling.USUAL_COLORS[thing.name]
         scene = replace(scene.with_changed(thing, color=usual, size="large"), background="plain")
-        color = rng.choice([c for c in sampling.COLOR_NAMES if c != usual])
+        while (color := sampling.allowed_color(rng, thing.name)) == usual:
+            continue
         fields = language.fields(thing.name) | {"color": language.color_names[color][0]}
         return language.say(rng, "scenes.not_color", **fields, a=language.bare(thing.name)), scene
     if form == "only":

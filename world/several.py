@@ -54,10 +54,13 @@ def unlike(rng: random.Random, language: Language, count: int) -> list[Scene]:
     return scenes
 
 
-def in_colors(rng: random.Random, name: str, count: int) -> list[Scene]:
-    """One thing in several colours that training may show."""
-    allowed = [color for color in sampling.COLOR_NAMES if not is_held_out(alone(name, color))]
-    return [alone(name, color) for color in rng.sample(allowed, count)]
+def in_colors(rng: random.Random, names: tuple[str, ...], count: int) -> list[Scene]:
+    """One of these things in several colours that training may show."""
+    while True:
+        name = rng.choice(names)
+        allowed = [color for color in sampling.COLOR_NAMES if not is_held_out(alone(name, color))]
+        if len(allowed) >= count:
+            return [alone(name, color) for color in rng.sample(allowed, count)]
 
 
 def several(rng: random.Random, language: Language = ENGLISH) -> Example:
@@ -91,8 +94,8 @@ def _same(rng: random.Random, language: Language, count: int) -> tuple[str, list
 
 
 def _colors(rng: random.Random, language: Language, count: int) -> tuple[str, list[Scene]]:
-    name = rng.choice(language.names)
-    scenes = in_colors(rng, name, count)
+    scenes = in_colors(rng, language.names, count)
+    name = scenes[0].things[0].name
     colors = language.listed([language.color_names[scene.things[0].color][0] for scene in scenes])
     form = "requests.in_colors" if rng.random() < 0.7 else "requests.any_colors"
     slots = {"n": said_number(rng, language, count), "colors": colors}

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,19 @@ class Tale:
         return tuple(sorted(shown | {n for f in self.frames for n in numbers_in(f["text"])} - {0}))
 
     @functools.cached_property
+    def is_told_plainly(self) -> bool:
+        """Whether one thing is in half of its pictures and more, and each thing and colour is named by the time it is drawn."""
+        named: set[int] = set()
+        seen: Counter[str] = Counter()
+        for frame in self.frames:
+            named |= numbers_in(frame["text"])
+            groups = _GROUP.findall(frame["scene"])
+            if any(int(n) not in named for found in groups for n in found[:2] if n):
+                return False
+            seen.update({number for number, _, _ in groups})
+        return 2 * max(seen.values()) >= len(self.frames)
+
+    @functools.cached_property
     def things(self) -> frozenset[int]:
         """Numbers of the things that its pictures show."""
         return frozenset(int(n) for f in self.frames for n, _, _ in _GROUP.findall(f["scene"]))
@@ -66,6 +80,7 @@ def tales(language: Language, validation: bool = False) -> dict[int, tuple[Tale,
         for line in (*lines, *language.tales)
         if line.get("lang", language.code) == language.code
     ]
+    made = [tale for tale in made if tale.is_told_plainly]
     kept = [t for t in made if is_for_validation(t.frames[0]["text"]) == validation] or made  # a language may have few
     return {length: tuple(t for t in kept if len(t.frames) == length) for length in LENGTHS}
 

@@ -25,7 +25,9 @@ from .slots import fill_slots, names_color, numbers_in, place
 from .stories import BESIDE, PHRASINGS, is_for_validation, story_reply, tell
 
 Line = dict[str, Any]
-OTHER_NAME_SHARE, RIDDLE_SHARE = 0.15, 0.08
+OTHER_NAME_SHARE = 0.15
+RIDDLE_SHARE = 0.25
+"""Share of the requests in which a riddle can stand for the thing"""
 TYPOS_SHARE = 0.35
 """Share of the lines that are typed casually; many were written so"""
 
@@ -116,6 +118,11 @@ class Stranger:
         return {n: (name, self.color_for(name, line, n)) for n, name in zip(numbers, names, strict=True)}
 
 
+def background(person: Stranger, line: Line) -> str:
+    """Some background where a line says one, else the plain one."""
+    return person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if "{bg}" in line["text"] else "plain"
+
+
 def _allowed(make: Callable[[], tuple[str, Scene]]) -> tuple[str, Scene]:
     for _ in range(10_000):
         words, scene = make()
@@ -134,23 +141,23 @@ def draw(person: Stranger) -> Example:
 def _one(person: Stranger) -> tuple[str, Scene]:
     line = person.line("draw_one")
     (name, color) = person.things(line)[1]
-    background = person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if line.get("bg") else "plain"
+    ground = background(person, line)
     fields = person.fields(name, color)
     riddles = lexicon(person.language.code).get(name, ((), ()))[1]
-    if riddles and "{at1}" in line["text"] and person.rng.random() < RIDDLE_SHARE * 3:
+    if riddles and "{at1}" in line["text"] and person.rng.random() < RIDDLE_SHARE:
         line = line | {"text": line["text"].replace("{at1}", person.rng.choice(riddles))}
-    words = person.say(line, {1: fields}, bg=place(person.rng, person.language, background))
+    words = person.say(line, {1: fields}, bg=place(person.rng, person.language, ground))
     x, y = (sampling.jitter(person.rng, 0.5, 0.06) for _ in range(2))
-    return words, Scene((Thing(name, color, "large", x, y),), background)
+    return words, Scene((Thing(name, color, "large", x, y),), ground)
 
 
 def _count(person: Stranger) -> tuple[str, Scene]:
     line = person.line("count")
     (name, color) = person.things(line)[1]
     count = person.rng.randint(2, 4)
-    background = person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if "{bg}" in line["text"] else "plain"
-    words = person.say(line, {1: person.fields(name, color, count)}, bg=place(person.rng, person.language, background))
-    return words, Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), background)
+    ground = background(person, line)
+    words = person.say(line, {1: person.fields(name, color, count)}, bg=place(person.rng, person.language, ground))
+    return words, Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), ground)
 
 
 def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str = "plain") -> Scene:
@@ -162,11 +169,11 @@ def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str
 def _two(person: Stranger) -> tuple[str, Scene]:
     line = person.line("draw_two")
     kinds = person.things(line)
-    background = person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if "{bg}" in line["text"] else "plain"
+    ground = background(person, line)
     words = person.say(
-        line, {n: person.fields(*kind) for n, kind in kinds.items()}, bg=place(person.rng, person.language, background)
+        line, {n: person.fields(*kind) for n, kind in kinds.items()}, bg=place(person.rng, person.language, ground)
     )
-    return words, pair_scene(kinds, line["relation"] or "left", background)
+    return words, pair_scene(kinds, line["relation"] or "left", ground)
 
 
 def several(person: Stranger) -> Example:
@@ -175,9 +182,8 @@ def several(person: Stranger) -> Example:
     line = person.line("several")
     count = line["k"]
     if line.get("colours"):
-        name = rng.choice(language.names)
-        scenes = in_colors(rng, name, count)
-        fields = {n: language.fields(name, s.things[0].color) for n, s in enumerate(scenes, 1)}
+        scenes = in_colors(rng, language.names, count)
+        fields = {n: language.fields(s.things[0].name, s.things[0].color) for n, s in enumerate(scenes, 1)}
     elif line.get("same"):
         scenes = _same(person, line, count)
         fields = {1: person.fields(scenes[0].things[0].name, scenes[0].things[0].color)}
@@ -208,11 +214,17 @@ def story(person: Stranger) -> Example:
     line = person.line("story")
     count = rng.choices((2, 3, 4, 5, 6), (2, 3, 4, 3, 2))[0]
     unsaid = {n for n in (1, 2) if not names_color(line["text"], n)}
-    told = tell(rng, language, count, bool(line.get("second")), person.validation, unsaid)
+    while True:
+        told = tell(rng, language, count, bool(line.get("second")), person.validation, unsaid)
+        grounds = [scene.background for scene in told.scenes if scene.background != "plain"]
+        if grounds or "{bg}" not in line["text"]:
+            break
     fields = {n: person.fields(*kind) for n, kind in told.kinds.items()}
     for n in numbers_in(line["text"]) - fields.keys():  # a tale without the second one
-        fields[n] = person.fields(person.name(), rng.choice(sampling.COLOR_NAMES))
-    words = person.say(line, fields, m=language.numbers[count][0], md=str(count))
+        name = person.name()
+        fields[n] = person.fields(name, sampling.allowed_color(rng, name))
+    where = place(rng, language, grounds[0]) if grounds else ""
+    words = person.say(line, fields, m=language.numbers[count][0], md=str(count), bg=where)
     return Example("story", [user(words), story_reply(rng, language, told)])
 
 
@@ -225,9 +237,16 @@ def sign(person: Stranger) -> Example:
     )
     color = rng.choice(sampling.COLOR_NAMES) if names_color(line["text"], 1) else "white"
     word = random_word(rng, MAX_LETTERS[name])
-    scene = Scene((Thing(name, color, "large", 0.5, 0.5, word),))
+    ground = background(person, line)
+    scene = Scene((Thing(name, color, "large", 0.5, 0.5, word),), ground)
     words = person.typed(
-        fill_slots(language, line["text"], {1: language.fields(name, color)}, {"word": word}), keep=True
+        fill_slots(
+            language,
+            line["text"],
+            {1: language.fields(name, color)},
+            {"word": word, "bg": place(rng, language, ground)},
+        ),
+        keep=True,
     )
     return Example("sign", [user(words), assistant(plan_with_text(language, words, scene), image(scene))])
 

@@ -240,7 +240,8 @@ def _question(person: Stranger, line: Line) -> tuple[Scene, str, str]:
     asked, reply = _asked(person, asks, scene, line)
     things = {n: person.fields(t.name, t.color) for n, t in enumerate(scene.things[:2], 1)} | asked
     for n in numbers_in(line["text"]) - things.keys():
-        things[n] = person.fields(rng.choice(language.names), rng.choice(sampling.COLOR_NAMES))
+        name = person.name()
+        things[n] = person.fields(name, sampling.allowed_color(rng, name))
     return scene, person.say(line, things, bg=place(rng, language, scene.background)), reply
 
 
@@ -260,7 +261,7 @@ def _asked(person: Stranger, asks: str, scene: Scene, line: Line) -> tuple[dict[
     if asks == "background":
         return {}, reply("ground", ground=language.ground_names[scene.background][0])
     if asks == "is_colour":
-        claimed = rng.choice((thing.color, rng.choice(sampling.COLOR_NAMES)))
+        claimed = rng.choice((thing.color, sampling.allowed_color(rng, thing.name)))
         true = language.color_names[thing.color][0]
         answered = reply("yes") if claimed == thing.color else reply("no_color", color=true)
         return {1: person.fields(thing.name, claimed)}, answered
@@ -268,7 +269,7 @@ def _asked(person: Stranger, asks: str, scene: Scene, line: Line) -> tuple[dict[
         if rng.random() < 0.5:
             return {}, reply("present")
         absent = rng.choice([n for n in language.names if all(n != t.name for t in scene.things)])
-        return {1: person.fields(absent, rng.choice(sampling.COLOR_NAMES))}, reply("absent")
+        return {1: person.fields(absent, sampling.allowed_color(rng, absent))}, reply("absent")
     if asks == "what":
         return {}, language.caption(scene)
     a, b = scene.things
