@@ -90,7 +90,7 @@ def fill(rng: random.Random, language: Language = ENGLISH) -> Example:
     shape = mask_thing(rng, scene)
     thing = masked_thing(shape)
     usual = thing.color == sampling.USUAL_COLORS[thing.name] and rng.random() < 0.6
-    said = language.bare(thing.name) if usual else language.thing(thing)
+    said = language.named(thing.name) if usual else language.thing(thing)
     words = casual_typing(rng, language, language.say(rng, "composing.fill", x=said))
     plan = language.plan(scene, language.put("plans.fill", x=said))
     return Example("fill", [user(image(shape), words), assistant(plan, image(scene))])

@@ -67,7 +67,7 @@ def _corrected(talk: Talk) -> None:
         return _edited(talk)
     the = language.put("caption.the", name=language.things[thing.name][0])
     said = {"color": language.color_names[color][0], "old": language.color_names[thing.color][0], "the": the,
-            "name": language.things[thing.name][0], "new": language.bare(other)}  # fmt: skip
+            "name": language.things[thing.name][0], "new": language.named(other)}  # fmt: skip
     words = language.say(rng, "dialogue.correct_color" if colored else "dialogue.correct_thing", **said)
     talk.exchange(words, after, language.put("plans.recolour" if colored else "plans.replace", **said))
 

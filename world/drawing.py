@@ -69,7 +69,7 @@ def refuse(rng: random.Random, language: Language = ENGLISH, made_up: float = 0.
     color = rng.choice(language.colors[rng.choice(sampling.COLOR_NAMES)]) if rng.random() < 0.4 else ""
     fields = {"name": name, "counter": language.counter, "size": "", "color": color}
     thing = language.put("caption.hero", **fields)
-    other = language.bare(rng.choice(language.names)) if rng.random() < 0.2 else None
+    other = language.named(rng.choice(language.names)) if rng.random() < 0.2 else None
     both = (
         thing
         if other is None

@@ -268,7 +268,7 @@ def edit_slots(rng: random.Random, language: Language, target: Target, change: C
     if change.new and change.form == "replace":
         said["new"] = _newcomer(language, change.new.name, target.many)
     elif change.new:
-        said["new"] = language.thing(change.new) if change.named_with_color else language.bare(change.new.name)
+        said["new"] = language.thing(change.new) if change.named_with_color else language.named(change.new.name)
     if change.ground:
         phrases = language.grounds[change.ground]
         said["where"] = rng.choice(phrases) if rng.random() < 0.6 else phrases[0]
@@ -303,7 +303,7 @@ def plan_slots(language: Language, target: Target, change: Change) -> dict[str, 
 
 
 def _newcomer(language: Language, name: str, many: bool) -> str:
-    return language.put("caption.many", **language.fields(name)) if many else language.bare(name)
+    return language.put("caption.many", **language.fields(name)) if many else language.named(name)
 
 
 def add_beside(scene: Scene, target: Thing, new: Thing, rng: random.Random) -> Scene:

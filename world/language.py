@@ -118,6 +118,7 @@ class Language:
     last_comma: str
     names: tuple[str, ...] = field(init=False)
     """Objects that the language has words for, in the world's order"""
+    _named: dict[tuple[str, str, str, int], str] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(name for name in OBJECTS if name in self.things))
@@ -163,23 +164,24 @@ class Language:
         """ "a cat, a dog and a bus"."""
         return self.comma.join(parts[:-1]) + self.last_comma + parts[-1] if len(parts) > 1 else parts[0]
 
-    def thing(self, thing: Thing, detail: Detail = Detail(), alone: bool = False) -> str:
+    def named(self, name: str, color: str = "", size: str = "", count: int = 1) -> str:
+        """ "a cat", "a small red cat", "three cats"; each is put together once."""
+        key = (name, color, size, count)
+        if key not in self._named:
+            form = "caption.one" if count == 1 else "caption.several"
+            self._named[key] = self.put(form, **self.fields(name, color, size, count))
+        return self._named[key]
+
+    def thing(self, thing: Thing, detail: Detail = Detail(), alone: bool = False) -> str:  # noqa: B008 (frozen)
         """ "a small red cat"."""
         size = thing.size if mentions_size(thing, detail, alone) else ""
-        return self.put("caption.one", **self.fields(thing.name, thing.color if detail.color else "", size))
-
-    def bare(self, name: str) -> str:
-        """ "a cat"."""
-        return self.put("caption.one", **self.fields(name))
+        return self.named(thing.name, thing.color if detail.color else "", size)
 
     def group(self, things: tuple[Thing, ...], detail: Detail, alone: bool) -> str:
         """One thing, or several of a kind and colour."""
-        if len(things) == 1:
-            return self.thing(things[0], detail, alone)
-        first = things[0]
-        size = first.size if mentions_size(first, detail, False) else ""
-        fields = self.fields(first.name, first.color if detail.color else "", size, len(things))
-        return self.put("caption.several", **fields)
+        first, alone = things[0], alone and len(things) == 1
+        size = first.size if mentions_size(first, detail, alone) else ""
+        return self.named(first.name, first.color if detail.color else "", size, len(things))
 
     def phrase(self, scene: Scene, detail: Detail) -> str:
         """ "a large red cat on grass", "three small red cats", "a red cat left of a blue dog"."""
@@ -266,15 +268,16 @@ def load_language(path: Path, like: Language | None = None) -> Language:
             forms.setdefault(f"{new}.{side}", forms[f"{other}.{side}"])
     if like is not None and (missing := sorted(like.forms.keys() - forms.keys() - OPTIONAL)):
         raise ValueError(f"{path.name} has no templates for {', '.join(missing)}")
+    fields: dict[str, Any] = {name: given[name] for name in TEXTS}
+    fields |= {name: tuple(given.get(name, ())) for name in LISTS}
+    fields |= words | {"numbers": {int(n): said for n, said in words["numbers"].items()}}
     return Language(
         grammar=GRAMMARS[given["grammar"]],
         counters=counters,
         forms=forms,
         talk=tuple((tuple(pair["say"]), pair["reply"]) for pair in given["talk"]),
         tales=tuple(given.get("tales", ())),
-        **{name: given[name] for name in TEXTS},
-        **{name: tuple(given.get(name, ())) for name in LISTS},
-        **(words | {"numbers": {int(n): said for n, said in words["numbers"].items()}}),
+        **fields,
     )
 
 

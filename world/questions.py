@@ -70,7 +70,7 @@ def question(rng: random.Random, scene: Scene, language: Language = ENGLISH) -> 
     if len(scene.things) == 1:
         pairs += [
             (ask("is_this", **called), reply("yes")),
-            (ask("is_this", **other_thing), reply("no_thing", a=language.bare(thing.name))),
+            (ask("is_this", **other_thing), reply("no_thing", a=language.named(thing.name))),
         ]
     if rng.random() < 0.5:
         other = rng.choice([b for b in sampling.BACKGROUND_NAMES if b != scene.background])

@@ -29,7 +29,8 @@ def describe_request(rng: random.Random, language: Language) -> str:
     words = rng.choice(plain[:8] if rng.random() < 0.4 else plain)
     if rng.random() < 0.35:
         verb = language.say(rng, "describe.verbs", x=rng.choice(language.forms["describe.objects"]))
-        words = f"{verb} {rng.choice(language.forms['describe.manners'])}".strip()
+        manner = rng.choice(language.forms["describe.manners"])
+        words = verb + (" " if manner[:1].isalpha() else "") + manner
     return casual_request(rng, language, words, fillers=0.2)
 
 

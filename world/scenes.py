@@ -110,7 +110,7 @@ def _negation(rng: random.Random, language: Language) -> tuple[str, Scene]:
         while (color := sampling.allowed_color(rng, thing.name)) == usual:
             continue
         fields = language.fields(thing.name) | {"color": language.color_names[color][0]}
-        return language.say(rng, "scenes.not_color", **fields, a=language.bare(thing.name)), scene
+        return language.say(rng, "scenes.not_color", **fields, a=language.named(thing.name)), scene
     if form == "only":
         said = language.phrase(scene, Detail(background=scene.background != "plain", size=thing.size != "large"))
         return language.say(
@@ -144,5 +144,5 @@ def _pronoun(rng: random.Random, language: Language) -> tuple[str, Scene]:
     scene = scene.with_changed(scene.things[0], size="large")
     thing = scene.things[0]
     return language.say(
-        rng, "scenes.pronoun", a=language.bare(thing.name), color=language.color_names[thing.color][0]
+        rng, "scenes.pronoun", a=language.named(thing.name), color=language.color_names[thing.color][0]
     ), scene

@@ -13,6 +13,7 @@ from .held_out import is_held_out, relation
 from .messages import Example, Message, assistant, image, text, user
 from .phrases import draw_request, random_detail
 from .questions import SIDES
+from .reading import shown_scene
 from .scene import Scene, Thing
 from .slots import names_color, numbers_in, place
 from .stories import BESIDE
@@ -208,6 +209,14 @@ def answer(person: Stranger) -> Example:
     """A question about a picture that is shown."""
     scene, words, reply = _question(person, person.line("ask"))
     return Example("answer", [user(image(scene), words), assistant(reply)])
+
+
+def describe(person: Stranger) -> Example:
+    """What is on a picture that is shown."""
+    scene = shown_scene(person.rng, person.language)
+    content = [image(scene), text(person.say(person.line("ask", asks="what"), {}))]
+    reply = assistant(person.language.caption(scene))
+    return Example("describe", [user(*content[:: person.rng.choice((1, -1))]), reply])
 
 
 def _question(person: Stranger, line: Line) -> tuple[Scene, str, str]:

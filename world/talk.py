@@ -49,6 +49,7 @@ STRANGERS: dict[str, Callable[[Stranger], Example]] = {
     "edit": strangers_edits.edit,
     "follow_up": strangers_edits.follow_up,
     "answer": strangers_edits.answer,
+    "describe": strangers_edits.describe,
 }
 """Kinds that strangers have phrasings for"""
 PHRASINGS_SHARE = 0.35
@@ -97,7 +98,8 @@ def _allowed_example(
     while True:
         make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
         language = rng.choices(tuple(LANGUAGE_WEIGHTS), tuple(LANGUAGE_WEIGHTS.values()))[0]
-        if make.__name__ in STRANGERS and rng.random() < phrasings:
+        share = phrasings * (2 if make is small_talk else 1)  # there are more everyday messages than we can think of
+        if make.__name__ in STRANGERS and rng.random() < share:
             example = STRANGERS[make.__name__](Stranger(rng, language, validation))
         else:
             example = make(rng, language)
