@@ -172,7 +172,7 @@ class Language:
             self._named[key] = self.put(form, **self.fields(name, color, size, count))
         return self._named[key]
 
-    def thing(self, thing: Thing, detail: Detail = Detail(), alone: bool = False) -> str:  # noqa: B008 (frozen)
+    def thing(self, thing: Thing, detail: Detail = Detail(), alone: bool = False) -> str:
         """ "a small red cat"."""
         size = thing.size if mentions_size(thing, detail, alone) else ""
         return self.named(thing.name, thing.color if detail.color else "", size)

@@ -25,7 +25,7 @@ from .slots import fill_slots, names_color, numbers_in, place
 from .stories import BESIDE, PHRASINGS, is_for_validation, story_reply, tell
 
 Line = dict[str, Any]
-OTHER_NAME_SHARE = 0.15
+OTHER_NAME_SHARE, OTHER_COLOR_SHARE = 0.15, 0.1
 RIDDLE_SHARE = 0.25
 """Share of the requests in which a riddle can stand for the thing"""
 TYPOS_SHARE = 0.35
@@ -82,11 +82,16 @@ class Stranger:
         return self.rng.choice([row for row in rows if all(row.get(key) == value for key, value in wanted.items())])
 
     def fields(self, name: str, color: str = "", count: int = 1) -> dict[str, str]:
-        """What slots say of a thing, mostly by its usual name."""
+        """What slots say of a thing, mostly by its usual name and that of its colour."""
         fields = self.language.fields(name, color, count=count)
-        if self.rng.random() < OTHER_NAME_SHARE and (others := lexicon(self.language.code).get(name, ((), ()))[0]):
-            word = self.rng.choice(others)
+        others = lexicon(self.language.code)
+        if self.rng.random() < OTHER_NAME_SHARE and name in others:
+            word = self.rng.choice(others[name][0])
             fields |= {"name": word, "names": self.language.grammar.plural(word)}
+        if color and self.rng.random() < OTHER_COLOR_SHARE and color in others:
+            word, usual = self.rng.choice(others[color][0]), fields["colorname"]
+            link = fields["color"].removeprefix(usual) if fields["color"].startswith(usual) else ""  # 红色, 红色的
+            fields |= {"color": word + link, "colorname": word}
         return fields
 
     def say(self, line: Line, things: dict[int, dict[str, str]], **said: str) -> str:

@@ -158,7 +158,7 @@ def told(person: Stranger, line: Line, purpose: str) -> Edit:
             break
     else:
         raise AssertionError("no allowed edit in 10,000 draws")
-    fields = {n: language.fields(name, color, count=case.count) for n, (name, color) in kinds.items()}
+    fields = {n: person.fields(name, color, case.count) for n, (name, color) in kinds.items()}
     words = person.say(line, fields, **case.said)
     return told_edit(language, purpose, words, target_of(case.before, case.thing, language.names), case.change)
 

@@ -109,6 +109,7 @@ def test_the_plan_is_what_is_drawn():
 def test_a_colour_that_is_asked_for_is_drawn_and_no_other_thing_is(monkeypatch):
     """In English, where each slot's words can be read off; other names and riddles left out."""
     monkeypatch.setattr(strangers, "OTHER_NAME_SHARE", 0)
+    monkeypatch.setattr(strangers, "OTHER_COLOR_SHARE", 0)
     monkeypatch.setattr(strangers, "RIDDLE_SHARE", 0)
     monkeypatch.setattr(strangers, "TYPOS_SHARE", 0)
     checked = 0
