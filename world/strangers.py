@@ -75,11 +75,14 @@ class Stranger:
         self.validation = validation
 
     def line(self, kind: str, **wanted: Any) -> Line:
-        """A random line of a kind, with these values."""
-        rows = self.lines[kind]
-        if not wanted:
-            return self.rng.choice(rows)
-        return self.rng.choice([row for row in rows if all(row.get(key) == value for key, value in wanted.items())])
+        """A random line of a kind, with these values; where validation has none, one of training."""
+        for rows in (self.lines[kind], lines(self.language.code, False)[kind]):
+            fitting = (
+                [row for row in rows if all(row.get(key) == value for key, value in wanted.items())] if wanted else rows
+            )
+            if fitting:
+                return self.rng.choice(fitting)
+        raise AssertionError(f"no {kind} with {wanted} in {self.language.code}")
 
     def fields(self, name: str, color: str = "", count: int = 1) -> dict[str, str]:
         """What slots say of a thing, mostly by its usual name and that of its colour."""
@@ -148,10 +151,11 @@ def _one(person: Stranger) -> tuple[str, Scene]:
     (name, color) = person.things(line)[1]
     ground = background(person, line)
     fields = person.fields(name, color)
+    said = {"bg": place(person.rng, person.language, ground)}
     riddles = lexicon(person.language.code).get(name, ((), ()))[1]
     if riddles and "{at1}" in line["text"] and person.rng.random() < RIDDLE_SHARE:
-        line = line | {"text": line["text"].replace("{at1}", person.rng.choice(riddles))}
-    words = person.say(line, {1: fields}, bg=place(person.rng, person.language, ground))
+        said["at1"] = person.rng.choice(riddles)
+    words = person.say(line, {1: fields}, **said)
     x, y = (sampling.jitter(person.rng, 0.5, 0.06) for _ in range(2))
     return words, Scene((Thing(name, color, "large", x, y),), ground)
 

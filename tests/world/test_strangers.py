@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from limner.world import strangers, strangers_edits, talk
+from limner.world import sampling, strangers, strangers_edits, talk
 from limner.world.casual import add_typo, wrapped
 from limner.world.grammar import PARTICLES
 from limner.world.held_out import is_held_out
@@ -89,7 +89,7 @@ def test_conversations_are_whole_and_show_nothing_held_out(kind, language):
             assert not MARKS.search(text(message)), text(message)
         scenes = [p["image"] for m in example.messages for p in m["content"] if p["type"] == "image"]
         assert not any(map(is_held_out, scenes))
-        assert bool(drawn(example)) == (kind not in ("small_talk", "answer"))
+        assert bool(drawn(example)) == (kind not in ("small_talk", "answer", "describe"))
 
 
 def test_the_plan_is_what_is_drawn():
@@ -112,18 +112,19 @@ def test_a_colour_that_is_asked_for_is_drawn_and_no_other_thing_is(monkeypatch):
     monkeypatch.setattr(strangers, "OTHER_COLOR_SHARE", 0)
     monkeypatch.setattr(strangers, "RIDDLE_SHARE", 0)
     monkeypatch.setattr(strangers, "TYPOS_SHARE", 0)
-    checked = 0
+    checked = unusual = 0
     for seed in range(300):
         request, reply = told("draw", ENGLISH, seed).messages
         (scene,) = [p["image"] for p in reply["content"] if p["type"] == "image"]
         words = text(request).lower()
+        unusual += any(t.color != sampling.USUAL_COLORS[t.name] for t in scene.things)
         for thing in scene.things:
             assert thing.name in words or ENGLISH.grammar.plural(thing.name) in words, words
         names = "|".join(re.escape(t.name) for t in scene.things)
         for color in re.findall(rf"\b({'|'.join(COLORS)}) (?:{names})", words):
             assert color in {t.color for t in scene.things}, words
             checked += 1
-    assert checked > 120
+    assert checked > 120 and unusual > 80
 
 
 @pytest.mark.parametrize("language", LANGUAGES, ids=named)
