@@ -26,9 +26,17 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def ignored(self) -> list[str]:
-        """Names of fields that were given and have no effect."""
-        marked = [n for n, field in type(self).model_fields.items() if field.json_schema_extra == NO_EFFECT]
-        return [name for name in marked if name in self.model_fields_set and getattr(self, name) is not None]
+        """Names of fields that were given and have no effect, those of models in it too."""
+        names: list[str] = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in self.model_fields_set or value is None:
+                continue
+            if field.json_schema_extra == NO_EFFECT:
+                names.append(name)
+            inner = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, RequestModel)]
+            names += [f"{name}.{own}" for each in inner for own in each.ignored()]
+        return list(dict.fromkeys(names))
 
 
 def positive_pair(value: tuple[float, float]) -> tuple[float, float]:
