@@ -18,6 +18,7 @@ from ...inference.model import Limner
 from . import chat_completions, pictures
 from .errors import APIError, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
 from .service import Service
 from .streaming import ClientLeftError
@@ -47,6 +48,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(status_code=499)
 
     app.include_router(chat_completions.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 
