@@ -21,6 +21,7 @@ from . import pictures
 from .chat import endpoint as chat
 from .errors import DOCUMENTED, APIError, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
 from .responses import routes as responses
 from .security import protect
@@ -61,6 +62,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
 
     app.include_router(chat.routes(service, history))
     app.include_router(responses.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 
