@@ -257,6 +257,7 @@ def test_the_rest_of_a_refused_body_is_read_for_a_while_before_the_answer_ends(l
 
         async def receive():
             happened.append("read")
+            await asyncio.sleep(0.001)
             return next(coming, None) or await asyncio.sleep(60)
 
         async def send(message):
