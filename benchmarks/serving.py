@@ -248,10 +248,8 @@ def soak(options: argparse.Namespace) -> None:
             some_request(client, rng)
         running: list[Future[Counter[str]]] = []
         began = time.monotonic()
-        late = 0.0
         number, said = 0, 0
         while (now := time.monotonic() - began) < options.minutes * 60:
-            late = max(late, now - number / options.rate)
             running.append(pool.submit(some_request, client, random.Random(number)))
             number += 1
             for one in [one for one in running if one.done()]:
@@ -276,10 +274,9 @@ def soak(options: argparse.Namespace) -> None:
                 errors[f"{type(error).__name__}: {error!s:.200}"] += 1
         memory.append(process.memory_info().rss / 2**20)
     settled = memory[min(len(memory) - 1, max(1, len(memory) // 10))]
-    print(
-        f"{options.minutes:g} minutes at {options.rate:g} a second: {ended.total()} requests {dict(ended)}, "
-        f"{errors.total()} errors; {settled:.0f} MiB after a tenth of it, {memory[-1]:.0f} MiB at the end ({memory[-1] / settled - 1:+.1%})"
-    )
+    print(f"{options.minutes:g} minutes at {options.rate:g} a second: {dict(ended)}, {errors.total()} errors")
+    growth = memory[-1] / settled - 1
+    print(f"{settled:.0f} MiB after a tenth of it, {memory[-1]:.0f} MiB at the end ({growth:+.1%})")
     for error, count in errors.most_common(5):
         print(f"{count} x {error}")
 

@@ -9,67 +9,17 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import pytest
 
-from helpers import make_limner
-from limner.app.server.application import create_app
 from limner.app.server.logs import JSONFormatter
-from limner.app.server.options import ServerOptions
-from limner.app.server.run import Server, listen
+from limner.app.server.run import listen
+from served import served
 
 SECRET = "a-word-that-no-log-may-hold"
-
-
-class Served:
-    """A server of a tiny model, whose units of work take ``pace`` seconds more than they need."""
-
-    def __init__(self, grace: int, pace: float) -> None:
-        model = make_limner()
-        app = create_app(model, ServerOptions(grace=grace))
-        self.service, self.model = app.state.service, model
-        self.listening = listen("127.0.0.1", 0)
-        self.port = self.listening.getsockname()[1]
-        self.server = Server(app, self.service, "served")
-        step = model.engine.step
-        model.engine.step = lambda: (time.sleep(pace), step())
-        self.thread = threading.Thread(target=self.server.run, args=([self.listening],))
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
-
-    def wait(self, condition) -> None:
-        end = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < end, "it did not happen"
-            time.sleep(0.01)
-
-    def body(self, tokens: int, **fields) -> dict:
-        asked = [{"role": "user", "content": SECRET}]
-        return {"model": self.model.name, "messages": asked, "max_tokens": tokens, "modalities": ["text"], **fields}
-
-    def post(self, tokens: int, **fields) -> httpx.Response:
-        """Of a client of its own, and so by a new connection."""
-        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
-        return httpx.post(url, json=self.body(tokens, **fields), timeout=20)
-
-
-@contextmanager
-def served(grace: int = 20, pace: float = 0.03):
-    running = Served(grace, pace)
-    running.thread.start()
-    try:
-        running.wait(lambda: running.server.started)
-        yield running
-    finally:
-        running.server.handle_exit(signal.SIGINT, None), running.server.handle_exit(signal.SIGINT, None)
-        running.thread.join(20)
-        running.service.close()
-        running.listening.close()
-        assert not running.thread.is_alive()
 
 
 def events(text: str) -> list:
@@ -77,31 +27,42 @@ def events(text: str) -> list:
 
 
 def test_a_stop_lets_accepted_requests_finish_and_takes_no_more():
-    with served() as running, ThreadPoolExecutor(2) as pool:
-        plain, stream = pool.submit(running.post, 30), pool.submit(running.post, 30, stream=True)
+    with served(pace=0.03) as running, ThreadPoolExecutor(2) as pool:
+        plain, stream = (
+            pool.submit(running.post, running.body(SECRET, 30)),
+            pool.submit(running.post, running.body(SECRET, 30, stream=True)),
+        )
         running.wait(lambda: running.service.accepted == 2)
-        running.server.handle_exit(signal.SIGTERM, None)
+        running.stop()
         running.wait(lambda: running.service.is_stopping)
-        refused, ready = running.post(1), running.client.get("/ready")
+        base = f"http://127.0.0.1:{running.port}"
+        refused, ready = running.post(running.body("", 1)), httpx.get(f"{base}/ready")
         for answer in (refused, ready):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
             assert int(answer.headers["retry-after"]) > 0
-        assert running.client.get("/health").status_code == 200
+        assert httpx.get(f"{base}/health").status_code == 200
         assert plain.result().json()["choices"][0]["finish_reason"] == "length"
         assert events(stream.result().text)[-1] == "[DONE]"
         running.thread.join(10)
         assert running.service.accepted == 0 and not running.thread.is_alive()
         with pytest.raises(httpx.ConnectError):
-            running.post(1)
+            running.post(running.body("", 1))
         again = listen("127.0.0.1", running.port)
         again.close()
 
 
 def test_what_is_not_done_in_time_is_told_to_its_client_and_the_log(caplog):
-    with served(grace=0) as running, ThreadPoolExecutor(3) as pool, caplog.at_level(logging.INFO, "limner.server"):
-        plain, stream = pool.submit(running.post, 120), pool.submit(running.post, 120, stream=True)
+    with (
+        served(pace=0.03, grace=0) as running,
+        ThreadPoolExecutor(3) as pool,
+        caplog.at_level(logging.INFO, "limner.server"),
+    ):
+        plain, stream = (
+            pool.submit(running.post, running.body(SECRET, 120)),
+            pool.submit(running.post, running.body(SECRET, 120, stream=True)),
+        )
         running.wait(lambda: running.service.accepted == 2)
-        running.server.handle_exit(signal.SIGTERM, None)
+        running.stop()
         assert plain.result().status_code == 503
         assert plain.result().json()["error"]["code"] == "stopping" and "retry-after" in plain.result().headers
         assert json.loads(events(stream.result().text)[-1])["error"]["code"] == "stopping"
@@ -111,15 +72,15 @@ def test_what_is_not_done_in_time_is_told_to_its_client_and_the_log(caplog):
 
 
 def test_a_second_interrupt_ends_it_at_once():
-    with served(grace=600) as running, ThreadPoolExecutor(1) as pool:
-        stream = pool.submit(running.post, 120, stream=True)
+    with served(pace=0.03, grace=600) as running, ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(running.post, running.body(SECRET, 120, stream=True))
         running.wait(lambda: running.service.accepted == 1)
-        running.server.handle_exit(signal.SIGINT, None)
+        running.stop(signal.SIGINT)
         running.wait(lambda: running.service.is_stopping)
         time.sleep(0.2)
         assert running.service.accepted == 1 and running.thread.is_alive()
         began = time.monotonic()
-        running.server.handle_exit(signal.SIGINT, None)
+        running.stop(signal.SIGINT)
         running.thread.join(10)
         assert not running.thread.is_alive() and time.monotonic() - began < 3
         assert json.loads(events(stream.result().text)[-1])["error"]["code"] == "stopping"
