@@ -20,6 +20,7 @@ from . import pictures
 from .chat import endpoint as chat
 from .errors import DOCUMENTED, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
 from .security import protect
 from .service import Service, stopping
@@ -62,6 +63,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 
