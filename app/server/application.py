@@ -22,6 +22,7 @@ from .errors import DOCUMENTED, add_handlers
 from .history import History
 from .images import routes as images
 from .options import ServerOptions
+from .responses import routes as responses
 from .security import protect
 from .service import Service, stopping
 from .streaming import ClientLeftError
@@ -63,6 +64,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(responses.routes(service, history))
     app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())

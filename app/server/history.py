@@ -150,8 +150,8 @@ def key(parts: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps([words, *pictures]).encode()).hexdigest()
 
 
-def check_pictures(messages: Sequence[Message], options: ServerOptions) -> None:
-    """Raises APIError for more pictures than a request may have."""
+def check_pictures(messages: Sequence[Message], options: ServerOptions, param: str = "messages") -> None:
+    """Raises APIError for more pictures than a request may have in this field."""
     count = sum(part["type"] == "image" for message in messages for part in message["content"])
     if count > options.max_pictures:
-        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param="messages")
+        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param=param)
