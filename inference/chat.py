@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.messages import Message
 from .adapters import Adapters
-from .chat_files import PictureFiles, digest, normalized, read_chat, with_ids, write_chat
+from .chat_files import PictureFiles, digest, normalized, read_chat, unpacked, with_ids, write_archive, write_chat
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .images import load_image
 from .inputs import ContextLengthError, Messages, as_seed, seeds_per_row
@@ -157,8 +158,8 @@ class Chat:
         return {**self.options, **options}.get("callback")
 
     def turns(self, before: Sequence[Message], question: Message, options: ChatOptions) -> Iterator[Turn]:
-        """How the model can be asked for a reply to ``question`` (`question` makes it) after the messages ``before``: with as many
-        exchanges as ``history`` allows, then with ever fewer of them. The first that raises no `ContextLengthError` is taken."""
+        """How the model can be asked for a reply to ``question`` (which `question` makes) after the messages ``before``: with as
+        many exchanges as ``history`` allows, then with ever fewer. The first that raises no `ContextLengthError` is taken."""
         wanted: dict[str, Any] = {**self.options, **options}
         wanted.pop("callback", None)  # `say` calls it with these events
         history = wanted.pop("history", None)
@@ -205,8 +206,8 @@ class Chat:
         return reply
 
     def asked(self, index: int = -2) -> tuple[list[Message], Message]:
-        """The user's message at ``index`` in ``messages``, with its pictures loaded, after those before it. Raises ValueError where no
-        message of the user is there."""
+        """The messages before the user's message at ``index`` in ``messages``, and that message with its pictures loaded. Raises
+        ValueError where no message of the user is there."""
         place = self._place(index)
         (question,) = normalized([self.messages[place]], self.model.allow_urls)
         return self.messages[:place], question
@@ -269,18 +270,21 @@ class Chat:
             raise
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder; `load` reads it.
+        """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder, or all of that as a
+        zip archive; `load` reads both.
 
         A file is replaced only where this chat was saved to it or loaded from it, or with ``overwrite``; pictures of others never
-        are. Raises ValueError for another suffix than .jsonl and for a file of another origin, OSError for one that cannot be
-        written; what was there then stays.
+        are. Raises ValueError for another suffix than .jsonl or .zip and for a file of another origin, OSError for one that
+        cannot be written; what was there then stays.
         """
         path = Path(path).expanduser()
-        if path.suffix != ".jsonl":
-            raise ValueError(f"a conversation is saved as JSON Lines: {path.name} must end in .jsonl")
+        if path.suffix not in (".jsonl", ".zip"):
+            raise ValueError(
+                f"a conversation is saved as JSON Lines or a zip archive of them: {path.name} must end in .jsonl or .zip"
+            )
         if path.exists() and path.resolve() not in self._saved and not overwrite:
             escaped = path.stem.replace("{", "{{").replace("}", "}}")
-            free = free_path(f"{path.parent}/{escaped}-{{:03d}}.jsonl".removeprefix("./"))
+            free = free_path(f"{path.parent}/{escaped}-{{:03d}}{path.suffix}".removeprefix("./"))
             raise ValueError(
                 f"{path} is there already and not this conversation's; choose another name, such as {free}, or overwrite it"
             )
@@ -301,8 +305,11 @@ class Chat:
             "forgotten": self.forgotten,
         }
         messages = normalized(self.messages, self.model.allow_urls)
-        files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
-        self._saved[path.resolve()] = files
+        if path.suffix == ".zip":
+            write_archive(path, messages, state)
+            self._saved[path.resolve()] = {}
+        else:
+            self._saved[path.resolve()] = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
         return path
 
     @classmethod
@@ -314,6 +321,11 @@ class Chat:
         broken or outside of the file's folder. Warns where other adapters are switched on.
         """
         path = Path(path).expanduser()
+        if zipfile.is_zipfile(path):
+            with unpacked(path) as inner:
+                chat = cls.load(inner, model, **options)
+            chat._saved = {path.resolve(): {}}
+            return chat
         messages, state, files = read_chat(path)
         if state:
             check_model(path, state, model)
