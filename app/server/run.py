@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from .options import ServerOptions
+from .security import check_listen, find_keys
 
 if TYPE_CHECKING:
     from ..cli.options import Loading
@@ -21,8 +21,8 @@ def run(loading: Loading, options: ServerOptions) -> int:
     """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
     from .application import create_app
 
-    keys = (*options.api_key, *os.environ.get("LIMNER_API_KEY", "").split())
-    options = replace(options, api_key=keys)
+    options = replace(options, api_key=find_keys(options.api_key))
+    check_listen(options.host, options.api_key, options.insecure)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     for name in ("httpx", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)

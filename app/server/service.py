@@ -119,7 +119,7 @@ class Service:
 
     def ignored(self, body: RequestModel) -> dict[str, str]:
         """A header that names the fields of a request which have no effect, where there are any."""
-        names = body.ignored()
+        names = sorted(body.ignored())
         return {"X-Limner-Ignored": ", ".join(names)} if names else {}
 
     def close(self) -> None:
