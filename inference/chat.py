@@ -234,6 +234,13 @@ class Chat:
         self.dropped = max(0, self.dropped - (len(self.messages) - place) // 2)
         del self.messages[place:]
 
+    def copy(self) -> Self:
+        """A conversation that goes on from here without changing this one."""
+        copied = type(self)(self.model, **self.options)
+        copied.messages, copied.forgotten, copied.dropped = list(self.messages), self.forgotten, self.dropped
+        copied._masks = dict(self._masks)
+        return copied
+
     def clear(self) -> None:
         """Empties the history. What comes is another conversation: it replaces no file of this one."""
         self.messages.clear()
