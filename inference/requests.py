@@ -16,6 +16,7 @@ from ..mllm.encoding import Encoded
 from ..mllm.events import Event
 from .adapters import Adapter
 from .generation_config import GenerationConfig
+from .reply import Reply
 
 ActiveAdapters = Sequence[tuple[Adapter, float]]
 
@@ -43,6 +44,11 @@ class Request:
     def over(self) -> bool:
         """Whether all events are there."""
         return self.error is not None or all(row.finish_reason for row in self.rows)
+
+    @property
+    def replies(self) -> list[Reply]:
+        """When it is over."""
+        return [Reply(row.parts, row.finish_reason) for row in self.rows]
 
 
 @dataclass(eq=False)

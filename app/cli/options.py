@@ -93,7 +93,7 @@ SPECIAL = {
     ),
 }
 """Fields whose flag has another name too, or another form"""
-SETTLED = ("images", "max_images", "boxes", "history")
+SETTLED = ("images", "max_images", "boxes", "history", "partial_images")
 """Options that a command which draws one picture does not take"""
 DRAWING = tuple(field.name for field in fields(GenerationConfig) if field.name not in SETTLED)
 CHATTING = (*DRAWING, "images", "max_images", "history")

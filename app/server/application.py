@@ -1,0 +1,121 @@
+"""The application: all interfaces of the server over one model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...inference.model import Limner
+from . import chat_completions, pictures
+from .errors import APIError, add_handlers
+from .history import History
+from .options import ServerOptions
+from .service import Service
+from .streaming import ClientLeftError
+
+logger = logging.getLogger("limner.server")
+
+
+def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
+    """The application for a model; ``app.state.service`` answers its requests. uvicorn, or whatever runs it, ends it by its
+    lifespan."""
+    options = options or ServerOptions()
+    service = Service(model, options)
+    history = History(service.store, options)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        service.is_stopping = True
+        service.close()
+
+    app = FastAPI(title="Limner", version=version("limner"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service, app.state.history = service, history
+    add_handlers(app)
+
+    @app.exception_handler(ClientLeftError)
+    async def left(*_: Any) -> Response:
+        return Response(status_code=499)
+
+    app.include_router(chat_completions.routes(service, history))
+    app.include_router(pictures.routes(service))
+    created = int(time.time())
+
+    def entry() -> dict[str, Any]:
+        return {"id": model.name, "object": "model", "created": created, "owned_by": "limner"}
+
+    @app.get("/v1/models")
+    def list_models() -> dict[str, Any]:
+        """The model that is served."""
+        return {"object": "list", "data": [entry()]}
+
+    @app.get("/v1/models/{name}")
+    def retrieve_model(name: str) -> dict[str, Any]:
+        """The model that is served, by its name."""
+        service.check_model(name)
+        return entry()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    def ready() -> dict[str, str]:
+        """Whether requests are taken."""
+        if service.is_stopping or not service.engine.thread.is_alive():
+            raise APIError("the server is stopping", 503, code="stopping")
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus."""
+        service.metrics.accepted.set(service.accepted)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_middleware(Log, service=service)
+    return app
+
+
+class Log:
+    """A line of JSON for each answer, without what was said in it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status, sent = time.monotonic(), 0, 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", None) or "other"
+            self.service.metrics.requests.labels(path, status).inc()
+            values = {
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "seconds": round(time.monotonic() - began, 3),
+                "bytes": sent,
+            }
+            logger.info(json.dumps(values))

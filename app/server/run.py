@@ -1,0 +1,52 @@
+"""Runs the application with uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from .options import ServerOptions
+
+if TYPE_CHECKING:
+    from ..cli.options import Loading
+
+
+def run(loading: Loading, options: ServerOptions) -> int:
+    """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
+    from .application import create_app
+
+    keys = (*options.api_key, *os.environ.get("LIMNER_API_KEY", "").split())
+    options = replace(options, api_key=keys)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    for name in ("httpx", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    listening = listen(options.host, options.port)
+    model = loading.load(allow_urls=options.allow_url)
+    app = create_app(model, options)
+    host, port = listening.getsockname()[:2]
+    print(f"{model.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=options.grace, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound, so that an address in use is said before anything is loaded. Raises ValueError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port or --host"
+        ) from None
+    return bound

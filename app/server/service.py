@@ -1,0 +1,207 @@
+"""What all interfaces of the server stand on: requests come in, wait for their turn, are answered and are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ...inference.async_engine import AsyncEngine, EngineClosedError
+from ...inference.engine import Engine
+from ...inference.model import Limner
+from ...inference.reply import Reply
+from ...inference.requests import Request
+from ...inference.scheduler import EngineLimits
+from ...mllm.events import Event, PictureDone
+from ...mllm.messages import Message
+from .errors import APIError
+from .fields import RequestModel
+from .metrics import Metrics
+from .options import ServerOptions
+from .store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request asks of the model, by whatever interface it came."""
+
+    messages: Sequence[Message]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `Limner.generate`"""
+    seed: int = 0
+    n: int = 1
+    adapters: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request; a picture counts for the positions that it takes."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    image_tokens: int
+    """Of the completion's"""
+
+
+class Service:
+    """A model behind the server's interfaces."""
+
+    def __init__(self, model: Limner, options: ServerOptions) -> None:
+        self.model, self.options = model, options
+        model.engine = Engine(model, EngineLimits(rows=options.max_batch))
+        self.engine = AsyncEngine(model)
+        self.store = Store(options.expire)
+        self.metrics = Metrics()
+        self.accepted = 0
+        """Replies that were asked for and are not over"""
+        self.seconds_per_reply = 1.0
+        """About what one takes, with what else is done meanwhile"""
+        self.is_stopping = False
+
+    async def in_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+        """What takes a while (a picture to read or to compress) and would keep the event loop waiting."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self.engine.readers, partial(function, *args, **options)
+        )
+
+    async def begin(self, call: Call) -> Answer:
+        """The answer to a call, before its first event. Raises APIError where too many wait, ValueError for what `Limner.request`
+        refuses; whoever gets an answer closes it."""
+        limit = self.options.max_batch + self.options.max_queue
+        if call.n > self.options.max_replies:
+            raise APIError(f"n is {call.n}; this server gives at most {self.options.max_replies}", param="n")
+        if self.is_stopping:
+            raise APIError("the server is stopping", 503, code="stopping", headers={"Retry-After": "10"})
+        if self.accepted + call.n > limit:
+            self.metrics.refused.inc()
+            wait = math.ceil(self.seconds_per_reply * max(1, self.accepted / self.options.max_batch))
+            raise APIError(
+                f"{self.accepted} replies are being made or wait, and this server takes {limit}; try again in {wait} s",
+                429,
+                code="rate_limit_exceeded",
+                headers={"Retry-After": str(wait)},
+            )
+        self.accepted += call.n
+        answer = Answer(self, call)
+        try:
+            # nothing of a request is read by address here: pictures came with it, or were fetched from hosts that are allowed
+            answer.request = await self.engine.request(
+                call.messages,
+                seed=call.seed,
+                n=call.n,
+                adapters=call.adapters,
+                keep_cache=call.n == 1,
+                **call.options,
+            )
+        except BaseException:
+            await answer.aclose()
+            raise
+        return answer
+
+    def check_model(self, name: str) -> None:
+        """Raises APIError for a model that is not this one."""
+        if name != self.model.name:
+            raise APIError(
+                f"no model {name!r:.80}; this server has {self.model.name!r}",
+                404,
+                param="model",
+                code="model_not_found",
+            )
+
+    def ignored(self, body: RequestModel) -> dict[str, str]:
+        """A header that names the fields of a request which have no effect, where there are any."""
+        names = body.ignored()
+        return {"X-Limner-Ignored": ", ".join(names)} if names else {}
+
+    def close(self) -> None:
+        """Ends the engine and removes what was kept."""
+        self.engine.close()
+        self.store.close()
+
+
+class Answer:
+    """A call that was accepted: its events, and what there is afterwards."""
+
+    def __init__(self, service: Service, call: Call) -> None:
+        self.service, self.call = service, call
+        self.request: Request | None = None
+        self.running: AsyncGenerator[Event, None] | None = None
+        self.began = time.monotonic()
+        self.is_open = True
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """As they happen. Raises APIError where the server stops, and what the model's work raises."""
+        assert self.request is not None and self.running is None
+        self.running = self.service.engine.events(self.request)
+        first = True
+        try:
+            async for event in self.running:
+                if first:
+                    self.service.metrics.first_event.observe(time.monotonic() - self.began)
+                    first = False
+                if isinstance(event, PictureDone):
+                    self.service.metrics.pictures.inc()
+                yield event
+        except EngineClosedError:
+            raise APIError("the server stopped before this request was answered", 503, code="stopping") from None
+        seconds = time.monotonic() - self.began
+        self.service.seconds_per_reply += (seconds - self.service.seconds_per_reply) / 16
+        self.service.metrics.answered.observe(seconds)
+        self.service.metrics.tokens.inc(self.usage.completion_tokens)
+
+    async def finish(self) -> list[Reply]:
+        """Waits for its end; the answer is closed then."""
+        try:
+            async for _ in self.events():
+                pass
+            return self.replies
+        finally:
+            await self.aclose()
+
+    @property
+    def replies(self) -> list[Reply]:
+        """When all events are there."""
+        assert self.request is not None
+        return self.request.replies
+
+    @property
+    def usage(self) -> Usage:
+        """When all events are there."""
+        assert self.request is not None
+        encoded = {id(own): own for own in self.request.encoded}.values()
+        text = sum(row.num_text_tokens for row in self.request.rows)
+        pictures = sum(row.num_images for row in self.request.rows) * self.service.model.engine.image_positions
+        return Usage(sum(len(own.input_ids) for own in encoded), text + pictures, pictures)
+
+    async def aclose(self) -> None:
+        """Frees its slot: whatever is not done of it is left, within one unit of work."""
+        if self.is_open:
+            self.is_open = False
+            self.service.accepted -= self.call.n
+            if self.running is not None:
+                await self.running.aclose()
+
+
+def random_seed() -> int:
+    """One for a request that has none."""
+    return secrets.randbelow(2**32)
+
+
+def texts_and_images(reply: Reply) -> list[str | Image.Image]:
+    """The parts of a reply, one text after another put together: those of a client's message."""
+    parts: list[str | Image.Image] = []
+    for part in reply.parts:
+        if isinstance(part, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return parts
