@@ -27,6 +27,17 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 READY_WITHIN = 120  # seconds, on a machine that has much else to do
 FULL_STOP_WITHIN = 30  # seconds from SIGTERM to the server's end
+SAME_PIXELS = {"OMP_NUM_THREADS": "2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Of what is expected and of the server: sums depend on the number of threads, and a conversation that goes on is read in
+another order than one read anew, which rounds to other pixels in bf16. The second variable makes fp32 the precision that is
+chosen (`make test-portable`)."""
+ALONE = {
+    "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",
+    "NO_COLOR": "1",
+}
+"""Of the clients: nothing is fetched from elsewhere or sent there"""
 LOAD = "--users 8 --spawn-rate 4 --run-time 20s --stop-timeout 30".split()
 LOG_SHOWN = 60  # last lines of the server's log
 
@@ -34,7 +45,7 @@ LOG_SHOWN = 60  # last lines of the server's log
 def steps(python: str, url: str) -> dict[str, list[str]]:
     """The command of every step, in the order they are run."""
     return {
-        "python": [python, "-m", "pytest", "-q", "--durations=5", "."],
+        "python": [python, "-m", "pytest", "-q", "--tb=short", "--durations=5", "."],
         "node": ["node", "--test", "openai.test.mjs", "ai_sdk.test.mjs"],
         "page": ["node", "--test", "page.test.mjs"],
         "fuzz": [python, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{url}/openapi.json"],
@@ -63,7 +74,7 @@ def server(log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     Raises RuntimeError if it is not ready in time, or does not end in time.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "limner", "serve", "--port", str(port), "--dtype", "float32"]
+    command = [sys.executable, "-m", "limner", "serve", "--port", str(port)]
     with log.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
     begun = time.monotonic()
@@ -92,13 +103,15 @@ def run(names: list[str], python: str, folder: Path) -> list[str]:
     failed = []
     try:
         with server(log) as (url, process):
-            environment = os.environ | {
-                "LIMNER_URL": url,
-                "LIMNER_EXPECTED": str(folder),
-                "LIMNER_SHOTS": str(shots),
-                "HF_HUB_OFFLINE": "1",
-                "NO_COLOR": "1",
-            }
+            environment = (
+                os.environ
+                | ALONE
+                | {
+                    "LIMNER_URL": url,
+                    "LIMNER_EXPECTED": str(folder),
+                    "LIMNER_SHOTS": str(shots),
+                }
+            )
             for name, command in steps(python, url).items():
                 if names and name not in names:
                     continue
@@ -130,7 +143,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(steps("", "")):
         parser.error(f"no step is called {', '.join(sorted(unknown))}; there are {', '.join(steps('', ''))}")
-    os.environ.setdefault("OMP_NUM_THREADS", "2")  # for what is expected and the server alike: sums depend on it
+    os.environ.update(SAME_PIXELS)
     with TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

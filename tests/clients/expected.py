@@ -4,7 +4,8 @@
 
 Run where Limner is installed. Writes FOLDER/expected.json, {"seed", "first", "second", "question": what is said,
 "replies": {name: {"text", "parts"}}}, where parts are "text" or "image" in order, and each reply's picture as
-FOLDER/NAME.png.
+FOLDER/NAME.png. A chat that goes on reads only what is new in it, which rounds otherwise than a conversation that is read from
+its beginning: the second picture's other form is FOLDER/second-continued.png.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ QUESTION = "what do you see?"
 
 def main(folder: Path) -> None:
     """Write the replies into ``folder``."""
-    model = limner.load("nano", dtype="float32")
+    model = limner.load("nano")  # in the precision that this machine chooses, as the server
 
     def ask(*messages: dict):
         return model.generate(list(messages), seed=SEED)
@@ -39,6 +40,9 @@ def main(folder: Path) -> None:
         "edited": ask(user(apple, SECOND)),
         "described": ask(user(apple, QUESTION)),
     }
+    chat = model.chat(seed=SEED)
+    chat.say(FIRST)
+    chat.say(SECOND).images[0].save(folder / "second-continued.png")
     for name, reply in replies.items():
         for image in reply.images:
             image.save(folder / f"{name}.png")

@@ -1,6 +1,6 @@
 // Pictures as the clients get them, and what the conversation of expected.json has to give.
 
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { PNG } from "pngjs";
@@ -26,9 +26,12 @@ async function bytes(picture) {
   return Buffer.from(picture.split(",").at(-1), "base64");
 }
 
-// Whether a picture is, pixel for pixel, that of the expected reply `name`.
+// Whether a picture is, pixel for pixel, that of the expected reply `name`, of the conversation read anew or continued.
 export async function same(picture, name) {
   const got = PNG.sync.read(await bytes(picture));
-  const wanted = PNG.sync.read(readFileSync(path(name)));
-  return got.width === wanted.width && got.height === wanted.height && got.data.equals(wanted.data);
+  const forms = readdirSync(folder).filter((file) => file.startsWith(name) && file.endsWith(".png"));
+  return forms.some((file) => {
+    const wanted = PNG.sync.read(readFileSync(join(folder, file)));
+    return got.width === wanted.width && got.height === wanted.height && got.data.equals(wanted.data);
+  });
 }

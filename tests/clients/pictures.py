@@ -9,7 +9,6 @@ import os
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 URL = os.environ["LIMNER_URL"]
@@ -45,9 +44,14 @@ def data_uri(name: str) -> str:
 
 
 def same(picture: str | bytes | Path | Image.Image, name: str) -> bool:
-    """Whether a picture is, pixel for pixel, that of the expected reply ``name``."""
-    got, expected = np.array(opened(picture).convert("RGB")), np.array(Image.open(file(name)))
-    return got.shape == expected.shape and bool((got == expected).all())
+    """Whether a picture is, pixel for pixel, that of the expected reply ``name``, in one of its forms."""
+    got = opened(picture).convert("RGB")
+    return any(got.size == form.size and got.tobytes() == form.tobytes() for form in map(Image.open, forms(name)))
+
+
+def forms(name: str) -> list[Path]:
+    """The files of an expected reply's picture: of the conversation read anew, and continued."""
+    return sorted(FOLDER.glob(f"{name}*.png"))
 
 
 def text(name: str) -> str:

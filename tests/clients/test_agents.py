@@ -8,13 +8,19 @@ import openai
 from pictures import FIRST, SECOND, SEED, URL, same, text
 
 agents.set_tracing_disabled(True)  # it would send traces to OpenAI
-client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="none")
-artist = agents.Agent(
-    name="artist",
-    model=agents.OpenAIResponsesModel("nano", client),
-    model_settings=agents.ModelSettings(extra_body=SEED),
-    tools=[agents.ImageGenerationTool(tool_config={"type": "image_generation"})],
-)
+
+
+def client():
+    return openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="none")
+
+
+def artist():
+    return agents.Agent(
+        name="artist",
+        model=agents.OpenAIResponsesModel("nano", client()),
+        model_settings=agents.ModelSettings(extra_body=SEED),
+        tools=[agents.ImageGenerationTool(tool_config={"type": "image_generation"})],
+    )
 
 
 def looks_like(result, name):
@@ -26,9 +32,10 @@ def looks_like(result, name):
 
 def test_the_second_picture_is_made_from_the_first():
     async def talk():
-        first = await agents.Runner.run(artist, FIRST)
+        agent = artist()
+        first = await agents.Runner.run(agent, FIRST)
         looks_like(first, "first")
-        second = await agents.Runner.run(artist, [*first.to_input_list(), {"role": "user", "content": SECOND}])
+        second = await agents.Runner.run(agent, [*first.to_input_list(), {"role": "user", "content": SECOND}])
         looks_like(second, "second")
 
     asyncio.run(talk())
@@ -36,16 +43,16 @@ def test_the_second_picture_is_made_from_the_first():
 
 def test_a_session_remembers_the_picture():
     async def talk():
-        session = agents.SQLiteSession("talk")
-        looks_like(await agents.Runner.run(artist, FIRST, session=session), "first")
-        looks_like(await agents.Runner.run(artist, SECOND, session=session), "second")
+        agent, session = artist(), agents.SQLiteSession("talk")
+        looks_like(await agents.Runner.run(agent, FIRST, session=session), "first")
+        looks_like(await agents.Runner.run(agent, SECOND, session=session), "second")
 
     asyncio.run(talk())
 
 
 def test_a_stream():
     async def talk():
-        result = agents.Runner.run_streamed(artist, FIRST)
+        result = agents.Runner.run_streamed(artist(), FIRST)
         deltas = []
         async for event in result.stream_events():
             if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
@@ -58,7 +65,7 @@ def test_a_stream():
 
 def test_an_agent_by_chat():
     async def talk():
-        writer = agents.Agent(name="writer", model=agents.OpenAIChatCompletionsModel("nano", client))
+        writer = agents.Agent(name="writer", model=agents.OpenAIChatCompletionsModel("nano", client()))
         assert (await agents.Runner.run(writer, "hello")).final_output
 
     asyncio.run(talk())

@@ -97,7 +97,7 @@ def test_whether_it_draws_can_be_settled():
 
 def test_the_order_of_words_and_pictures_is_told():
     parts = say([user(FIRST)]).choices[0].message.parts
-    assert [part["type"] for part in parts] == ["text", "image_url"]
+    assert [part["type"] for part in parts] == ["text", "image"]
 
 
 def test_what_other_servers_take_is_taken():
