@@ -11,12 +11,14 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
-from . import chat_completions, pictures
-from .errors import APIError, add_handlers
+from . import pictures
+from .chat import endpoint as chat
+from .errors import DOCUMENTED, APIError, add_handlers
 from .history import History
 from .options import ServerOptions
 from .service import Service
@@ -38,7 +40,15 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         service.is_stopping = True
         service.close()
 
-    app = FastAPI(title="Limner", version=version("limner"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Limner",
+        version=version("limner"),
+        lifespan=lifespan,
+        docs_url=None,  # these pages load their scripts from other hosts
+        redoc_url=None,
+        responses=DOCUMENTED,
+        openapi_url="/openapi.json",
+    )
     app.state.service, app.state.history = service, history
     add_handlers(app)
 
@@ -46,7 +56,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     async def left(*_: Any) -> Response:
         return Response(status_code=499)
 
-    app.include_router(chat_completions.routes(service, history))
+    app.include_router(chat.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 
@@ -83,7 +93,21 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     app.add_middleware(Log, service=service)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; mistakes are answered 400 here, not FastAPI's 422."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in made["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            made["components"]["schemas"].pop(unused)
+        app.openapi_schema = made
+    return app.openapi_schema
 
 
 class Log:

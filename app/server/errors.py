@@ -8,11 +8,43 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ...inference.inputs import ContextLengthError
 
 logger = logging.getLogger(__name__)
+
+
+class ErrorValues(BaseModel):
+    """What went wrong, and which field of the request says so."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The body of an answer with an error."""
+
+    error: ErrorValues
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": what}
+    for status, what in {
+        400: "the request makes no sense; `param` names the field",
+        401: "a key is missing or unknown",
+        403: "the host or origin is not allowed",
+        404: "there is no such thing",
+        413: "the body is too large",
+        429: "too many wait; Retry-After says in how many seconds to come back",
+        500: "the server failed",
+        503: "the server is stopping",
+    }.items()
+}
+"""Answers that any request may get, for the OpenAPI document"""
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """Of the error by its status; others below 500 are the request's"""
