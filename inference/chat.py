@@ -11,16 +11,19 @@ from typing import Any, Protocol, Self, Unpack
 
 from PIL import Image
 
+from ..mllm.config import LimnerConfig
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.messages import Message
 from .adapters import Adapters
-from .chat_files import PictureFiles, normalized, read_chat, with_ids, write_chat
-from .generation_config import GenerationConfig, GenerationOptions
+from .chat_files import PictureFiles, digest, normalized, read_chat, with_ids, write_chat
+from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .images import load_image
-from .inputs import ContextLengthError, Messages, seeds_per_row
+from .inputs import ContextLengthError, Messages, as_seed, seeds_per_row
+from .masks import edited_events, fit_mask, masked, read_mask
 from .output import free_path
 from .reply import Reply
+from .resizing import nearest_size
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -36,6 +39,7 @@ class StreamingModel(Protocol):
 
     name: str
     bits: int | None
+    config: LimnerConfig
     defaults: GenerationConfig
     allow_urls: tuple[str, ...]
     encoder: StreamEncoder
@@ -72,81 +76,160 @@ class Chat:
         """Exchanges that no longer fit into the context"""
         self._saved: dict[Path, PictureFiles] = {}
         """Files that this conversation was saved to, resolved, and those of its pictures"""
+        self._masks: dict[str, Image.Image] = {}
+        """Of the masked pictures in it, by `digest`"""
 
     # the option `images` is given when the chat is made: here they are the turn's pictures
     def say(  # type: ignore[misc]
-        self, text: str, images: Any = (), **options: Unpack[ChatOptions]
+        self, text: str, images: Any = (), mask: Any = None, **options: Unpack[ChatOptions]
     ) -> Reply:
-        """One turn; ``images`` are the pictures shown with it, one or a list of whatever `load_image` reads. Nothing is
-        remembered when it fails. Raises what `Limner.generate` raises."""
-        callback = {**self.options, **options}.get("callback")
-        return consume(self.stream(text, images, **options), callback)
+        """One turn; ``images`` are the pictures shown with it, one or a list of whatever `load_image` reads. Where a ``mask`` is
+        given (what `read_mask` reads), it is of the picture shown, or else of the conversation's last, and nothing else of that
+        picture changes. Nothing is remembered when it fails. Raises what `Limner.generate` raises."""
+        return consume(self.stream(text, images, mask, **options), self._callback(options))
 
     def stream(  # type: ignore[misc]
-        self, text: str, images: Any = (), **options: Unpack[ChatOptions]
+        self, text: str, images: Any = (), mask: Any = None, **options: Unpack[ChatOptions]
     ) -> Generator[Event, None, Reply]:
         """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
         stands first, and as many of the last exchanges as ``history`` allows and the context holds with the reply."""
-        question = self._question(text, images)
+        question = self._question(text, images, mask, options)
+        return self._remembered(question, *self._answers(self.messages, question, options))
+
+    def candidates(self, n: int = 4, index: int = -2, **options: Unpack[ChatOptions]) -> list[Reply]:
+        """``n`` replies to the last message, or to the user's message at ``index`` in ``messages``, with the seeds ``seed``,
+        ``seed + 1``, …; the conversation stays as it is until one is given to `choose`.
+
+        Raises ValueError where no message of the user is there, and what `Limner.generate` raises.
+        """
+        return consume(self.stream_candidates(n, index, **options), self._callback(options))
+
+    def stream_candidates(
+        self, n: int = 4, index: int = -2, **options: Unpack[ChatOptions]
+    ) -> Generator[Event, None, list[Reply]]:
+        """The events of `candidates`, whose ``row`` counts the replies from 0."""
+        place = self._place(index)
+        if whole_number("n", n) < 1:
+            raise ValueError(f"n is {n}; it must be at least 1")
+        first = as_seed(options.get("seed", self.options.get("seed", 0)))
+        (question,) = normalized([self.messages[place]], self.model.allow_urls)
+        events, *_ = self._answers(self.messages[:place], question, options, range(first, first + n))
+        return events
+
+    def choose(self, reply: Reply, index: int = -2) -> None:
+        """The reply, one of `candidates` to the user's message at ``index``, takes the place of the one that was there; what came
+        after it is dropped. Raises ValueError where no message of the user is there."""
+        place = self._place(index)
+        self._cut(place + 2)
+        self.messages[place + 1] = remembered(reply)
+
+    # `images`, as in `say`
+    def edit_message(  # type: ignore[misc]
+        self, index: int, text: str, images: Any = None, mask: Any = None, **options: Unpack[ChatOptions]
+    ) -> Reply:
+        """Says ``text`` in place of the user's message at ``index`` in ``messages``, with its pictures or, where they are given,
+        with ``images``. What came after it is dropped. When it fails, everything stays.
+
+        Its events can be had too: ``with chat.popped_turn(index) as (_, images): yield from chat.stream(text, images)``.
+        """
+        with self.popped_turn(index) as (_, shown):
+            return self.say(text, shown if images is None else images, mask, **options)
+
+    def _callback(self, options: ChatOptions) -> Callable[[Event], None] | None:
+        return {**self.options, **options}.get("callback")
+
+    def _answers(
+        self, before: Sequence[Message], question: Message, options: ChatOptions, seeds: Sequence[int] | None = None
+    ) -> tuple[Generator[Event, None, list[Reply]], int, int]:
+        """The events of a reply to ``question`` after the messages ``before``, or of one with each of ``seeds``. Beside them, how
+        many exchanges the model does not get, and how many of these no longer fit."""
         wanted: dict[str, Any] = {**self.options, **options}
         wanted.pop("callback", None)  # `say` calls it with these events
         history = wanted.pop("history", None)
         history = self.model.defaults.updated({"history": history}).history
-        system = [message for message in self.messages[:1] if message["role"] == "system"]
-        turns = self.messages[len(system) :]
-        count, dropped = len(turns) // 2, self.dropped
+        if seeds is not None:
+            wanted["seed"] = seeds
+        hidden = self._masked_picture(question)
+        if hidden is not None:  # it was brought to the size of the answer
+            wanted |= {"height": hidden[0].height, "width": hidden[0].width}
+        system = [message for message in before[:1] if message["role"] == "system"]
+        turns = before[len(system) :]
+        count = len(turns) // 2
+        dropped = min(self.dropped, count)
         while True:
             first = max(dropped, count - history if history else 0)
             try:
                 shown = [*system, *turns[2 * first :], question]
-                events = self.model.stream(shown, keep_cache=True, **wanted)
-                return self._remembered(events, question, first, dropped)
+                events = self.model.stream(shown if seeds is None else [shown] * len(seeds), keep_cache=True, **wanted)
+                return events if hidden is None else edited_events(events, *hidden), first, dropped
             except ContextLengthError:  # before anything happened
                 if first >= count:
                     raise
                 dropped = first + 1
 
     def _remembered(
-        self, events: Generator[Event, None, list[Reply]], question: Message, forgotten: int, dropped: int
+        self, question: Message, events: Generator[Event, None, list[Reply]], forgotten: int, dropped: int
     ) -> Generator[Event, None, Reply]:
         (reply,) = yield from events
         self.forgotten, self.dropped = forgotten, dropped
-        # copies: what is done to a reply's pictures, as Pillow's own thumbnail(), is not done to the conversation
-        pictures = [part.copy() if isinstance(part, Image.Image) else part for part in reply.parts]
-        self.messages += [question, replace(reply, parts=pictures).message()]
+        self.messages += [question, remembered(reply)]
         return reply
+
+    def _masked_picture(self, question: Message) -> tuple[Image.Image, Image.Image] | None:
+        """The masked picture of a message and its mask, of one size; None where it has none."""
+        pictures = [part["image"] for part in question["content"] if part["type"] == "image"] if self._masks else []
+        found = ((picture, self._masks.get(digest(picture))) for picture in pictures)
+        return next(((picture, mask) for picture, mask in found if mask is not None), None)
+
+    def _place(self, index: int) -> int:
+        """The index from 0 of a message of the user that has been answered. Raises ValueError for any other."""
+        count, place = len(self.messages), whole_number("index", index)
+        place += count if place < 0 else 0
+        own = [i for i, message in enumerate(self.messages[:-1]) if message["role"] == "user"]
+        if not own:
+            raise ValueError("nothing has been said yet: the conversation is empty")
+        if place not in own:
+            raise ValueError(f"message {index} is not the user's; those are {', '.join(map(str, own))}")
+        return place
+
+    def _cut(self, place: int) -> None:
+        """Removes the messages from ``place`` on, which begin a turn."""
+        self.dropped = max(0, self.dropped - (len(self.messages) - place) // 2)
+        del self.messages[place:]
 
     def clear(self) -> None:
         """Empties the history. What comes is another conversation: it replaces no file of this one."""
         self.messages.clear()
         self._saved.clear()
+        self._masks.clear()
         self.forgotten = self.dropped = 0
 
     def undo(self) -> None:
         """Removes the last turn. Raises ValueError when there is none."""
         if len(self.messages) < 2:
             raise ValueError("nothing to undo: the conversation is empty")
-        del self.messages[-2:]
-        self.dropped = max(0, self.dropped - 1)
+        self._cut(len(self.messages) - 2)
 
     def retry(self, **options: Unpack[ChatOptions]) -> Reply:
         """Answers the last message again; pass another ``seed`` for another image. When it fails, the turn stays."""
+        if len(self.messages) < 2:
+            raise ValueError("nothing to retry: the conversation is empty")
         with self.popped_turn() as (text, images):
             return self.say(text, images, **options)  # type: ignore[misc]  # `images`, as in `say`
 
     @contextlib.contextmanager
-    def popped_turn(self) -> Generator[tuple[str, list[Image.Image]], None, None]:
-        """Removes the last turn and gives its text and images; the turn comes back if the body fails. Raises ValueError when
-        there is none."""
-        if len(self.messages) < 2:
-            raise ValueError("nothing to retry: the conversation is empty")
-        before, content = list(self.messages), normalized(self.messages[-2:-1], self.model.allow_urls)[0]["content"]
+    def popped_turn(self, index: int = -2) -> Generator[tuple[str, list[Image.Image]], None, None]:
+        """Removes the last turn, or the user's message at ``index`` and what came after it, and gives the message's text and
+        images; what was removed comes back if the body fails. Raises ValueError where no message of the user is there."""
+        place = self._place(index)
+        before, dropped = list(self.messages), self.dropped
+        content = normalized([self.messages[place]], self.model.allow_urls)[0]["content"]
         text = "".join(p["text"] for p in content if p["type"] == "text")
         try:
-            self.undo()
+            self._cut(place)
             yield text, [p["image"] for p in content if p["type"] == "image"]
         except BaseException:  # Ctrl-C too
-            self.messages = before
+            self.messages, self.dropped = before, dropped
             raise
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
@@ -210,7 +293,7 @@ class Chat:
         chat._saved[path.resolve()] = files
         return chat
 
-    def _question(self, text: str, images: Any) -> Message:
+    def _question(self, text: str, images: Any, mask: Any, options: ChatOptions) -> Message:
         if not isinstance(text, str):
             raise ValueError(
                 f"a message is a string, not {text!r:.60}; pictures stand beside it: say(text, images=[...])"
@@ -220,9 +303,47 @@ class Chat:
         images = list(images) if several else [] if images is None else [images]
         if not text.strip() and not images:
             raise ValueError("say something or show a picture: the message is empty")
-        shown = [{"type": "image", "image": load_image(image, self.model.allow_urls)} for image in images]
+        pictures = [load_image(image, self.model.allow_urls) for image in images]
+        if mask is not None:
+            pictures = [self._masked(pictures, mask, options)]
+        shown = [{"type": "image", "image": picture} for picture in pictures]
         said = [{"type": "text", "text": text}] if text.strip() else []
         return {"role": "user", "content": [*shown, *said]}
+
+    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: ChatOptions) -> Image.Image:
+        """The only one of ``pictures``, or the conversation's last, with the masked part hidden, at the size of the answer. Its
+        mask is kept for whenever the message is answered. Raises ValueError as `read_mask` does."""
+        if len(pictures) > 1:
+            raise ValueError(
+                f"a mask is of one picture, and {len(pictures)} are shown: show the one that is to be edited"
+            )
+        picture = pictures[0] if pictures else self.last_picture()
+        if picture is None:
+            raise ValueError("there is no picture to edit: show one with the message, or have one drawn")
+        marked = read_mask(mask, picture, self.model.allow_urls)
+        wanted = {**self.options, **options}
+        height, width = wanted.get("height"), wanted.get("width")
+        size = (height, width) if height and width else nearest_size(picture, self.model.config)
+        picture, marked = fit_mask(picture, marked, size)
+        hidden = masked(picture, marked, self.model.config.mask_color)
+        self._masks[digest(hidden)] = marked
+        return hidden
+
+    def last_picture(self) -> Image.Image | None:
+        """The last picture of the conversation, whoever showed it; None where there is none."""
+        for message in reversed(self.messages):
+            (own,) = normalized([message], self.model.allow_urls)
+            if pictures := [part["image"] for part in own["content"] if part["type"] == "image"]:
+                return pictures[-1]
+        return None
+
+
+def remembered(reply: Reply) -> Message:
+    """The reply's message with copies of its pictures: what is done to them, as Pillow's own thumbnail(), is not done to the
+    conversation."""
+    return replace(
+        reply, parts=[part.copy() if isinstance(part, Image.Image) else part for part in reply.parts]
+    ).message()
 
 
 def generation_options(options: ChatOptions) -> dict[str, Any]:

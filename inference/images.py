@@ -9,7 +9,7 @@ import stat
 import struct
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,8 @@ TURNS = {
 """What sets a picture of each EXIF orientation upright"""
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of TIFF that tell a camera's raw file, whose first page is a thumbnail"""
+Convert = Callable[[Image.Image, str], Image.Image]
+"""`to_rgb` or `to_mask`"""
 FORMATS_SAID: set[str | None] = set()
 """Formats of which a file with several frames was met"""
 
@@ -65,36 +67,49 @@ def load_image(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
     ValueError, which names the source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, or of
     values out of range.
     """
+    return load_as(to_rgb, source, allow_urls)
+
+
+def load_mask(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
+    """What `load_image` reads as a mask: an image of mode "L", 255 where the picture is to be edited and 0 elsewhere.
+
+    With transparency it marks what is transparent (OpenAI's form), else what is white (diffusers'). Raises ValueError as
+    `load_image` does.
+    """
+    return load_as(to_mask, source, allow_urls)
+
+
+def load_as(convert: Convert, source: Any, allow_urls: Sequence[str]) -> Image.Image:
+    """Whatever is a picture (`load_image`), converted by `to_rgb` or `to_mask`."""
     if isinstance(source, Image.Image):
-        return to_rgb(source, str(getattr(source, "filename", "") or "the picture"))
+        return convert(source, str(getattr(source, "filename", "") or "the picture"))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_bytes(bytes(source), "the picture")
+        return decode_bytes(bytes(source), "the picture", convert)
     if isinstance(source, (str, os.PathLike)):
         if not source:
             raise PictureError("the path of the picture is empty")
         path = local_path(source)
-        return load_file(path) if path is not None else load_address(str(source), allow_urls)
+        return load_file(path, convert) if path is not None else load_address(str(source), allow_urls, convert)
     if hasattr(source, "read"):
-        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")))
+        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), convert)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(source, torch.Tensor):
         values = source.detach().cpu()
-        return array_image(
-            values.float().numpy() if values.is_floating_point() else values.numpy(), channels_first=True
-        )
+        array = values.float().numpy() if values.is_floating_point() else values.numpy()
+        return array_image(array, channels_first=True, convert=convert)
     if hasattr(source, "__array__"):
-        return array_image(np.asarray(source), channels_first=False)
+        return array_image(np.asarray(source), channels_first=False, convert=convert)
     raise PictureError(
         "a picture is a path, a data URI, a URL of an allowed host, a PIL image, an array, a tensor, bytes or an open file, "
         f"not {source!r:.60} ({type(source).__name__})"
     )
 
 
-def load_address(address: str, allow_urls: Sequence[str]) -> Image.Image:
-    """As `load_image`, for a ``data:`` URI or a URL."""
+def load_address(address: str, allow_urls: Sequence[str], convert: Convert) -> Image.Image:
+    """As `load_as`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
-        return decode_bytes(data_of_uri(address), f"{address:.30}…")
-    return decode_bytes(fetch(address, allow_urls), shown(address))
+        return decode_bytes(data_of_uri(address), f"{address:.30}…", convert)
+    return decode_bytes(fetch(address, allow_urls), shown(address), convert)
 
 
 def local_path(source: str | os.PathLike[str]) -> Path | None:
@@ -105,8 +120,8 @@ def local_path(source: str | os.PathLike[str]) -> Path | None:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def load_file(path: Path) -> Image.Image:
-    """As `load_image`, for a path."""
+def load_file(path: Path, convert: Convert) -> Image.Image:
+    """As `load_as`, for a path."""
     name = f"{path!s:.300}"
     try:
         found = path.stat()
@@ -117,7 +132,7 @@ def load_file(path: Path) -> Image.Image:
         if found.st_size == 0:
             raise PictureError(f"{name} is empty (0 bytes)")
         with path.open("rb") as stream:
-            return decode_image(stream, name)
+            return decode_image(stream, name, convert)
     except (FileNotFoundError, NotADirectoryError):
         hint = " (a URL is given as a string, not as a Path)" if name.startswith(("http:/", "https:/")) else ""
         raise PictureError(f"no such file: {name}{hint}") from None
@@ -143,15 +158,15 @@ def read_all(stream: Any) -> bytes:
     return data
 
 
-def decode_bytes(data: bytes, name: str) -> Image.Image:
-    """As `load_image`, for the bytes of a file."""
+def decode_bytes(data: bytes, name: str, convert: Convert) -> Image.Image:
+    """As `load_as`, for the bytes of a file."""
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)")
-    return decode_image(io.BytesIO(data), name)
+    return decode_image(io.BytesIO(data), name, convert)
 
 
-def decode_image(stream: BinaryIO, name: str) -> Image.Image:
-    """As `load_image`, for an open file; ``name`` is what errors call it."""
+def decode_image(stream: BinaryIO, name: str, convert: Convert | None = None) -> Image.Image:
+    """As `load_as`, for an open file, by `to_rgb` where nothing else is said; ``name`` is what errors call it."""
     try:
         check_icon(stream, name)
         with warnings.catch_warnings():
@@ -160,7 +175,7 @@ def decode_image(stream: BinaryIO, name: str) -> Image.Image:
                 check_pixels(image, name)
                 refuse_raw(image, name)
                 say_first_frame(image, name)
-                return to_rgb(image, name)
+                return (convert or to_rgb)(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
         foreign = foreign_format(stream.read(4096), "HEIF" in formats())
@@ -230,11 +245,11 @@ def check_icon(stream: BinaryIO, name: str) -> None:
             check_size(abs(width), abs(height) // 2, name)  # the picture and its mask
 
 
-def array_image(values: np.ndarray[Any, Any], channels_first: bool) -> Image.Image:
-    """As `load_image`, for an array."""
+def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert) -> Image.Image:
+    """As `load_as`, for an array."""
     image = from_array(values, channels_first)
     check_pixels(image, "the picture")
-    return to_rgb(image)
+    return convert(image, "the picture")
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
@@ -248,6 +263,24 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
         if maximum is not None:
             image = scale_grey(image, maximum, name)
         return flatten(image, profile, name)
+
+
+def to_mask(image: Image.Image, name: str = "the mask") -> Image.Image:
+    """As `load_mask`, for a PIL image; ``name`` is what errors call it."""
+    with refusals(name):
+        check_pixels(image, name)
+        image.load()
+        maximum = grey_maximum(image)
+        image = upright(image, name)
+        if maximum is not None:
+            image = scale_grey(image, maximum, name)
+        if image.has_transparency_data:
+            image = image.convert("LA") if image.mode == "La" else image  # Pillow turns "La" into nothing else
+            marked = image.convert("RGBA").getchannel("A").point([255] * 128 + [0] * 128)
+        else:
+            marked = image.convert("L").point([0] * 128 + [255] * 128)
+        marked.info.clear()
+        return marked
 
 
 def refuse_raw(image: Image.Image, name: str) -> None:

@@ -25,6 +25,7 @@ from .adapters import Adapters
 from .chat import Chat, ChatOptions
 from .engine import Engine
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
+from .images import load_image
 from .inputs import (
     ContextLengthError,
     Messages,
@@ -35,6 +36,7 @@ from .inputs import (
 )
 from .isolation import isolated
 from .lora import check_plain
+from .masks import edited_event, edited_reply, fit_mask, masked, read_mask
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
@@ -277,6 +279,39 @@ class Limner(nn.Module):
             for i, reply in zip(silent, forced, strict=True):
                 replies[i] = replace(replies[i], parts=[*replies[i].parts, reply.images[0]])
         return replies[0] if single else replies
+
+    def edit(
+        self,
+        image: Any,
+        prompt: str,
+        mask: Any = None,
+        *,
+        seed: int = 0,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Reply:
+        """`draw` of one picture from another, whatever `load_image` reads, changed as the prompt says. With a ``mask``
+        (`read_mask`) only what it marks is drawn: the model is shown the picture with that part hidden, scaled and cropped to
+        the size of the answer, and what it draws elsewhere is replaced by the picture's own pixels.
+
+        Raises ValueError for what `draw` and `read_mask` refuse.
+        """
+        picture, marked = load_image(image, self.allow_urls), None
+        if mask is not None:
+            marked = read_mask(mask, picture, self.allow_urls)
+            size = self.defaults.updated(options).size or nearest_size(picture, self.config)
+            options["height"], options["width"] = size
+            picture, marked = fit_mask(picture, marked, size)
+        shown = picture if marked is None else masked(picture, marked, self.config.mask_color)
+        content = [{"type": "image", "image": shown}, {"type": "text", "text": prompt}]
+        told = callback
+        if marked is not None and callback is not None:
+            told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
+        reply = self.draw(
+            [{"role": "user", "content": content}], seed=seed, callback=told, adapters=adapters, **options
+        )
+        return reply if marked is None else edited_reply(reply, picture, marked)
 
     def resize_note(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:
         """How a picture that is larger than the model holds is edited, in a line; None for one that it takes as it is.

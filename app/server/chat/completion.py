@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from ....inference.reply import Reply
-from ..pictures import data_uri
+from ..pictures import data_uri, markdown_link
 from ..service import Usage, texts_and_images
 
 FinishReason = Annotated[str, Field(json_schema_extra={"enum": ["stop", "length"]})]
@@ -42,7 +42,7 @@ class MessageOut(BaseModel):
     content: str
     refusal: None = None
     images: list[ImageOut] | None = None
-    parts: list[PartOut]
+    parts: list[PartOut] | None = None
 
 
 class Choice(BaseModel):
@@ -130,6 +130,12 @@ class ChatCompletionChunk(BaseModel):
 def image(index: int, url: str) -> ImageOut:
     """One of ``images``."""
     return ImageOut(index=index, image_url=ImageUrlOut(url=url))
+
+
+def linked_message(reply: Reply, urls: list[str]) -> MessageOut:
+    """Of a reply whose pictures are links in its words."""
+    links = iter(map(markdown_link, urls))
+    return MessageOut(content="".join(part if isinstance(part, str) else next(links) for part in reply.parts))
 
 
 def message(reply: Reply, files: list[bytes]) -> MessageOut:

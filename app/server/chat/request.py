@@ -112,6 +112,11 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_images: Annotated[int, Field(ge=0, le=100)] | None = Field(None, description="pictures of a reply")
+    picture_format: Literal["images", "markdown"] | None = Field(
+        None,
+        description='how pictures come: beside the words, in "images", or as links in them, for clients that show and send back '
+        "nothing but words; the header X-Limner-Picture-Format says the same where a client has no other fields",
+    )
     size: str | None = Field(None, description="of its pictures: WIDTHxHEIGHT in pixels, or auto")
     n: Annotated[int, Field(ge=1)] | None = None
     stop: str | list[str] | None = None
@@ -123,8 +128,10 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     logit_bias: NoKeys | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
-    tools: Empty | None = None
-    functions: Empty | None = None
+    tools: list[dict[str, Any]] | None = Field(
+        None, json_schema_extra=NO_EFFECT, description="the model may call one, and never does"
+    )
+    functions: list[dict[str, Any]] | None = Field(None, json_schema_extra=NO_EFFECT)
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
@@ -155,9 +162,10 @@ def options(body: ChatCompletionRequest) -> dict[str, Any]:
     return made
 
 
-def read_messages(body: ChatCompletionRequest, history: History) -> list[Message]:
-    """Messages in the model's form. Raises APIError for pictures that are not read and parts that do not fit."""
-    messages = []
+def read_messages(body: ChatCompletionRequest, history: History) -> tuple[list[Message], int]:
+    """Messages in the model's form, and the number of linked pictures in replies that are not here any more. Raises APIError for
+    pictures that are not read and parts that do not fit."""
+    messages, missing = [], 0
     for index, message in enumerate(body.messages):
         where = f"messages.{index}"
         content = message.content
@@ -169,8 +177,10 @@ def read_messages(body: ChatCompletionRequest, history: History) -> list[Message
                 for i, image in enumerate(message.images or [])
             ]
             parts = ordered(parts, images, message.parts, where)
+            parts, lost = history.linked(parts)
+            missing += lost
         messages.append(history.message(role, parts))
-    return messages
+    return messages, missing
 
 
 def ordered(parts: list[Part], images: list[Image.Image], order: list[OrderPart] | None, where: str) -> list[Part]:
