@@ -1,4 +1,5 @@
-// The AI SDK: by @ai-sdk/openai, whose Responses interface knows pictures, and by @ai-sdk/openai-compatible.
+// The AI SDK: by @ai-sdk/openai, whose Responses interface knows pictures, and by @ai-sdk/openai-compatible, which keeps a
+// chat's words alone: there a picture comes as a link in them.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -8,13 +9,15 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateImage, generateText, streamText } from "ai";
 
-import { FIRST, path, QUESTION, same, SECOND, seed, text, URL } from "./pictures.mjs";
+import { FIRST, path, QUESTION, same, SECOND, seed, text, URL, wordsAndLink } from "./pictures.mjs";
 
 // the SDK has no place for the seed of a response: it is added to the body on its way
 const seeded = (url, request) => fetch(url, { ...request, body: JSON.stringify({ ...JSON.parse(request.body), seed }) });
 
 const openai = createOpenAI({ baseURL: `${URL}/v1`, apiKey: "none", fetch: seeded });
-const compatible = createOpenAICompatible({ name: "limner", baseURL: `${URL}/v1`, apiKey: "none" });
+const compatible = createOpenAICompatible({
+  name: "limner", baseURL: `${URL}/v1`, apiKey: "none", headers: { "X-Limner-Picture-Format": "markdown" },
+});
 const draws = { model: openai("nano"), tools: { image_generation: openai.tools.imageGeneration() } };
 
 const user = (content) => ({ role: "user", content });
@@ -49,6 +52,17 @@ test("chat by the compatible provider: words, and a picture of the user's", asyn
   let words = "";
   for await (const piece of streamText(options).textStream) words += piece;
   assert.equal(words, text("described"));
+});
+
+test("chat by the compatible provider: the second picture is made from the first", async () => {
+  const messages = [user(FIRST)];
+  for (const name of ["first", "second"]) {
+    const reply = await generateText({ model: compatible("nano"), messages, seed });
+    const { words, picture } = wordsAndLink(reply.text);
+    assert.equal(words, text(name));
+    assert.ok(await same(picture, name));
+    messages.push(...reply.response.messages, user(SECOND));
+  }
 });
 
 test("images by the compatible provider: the second picture is made from the first", async () => {

@@ -35,3 +35,9 @@ export async function same(picture, name) {
     return got.width === wanted.width && got.height === wanted.height && got.data.equals(wanted.data);
   });
 }
+
+// Of a reply whose one picture is a link in Markdown: the words, and the picture's address.
+export function wordsAndLink(content) {
+  const [, words, picture] = content.match(/^(.*?)\s*!\[picture\]\(([^)]+)\)\s*$/s);
+  return { words, picture };
+}

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import urllib.request
 from pathlib import Path
 
@@ -57,3 +58,9 @@ def forms(name: str) -> list[Path]:
 def text(name: str) -> str:
     """The words of an expected reply."""
     return EXPECTED["replies"][name]["text"]
+
+
+def words_and_link(content: str) -> tuple[str, str]:
+    """Of a reply whose one picture is a link in Markdown: the words, and the picture's address."""
+    words, address = re.fullmatch(r"(.*?)\s*!\[picture\]\(([^)]+)\)\s*", content, re.DOTALL).groups()
+    return words, address

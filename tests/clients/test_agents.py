@@ -5,7 +5,7 @@ import asyncio
 import agents
 import openai
 
-from pictures import FIRST, SECOND, SEED, URL, same, text
+from pictures import FIRST, SECOND, SEED, URL, same, text, words_and_link
 
 agents.set_tracing_disabled(True)  # it would send traces to OpenAI
 
@@ -63,9 +63,20 @@ def test_a_stream():
     asyncio.run(talk())
 
 
-def test_an_agent_by_chat():
+def test_an_agent_by_chat_whose_pictures_are_links():
     async def talk():
-        writer = agents.Agent(name="writer", model=agents.OpenAIChatCompletionsModel("nano", client()))
-        assert (await agents.Runner.run(writer, "hello")).final_output
+        linking = openai.AsyncOpenAI(
+            base_url=f"{URL}/v1", api_key="none", default_headers={"X-Limner-Picture-Format": "markdown"}
+        )
+        agent = agents.Agent(
+            name="artist",
+            model=agents.OpenAIChatCompletionsModel("nano", linking),
+            model_settings=agents.ModelSettings(extra_body=SEED),
+        )
+        session = agents.SQLiteSession("links")
+        for said, name in ((FIRST, "first"), (SECOND, "second")):
+            words, picture = words_and_link((await agents.Runner.run(agent, said, session=session)).final_output)
+            assert words == text(name)
+            assert same(picture, name)
 
     asyncio.run(talk())

@@ -1,9 +1,10 @@
-"""langchain-openai: by the Responses interface, whose pictures it knows, and words and pictures of the user's by chat."""
+"""langchain-openai: by the Responses interface, whose pictures it knows, and by chat, where it keeps words alone: there a picture
+comes as a link in them."""
 
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_openai import ChatOpenAI
 
-from pictures import FIRST, QUESTION, SECOND, SEED, URL, data_uri, same, text
+from pictures import FIRST, QUESTION, SECOND, SEED, URL, data_uri, same, text, words_and_link
 
 SERVER = {"model": "nano", "base_url": f"{URL}/v1", "api_key": "none", "extra_body": SEED}
 draws = ChatOpenAI(**SERVER, use_responses_api=True, output_version="responses/v1")
@@ -48,3 +49,14 @@ def test_a_chat_in_words_about_a_picture():
     chat = ChatOpenAI(**SERVER)
     assert chat.invoke(asked).content == text("described")
     assert "".join(chunk.content for chunk in chat.stream(asked)) == text("described")
+
+
+def test_a_chat_whose_pictures_are_links():
+    chat = ChatOpenAI(**SERVER, default_headers={"X-Limner-Picture-Format": "markdown"})
+    messages = [HumanMessage(FIRST)]
+    for name in ("first", "second"):
+        message = chat.invoke(messages)
+        words, picture = words_and_link(message.content)
+        assert words == text(name)
+        assert same(picture, name)
+        messages += [message, HumanMessage(SECOND)]
