@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
 from . import pictures
-from .chat import endpoint as chat
+from .chat import routes as chat
 from .errors import DOCUMENTED, add_handlers
 from .history import History
 from .images import routes as images
