@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import openai
 import pytest
@@ -84,3 +85,22 @@ def client(server):
     with server.client() as made:
         yield made
     server.wait_until_free()
+
+
+@pytest.fixture
+def slow_steps(tiny):
+    """Makes every step of a drawing take a while; gives the list of those that were done."""
+
+    @contextmanager
+    def slowly(seconds=0.02):
+        steps, advance = [], type(tiny.detokenizer).advance
+
+        def slow(detokenizer, drawings):
+            time.sleep(seconds)
+            steps.append(len(drawings))
+            advance(detokenizer, drawings)
+
+        with patch.object(type(tiny.detokenizer), "advance", slow):
+            yield steps
+
+    return slowly
