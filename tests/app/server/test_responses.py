@@ -327,7 +327,10 @@ def test_fields_without_effect_are_named(http):
     fields = {
         "user": "me",
         "reasoning": {"effort": "low"},
-        "tools": [TOOL | {"moderation": "low"}, {"type": "function", "name": "f", "parameters": {}, "strict": True}],
+        "tools": [
+            TOOL | {"moderation": "low", "partial_images": 1},
+            {"type": "function", "name": "f", "parameters": {}, "strict": True},
+        ],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
         "include": ["reasoning.encrypted_content"],
@@ -342,7 +345,7 @@ def test_fields_without_effect_are_named(http):
     answer = http.post("/responses", json={"model": "nano", "input": "hello", **FAST, **fields})
     assert answer.status_code == 200, answer.text
     named = set(answer.headers["X-Limner-Ignored"].split(", "))
-    assert named == {"user", "effort", "moderation", "tools", "parallel_tool_calls"}
+    assert named == {"user", "effort", "moderation", "partial_images", "tools", "parallel_tool_calls"}
     response = answer.json()
     RESPONSE.validate_python(response)
     assert response["metadata"] == {"a": "b"} and response["user"] == "me" and not response["store"]
@@ -406,6 +409,7 @@ PICTURE = data_uri(Image.new("RGB", (64, 64)))
         ),
         ({"tools": [TOOL | {"input_image_mask": {"file_id": "f"}}]}, "tools.0.input_image_mask.image_url"),
         ({"max_images": 1, "max_tool_calls": 2}, "max_images"),
+        ({"max_tool_calls": 0, "tool_choice": "required"}, "tool_choice"),
         ({"adapters": {"none": 1}}, "adapters"),
         ({"foo": 1}, "foo"),
     ],
