@@ -72,7 +72,7 @@ def url(server):
 
 
 def test_an_allowed_host_is_asked(url, server):
-    for hosts in (["127.0.0.1"], "127.0.0.1", (f"127.0.0.1:{server.server_port}",), ["*"]):
+    for hosts in (["127.0.0.1"], "127.0.0.1", (f"127.0.0.1:{server.server_port}",)):
         assert load_image(f"{url}/a.png", hosts).size == (32, 16)
     assert load_image(f"{url}/moved", ["127.0.0.1"]).size == (32, 16)
     assert server.asked[-2:] == ["/moved", "/a.png?x=1"]
@@ -116,6 +116,7 @@ def test_what_does_not_come_as_a_file_of_bounded_size_in_time(url, monkeypatch):
     monkeypatch.setattr(addresses, "DEADLINE", 0.1)
     with pytest.raises(ValueError, match=r"takes more than 0\.1 s"):
         load_image(f"{url}/endless", hosts)
+    monkeypatch.setattr(addresses, "DEADLINE", 60)
     monkeypatch.setattr(addresses, "TIMEOUT", 0.1)
     for wrong in ("http://127.0.0.1:9/a.png", "https" + url[4:] + "/a.png"):
         with pytest.raises(ValueError, match="cannot fetch http"):
