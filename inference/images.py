@@ -95,9 +95,8 @@ def load_image(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimit
         if path is None:
             return load_address(str(source), allow_urls, limits)
         if not limits.local_files:
-            raise PictureError(
-                f"{source!s:.100} is not read: a picture is a data URI or the URL of an allowed host here"
-            )
+            name = repr(str(source))[:100]
+            raise PictureError(f"{name} is not read: a picture is a data URI or the URL of an allowed host here")
         return load_file(path, limits)
     if hasattr(source, "read"):
         return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), limits)
