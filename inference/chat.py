@@ -135,11 +135,16 @@ class Chat:
         with self.popped_turn(index) as (_, shown):
             return self.say(text, shown if images is None else images, mask, **options)
 
-    def _callback(self, options: ChatOptions) -> Callable[[Event], None] | None:
-        return {**self.options, **options}.get("callback")
+    def _callback(self, options: Mapping[str, Any]) -> Callable[[Event], None] | None:
+        given: dict[str, Any] = {**self.options, **options}
+        return given.get("callback")
 
     def _answers(
-        self, before: Sequence[Message], question: Message, options: ChatOptions, seeds: Sequence[int] | None = None
+        self,
+        before: Sequence[Message],
+        question: Message,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Generator[Event, None, list[Reply]], int, int]:
         """The events of a reply to ``question`` after the messages ``before``, or of one with each of ``seeds``. Beside them, how
         many exchanges the model does not get, and how many of these no longer fit."""
@@ -232,8 +237,9 @@ class Chat:
             self.messages, self.dropped = before, dropped
             raise
 
-    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, overwrite: bool = False, metadata: bool = True) -> Path:
         """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder; `load` reads it.
+        The files of drawn pictures say how they were drawn, unless ``metadata`` is False.
 
         A file is replaced only where this chat was saved to it or loaded from it, or with ``overwrite``; pictures of others never
         are. Raises ValueError for another suffix than .jsonl and for a file of another origin, OSError for one that cannot be
@@ -265,7 +271,7 @@ class Chat:
             "forgotten": self.forgotten,
         }
         messages = normalized(self.messages, self.model.allow_urls)
-        files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
+        files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}), metadata)
         self._saved[path.resolve()] = files
         return path
 
@@ -293,7 +299,7 @@ class Chat:
         chat._saved[path.resolve()] = files
         return chat
 
-    def _question(self, text: str, images: Any, mask: Any, options: ChatOptions) -> Message:
+    def _question(self, text: str, images: Any, mask: Any, options: Mapping[str, Any]) -> Message:
         if not isinstance(text, str):
             raise ValueError(
                 f"a message is a string, not {text!r:.60}; pictures stand beside it: say(text, images=[...])"
@@ -310,7 +316,7 @@ class Chat:
         said = [{"type": "text", "text": text}] if text.strip() else []
         return {"role": "user", "content": [*shown, *said]}
 
-    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: ChatOptions) -> Image.Image:
+    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: Mapping[str, Any]) -> Image.Image:
         """The only one of ``pictures``, or the conversation's last, with the masked part hidden, at the size of the answer. Its
         mask is kept for whenever the message is answered. Raises ValueError as `read_mask` does."""
         if len(pictures) > 1:
@@ -321,7 +327,7 @@ class Chat:
         if picture is None:
             raise ValueError("there is no picture to edit: show one with the message, or have one drawn")
         marked = read_mask(mask, picture, self.model.allow_urls)
-        wanted = {**self.options, **options}
+        wanted: dict[str, Any] = {**self.options, **options}
         height, width = wanted.get("height"), wanted.get("width")
         size = (height, width) if height and width else nearest_size(picture, self.model.config)
         picture, marked = fit_mask(picture, marked, size)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from helpers import is_empty, make_limner, picture, psnr
+from helpers import is_empty, make_limner, picture, psnr, request_of
 from limner.inference.engine import Engine
 from limner.inference.scheduler import EngineLimits
 from limner.mllm.cache import StreamCache
@@ -198,7 +198,7 @@ def test_drawings_at_times_of_their_own_take_one_evaluation_together(model, monk
 
 def submit(engine, streams):
     """The requests of streams, begun without anybody who drives."""
-    requests = [stream.gi_frame.f_locals["request"] for stream in streams]
+    requests = [request_of(stream) for stream in streams]
     for request in requests:
         engine._submit(request)
     return requests

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from helpers import is_empty, make_limner, make_sdxl, make_stream, picture, psnr
+from helpers import is_empty, make_limner, make_sdxl, make_stream, picture, psnr, request_of
 from limner.detokenizer import samplers
 from limner.detokenizer.drawing_options import DrawingOptions
 from limner.detokenizer.guidance import Guidance
@@ -184,7 +184,7 @@ def test_a_drawing_that_cannot_begin_ends_its_own_request_alone(model, monkeypat
 
     monkeypatch.setattr(scheduler, "begin_drawing", begin_one)
     streams = [model.stream("a", **OPTIONS), model.stream("b", **{**OPTIONS, "seed": 7})]
-    requests = [stream.gi_frame.f_locals["request"] for stream in streams]
+    requests = [request_of(stream) for stream in streams]
     for request in requests:
         model.engine._submit(request)
     while not all(request.over for request in requests):
@@ -217,7 +217,7 @@ def test_who_sees_that_a_reply_has_ended_finds_all_its_events():
 def test_an_interrupt_loses_no_row_that_was_just_read(model, monkeypatch):
     """The one who drives reads another's conversation first."""
     plain = told(answer(model.stream("a", **OPTIONS))[1])
-    request = model.stream("a", **OPTIONS).gi_frame.f_locals["request"]
+    request = request_of(model.stream("a", **OPTIONS))
     model.engine._submit(request)
     with monkeypatch.context() as patched:
         interrupted(patched, (Decoder, "choose", False), 1)
