@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..mllm.events import Event, PictureDone, TextPiece, each_event
 from ..mllm.messages import normalize_messages
 from .generation_config import GenerationConfig
 from .images import load_as
@@ -33,7 +32,7 @@ MAX_CHARACTERS = 1 << 24
 """A longer text is not read"""
 DRAWING = ("height", "width", "num_inference_steps", "guidance_scale", "sampler")
 """Options that are always said; others where they were given"""
-UNSAID = ("max_images", "history")
+UNSAID = ("max_images", "history", "partial_images")
 """Options that change nothing in a picture that is drawn"""
 FLAGS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """The short names on the command line"""
@@ -68,6 +67,11 @@ class PictureMetadata:
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+
+    def of_picture(self, image: Image.Image, plan: str, index: int) -> PictureMetadata:
+        """That of a picture of the same reply, which has come after these words as the one of this ``index``."""
+        options = {**self.options, "height": image.height, "width": image.width}
+        return replace(self, plan=plan.strip(), index=index, options=options)
 
     def attach(self, image: Image.Image) -> None:
         """Lets the picture say it."""
@@ -189,44 +193,23 @@ def installed_version() -> str:
         return "unknown"
 
 
-def described_events(
-    events: Generator[Event, None, Any],
-    conversations: Sequence[Messages],
-    seeds: Sequence[int],
+def request_metadata(
+    conversation: Messages,
+    seed: int,
     config: GenerationConfig,
     options: Mapping[str, Any],
     adapters: Mapping[str, float],
-    model: tuple[str, str | None],
-) -> Generator[Event, None, Any]:
-    """The events of replies, whose pictures have their metadata from when they are done.
+    model: str,
+    fingerprint: str | None,
+) -> PictureMetadata:
+    """What is known of the pictures of a reply before they are drawn (`PictureMetadata.of_picture`).
 
-    ``conversations`` and ``seeds`` are those of each row, ``config`` is what ``options``, as they were given, came to.
-    ``adapters`` hold the weights of those that were on (`Adapters.changed_weights`), ``model`` its name and the fingerprint of
-    its weights.
+    The pictures of the ``conversation`` are loaded; ``config`` is what the ``options`` came to that were given.
     """
-    said: dict[int, str] = {}
     given = (name for name, value in options.items() if value is not None and name not in UNSAID)
-    said_options = {name: getattr(config, name) for name in (*DRAWING, *given)}
-
-    def describe(event: Event) -> Event:
-        if isinstance(event, TextPiece):
-            said[event.row] = said.get(event.row, "") + event.text
-        elif isinstance(event, PictureDone):
-            prompt, single = last_words(conversations[event.row])
-            PictureMetadata(
-                prompt,
-                single,
-                said.pop(event.row, "").strip(),
-                event.index,
-                seeds[event.row],
-                {**said_options, "height": event.image.height, "width": event.image.width},
-                dict(adapters),
-                *model,
-                installed_version(),
-            ).attach(event.image)
-        return event
-
-    return each_event(events, describe)
+    said = {name: getattr(config, name) for name in (*DRAWING, *given)}
+    words = last_words(conversation)
+    return PictureMetadata(*words, "", 0, seed, said, dict(adapters), model, fingerprint, installed_version())
 
 
 def last_words(messages: Messages) -> tuple[str, bool]:

@@ -38,6 +38,8 @@ class PictureStep:
     step: int
     """Number of steps done, of ``steps``."""
     steps: int
+    image: Image.Image | None = None
+    """As the picture stands, at as many of the steps as ``partial_images`` asked for"""
 
 
 @dataclass(frozen=True)

@@ -249,11 +249,6 @@ def is_empty(engine: Engine) -> bool:
     )
 
 
-def request_of(stream) -> Request:
-    """What `Limner.stream` asks of the engine; its events pass through one generator on their way."""
-    return stream.gi_frame.f_locals["events"].gi_frame.f_locals["request"]
-
-
 class GivenPictures:
     """A de-tokenizer that draws at once what ``draw`` gives for requests."""
 
