@@ -21,10 +21,9 @@ from .chat_files import PictureFiles, digest, normalized, read_chat, unpacked, w
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .images import load_image
 from .inputs import ContextLengthError, Messages, as_seed, seeds_per_row
-from .masks import edited_events, fit_mask, masked, read_mask
+from .masks import edited_events, mask_picture
 from .output import free_path
 from .reply import Reply
-from .resizing import nearest_size
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -382,12 +381,8 @@ class Chat:
         picture = pictures[0] if pictures else self.last_picture()
         if picture is None:
             raise ValueError("there is no picture to edit: show one with the message, or have one drawn")
-        marked = read_mask(mask, picture, self.model.allow_urls)
-        wanted: dict[str, Any] = {**self.options, **options}
-        height, width = wanted.get("height"), wanted.get("width")
-        size = (height, width) if height and width else nearest_size(picture, self.model.config)
-        picture, marked = fit_mask(picture, marked, size)
-        hidden = masked(picture, marked, self.model.config.mask_color)
+        size = self.model.defaults.updated(generation_options({**self.options, **options})).size
+        hidden, marked = mask_picture(picture, mask, self.model.config, size, self.model.allow_urls)
         self._masks[digest(hidden)] = marked
         return hidden
 
@@ -408,7 +403,7 @@ def remembered(reply: Reply) -> Message:
     ).message()
 
 
-def generation_options(options: ChatOptions) -> dict[str, Any]:
+def generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a chat's options that are fields of `GenerationConfig`."""
     apart = ChatOptions.__annotations__.keys() - GenerationOptions.__annotations__.keys()
     return {name: value for name, value in options.items() if name not in apart}

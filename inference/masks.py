@@ -11,11 +11,12 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from ..mllm.config import LimnerConfig
 from ..mllm.events import Event, PictureDone, each_event
 from .generation_config import whole_number
 from .images import load_mask
 from .reply import Reply
-from .resizing import resize_and_crop
+from .resizing import nearest_size, resize_and_crop
 
 
 def read_mask(mask: Any, picture: Image.Image, allow_urls: Sequence[str] = ()) -> Image.Image:
@@ -80,9 +81,26 @@ def masked(picture: Image.Image, mask: Image.Image, color: tuple[int, int, int])
     return hidden
 
 
+def mask_picture(
+    picture: Image.Image,
+    mask: Any,
+    config: LimnerConfig,
+    size: tuple[int, int] | None = None,
+    allow_urls: Sequence[str] = (),
+) -> tuple[Image.Image, Image.Image]:
+    """What a model of this ``config`` is shown of a picture whose part under the mask (what `read_mask` reads) it is to draw, and
+    that mask; both at the ``size`` of the answer, (height, width), by default the nearest of the model's shapes.
+
+    Raises ValueError as `read_mask` and `fit_mask` do.
+    """
+    marked = read_mask(mask, picture, allow_urls)
+    picture, marked = fit_mask(picture, marked, size or nearest_size(picture, config))
+    return masked(picture, marked, config.mask_color), marked
+
+
 def keep_outside(drawn: Image.Image, picture: Image.Image, mask: Image.Image) -> Image.Image:
-    """What was drawn where the mask marks, and the picture's own pixels elsewhere. Picture and mask are brought to the size of
-    the drawing (`fit_mask`); what belongs to the drawing, such as its metadata, stays with it."""
+    """What was drawn where the mask marks, and the pixels of the picture, masked or not, elsewhere. Picture and mask are brought
+    to the size of the drawing (`fit_mask`); what the drawing says of how it was drawn stays with it."""
     picture, mask = fit_mask(picture, mask, (drawn.height, drawn.width))
     kept = Image.composite(drawn, picture, mask)
     kept.info = dict(drawn.info)

@@ -36,7 +36,7 @@ from .inputs import (
 )
 from .isolation import isolated
 from .lora import check_plain
-from .masks import edited_event, edited_reply, fit_mask, masked, read_mask
+from .masks import edited_event, edited_reply, mask_picture
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
@@ -303,20 +303,16 @@ class Limner(nn.Module):
 
         Raises ValueError for what `draw` and `read_mask` refuse.
         """
-        picture, marked = load_image(image, self.allow_urls), None
+        picture, marked, told = load_image(image, self.allow_urls), None, callback
         if mask is not None:
-            marked = read_mask(mask, picture, self.allow_urls)
-            size = self.defaults.updated(options).size or nearest_size(picture, self.config)
-            options["height"], options["width"] = size
-            picture, marked = fit_mask(picture, marked, size)
-        shown = picture if marked is None else masked(picture, marked, self.config.mask_color)
-        content = [{"type": "image", "image": shown}, {"type": "text", "text": prompt}]
-        told = callback
-        if marked is not None and callback is not None:
-            told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
-        reply = self.draw(
-            [{"role": "user", "content": content}], seed=seed, callback=told, adapters=adapters, **options
-        )
+            size = self.defaults.updated(options).size
+            picture, marked = mask_picture(picture, mask, self.config, size, self.allow_urls)
+            options["height"], options["width"] = picture.height, picture.width
+            if callback is not None:
+                told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+        message = {"role": "user", "content": content}
+        reply = self.draw([message], seed=seed, callback=told, adapters=adapters, **options)
         return reply if marked is None else edited_reply(reply, picture, marked)
 
     def resize_note(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:

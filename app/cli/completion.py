@@ -31,7 +31,7 @@ def completions(line: str, adapters: Callable[[], Sequence[str]] = list) -> list
         known = {"adapter": ["off", *adapters()], "mask": ["off"], "save": ["--overwrite "]}.get(name, [])
         offered = [
             *(word for word in known if word.startswith(typed)),
-            *paths(typed, (".jsonl",) if name == "load" else None),
+            *paths(typed, (".jsonl", ".zip") if name == "load" else None),
         ]
     elif COMMANDS.get(name) == "option" and " " not in typed:
         offered = [f"{own} " for own in OPTIONS if own.startswith(typed.lstrip("-").replace("-", "_"))]

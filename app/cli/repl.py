@@ -234,7 +234,7 @@ class Repl:
         if self.chat.messages:
             raise ValueError("this conversation would be lost: /save it, then /clear it")
         path = typed_path(text)
-        self.chat = Chat.load(path, self.model)
+        self.chat, self.mask = Chat.load(path, self.model), None
         self.saved = path
         print(f"({path}: {self.turns()})")
 
