@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -45,8 +45,9 @@ TURNS = {
 """What sets a picture of each EXIF orientation upright"""
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of TIFF that tell a camera's raw file, whose first page is a thumbnail"""
-Convert = Callable[[Image.Image, str], Image.Image]
-"""`to_rgb` or `to_mask`"""
+Result = TypeVar("Result")
+Convert = Callable[[Image.Image, str], Result]
+"""What is made of an image, which may not have been decoded, and of what errors call it"""
 FORMATS_SAID: set[str | None] = set()
 """Formats of which a file with several frames was met"""
 
@@ -98,8 +99,10 @@ def load_mask(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits
     return load_as(to_mask, source, allow_urls, limits)
 
 
-def load_as(convert: Convert, source: Any, allow_urls: Sequence[str], limits: PictureLimits = OWNER) -> Image.Image:
-    """Whatever is a picture (`load_image`), converted by `to_rgb` or `to_mask`."""
+def load_as(
+    convert: Convert[Result], source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER
+) -> Result:
+    """What ``convert`` (`to_rgb`, `to_mask`, …) makes of whatever is a picture (`load_image`)."""
     if isinstance(source, Image.Image):
         return convert(source, str(getattr(source, "filename", "") or "the picture"))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -129,7 +132,7 @@ def load_as(convert: Convert, source: Any, allow_urls: Sequence[str], limits: Pi
     )
 
 
-def load_address(address: str, allow_urls: Sequence[str], convert: Convert, limits: PictureLimits) -> Image.Image:
+def load_address(address: str, allow_urls: Sequence[str], convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
         return decode_bytes(data_of_uri(address), f"{address:.30}…", convert, limits)
@@ -144,7 +147,7 @@ def local_path(source: str | os.PathLike[str]) -> Path | None:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def load_file(path: Path, convert: Convert, limits: PictureLimits) -> Image.Image:
+def load_file(path: Path, convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for a path."""
     name = f"{path!s:.300}"
     try:
@@ -182,7 +185,7 @@ def read_all(stream: Any) -> bytes:
     return data
 
 
-def decode_bytes(data: bytes, name: str, convert: Convert, limits: PictureLimits) -> Image.Image:
+def decode_bytes(data: bytes, name: str, convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for the bytes of a file."""
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)")
@@ -193,10 +196,8 @@ def decode_bytes(data: bytes, name: str, convert: Convert, limits: PictureLimits
     return decode_image(io.BytesIO(data), name, convert, limits.max_pixels)
 
 
-def decode_image(
-    stream: BinaryIO, name: str, convert: Convert | None = None, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
-    """As `load_as`, for an open file, by `to_rgb` where nothing else is said; ``name`` is what errors call it."""
+def decode_image(stream: BinaryIO, name: str, convert: Convert[Result], max_pixels: int = MAX_PIXELS) -> Result:
+    """As `load_as`, for an open file; ``name`` is what errors call it."""
     try:
         check_icon(stream, name, max_pixels)
         with warnings.catch_warnings():
@@ -205,7 +206,7 @@ def decode_image(
                 check_pixels(image, name, max_pixels)
                 refuse_raw(image, name)
                 say_first_frame(image, name)
-                return (convert or to_rgb)(image, name)
+                return convert(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
         foreign = foreign_format(stream.read(4096), "HEIF" in formats())
@@ -275,7 +276,7 @@ def check_icon(stream: BinaryIO, name: str, max_pixels: int) -> None:
             check_size(abs(width), abs(height) // 2, name, max_pixels)  # the picture and its mask
 
 
-def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert) -> Image.Image:
+def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert[Result]) -> Result:
     """As `load_as`, for an array."""
     image = from_array(values, channels_first)
     check_pixels(image, "the picture")
