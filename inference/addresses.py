@@ -55,16 +55,24 @@ def path_of_uri(uri: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
-def check_hosts(allow_urls: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Names of hosts, in lower case. Raises ValueError for what is none.
+def check_hosts(names: str | Sequence[str] | None, option: str = "allow_urls") -> tuple[str, ...]:
+    """Names of hosts, in lower case. Raises ValueError, which names the ``option``, for what is none.
 
     ``example.com`` allows that host at any port, ``example.com:8000`` at one, ``*.example.com`` all hosts under it, ``*`` all.
     """
-    hosts = (allow_urls,) if isinstance(allow_urls, str) else tuple(allow_urls or ())
+    hosts = (names,) if isinstance(names, str) else tuple(names or ())
     for host in hosts:
         if not isinstance(host, str) or (host != "*" and not HOST.fullmatch(host)):
-            raise ValueError(f"allow_urls names hosts, such as example.com or *.example.com, not {host!r}")
+            raise ValueError(f"{option} names hosts, such as example.com or *.example.com, not {host!r}")
     return tuple(host.lower() for host in hosts)
+
+
+def is_allowed(host: str, port: int, hosts: Sequence[str]) -> bool:
+    """Whether a host, in lower case and without brackets, is among those of `check_hosts` at this port."""
+    bare = f"[{host}]" if ":" in host else host
+    return bool({bare, f"{bare}:{port}", "*"} & set(hosts)) or any(
+        pattern.startswith("*.") and host.endswith(pattern[1:]) for pattern in hosts
+    )
 
 
 def fetch(url: str, allow_urls: Sequence[str]) -> bytes:
@@ -103,10 +111,7 @@ def check_url(url: str, allow_urls: Sequence[str]) -> SplitResult:
         raise PictureError(f"{shown(url)}: only http and https URLs are fetched; download it and give its path")
     if parts.username is not None:
         raise PictureError(f"a URL of {host} with a password is not fetched: download it and give its path")
-    allowed = check_hosts(allow_urls)
-    bare = f"[{host}]" if ":" in host else host
-    known = {bare, f"{bare}:{port or (443 if parts.scheme == 'https' else 80)}", "*"}
-    if not known & set(allowed) and not any(a[0] == "*" and a[1:] and host.endswith(a[1:]) for a in allowed):
+    if not is_allowed(host, port or (443 if parts.scheme == "https" else 80), check_hosts(allow_urls)):
         raise PictureError(
             f"the URL {shown(url)} is not fetched: allow its host by limner.load(…, allow_urls=({host!r},)) or "
             f"--allow-url {host}, or download it and give its path"

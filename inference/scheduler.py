@@ -22,7 +22,7 @@ from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import PictureBegun, PictureDone, PictureStep
 from ..mllm.stream import StreamModel
-from ..mllm.token_keys import rest_of, split_point, token_keys
+from ..mllm.token_keys import replies_end, rest_of, split_point, token_keys
 from .adapters import Adapters
 from .drawing import begin_drawing
 from .generation_config import GenerationConfig
@@ -174,7 +174,8 @@ class Scheduler:
         config = decoder.config
         keys = token_keys(encoded, config.image_tokens)
         length, cache = self.kept.longest(keys, decoder.model) or (0, None)
-        start = min(length, len(keys) - 1)
+        # no further than the last reply: a first question that is asked again is answered bit for bit as before
+        start = min(length, replies_end(encoded), len(keys) - 1)
         if cache is not None and start < cache.columns:
             # the last hidden states condition a drawing, and a cache has those at its own end alone
             start = max(0, min(start, len(keys) - config.prompt_tokens))

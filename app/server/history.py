@@ -18,8 +18,10 @@ from .errors import APIError
 from .options import ServerOptions
 from .store import Store
 
-PICTURE_PATH = re.compile(r"https?://[^/?#]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
+PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
 """Of a picture that a server gave out: `Service.store` may have it"""
+PICTURE_LINK = re.compile(rf"\n*!\[[^\]\n]*\]\({PICTURE_URL.pattern}\)\n*")
+"""The same in the Markdown of a reply (`markdown_link`)"""
 Part = str | Image.Image
 
 
@@ -66,7 +68,7 @@ class History:
                 param=where,
                 code="invalid_image_url",
             )
-        found = PICTURE_PATH.fullmatch(url)
+        found = PICTURE_URL.fullmatch(url)
         data = self.store.get(found[1]) if found else None
         if found and data is None and not self.options.allow_url:
             raise APIError(f"{where}: the picture at {url} is not here any more: send it along", param=where)
@@ -74,9 +76,7 @@ class History:
 
     def parts(self, content: str | Sequence[Mapping[str, Any]] | None, where: str) -> list[Part]:
         """The texts and pictures of a message's content. Raises APIError for what is neither."""
-        if content is None:
-            return []
-        if isinstance(content, str):
+        if isinstance(content, str | None):
             return [content] if content else []
         parts: list[Part] = []
         for index, part in enumerate(content):
@@ -91,6 +91,25 @@ class History:
             else:
                 raise APIError(f"{place}: parts are texts and pictures, not {kind!r}", param=place)
         return parts
+
+    def linked(self, parts: Sequence[Part]) -> tuple[list[Part], int]:
+        """A reply's words with the pictures in the place of their links, and the number of pictures that are not here any more:
+        the conversation can go on without them."""
+        made: list[Part] = []
+        missing = 0
+        for part in parts:
+            if isinstance(part, Image.Image):
+                made.append(part)
+                continue
+            # the pattern has one group: words and names of pictures take turns
+            for index, piece in enumerate(PICTURE_LINK.split(part)):
+                if not index % 2:
+                    made.append(piece)
+                elif (data := self.store.get(piece)) is not None:
+                    made.append(load_image(data))
+                else:
+                    missing += 1
+        return [part for part in made if part != ""], missing
 
     def message(self, role: str, parts: Sequence[Part]) -> Message:
         """A message of these parts; an assistant's that was given here has its own tokens and order again."""
@@ -125,13 +144,14 @@ class History:
 
 def key(parts: Sequence[Part]) -> str:
     """Of a reply's words, put together, and its pictures, in their order: all that a message of OpenAI's form keeps of it."""
-    words = "".join(str(part) for part in parts if not isinstance(part, Image.Image))
+    # some clients strip what they keep
+    words = "".join(str(part) for part in parts if not isinstance(part, Image.Image)).strip()
     pictures = [digest(part) for part in parts if isinstance(part, Image.Image)]
     return hashlib.sha256(json.dumps([words, *pictures]).encode()).hexdigest()
 
 
-def check_pictures(messages: Sequence[Message], options: ServerOptions) -> None:
-    """Raises APIError for more pictures than a request may have."""
+def check_pictures(messages: Sequence[Message], options: ServerOptions, param: str = "messages") -> None:
+    """Raises APIError for more pictures than a request may have in this field."""
     count = sum(part["type"] == "image" for message in messages for part in message["content"])
     if count > options.max_pictures:
-        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param="messages")
+        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param=param)

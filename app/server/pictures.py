@@ -49,6 +49,11 @@ def streamed(service: Service, data: bytes, request: Request) -> str:
     return data_uri(data) if len(data) * 4 // 3 <= MAX_LINE else put(service, data, request)
 
 
+def markdown_link(url: str) -> str:
+    """A picture in a reply's words, for clients that keep nothing else of it; `history.PICTURE_LINK` reads it back."""
+    return f"\n\n![picture]({url})\n\n"
+
+
 def routes(service: Service) -> APIRouter:
     """What is behind the URLs of pictures."""
     router = APIRouter()

@@ -1,24 +1,15 @@
-"""``/v1/chat/completions``: words and pictures in the form in which litellm, OpenRouter and Open WebUI read them.
-
-``content`` is always a string, since clients break otherwise; ``images`` are beside it; ``parts`` tells their true order.
-"""
+"""What `/v1/chat/completions` takes."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from pydantic import Field
 
-from ...mllm.events import Event, Finished, PictureDone, TextPiece
-from ...mllm.messages import Message
-from .errors import APIError
-from .fields import (
+from ....mllm.messages import Message
+from ..errors import APIError
+from ..fields import (
     DECODING,
     DRAWING,
     NO_EFFECT,
@@ -30,10 +21,7 @@ from .fields import (
     given,
     parse_size,
 )
-from .history import History, Part, check_pictures
-from .pictures import data_uri, png, streamed
-from .service import Answer, Call, Service, random_seed, texts_and_images
-from .streaming import EventStream, event, unless_disconnected
+from ..history import History, Part
 
 
 class TextPart(RequestModel):
@@ -94,6 +82,10 @@ class AssistantMessage(RequestModel):
     annotations: Empty | None = None
     tool_calls: Empty | None = None
     function_call: None = None
+    # litellm's
+    provider_specific_fields: Any = Field(None, json_schema_extra=NO_EFFECT)
+    reasoning_content: Any = Field(None, json_schema_extra=NO_EFFECT)
+    thinking_blocks: Any = Field(None, json_schema_extra=NO_EFFECT)
     name: str | None = Field(None, json_schema_extra=NO_EFFECT)
 
 
@@ -124,6 +116,11 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_images: Annotated[int, Field(ge=0, le=100)] | None = Field(None, description="pictures of a reply")
+    picture_format: Literal["images", "markdown"] | None = Field(
+        None,
+        description='how pictures come: beside the words, in "images", or as links in them, for clients that show and send back '
+        "nothing but words; the header X-Limner-Picture-Format says the same where a client has no other fields",
+    )
     size: str | None = Field(None, description="of its pictures: WIDTHxHEIGHT in pixels, or auto")
     n: Annotated[int, Field(ge=1)] | None = None
     stop: str | list[str] | None = None
@@ -135,8 +132,10 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     logit_bias: NoKeys | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
-    tools: Empty | None = None
-    functions: Empty | None = None
+    tools: list[dict[str, Any]] | None = Field(
+        None, json_schema_extra=NO_EFFECT, description="the model may call one, and never does"
+    )
+    functions: list[dict[str, Any]] | None = Field(None, json_schema_extra=NO_EFFECT)
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
@@ -167,9 +166,10 @@ def options(body: ChatCompletionRequest) -> dict[str, Any]:
     return made
 
 
-def read_messages(body: ChatCompletionRequest, history: History) -> list[Message]:
-    """Messages in the model's form. Raises APIError for pictures that are not read and parts that do not fit."""
-    messages = []
+def read_messages(body: ChatCompletionRequest, history: History) -> tuple[list[Message], int]:
+    """Messages in the model's form, and the number of linked pictures in replies that are not here any more. Raises APIError for
+    pictures that are not read and parts that do not fit."""
+    messages, missing = [], 0
     for index, message in enumerate(body.messages):
         where = f"messages.{index}"
         content = message.content
@@ -181,8 +181,10 @@ def read_messages(body: ChatCompletionRequest, history: History) -> list[Message
                 for i, image in enumerate(message.images or [])
             ]
             parts = ordered(parts, images, message.parts, where)
+            parts, lost = history.linked(parts)
+            missing += lost
         messages.append(history.message(role, parts))
-    return messages
+    return messages, missing
 
 
 def ordered(parts: list[Part], images: list[Image.Image], order: list[OrderPart] | None, where: str) -> list[Part]:
@@ -196,116 +198,3 @@ def ordered(parts: list[Part], images: list[Image.Image], order: list[OrderPart]
     if said != words or sorted(p for p in places if p is not None) != list(range(len(images))):
         raise APIError(f"{where}.parts: these are not the words of content and the pictures of images", param=where)
     return [part.text or "" if part.type == "text" else images[part.index or 0] for part in order]
-
-
-def completion(answer: Answer, body: ChatCompletionRequest, made: str, pictures: list[list[bytes]]) -> dict[str, Any]:
-    """The answer to a request that does not stream."""
-    usage, choices = answer.usage, []
-    for index, (reply, files) in enumerate(zip(answer.replies, pictures, strict=True)):
-        parts = texts_and_images(reply)
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": "".join(part for part in parts if isinstance(part, str)),
-            "refusal": None,
-        }
-        if files:
-            message["images"] = [picture(place, data_uri(data)) for place, data in enumerate(files)]
-        place = iter(range(len(files)))
-        message["parts"] = [
-            {"type": "text", "text": str(part)} if isinstance(part, str) else {"type": "image", "index": next(place)}
-            for part in parts
-        ]
-        choices.append(
-            {
-                "index": index,
-                "message": message,
-                "finish_reason": reply.finish_reason,
-                "logprobs": None,
-                "seed": answer.call.seed + index,
-            }
-        )
-    return {
-        "id": made,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body.model,
-        "choices": choices,
-        "usage": usage_values(usage),
-    }
-
-
-def picture(index: int, url: str) -> dict[str, Any]:
-    """One of ``images``."""
-    return {"type": "image_url", "index": index, "image_url": {"url": url}}
-
-
-def usage_values(usage: Any) -> dict[str, Any]:
-    """As OpenAI counts."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "completion_tokens_details": {"image_tokens": usage.image_tokens},
-    }
-
-
-async def chunks(
-    service: Service, history: History, answer: Answer, body: ChatCompletionRequest, made: str, request: Request
-) -> AsyncGenerator[bytes, None]:
-    """A chunk for every piece of text and every picture."""
-    head = {"id": made, "object": "chat.completion.chunk", "created": int(time.time()), "model": body.model}
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
-    count = body.n or 1
-
-    def chunk(row: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": row, "delta": delta, "finish_reason": reason, "logprobs": None}
-        return event({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
-
-    for row in range(count):
-        yield chunk(row, {"role": "assistant", "content": "", "seed": answer.call.seed + row})
-    drawn = [0] * count
-    last: dict[int, Event] = {}
-    async for happened in answer.events():
-        if isinstance(happened, TextPiece):
-            yield chunk(happened.row, {"content": happened.text})
-        elif isinstance(happened, PictureDone):
-            data = await service.in_thread(png, happened.image)
-            url = streamed(service, data, request)
-            yield chunk(happened.row, {"images": [picture(drawn[happened.row], url)]})
-            drawn[happened.row] += 1
-        elif isinstance(happened, Finished):
-            last[happened.row] = happened
-            yield chunk(happened.row, {}, happened.reason)
-    for reply in answer.replies:
-        await service.in_thread(history.remember, reply.parts)
-    if with_usage:
-        yield event({**head, "choices": [], "usage": usage_values(answer.usage)})
-    yield b"data: [DONE]\n\n"
-
-
-def routes(service: Service, history: History) -> APIRouter:
-    """The endpoint."""
-    router = APIRouter()
-
-    @router.post("/v1/chat/completions")
-    async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
-        """Answer a conversation in words and pictures."""
-        service.check_model(body.model)
-        messages = await service.in_thread(read_messages, body, history)
-        check_pictures(messages, service.options)
-        seed = random_seed() if body.seed is None else body.seed
-        answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
-        made, headers = f"chatcmpl-{uuid.uuid4().hex}", service.ignored(body)
-        if body.stream:
-            return EventStream(answer, chunks(service, history, answer, body, made, request), headers=headers)
-
-        async def work() -> dict[str, Any]:
-            replies = await answer.finish()
-            for reply in replies:
-                await service.in_thread(history.remember, reply.parts)
-            files = [[await service.in_thread(png, image) for image in reply.images] for reply in replies]
-            return completion(answer, body, made, files)
-
-        return JSONResponse(await unless_disconnected(request, answer, work()), headers=headers)
-
-    return router
