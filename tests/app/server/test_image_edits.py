@@ -5,7 +5,6 @@ import io
 import time
 from unittest.mock import patch
 
-import httpx
 import numpy as np
 import openai
 import pytest
@@ -15,6 +14,7 @@ from PIL import Image
 
 from helpers import make_limner, picture, png_bytes
 from limner.app.server.images.routes import edited_size
+from served import served
 
 URI = "data:image/png;base64," + base64.b64encode(png_bytes(1)).decode()
 
@@ -47,7 +47,7 @@ def as_png(image):
 
 def edit(server, fields=None, files=None, **more):
     """A form as curl sends it."""
-    return httpx.post(
+    return server.http.post(
         f"{server.url}/images/edits", data={"prompt": "blue", "seed": "7"} | (fields or {}), files=files, **more
     )
 
@@ -74,7 +74,7 @@ def test_several_pictures_are_shown_in_their_order(tiny, client):
 
 
 def test_more_pictures_than_the_model_uses_are_refused(client):
-    with pytest.raises(openai.BadRequestError, match="3 pictures; tiny draws from at most 2") as error:
+    with pytest.raises(openai.BadRequestError, match="3 pictures; limner draws from at most 2") as error:
         client.images.edit(image=[png_bytes(i) for i in range(3)], prompt="blue")
     assert error.value.param == "image"
 
@@ -104,7 +104,7 @@ def test_json_says_the_same_as_a_form(server):
     form = edit(server, {"n": "2"}, [("image[]", ("a.png", png_bytes(1))), ("mask", ("m.png", mask_bytes()))])
     mask = "data:image/png;base64," + base64.b64encode(mask_bytes()).decode()
     body = {"prompt": "blue", "seed": 7, "n": 2, "images": [{"image_url": URI}], "mask": {"image_url": mask}}
-    json = httpx.post(f"{server.url}/images/edits", json=body)
+    json = server.http.post(f"{server.url}/images/edits", json=body)
     assert json.status_code == form.status_code == 200
     assert json.json()["data"] == form.json()["data"] and len(json.json()["data"]) == 2
 
@@ -149,7 +149,7 @@ def test_a_large_picture_is_scaled_which_is_said(server):
     files = [("image", ("a.png", png_bytes(1, (64, 96)))), ("mask", ("m.png", mask_bytes((64, 96), (30, 20, 60, 40))))]
     answer = edit(server, files=files)
     assert answer.status_code == 200 and answer.json()["size"] == "32x32"
-    assert "96 x 64 is more than tiny edits" in answer.headers["X-Limner-Note"]
+    assert "96 x 64 is more than limner edits" in answer.headers["X-Limner-Note"]
     assert "X-Limner-Note" not in edit(server, files=[("image", ("a.png", png_bytes(1)))]).headers
 
 
@@ -178,7 +178,7 @@ def test_a_picture_of_a_phone_and_other_formats_are_read(tiny, server):
 
 def test_what_has_no_effect_is_named(client):
     answer = client.images.with_raw_response.edit(image=png_bytes(1), prompt="blue", user="me", input_fidelity="high")
-    assert answer.headers["X-Limner-Ignored"] == "user, input_fidelity"
+    assert answer.headers["X-Limner-Ignored"] == "input_fidelity, user"
 
 
 IMAGE = ("image", ("a.png", png_bytes(1)))
@@ -229,7 +229,7 @@ WRONG_JSON = {
     ),
     "a host": ({"images": [{"image_url": "http://127.0.0.1:9/a.png"}]}, "images.0", "127.0.0.1"),
     "base64 that is none": ({"images": [{"image_url": "data:image/png;base64,%%"}]}, "images.0", "base64"),
-    "too many": ({"images": [{"image_url": URI}] * 3}, "images", "3 pictures; tiny draws from at most 2"),
+    "too many": ({"images": [{"image_url": URI}] * 3}, "images", "3 pictures; limner draws from at most 2"),
     "far too many": ({"images": [{"image_url": URI}] * 17}, "images", "at most 16"),
     "a picture that was": (
         {"images": [{"image_url": f"http://x/pictures/{'a' * 32}.png"}]},
@@ -242,7 +242,7 @@ WRONG_JSON = {
 @pytest.mark.parametrize("case", WRONG_JSON)
 def test_what_is_wrong_in_json_is_named(server, case):
     fields, param, said = WRONG_JSON[case]
-    answer = httpx.post(f"{server.url}/images/edits", json={"prompt": "blue", **fields})
+    answer = server.http.post(f"{server.url}/images/edits", json={"prompt": "blue", **fields})
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["param"] == param and said in error["message"], error
 
@@ -300,7 +300,7 @@ def test_a_malformed_body_is_refused_and_leaves_no_file(server, case):
         return files[-1]
 
     with patch.object(starlette.formparsers, "SpooledTemporaryFile", kept):
-        answer = httpx.post(f"{server.url}/images/edits", content=body, headers={"Content-Type": kind})
+        answer = server.http.post(f"{server.url}/images/edits", content=body, headers={"Content-Type": kind})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert all(file.closed for file in files)
@@ -309,7 +309,7 @@ def test_a_malformed_body_is_refused_and_leaves_no_file(server, case):
 @pytest.mark.parametrize("case", ["100 fields", "a field of a megabyte", "100 files", "no end", "100 headers"])
 def test_the_form_itself_is_refused(server, case):
     kind, body = MALFORMED[case]
-    answer = httpx.post(f"{server.url}/images/edits", content=body, headers={"Content-Type": kind})
+    answer = server.http.post(f"{server.url}/images/edits", content=body, headers={"Content-Type": kind})
     assert answer.json()["error"]["code"] == "invalid_form"
 
 
@@ -321,12 +321,12 @@ def test_nothing_is_scaled_to_a_size_that_is_not_drawn(server):
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_another_body_is_of_no_type_that_is_read(server, kind):
-    answer = httpx.post(f"{server.url}/images/edits", content=b"prompt=blue", headers={"Content-Type": kind})
+    answer = server.http.post(f"{server.url}/images/edits", content=b"prompt=blue", headers={"Content-Type": kind})
     assert answer.status_code == 415 and answer.json()["error"]["code"] == "unsupported_content_type"
 
 
-def test_more_megapixels_than_the_server_takes_are_refused(serve):
-    with serve(make_limner(), max_megapixels=0.001, max_pictures=1) as server:
+def test_more_megapixels_than_the_server_takes_are_refused():
+    with served(max_megapixels=0.001, max_pictures=1) as server:
         answer = edit(server, {"size": "16x16"}, [IMAGE])
         assert answer.json()["error"]["code"] == "image_too_large" and answer.status_code == 400
         small = ("image", ("a.png", png_bytes(1, (16, 32))))
@@ -341,9 +341,9 @@ def test_who_leaves_in_the_middle_of_an_upload_leaves_nothing(server, caplog):
         raise RuntimeError("gone")
 
     with pytest.raises(RuntimeError, match="gone"):
-        httpx.post(f"{server.url}/images/edits", content=half(), headers={"Content-Type": FORM})
+        server.http.post(f"{server.url}/images/edits", content=half(), headers={"Content-Type": FORM})
     until = time.monotonic() + 10
-    while "499" not in httpx.get(f"{server.root}/metrics").text:
+    while "499" not in server.http.get(f"{server.root}/metrics").text:
         assert time.monotonic() < until, "the request goes on"
         time.sleep(0.01)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
