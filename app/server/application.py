@@ -11,15 +11,19 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
 from . import pictures
-from .chat import endpoint as chat
+from .chat import routes as chat
 from .errors import DOCUMENTED, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
+from .responses import routes as responses
+from .security import protect
 from .service import Service, stopping
 from .streaming import ClientLeftError
 
@@ -60,6 +64,8 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(responses.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 
@@ -89,19 +95,26 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
             raise stopping("the server is stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """For Prometheus."""
         service.metrics.accepted.set(service.accepted)
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    app.add_middleware(
+        protect,
+        api_keys=options.api_key,
+        hosts=(options.host, *options.allow_host),
+        origins=options.allow_origin,
+        max_body=options.max_body * 2**20,
+    )
     app.add_middleware(Log, service=service)
-    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, model.name)  # type: ignore[method-assign]
     return app
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; mistakes are answered 400 here, not FastAPI's 422."""
+def document(app: FastAPI, model: str) -> dict[str, Any]:
+    """The OpenAPI document, which names the model; mistakes are answered 400 here, not FastAPI's 422."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, routes=app.routes)
         for path in made["paths"].values():
@@ -109,6 +122,9 @@ def document(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             made["components"]["schemas"].pop(unused)
+        for schema in made["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"]["examples"] = [model]
         app.openapi_schema = made
     return app.openapi_schema
 

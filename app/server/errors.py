@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -90,18 +91,31 @@ def as_api_error(error: Exception) -> APIError:
 
 def of_validation(error: RequestValidationError) -> APIError:
     """The first thing that a request's fields say wrongly, named as in ``messages.0.content``."""
-    first = error.errors()[0]
-    place = [str(step) for step in first["loc"] if step not in ("body", "query", "path")]
+    # of a union each member says what it misses: the one that went furthest was meant
+    first = max(error.errors(), key=lambda each: len(path_of(each, error.body)))
+    place = path_of(first, error.body)
     if first["type"] == "json_invalid":
         return APIError(f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")
-    # of a union pydantic names the member too, which is none of the client's names
-    param = ".".join(step for step in place if step.isidentifier() or step.isdecimal()) or None
+    param = ".".join(place) or None
     if first["type"] == "extra_forbidden":
         return APIError(f"unknown field {param}", param=param, code="unknown_parameter")
     if first["type"] == "missing":
         return APIError(f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")
     return APIError(f"{param}: {message}" if param else message, param=param, code="invalid_value")
+
+
+def path_of(error: Mapping[str, Any], body: Any) -> list[str]:
+    """The steps through the body, or the parameter, that an error is about. Of a union pydantic names the member too, which is
+    none of the client's names."""
+    steps, value, place = error["loc"][1:], body, []  # the first one is "body", "query" or "path"
+    for index, step in enumerate(steps):
+        if (isinstance(value, Mapping) and step in value) or (isinstance(value, list) and isinstance(step, int)):
+            value = value[step]
+        elif index < len(steps) - 1 or (isinstance(body, Mapping) and error["type"] != "missing"):
+            continue
+        place.append(str(step))
+    return place
 
 
 def add_handlers(app: FastAPI) -> None:

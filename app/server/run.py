@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from .options import ServerOptions
+from .security import check_listen, find_keys
 
 if TYPE_CHECKING:
     from ..cli.options import Loading
@@ -25,8 +25,8 @@ just when it is closed"""
 
 def run(loading: Loading, options: ServerOptions) -> int:
     """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
-    keys = (*options.api_key, *os.environ.get("LIMNER_API_KEY", "").split())
-    options = replace(options, api_key=keys)
+    options = replace(options, api_key=find_keys(options.api_key))
+    check_listen(options.host, options.api_key, options.insecure)
     with listen(options.host, options.port) as listening:
         from . import logs
         from .application import create_app

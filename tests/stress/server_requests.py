@@ -137,7 +137,8 @@ ODD_HEADERS = [
     ("Authorization", "Basic !"), ("Accept", "nothing/at-all"), ("Expect", "100-continue"), ("Content-Encoding", "gzip"),
     ("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "x"), ("Content-Length", "-1"), ("Content-Length", "99999999999"),
     ("Content-Length", "abc"), ("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Connection", "Upgrade"),
-    ("Cookie", "a=" + "b" * 9000), ("X-" + "y" * 300, "z"), ("Range", "bytes=0-5"), ("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-Proto", "\xff"),
+    ("Cookie", "a=" + "b" * 9000),
+    ("X-" + "y" * 300, "z"), ("Range", "bytes=0-5"), ("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-Proto", "\xff"),
 ]  # fmt: skip
 KINDS = [
     "", "text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded", "multipart/form-data",
