@@ -44,7 +44,8 @@ class Call:
     n: int = 1
     adapters: Mapping[str, float] | None = None
     draws: bool = False
-    """One picture in each reply, whatever the model would say, as of `Limner.draw`"""
+    """At least one picture in each reply, whatever the model would say, as of `Limner.draw`; no more unless ``max_images`` is
+    given"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Service:
                 adapters=call.adapters,
                 # what goes on from a kept cache is rounded otherwise, and nobody goes on from one drawing
                 keep_cache=call.n == 1 and not call.draws,
-                **(dict(call.options) | ({"max_images": 1} if call.draws else {})),
+                **(({"max_images": 1} if call.draws else {}) | dict(call.options)),
             )
         except BaseException:
             await answer.aclose()
