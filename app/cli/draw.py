@@ -84,7 +84,8 @@ def draw_with_sd3(prompt: str, loading: Loading, out: Path | None, request: dict
     from ...integrations.sd3.text_to_image import StableDiffusion3
 
     used = {"seed", "height", "width", "num_inference_steps", "guidance_scale"}
-    given = [name for name in ("adapter", "bits", "offload") if getattr(loading, name)] + sorted(set(request) - used)
+    own = [name for name in ("adapter", "bits", "offload", "dtype") if getattr(loading, name) != getattr(LOADING, name)]
+    given = [*own, *sorted(set(request) - used)]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} is for a Limner model, not for the sd3 backend")
     folder = resolve_source(loading.model, loading.revision, loading.variant)

@@ -177,6 +177,8 @@ class ModelChoice:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Loading(ModelChoice):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the weights: auto is what the machine computes faster"""
     bits: Literal[8, 4] | None = None
     """quantise the weights (needs limner[quantized])"""
     offload: bool = False
@@ -184,11 +186,11 @@ class Loading(ModelChoice):
     adapter: Annotated[tuple[str, ...], Parameter(metavar="[NAME=]DIR[:WEIGHT]")] = ()
     """a LoRA adapter; repeatable"""
 
-    def load(self, dtype: str = "auto", **options: Any) -> Limner:
+    def load(self, dtype: str | None = None, **options: Any) -> Limner:
         from ...inference.adapters import split_adapter
 
         adapters = [split_adapter(given) for given in self.adapter]  # a mistyped weight is said before anything loads
-        model = super().load(dtype, bits=self.bits, offload=self.offload, **options)
+        model = super().load(dtype or self.dtype, bits=self.bits, offload=self.offload, **options)
         for name, folder, weight in adapters:
             model.load_adapter(folder, name, weight)
         return model

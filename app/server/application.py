@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -12,19 +11,26 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
 from . import pictures
 from .chat import endpoint as chat
-from .errors import DOCUMENTED, APIError, add_handlers
+from .errors import DOCUMENTED, add_handlers
 from .history import History
 from .options import ServerOptions
-from .service import Service
+from .security import protect
+from .service import Service, stopping
 from .streaming import ClientLeftError
 
 logger = logging.getLogger("limner.server")
+
+LEFT = 499
+"""Status of an answer that its client did not wait for, in logs and metrics; nginx's"""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Others are words of a client, and not logged"""
 
 
 def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
@@ -37,7 +43,6 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         yield
-        service.is_stopping = True
         service.close()
 
     app = FastAPI(
@@ -54,7 +59,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
 
     @app.exception_handler(ClientLeftError)
     async def left(*_: Any) -> Response:
-        return Response(status_code=499)
+        return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
     app.include_router(pictures.routes(service))
@@ -83,22 +88,29 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     def ready() -> dict[str, str]:
         """Whether requests are taken."""
         if service.is_stopping or not service.engine.thread.is_alive():
-            raise APIError("the server is stopping", 503, code="stopping")
+            raise stopping("the server is stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """For Prometheus."""
         service.metrics.accepted.set(service.accepted)
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    app.add_middleware(
+        protect,
+        api_keys=options.api_key,
+        hosts=(options.host, *options.allow_host),
+        origins=options.allow_origin,
+        max_body=options.max_body * 2**20,
+    )
     app.add_middleware(Log, service=service)
-    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, model.name)  # type: ignore[method-assign]
     return app
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; mistakes are answered 400 here, not FastAPI's 422."""
+def document(app: FastAPI, model: str) -> dict[str, Any]:
+    """The OpenAPI document, which names the model; mistakes are answered 400 here, not FastAPI's 422."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, routes=app.routes)
         for path in made["paths"].values():
@@ -106,12 +118,15 @@ def document(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             made["components"]["schemas"].pop(unused)
+        for schema in made["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"]["examples"] = [model]
         app.openapi_schema = made
     return app.openapi_schema
 
 
 class Log:
-    """A line of JSON for each answer, without what was said in it."""
+    """A record in the log for each answer, without what was said in it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -131,15 +146,19 @@ class Log:
 
         try:
             await self.app(scope, receive, sending)
+        except Exception:
+            status = status or 500  # what the handler outside will answer
+            raise
         finally:
+            status = status or LEFT
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
             self.service.metrics.requests.labels(path, status).inc()
             values = {
-                "method": scope["method"],
+                "method": scope["method"] if scope["method"] in METHODS else "other",
                 "path": path,
                 "status": status,
                 "seconds": round(time.monotonic() - began, 3),
                 "bytes": sent,
             }
-            logger.info(json.dumps(values))
+            logger.info("answered", extra={"values": values})

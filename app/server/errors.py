@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -90,18 +91,32 @@ def as_api_error(error: Exception) -> APIError:
 
 def of_validation(error: RequestValidationError) -> APIError:
     """The first thing that a request's fields say wrongly, named as in ``messages.0.content``."""
-    first = error.errors()[0]
-    place = [str(step) for step in first["loc"] if step not in ("body", "query", "path")]
+    # of a union each member says what it misses: the one that went furthest was meant
+    first = max(error.errors(), key=lambda own: len(steps(own["loc"], error.body)))
+    place = steps(first["loc"], error.body)
     if first["type"] == "json_invalid":
         return APIError(f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")
-    # of a union pydantic names the member too, which is none of the client's names
-    param = ".".join(step for step in place if step.isidentifier() or step.isdecimal()) or None
+    param = ".".join(place) or None
     if first["type"] == "extra_forbidden":
         return APIError(f"unknown field {param}", param=param, code="unknown_parameter")
     if first["type"] == "missing":
         return APIError(f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")
     return APIError(f"{param}: {message}" if param else message, param=param, code="invalid_value")
+
+
+def steps(place: Sequence[int | str], body: Any) -> list[str]:
+    """The client's own names on the way to a field; of a union pydantic names the member, too, which is none of them."""
+    found = []
+    for index, step in enumerate(place):
+        if isinstance(body, Mapping) and isinstance(step, str) and step in body:
+            body = body[step]
+        elif isinstance(body, list) and isinstance(step, int):
+            body = body[step] if step < len(body) else None
+        elif index < len(place) - 1 or not isinstance(body, Mapping) or step == "body":
+            continue  # else a field that is missing
+        found.append(str(step))
+    return found
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from docstring_parser import parse_from_object
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 
@@ -21,20 +21,32 @@ NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class RequestModel(BaseModel):
-    """Unknown fields are refused."""
+    """Unknown fields are refused, unless they are null."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    def ignored(self) -> list[str]:
-        """Names of fields that were given and have no effect."""
-        marked = [n for n, field in type(self).model_fields.items() if field.json_schema_extra == NO_EFFECT]
-        return [name for name in marked if name in self.model_fields_set and getattr(self, name) is not None]
+    @model_validator(mode="before")
+    @classmethod
+    def without_nulls(cls, values: Any) -> Any:
+        """Clients send back what they were given with fields of their own that are null."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or name in cls.model_fields}
+
+    def ignored(self) -> set[str]:
+        """Names of fields, of parts of it too, that were given and have no effect."""
+        names: set[str] = set()
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            if value is not None and type(self).model_fields[name].json_schema_extra == NO_EFFECT:
+                names.add(name)
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, RequestModel):
+                    names |= part.ignored()
+        return names
 
 
-def positive_pair(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= value[0] <= value[1] <= 1:
-        raise ValueError("two times in [0, 1], the lower one first")
-    return value
+Time = Annotated[float, Field(ge=0, le=1)]
 
 
 BOUNDS: dict[str, Any] = {
@@ -48,7 +60,6 @@ BOUNDS: dict[str, Any] = {
     "num_inference_steps": Field(ge=1, le=1000),
     "guidance_scale": Field(ge=0, le=1000),
     "image_guidance_scale": Field(ge=0, le=1000),
-    "guidance_interval": AfterValidator(positive_pair),
     "sampler": Field(json_schema_extra={"enum": ["euler", "heun", "multistep", None]}),
     "partial_images": Field(ge=0, le=3),
     "history": Field(ge=0, le=10_000),
@@ -68,7 +79,8 @@ def options_model(name: str, names: tuple[str, ...]) -> type[RequestModel]:
     for field in fields(GenerationConfig):
         if field.name in names:
             bound = BOUNDS.get(field.name)
-            hint = Annotated[hints[field.name], bound] if bound is not None else hints[field.name]
+            hint = hints[field.name] if bound is None else Annotated[hints[field.name], bound]
+            hint = tuple[Time, Time] | None if field.name == "guidance_interval" else hint
             made[field.name] = (hint, Field(None, description=helps.get(field.name)))
     return create_model(name, __base__=RequestModel, **made)
 

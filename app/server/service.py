@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import time
@@ -28,6 +29,7 @@ from .options import ServerOptions
 from .store import Store
 
 T = TypeVar("T")
+logger = logging.getLogger("limner.server")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Service:
         if call.n > self.options.max_replies:
             raise APIError(f"n is {call.n}; this server gives at most {self.options.max_replies}", param="n")
         if self.is_stopping:
-            raise APIError("the server is stopping", 503, code="stopping", headers={"Retry-After": "10"})
+            raise stopping("the server is stopping")
         if self.accepted + call.n > limit:
             self.metrics.refused.inc()
             wait = math.ceil(self.seconds_per_reply * max(1, self.accepted / self.options.max_batch))
@@ -119,11 +121,24 @@ class Service:
 
     def ignored(self, body: RequestModel) -> dict[str, str]:
         """A header that names the fields of a request which have no effect, where there are any."""
-        names = body.ignored()
+        names = sorted(body.ignored())
         return {"X-Limner-Ignored": ", ".join(names)} if names else {}
+
+    async def stop(self, is_forced: Callable[[], bool]) -> None:
+        """Takes no more calls; gives those that were accepted ``ServerOptions.grace`` seconds, unless it is forced to stop at
+        once, and then tells the clients of the rest that it stopped. `close` follows when they have heard of it."""
+        self.is_stopping = True
+        end = time.monotonic() + self.options.grace
+        logger.info("stopping", extra={"values": {"accepted": self.accepted}})
+        while self.accepted and time.monotonic() < end and not is_forced():
+            await asyncio.sleep(0.05)
+        self.engine.stop()
+        level = logging.WARNING if self.accepted else logging.INFO
+        logger.log(level, "stopped", extra={"values": {"cut": self.accepted}})
 
     def close(self) -> None:
         """Ends the engine and removes what was kept."""
+        self.is_stopping = True
         self.engine.close()
         self.store.close()
 
@@ -152,7 +167,7 @@ class Answer:
                     self.service.metrics.pictures.inc()
                 yield event
         except EngineClosedError:
-            raise APIError("the server stopped before this request was answered", 503, code="stopping") from None
+            raise stopping("the server stopped before this request was answered") from None
         seconds = time.monotonic() - self.began
         self.service.seconds_per_reply += (seconds - self.service.seconds_per_reply) / 16
         self.service.metrics.answered.observe(seconds)
@@ -189,6 +204,11 @@ class Answer:
             self.service.accepted -= self.call.n
             if self.running is not None:
                 await self.running.aclose()
+
+
+def stopping(message: str) -> APIError:
+    """The error of a server that stops."""
+    return APIError(message, 503, code="stopping", headers={"Retry-After": "10"})
 
 
 def random_seed() -> int:

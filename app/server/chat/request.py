@@ -82,6 +82,10 @@ class AssistantMessage(RequestModel):
     annotations: Empty | None = None
     tool_calls: Empty | None = None
     function_call: None = None
+    # litellm's
+    provider_specific_fields: Any = Field(None, json_schema_extra=NO_EFFECT)
+    reasoning_content: Any = Field(None, json_schema_extra=NO_EFFECT)
+    thinking_blocks: Any = Field(None, json_schema_extra=NO_EFFECT)
     name: str | None = Field(None, json_schema_extra=NO_EFFECT)
 
 
