@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,10 +21,13 @@ from PIL import Image
 from ..mllm.messages import EmittedText, Message, normalize_messages
 from .images import load_image
 from .inputs import load_message_images
-from .output import free_path, save_image, write_text
+from .output import atomic_file, free_path, save_image, write_text
 
 FORMAT = 1
 STATE_KEYS = ("format", "model", "fingerprint", "adapters", "options", "dropped", "forgotten", "token_ids")
+
+MAX_ARCHIVE = 1 << 30
+"""Bytes that the files of a zip archive may have"""
 
 PictureFiles = dict[str, Path]
 """Of a chat's pictures, by `digest`"""
@@ -71,6 +77,41 @@ def write_chat(path: Path, messages: Sequence[Message], state: Mapping[str, Any]
         write_text(path, text + "\n")
         undo.pop_all()
     return own
+
+
+def write_archive(path: Path, messages: Sequence[Message], state: Mapping[str, Any]) -> None:
+    """What `write_chat` writes as one zip archive. Raises OSError as it does."""
+    with tempfile.TemporaryDirectory() as folder, atomic_file(path) as fresh:
+        write_chat(Path(folder, f"{path.stem}.jsonl"), messages, state, {})
+        with zipfile.ZipFile(fresh, "w") as archive:
+            for file in sorted(Path(folder).iterdir()):
+                archive.write(file, file.name)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The ``.jsonl`` of a zip archive, with the pictures beside it, in a temporary folder. Raises ValueError for an archive that
+    is no saved chat; errors of the body about that file name the archive."""
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            chats = [name for name in names if name.endswith(".jsonl")]
+            if len(chats) != 1 or any(
+                Path(name).name != name or "\\" in name or entry.is_dir()
+                for name, entry in zip(names, entries, strict=True)
+            ):
+                raise ValueError(f"{path} is no saved chat: expected one .jsonl with its pictures, and no folders")
+            if (size := sum(entry.file_size for entry in entries)) > MAX_ARCHIVE:
+                raise ValueError(f"{path} unpacks to {size:,} bytes; a chat may have {MAX_ARCHIVE:,}")
+            archive.extractall(folder)
+            inner = Path(folder, chats[0])
+            try:
+                yield inner
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(inner), str(path)).replace(folder, str(path))) from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:  # broken, encrypted
+        raise ValueError(f"{path} is no saved chat: {error}") from None
 
 
 def read_chat(path: Path) -> tuple[list[Message], dict[str, Any], PictureFiles]:

@@ -17,10 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
 from . import pictures
-from .chat import endpoint as chat
+from .chat import routes as chat
 from .errors import DOCUMENTED, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
+from .responses import routes as responses
 from .security import protect
 from .service import Service, stopping
 from .streaming import ClientLeftError
@@ -62,6 +64,8 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
         return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(responses.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     created = int(time.time())
 

@@ -8,7 +8,8 @@ import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from ...inference.async_engine import AsyncEngine, EngineClosedError
 from ...inference.engine import Engine
-from ...inference.model import Limner
+from ...inference.model import FORCED_PICTURE, Limner
 from ...inference.reply import Reply
 from ...inference.requests import Request
 from ...inference.scheduler import EngineLimits
@@ -42,6 +43,8 @@ class Call:
     seed: int = 0
     n: int = 1
     adapters: Mapping[str, float] | None = None
+    draws: bool = False
+    """One picture in each reply, whatever the model would say, as of `Limner.draw`"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Usage:
     completion_tokens: int
     image_tokens: int
     """Of the completion's"""
+    prompt_image_tokens: int = 0
+    """Of the prompt's"""
 
 
 class Service:
@@ -92,6 +97,7 @@ class Service:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(wait)},
             )
+        self.check_options(call)
         self.accepted += call.n
         answer = Answer(self, call)
         try:
@@ -101,13 +107,33 @@ class Service:
                 seed=call.seed,
                 n=call.n,
                 adapters=call.adapters,
-                keep_cache=call.n == 1,
-                **call.options,
+                # what goes on from a kept cache is rounded otherwise, and nobody goes on from one drawing
+                keep_cache=call.n == 1 and not call.draws,
+                **(dict(call.options) | ({"max_images": 1} if call.draws else {})),
             )
         except BaseException:
             await answer.aclose()
             raise
         return answer
+
+    def check_options(self, call: Call) -> None:
+        """Raises APIError, which names the field, for a size that is not drawn and an adapter that is not there."""
+        if "height" in call.options:
+            self.check_size(call.options["height"], call.options["width"])
+        try:
+            self.model.adapters.weights(call.adapters)
+        except ValueError as error:
+            raise APIError(f"adapters: {error}", param="adapters", code="invalid_value") from None
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises APIError for a size that is not drawn."""
+        try:
+            if height * width > self.options.max_megapixels * 1e6:
+                limit = f"{self.options.max_megapixels:g} megapixels, the limit of this server"
+                raise ValueError(f"a picture of {width} x {height} is more than {limit}")
+            self.model.detokenizer.check_size(height, width)
+        except ValueError as error:
+            raise APIError(f"size: {error}", param="size", code="invalid_value") from None
 
     def check_model(self, name: str) -> None:
         """Raises APIError for a model that is not this one."""
@@ -149,6 +175,9 @@ class Answer:
     def __init__(self, service: Service, call: Call) -> None:
         self.service, self.call = service, call
         self.request: Request | None = None
+        self.forced: Request | None = None
+        """Of a call that draws: pictures of the replies in `silent`, which the model gave without"""
+        self.silent: list[int] = []
         self.running: AsyncGenerator[Event, None] | None = None
         self.began = time.monotonic()
         self.is_open = True
@@ -156,7 +185,7 @@ class Answer:
     async def events(self) -> AsyncGenerator[Event, None]:
         """As they happen. Raises APIError where the server stops, and what the model's work raises."""
         assert self.request is not None and self.running is None
-        self.running = self.service.engine.events(self.request)
+        self.running = self._events(self.request)
         first = True
         try:
             async for event in self.running:
@@ -173,6 +202,25 @@ class Answer:
         self.service.metrics.answered.observe(seconds)
         self.service.metrics.tokens.inc(self.usage.completion_tokens)
 
+    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
+        async with aclosing(self.service.engine.events(request)) as events:
+            async for event in events:
+                yield event
+        if not self.call.draws:
+            return
+        self.silent = [row for row, reply in enumerate(request.replies) if not reply.images]
+        if not self.silent:
+            return
+        self.forced = await self.service.engine.request(
+            [self.call.messages] * len(self.silent),
+            seed=[self.call.seed + row for row in self.silent],
+            adapters=self.call.adapters,
+            **{**self.call.options, **FORCED_PICTURE},
+        )
+        async with aclosing(self.service.engine.events(self.forced)) as events:
+            async for event in events:
+                yield replace(event, row=self.silent[event.row])
+
     async def finish(self) -> list[Reply]:
         """Waits for its end; the answer is closed then."""
         try:
@@ -186,16 +234,22 @@ class Answer:
     def replies(self) -> list[Reply]:
         """When all events are there."""
         assert self.request is not None
-        return self.request.replies
+        replies = self.request.replies
+        if self.forced is not None:
+            for row, forced in zip(self.silent, self.forced.replies, strict=True):
+                replies[row] = replace(replies[row], parts=[*replies[row].parts, *forced.images])
+        return replies
 
     @property
     def usage(self) -> Usage:
         """When all events are there."""
         assert self.request is not None
         encoded = {id(own): own for own in self.request.encoded}.values()
-        text = sum(row.num_text_tokens for row in self.request.rows)
-        pictures = sum(row.num_images for row in self.request.rows) * self.service.model.engine.image_positions
-        return Usage(sum(len(own.input_ids) for own in encoded), text + pictures, pictures)
+        rows = [*self.request.rows, *(self.forced.rows if self.forced else ())]
+        text = sum(row.num_text_tokens for row in rows)
+        pictures = sum(row.num_images for row in rows) * self.service.model.engine.image_positions
+        shown = sum(len(own.views) for own in encoded) * self.service.model.config.image_tokens
+        return Usage(sum(len(own.input_ids) for own in encoded), text + pictures, pictures, shown)
 
     async def aclose(self) -> None:
         """Frees its slot: whatever is not done of it is left, within one unit of work."""
