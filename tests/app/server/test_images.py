@@ -247,7 +247,7 @@ def test_what_has_no_effect_is_named(client):
         response_format="b64_json",
         extra_body={"svg": None, "negative_prompt": ""},
     )
-    assert answer.headers["X-Limner-Ignored"] == "moderation, user, style"
+    assert answer.headers["X-Limner-Ignored"] == "moderation, style, user"
 
 
 def test_who_leaves_frees_the_slot(server, slow_steps):
