@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def run(loading: Loading, options: ServerOptions) -> int:
     """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
+    from ..web.mounting import MISSING, PATH, is_installed
     from .application import create_app
 
     options = replace(options, api_key=find_keys(options.api_key))
@@ -30,7 +31,9 @@ def run(loading: Loading, options: ServerOptions) -> int:
     model = loading.load(allow_urls=options.allow_url)
     app = create_app(model, options)
     host, port = listening.getsockname()[:2]
-    print(f"{model.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"{model.name} at {address}/v1", flush=True)
+    print(f"the page at {address}{PATH}/" if is_installed() else MISSING, flush=True)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=options.grace, server_header=False
     )
