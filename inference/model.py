@@ -56,6 +56,8 @@ LOADING_LOCK = threading.Lock()
 """One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
+FORCED_PICTURE: GenerationOptions = {"images": "force", "max_images": 1, "max_new_tokens": 1}
+"""Options of `draw` where the model answered without a picture"""
 PARTS = ("llm", "vision", "detokenizer", STUDENT)
 """Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 
@@ -273,7 +275,7 @@ class Limner(nn.Module):
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, callback=callback, adapters=adapters, **options)
         if silent := [i for i, reply in enumerate(replies) if not reply.images]:
-            options["images"], options["max_new_tokens"] = "force", 1
+            options |= FORCED_PICTURE
             again, own = [batch[i] for i in silent], [seeds[i] for i in silent]
             forced = self.generate(again, seed=own, callback=callback, adapters=adapters, **options)
             for i, reply in zip(silent, forced, strict=True):

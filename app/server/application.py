@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -19,15 +18,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...inference.model import Limner
 from ..web.mounting import PageMount, is_installed
 from . import pictures
-from .chat import endpoint as chat
-from .errors import DOCUMENTED, APIError, add_handlers
+from .chat import routes as chat
+from .errors import DOCUMENTED, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
+from .responses import routes as responses
 from .security import protect
-from .service import Service
+from .service import Service, stopping
 from .streaming import ClientLeftError
 
 logger = logging.getLogger("limner.server")
+
+LEFT = 499
+"""Status of an answer that its client did not wait for, in logs and metrics; nginx's"""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Others are words of a client, and not logged"""
 
 
 def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
@@ -41,7 +47,6 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with page.loading() if page else nullcontext():
             yield
-        service.is_stopping = True
         service.close()
 
     app = FastAPI(
@@ -58,9 +63,11 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
 
     @app.exception_handler(ClientLeftError)
     async def left(*_: Any) -> Response:
-        return Response(status_code=499)
+        return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(responses.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
     page = PageMount(app, service) if is_installed() else None
     created = int(time.time())
@@ -88,7 +95,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     def ready() -> dict[str, str]:
         """Whether requests are taken."""
         if service.is_stopping or not service.engine.thread.is_alive():
-            raise APIError("the server is stopping", 503, code="stopping")
+            raise stopping("the server is stopping")
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -126,7 +133,7 @@ def document(app: FastAPI, model: str) -> dict[str, Any]:
 
 
 class Log:
-    """A line of JSON for each answer, without what was said in it."""
+    """A record in the log for each answer, without what was said in it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -146,15 +153,19 @@ class Log:
 
         try:
             await self.app(scope, receive, sending)
+        except Exception:
+            status = status or 500  # what the handler outside will answer
+            raise
         finally:
+            status = status or LEFT
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
             self.service.metrics.requests.labels(path, status).inc()
             values = {
-                "method": scope["method"],
+                "method": scope["method"] if scope["method"] in METHODS else "other",
                 "path": path,
                 "status": status,
                 "seconds": round(time.monotonic() - began, 3),
                 "bytes": sent,
             }
-            logger.info(json.dumps(values))
+            logger.info("answered", extra={"values": values})

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from ...inference.chat_files import digest
 from ...inference.images import load_image
-from ...inference.inputs import load_part
+from ...inference.masks import read_mask
 from ...mllm.messages import EmittedText, Message
 from .errors import APIError
 from .options import ServerOptions
 from .store import Store
 
-PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.png)")
+PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
 """Of a picture that a server gave out: `Service.store` may have it"""
 PICTURE_LINK = re.compile(rf"\n*!\[[^\]\n]*\]\({PICTURE_URL.pattern}\)\n*")
 """The same in the Markdown of a reply (`markdown_link`)"""
@@ -32,24 +32,25 @@ class History:
     def __init__(self, store: Store, options: ServerOptions) -> None:
         self.store, self.options = store, options
 
-    def load_image(self, url: str, where: str) -> Image.Image:
-        """A picture that came with the request, that this server gave out, or from a host that is allowed. Raises APIError."""
-        if not re.match(r"(data:|https?://)", url, re.IGNORECASE):
-            raise APIError(
-                f"{where}: a picture is a data URI or an http(s) URL, not {url[:60]!r}; files of this machine are not read",
-                param=where,
-                code="invalid_image_url",
-            )
-        if found := PICTURE_URL.fullmatch(url):
-            if (data := self.store.get(found[1])) is not None:
-                return load_image(data)
-            if not self.options.allow_url:
-                raise APIError(f"{where}: the picture at {url} is not here any more: send it along", param=where)
+    def load_image(self, source: str | bytes, where: str) -> Image.Image:
+        """A picture that came with the request (a data URI, or the bytes of a file), that this server gave out, or from a host
+        that is allowed. Raises APIError."""
+        return self._load(load_image, source, where)
+
+    def load_mask(self, source: str | bytes, picture: Image.Image, where: str) -> Image.Image:
+        """As `load_image`, for the mask of a picture (`masks.read_mask`): what is transparent is edited. Raises APIError, also
+        for one of another size or that marks nothing."""
+        return self._load(lambda data, allow_url: read_mask(data, picture, allow_url), source, where)
+
+    def _load(
+        self, read: Callable[[str | bytes, Sequence[str]], Image.Image], source: str | bytes, where: str
+    ) -> Image.Image:
+        if isinstance(source, str):
+            source = self._from_store(source, where)
         try:
-            part = load_part({"type": "image", "image": url}, where, self.options.allow_url)
+            image = read(source, self.options.allow_url)
         except ValueError as error:
             raise APIError(f"{where}: {error}", param=where, code="invalid_image") from None
-        image: Image.Image = part["image"]
         if image.width * image.height > self.options.max_megapixels * 1e6:
             raise APIError(
                 f"{where}: a picture of {image.width} x {image.height} is more than {self.options.max_megapixels:g} megapixels, "
@@ -58,6 +59,20 @@ class History:
                 code="image_too_large",
             )
         return image
+
+    def _from_store(self, url: str, where: str) -> str | bytes:
+        """The file of a picture that this server gave out, else the URL. Raises APIError for what is none."""
+        if not re.match(r"(data:|https?://)", url, re.IGNORECASE):
+            raise APIError(
+                f"{where}: a picture is a data URI or an http(s) URL, not {url[:60]!r}; files of this machine are not read",
+                param=where,
+                code="invalid_image_url",
+            )
+        found = PICTURE_URL.fullmatch(url)
+        data = self.store.get(found[1]) if found else None
+        if found and data is None and not self.options.allow_url:
+            raise APIError(f"{where}: the picture at {url} is not here any more: send it along", param=where)
+        return url if data is None else data
 
     def parts(self, content: str | Sequence[Mapping[str, Any]] | None, where: str) -> list[Part]:
         """The texts and pictures of a message's content. Raises APIError for what is neither."""
@@ -135,8 +150,8 @@ def key(parts: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps([words, *pictures]).encode()).hexdigest()
 
 
-def check_pictures(messages: Sequence[Message], options: ServerOptions) -> None:
-    """Raises APIError for more pictures than a request may have."""
+def check_pictures(messages: Sequence[Message], options: ServerOptions, param: str = "messages") -> None:
+    """Raises APIError for more pictures than a request may have in this field."""
     count = sum(part["type"] == "image" for message in messages for part in message["content"])
     if count > options.max_pictures:
-        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param="messages")
+        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param=param)

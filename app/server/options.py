@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class ServerOptions:
     """pictures do not say what they were made of"""
     grace: int = 30
     """seconds that a server which is told to stop gives to requests"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """least level of what is logged; debug tells what errors say, in which a client's words may be"""
 
     def __post_init__(self) -> None:
         bounds = {

@@ -270,4 +270,3 @@ async def until(stopping: asyncio.Event, events: AsyncGenerator[Event, None]) ->
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await events.aclose()
-

@@ -158,10 +158,10 @@ class Handlers:
         return self.say(conversation, words, [], values, place=place, seed=seed if values[5] else None)
 
     def more(self, conversation: Conversation, asked: dict[str, str], values: Any) -> AsyncGenerator[Updates, None]:
-        options = self.page.panel.options(values, random_seed())
-        conversation.chat.asked(int(asked["value"]))
-        turn = conversation.more(int(values[6]), int(asked["value"]), **options)
-        return self.run(conversation, turn, None)
+        place = int(asked["value"])
+        conversation.chat.asked(place)  # it is there
+        conversation.chat.options = self.page.panel.options(values, random_seed())
+        return self.run(conversation, conversation.more(int(values[6]), place), None)
 
     def variations(
         self, conversation: Conversation, asked: dict[str, str], values: Any
@@ -196,10 +196,10 @@ class Handlers:
         seed: int | None = None,
     ) -> AsyncGenerator[Updates, None]:
         """Has a message answered with the options of the panel, which the conversation keeps."""
-        options = self.page.panel.options(values, random_seed()) | ({} if seed is None else {"seed": seed})
         shown = self.checked(conversation, images)
-        chat = conversation.chat
-        chat.options = {name: value for name, value in options.items() if value is not None}  # type: ignore[assignment]
+        conversation.chat.options = self.page.panel.options(values, random_seed())
+        if seed is not None:
+            conversation.chat.options["seed"] = seed
         return self.run(conversation, conversation.say(words, shown, mask, place), (words, images))
 
     def checked(self, conversation: Conversation, images: list[Any]) -> list[Image.Image]:

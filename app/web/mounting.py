@@ -44,6 +44,7 @@ class PageMount:
 
     def __init__(self, app: FastAPI, service: Service) -> None:
         self.app, self.conversations = app, Conversations(service)
+        service.at_stop.append(self.close_streams)
         self.failed = False
         self.mount: Mount | None = None
         app.include_router(routes(self.conversations), prefix=PATH, include_in_schema=False)

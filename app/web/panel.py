@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ...inference.chat import ChatOptions
 from ...inference.model import Limner
 from .texts import text
 
@@ -51,11 +52,11 @@ class Panel:
             self.draw, self.shape, self.steps, self.guidance, self.seed, self.lock, self.number, *self.adapters.values()
         ]  # fmt: skip
 
-    def options(self, values: Sequence[Any], random_seed: int) -> dict[str, Any]:
-        """Of `Limner.generate`, by the components' values; ``random_seed`` where none is kept."""
+    def options(self, values: Sequence[Any], random_seed: int) -> ChatOptions:
+        """By the components' values; ``random_seed`` where none is kept."""
         draw, shape, steps, guidance, seed, lock, _, *weights = values
         height, _, width = str(shape or "").partition("x")
-        return {
+        given = {
             "images": draw,
             "height": int(height) if height else None,
             "width": int(width) if width else None,
@@ -64,6 +65,7 @@ class Panel:
             "seed": int(seed) if lock and seed is not None else random_seed,
             "adapters": dict(zip(self.adapters, weights, strict=True)) or None,
         }
+        return ChatOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
 
     def values(self, options: dict[str, Any], language: str | None = None) -> list[Any]:
         """What shows these options, in the order of `components`, with choices in a language where one is given."""

@@ -44,6 +44,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "picture": ("Picture", "图片", "그림"),
     "close": ("Close", "关闭", "닫기"),
     "change_label": ("What is to change?", "要改成什么？", "무엇을 바꿀까요?"),
+    "change_hint": ("make it blue", "换成蓝色", "파란색으로 바꿔 줘"),
     "change": ("Change it", "修改", "바꾸기"),
     "region_hint": (
         "Mark a part with the box or the brush, and only that part changes.",

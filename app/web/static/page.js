@@ -163,7 +163,7 @@ async function openPicture(name, source, label) {
   };
   const tools = [tool("box"), tool("brush")];
   const erase = make("button", { type: "button", name: "erase", onclick: () => marks.clear() }, word("erase"));
-  const input = make("input", { id: "change", name: "text", autocomplete: "off", required: "", placeholder: word("change_label") });
+  const input = make("input", { id: "change", name: "text", autocomplete: "off", required: "", placeholder: word("change_hint") });
   const change = (event) => {
     event.preventDefault();
     done("change", { text: input.value, mask: marks.mask() });
