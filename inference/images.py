@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -44,8 +44,9 @@ TURNS = {
 """What sets a picture of each EXIF orientation upright"""
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of TIFF that tell a camera's raw file, whose first page is a thumbnail"""
-Convert = Callable[[Image.Image, str], Image.Image]
-"""`to_rgb` or `to_mask`"""
+Result = TypeVar("Result")
+Convert = Callable[[Image.Image, str], Result]
+"""What is made of an image, which may not have been decoded, and of what errors call it"""
 FORMATS_SAID: set[str | None] = set()
 """Formats of which a file with several frames was met"""
 
@@ -79,8 +80,8 @@ def load_mask(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
     return load_as(to_mask, source, allow_urls)
 
 
-def load_as(convert: Convert, source: Any, allow_urls: Sequence[str]) -> Image.Image:
-    """Whatever is a picture (`load_image`), converted by `to_rgb` or `to_mask`."""
+def load_as(convert: Convert[Result], source: Any, allow_urls: Sequence[str] = ()) -> Result:
+    """What ``convert`` (`to_rgb`, `to_mask`, …) makes of whatever is a picture (`load_image`)."""
     if isinstance(source, Image.Image):
         return convert(source, str(getattr(source, "filename", "") or "the picture"))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -105,7 +106,7 @@ def load_as(convert: Convert, source: Any, allow_urls: Sequence[str]) -> Image.I
     )
 
 
-def load_address(address: str, allow_urls: Sequence[str], convert: Convert) -> Image.Image:
+def load_address(address: str, allow_urls: Sequence[str], convert: Convert[Result]) -> Result:
     """As `load_as`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
         return decode_bytes(data_of_uri(address), f"{address:.30}…", convert)
@@ -120,7 +121,7 @@ def local_path(source: str | os.PathLike[str]) -> Path | None:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def load_file(path: Path, convert: Convert) -> Image.Image:
+def load_file(path: Path, convert: Convert[Result]) -> Result:
     """As `load_as`, for a path."""
     name = f"{path!s:.300}"
     try:
@@ -158,15 +159,15 @@ def read_all(stream: Any) -> bytes:
     return data
 
 
-def decode_bytes(data: bytes, name: str, convert: Convert) -> Image.Image:
+def decode_bytes(data: bytes, name: str, convert: Convert[Result]) -> Result:
     """As `load_as`, for the bytes of a file."""
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)")
     return decode_image(io.BytesIO(data), name, convert)
 
 
-def decode_image(stream: BinaryIO, name: str, convert: Convert | None = None) -> Image.Image:
-    """As `load_as`, for an open file, by `to_rgb` where nothing else is said; ``name`` is what errors call it."""
+def decode_image(stream: BinaryIO, name: str, convert: Convert[Result]) -> Result:
+    """As `load_as`, for an open file; ``name`` is what errors call it."""
     try:
         check_icon(stream, name)
         with warnings.catch_warnings():
@@ -175,7 +176,7 @@ def decode_image(stream: BinaryIO, name: str, convert: Convert | None = None) ->
                 check_pixels(image, name)
                 refuse_raw(image, name)
                 say_first_frame(image, name)
-                return (convert or to_rgb)(image, name)
+                return convert(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
         foreign = foreign_format(stream.read(4096), "HEIF" in formats())
@@ -245,7 +246,7 @@ def check_icon(stream: BinaryIO, name: str) -> None:
             check_size(abs(width), abs(height) // 2, name)  # the picture and its mask
 
 
-def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert) -> Image.Image:
+def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert[Result]) -> Result:
     """As `load_as`, for an array."""
     image = from_array(values, channels_first)
     check_pixels(image, "the picture")

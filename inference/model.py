@@ -48,6 +48,7 @@ from .parts import (
     load_tokenizer,
     stream_state,
 )
+from .picture_metadata import request_metadata
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -199,14 +200,10 @@ class Limner(nn.Module):
         if config.size is not None:
             self.detokenizer.check_size(*config.size)
         history = options.get("history") or 0  # the folder's own is for chats, which give it
+        shown = [recent_messages(load_message_images(messages, self.allow_urls), history) for messages in batch]
         encoded = [
-            self.encoder.encode(
-                recent_messages(load_message_images(messages, self.allow_urls), history),
-                add_generation_prompt=True,
-                images=config.images,
-                boxes=config.boxes,
-            )
-            for messages in batch
+            self.encoder.encode(messages, add_generation_prompt=True, images=config.images, boxes=config.boxes)
+            for messages in shown
         ]
         max_tokens = self.mllm.max_position_embeddings
         prompt_tokens = max(len(e.input_ids) for e in encoded)
@@ -222,6 +219,7 @@ class Limner(nn.Module):
                     f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
                 )
             self.engine.check(own, config)
+        given = self.adapters.changed_weights(weights)
         return Request(
             [once for once in encoded for _ in range(n)],
             seeds,
@@ -229,6 +227,12 @@ class Limner(nn.Module):
             self.adapters.active(weights),
             self.adapters.active(drawing_weights),
             keep_cache,
+            [
+                request_metadata(
+                    shown[row // n], own, config, options, given, self.name, self.adapters.known_fingerprint
+                )
+                for row, own in enumerate(seeds)
+            ],
         )
 
     @overload

@@ -270,7 +270,7 @@ def test_a_zip_archive_holds_the_whole_conversation(model, chat, tmp_path):
     loaded.say("more")
     loaded.save(tmp_path / "talk.zip")
     assert len(Chat.load(tmp_path / "talk.zip", model).messages) == len(loaded.messages)
-    with pytest.raises(ValueError, match="choose another name, such as .*talk-001.zip"):
+    with pytest.raises(ValueError, match=r"choose another name, such as .*talk-001\.zip"):
         chat.clear()
         chat.save(tmp_path / "talk.zip")
 
