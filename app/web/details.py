@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...mllm.messages import Message
+from ...inference.picture_metadata import read_metadata
 from .conversation import Conversation
 
 
-def details(conversation: Conversation, name: str) -> dict[str, Any] | None:
-    """``prompt``, ``plan``, ``options`` of `Limner.generate` and ``size`` of a picture that was drawn; None for any other."""
-    place = conversation.place_of(name)
+def details(conversation: Conversation, name: str) -> dict[str, Any]:
+    """Of the picture of this name: ``shown`` by names of texts and, where it says itself how it was drawn, ``prompt`` and
+    ``options``, those of `Limner.generate`. Pictures that were shown to the model say no more than their size."""
     image = conversation.picture(name)
-    if place is None or image is None or conversation.chat.messages[place]["role"] != "assistant":
-        return None
-    messages = conversation.chat.messages
-    plan = ""
-    for part in messages[place]["content"]:
-        if part["type"] == "text":
-            plan = part["text"].strip()
-        elif conversation.name(part["image"]) == name:
-            break
-    prompt = words(messages[place - 1]) if place else ""
-    return {"prompt": prompt, "plan": plan, "options": {}, "size": f"{image.width} × {image.height}"}
-
-
-def words(message: Message) -> str:
-    """Of a message."""
-    return "\n".join(part["text"] for part in message["content"] if part["type"] == "text")
+    if image is None:
+        return {}
+    size = f"{image.width} × {image.height}"
+    metadata = read_metadata(image)
+    if metadata is None:
+        return {"shown": {"size": size}}
+    options = metadata.options
+    shown = {
+        "prompt": metadata.prompt,
+        "plan": metadata.plan,
+        "seed": metadata.seed,
+        "steps": options["num_inference_steps"],
+        "guidance": f"{options['guidance_scale']:g}",
+        "size": size,
+        "adapters": ", ".join(f"{name} {weight:g}" for name, weight in metadata.adapters.items()),
+    }
+    return {
+        "shown": {title: value for title, value in shown.items() if value != ""},
+        "prompt": metadata.prompt,
+        "options": {**options, "seed": metadata.seed, "adapters": metadata.adapters},
+    }

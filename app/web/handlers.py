@@ -131,8 +131,8 @@ class Handlers:
             return {page.box: {"text": "", "files": []}, page.banner: banner(conversation)}
         elif action == "reuse":
             found = details(conversation, asked["value"])
-            if not found:
-                return {}
+            if "options" not in found:
+                raise ValueError("this picture does not say how it was drawn")
             shown = page.panel.values(found["options"])
             updates = dict(zip(page.panel.components, shown, strict=True))
             return {**updates, page.panel.lock: True, page.box: {"text": found["prompt"], "files": []}}

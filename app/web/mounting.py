@@ -16,8 +16,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.routing import Mount, Route
 
+from ...inference.output import png_bytes
 from ..server.errors import APIError
-from ..server.pictures import png
 from ..server.service import Service
 from .conversation import Conversation
 from .conversations import Conversations
@@ -134,7 +134,7 @@ def made(conversations: Conversations, folder: str) -> tuple[Mount, Page]:
 
 def routes(conversations: Conversations) -> APIRouter:
     """Pictures, what is known of them, and saved conversations."""
-    router = APIRouter()
+    router, metadata = APIRouter(), not conversations.service.options.no_metadata
 
     def find(key: str) -> Conversation:
         found = conversations.get(key)
@@ -151,7 +151,8 @@ def routes(conversations: Conversations) -> APIRouter:
         image = find(key).picture(name)
         if image is None:
             raise APIError("no such picture, or not any more", 404, code="not_found")
-        return Response(png(image), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        data = png_bytes(image, metadata)
+        return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.get("/pictures/{key}/{name}.json")
     def picture_details(key: str, name: str) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def routes(conversations: Conversations) -> APIRouter:
         conversation = find(key)
         conversation.check_idle()
         with tempfile.TemporaryDirectory() as folder:
-            data = conversation.chat.copy().save(Path(folder, "conversation.zip")).read_bytes()
+            path = Path(folder, "conversation.zip")
+            data = conversation.chat.copy().save(path, metadata=metadata).read_bytes()
         headers = {"Content-Disposition": 'attachment; filename="conversation.zip"'}
         return Response(data, media_type="application/zip", headers=headers)
 

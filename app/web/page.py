@@ -30,7 +30,9 @@ class Page:
         self.i18n = gr.I18n(**TEXTS, **{"zh-TW": TEXTS["zh-CN"]})
         i18n = self.i18n
         expire = conversations.service.options.expire
-        with gr.Blocks(title=f"Limner · {model.name}", analytics_enabled=False, delete_cache=(60, expire)) as self.blocks:
+        with gr.Blocks(
+            title=f"Limner · {model.name}", analytics_enabled=False, delete_cache=(60, expire)
+        ) as self.blocks:
             with gr.Row(elem_id="header"):
                 gr.HTML(f"<h1>Limner <span>{model.name}</span></h1>", elem_id="brand")
                 self.settings = gr.Button(i18n("settings"), size="sm", elem_id="settings-button", min_width=0, scale=0)
@@ -109,4 +111,3 @@ def theme() -> gr.themes.Base:
 def style() -> str:
     """The page's CSS."""
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("page.css", "picture.css"))
-

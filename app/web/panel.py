@@ -17,7 +17,7 @@ MAX_SEED = 2**32
 
 
 class Panel:
-    """Its components. Their values go to every event that makes a reply (`options` reads them) and come back from it (`values`)."""
+    """Its components. Their values go to every event that makes a reply, where `options` reads them; `values` shows options."""
 
     def __init__(self, model: Limner, i18n: gr.I18n, most: int) -> None:
         """``most`` is the number of replies that the server gives to a request."""
@@ -27,10 +27,24 @@ class Panel:
         self.shape = gr.Dropdown(shape_choices(model, "en"), value="", label=i18n("shape"), elem_id="shape")
         with gr.Row():
             self.steps = gr.Number(
-                None, label=i18n("steps"), info=own, precision=0, minimum=1, maximum=1000, min_width=100, elem_id="steps"
+                None,
+                label=i18n("steps"),
+                info=own,
+                precision=0,
+                minimum=1,
+                maximum=1000,
+                min_width=100,
+                elem_id="steps",
             )
             self.guidance = gr.Number(
-                None, label=i18n("guidance"), info=own, minimum=0, maximum=1000, step=0.5, min_width=100, elem_id="guidance"
+                None,
+                label=i18n("guidance"),
+                info=own,
+                minimum=0,
+                maximum=1000,
+                step=0.5,
+                min_width=100,
+                elem_id="guidance",
             )
         with gr.Row():
             self.seed = gr.Number(

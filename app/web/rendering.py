@@ -1,7 +1,7 @@
 """A conversation as HTML: the value of gradio's Chatbot, whose messages are shown as they are, without Markdown.
 
-Whatever was said is escaped here, and gradio sanitizes it once more, which leaves no ARIA attributes. Buttons have their action as ``name`` and what it is about as
-``value``; page.js passes them on.
+Whatever was said is escaped here, and gradio sanitizes it once more, which leaves no ARIA attributes. Buttons have their action
+as ``name`` and what it is about as ``value``; page.js passes them on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def chat_messages(conversation: Conversation) -> ChatMessages:
     return shown
 
 
-def said(conversation: Conversation, message: Message, place: int | None = None, is_last: bool = False) -> dict[str, str]:
+def said(
+    conversation: Conversation, message: Message, place: int | None = None, is_last: bool = False
+) -> dict[str, str]:
     """A message; with its ``place`` it can be edited, the last reply tried again."""
     parts: list[Part] = [part.get("text", part.get("image")) for part in message["content"]]
     role = message["role"]
@@ -152,8 +154,9 @@ def placeholder(language: str) -> str:
     for group in GROUPS:
         own = [(index, example) for index, example in enumerate(EXAMPLES) if example.group == group]
         buttons = "".join(
-            f'<li><button type="button" class="example" name="example" value="{index}">{escape(example.said(language))}</button></li>'
+            f'<li><button type="button" class="example" name="example" value="{index}">'
+            f"{escape(example.said(language))}</button></li>"
             for index, example in own
         )
-        html.append(f'<h3>{text(f"group_{group}", language)}</h3><ul>{buttons}</ul>')
+        html.append(f"<h3>{text(f'group_{group}', language)}</h3><ul>{buttons}</ul>")
     return "".join([*html, "</div>"])

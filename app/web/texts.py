@@ -32,7 +32,11 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "choose": ("Take this one", "选这个", "이것으로 하기"),
     "keep": ("Keep the one there was", "保留原来的回答", "원래 답변 유지"),
     "choices": ("{n} answers to choose from", "{n} 个回答可选", "고를 수 있는 답변 {n}개"),
-    "editing": ("Your next message replaces an earlier one.", "下一条消息将替换之前的一条。", "다음 메시지가 이전 메시지를 대신합니다."),
+    "editing": (
+        "Your next message replaces an earlier one.",
+        "下一条消息将替换之前的一条。",
+        "다음 메시지가 이전 메시지를 대신합니다.",
+    ),
     "cancel": ("Cancel", "取消", "취소"),
     "cut": ("(cut short)", "（未完）", "(중간에 끝남)"),
     "painting": ("Painting", "绘制中", "그리는 중"),
@@ -88,14 +92,26 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "group_tell": ("Tell", "讲述", "이야기"),
     # what is said
     "busy": ("A reply is being written: stop it first.", "正在回复，请先停止。", "답변을 쓰는 중입니다. 먼저 멈추세요."),
-    "stopped": ("Stopped. Your message is in the box again.", "已停止。你的消息已放回输入框。", "멈췄습니다. 메시지를 입력란에 되돌려 놓았습니다."),
-    "empty": ("Say something or show a picture.", "请说点什么，或放入一张图片。", "무언가를 말하거나 그림을 보여 주세요."),
+    "stopped": (
+        "Stopped. Your message is in the box again.",
+        "已停止。你的消息已放回输入框。",
+        "멈췄습니다. 메시지를 입력란에 되돌려 놓았습니다.",
+    ),
+    "empty": (
+        "Say something or show a picture.",
+        "请说点什么，或放入一张图片。",
+        "무언가를 말하거나 그림을 보여 주세요.",
+    ),
     "gone": (
         "This conversation is not here any more: reload the page.",
         "这个对话已不存在：请重新载入页面。",
         "이 대화는 더 이상 없습니다. 페이지를 다시 불러오세요.",
     ),
-    "failed": ("The server failed; its log says why.", "服务器出错，原因见日志。", "서버에 오류가 났습니다. 이유는 로그에 있습니다."),
+    "failed": (
+        "The server failed; its log says why.",
+        "服务器出错，原因见日志。",
+        "서버에 오류가 났습니다. 이유는 로그에 있습니다.",
+    ),
     "too_many": (
         "{n} pictures; a message may have {limit}.",
         "有 {n} 张图片，一条消息最多 {limit} 张。",
