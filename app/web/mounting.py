@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.routing import Mount, Route
 
 from ...inference.output import png_bytes
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("limner.server")
 
 PATH = "/ui"
-ICON = Path(__file__).parent / "static" / "icon.svg"
+STATIC = Path(__file__).parent / "static"
+HEAD = """
+<link rel="icon" href="own/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="own/page.css">
+<link rel="stylesheet" href="own/picture.css">
+"""
 MISSING = "the page needs gradio: pip install 'limner[ui]'"
 
 
@@ -48,6 +54,8 @@ class PageMount:
         self.failed = False
         self.mount: Mount | None = None
         app.include_router(routes(self.conversations), prefix=PATH, include_in_schema=False)
+        app.mount(f"{PATH}/own", StaticFiles(directory=STATIC))
+        app.add_route("/favicon.ico", lambda _: FileResponse(STATIC / "icon.svg"), include_in_schema=False)
         app.add_route("/", lambda _: RedirectResponse(f"{PATH}/"), include_in_schema=False)
         self.waiting = Mount(PATH, routes=[Route("/{path:path}", self._moment)])
         app.router.routes.append(self.waiting)
@@ -106,7 +114,7 @@ def made(conversations: Conversations, folder: str) -> tuple[Mount, Page]:
     os.environ["GRADIO_TEMP_DIR"] = folder
     import gradio
 
-    from .page import Page, style, theme
+    from .page import Page, theme
 
     page = Page(conversations)
     options = conversations.service.options
@@ -125,8 +133,7 @@ def made(conversations: Conversations, folder: str) -> tuple[Mount, Page]:
         mcp_server=False,
         i18n=page.i18n,
         theme=theme(),
-        css=style(),
-        head='<link rel="icon" href="icon.svg" type="image/svg+xml">',
+        head=HEAD,
     )
     (mount,) = [route for route in parent.routes if isinstance(route, Mount) and route.path == PATH]
     return mount, page
@@ -141,10 +148,6 @@ def routes(conversations: Conversations) -> APIRouter:
         if found is None:
             raise APIError("no such conversation, or not any more", 404, code="not_found")
         return found
-
-    @router.get("/icon.svg")
-    def icon() -> Response:
-        return Response(ICON.read_bytes(), media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
     @router.get("/pictures/{key}/{name}.png")
     def picture(key: str, name: str) -> Response:

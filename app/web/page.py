@@ -107,7 +107,3 @@ def theme() -> gr.themes.Base:
         primary_hue=colors.teal, secondary_hue=colors.teal, neutral_hue=colors.stone, font=system, font_mono=mono
     )
 
-
-def style() -> str:
-    """The page's CSS."""
-    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("page.css", "picture.css"))
