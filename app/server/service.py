@@ -74,6 +74,8 @@ class Service:
         self.seconds_per_reply = 1.0
         """About what one takes, with what else is done meanwhile"""
         self.is_stopping = False
+        self.at_stop: list[Callable[[], None]] = []
+        """Called when what was accepted is over: end what clients keep open"""
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """What takes a while (a picture to read or to compress) and would keep the event loop waiting."""
@@ -160,6 +162,8 @@ class Service:
         while self.accepted and time.monotonic() < end and not is_forced():
             await asyncio.sleep(0.05)
         self.engine.stop()
+        for end_streams in self.at_stop:
+            end_streams()
         level = logging.WARNING if self.accepted else logging.INFO
         logger.log(level, "stopped", extra={"values": {"cut": self.accepted}})
 
