@@ -17,13 +17,14 @@ from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
 from limner.app.server.options import ServerOptions
 from limner.app.server.run import Server, listen
+from limner.inference.model import Limner
 
 
 class Served:
     """A server whose units of work take ``pace`` seconds more than they need."""
 
-    def __init__(self, pace: float, options: dict[str, Any]) -> None:
-        self.model, self.pace = make_limner(), pace
+    def __init__(self, model: Limner, pace: float, options: dict[str, Any]) -> None:
+        self.model, self.pace = model, pace
         self.app = app = create_app(self.model, ServerOptions(**options))
         self.service, self.engine = app.state.service, self.model.engine
         self.listening = listen("127.0.0.1", 0)
@@ -84,8 +85,9 @@ class Served:
 
 
 @contextmanager
-def served(pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    running = Served(pace, options)
+def served(pace: float = 0.0, model: Limner | None = None, **options: Any) -> Iterator[Served]:
+    """A server of this model, or of a tiny one; ``options`` are those of `ServerOptions`."""
+    running = Served(model or make_limner(), pace, options)
     running.thread.start()
     try:
         running.wait(lambda: running.server.started)

@@ -3,7 +3,11 @@
 import base64
 import io
 import itertools
+import shlex
+import shutil
+import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import httpx
@@ -13,6 +17,7 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
+import limner
 from helpers import psnr
 from limner.mllm.decoding import Decoder
 from served import served
@@ -280,3 +285,19 @@ def test_a_full_queue_says_when_to_come_again():
 
 def test_there_are_no_variations(server):
     assert server.http.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_lines_of_the_document_work(server, tmp_path):
+    document = (Path(limner.__file__).parent / "docs/serving.md").read_text()
+    images = document.partition("\n## Images\n")[2].partition("\n## ")[0]
+    lines = [line.strip() for line in images.splitlines() if line.startswith("    curl ")]
+    assert len(lines) == 5
+    for name in ("apple.png", "car.png", "mask.png"):
+        Image.new("RGBA", (32, 32), (255, 0, 0, 0 if name == "mask.png" else 255)).save(tmp_path / name)
+    for line in lines:
+        line = line.replace("http://127.0.0.1:8000", server.root).replace("160x96", "48x32")
+        told = subprocess.run(
+            [*shlex.split(line), "-sS", "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert told.returncode == 0 and ('"url"' in told.stdout or '"b64_json"' in told.stdout), told
