@@ -6,9 +6,10 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import openai
@@ -18,6 +19,7 @@ from limner.app.server.application import create_app
 from limner.app.server.options import ServerOptions
 from limner.app.server.run import Server, listen
 from limner.inference.model import Limner
+from limner.mllm.decoding import Decoder, Row
 
 
 class Served:
@@ -99,3 +101,22 @@ def served(pace: float = 0.0, model: Limner | None = None, **options: Any) -> It
         running.listening.close()
         running.http.close()
         assert not running.thread.is_alive()
+
+
+@contextmanager
+def writing(script: str) -> Iterator[None]:
+    """Every reply is this text, "@" being a picture, whatever a model would write."""
+    left: dict[Row, Iterator[str]] = {}
+
+    def choose(decoder: Decoder, rows: Sequence[Row], scores: Any) -> list[int]:
+        return [next_token(decoder, next(left.setdefault(row, iter(script)), None)) for row in rows]
+
+    with patch.object(Decoder, "choose", choose):
+        yield
+
+
+def next_token(decoder: Decoder, letter: str | None) -> int:
+    """Of a letter of a script; None is its end."""
+    if letter is None:
+        return decoder.vocabulary.end_of_turn[0]
+    return decoder.begin_image_ids[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]

@@ -6,7 +6,6 @@ import itertools
 import shlex
 import shutil
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,7 +19,7 @@ from PIL import Image
 import limner
 from helpers import psnr
 from limner.mllm.decoding import Decoder
-from served import served
+from served import next_token, served, writing
 
 
 def opened(text):
@@ -35,30 +34,6 @@ def same(a, b):
 def checked(made, kind=ImagesResponse):
     """What the client gives, which it does not check by itself."""
     return kind.model_validate(made.model_dump())
-
-
-@contextmanager
-def writing(script):
-    """Every reply is this text, "@" being a picture, whatever the model would write."""
-    letters = {}
-
-    def choose(decoder, rows, scores):
-        tokens = []
-        for row in rows:
-            own = letters.setdefault(row, iter(script))
-            letter = next(own, None)
-            vocabulary, ids = decoder.vocabulary, decoder.encoder.text_ids
-            tokens.append(
-                vocabulary.end_of_turn[0]
-                if letter is None
-                else decoder.begin_image_ids[0]
-                if letter == "@"
-                else ids(letter)[0]
-            )
-        return tokens
-
-    with patch.object(Decoder, "choose", choose):
-        yield
 
 
 def test_a_picture_is_that_of_draw(tiny, client):
@@ -106,12 +81,7 @@ def test_where_some_replies_have_no_picture_theirs_are_drawn_too(tiny, client):
     letters = {}
 
     def choose(decoder, rows, scores):
-        made = []
-        for row in rows:
-            letter = next(letters.setdefault(row, iter(next(scripts))), None)
-            text = decoder.vocabulary.end_of_turn[0] if letter is None else decoder.encoder.text_ids(letter)[0]
-            made.append(decoder.begin_image_ids[0] if letter == "@" else text)
-        return made
+        return [next_token(decoder, next(letters.setdefault(row, iter(next(scripts))), None)) for row in rows]
 
     with patch.object(Decoder, "choose", choose):
         made = checked(client.images.generate(prompt="cat", n=2, extra_body={"seed": 3}))
