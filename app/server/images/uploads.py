@@ -90,7 +90,7 @@ def json_edit(data: bytes) -> Edit:
 
 def form_edit(form: Form) -> Edit:
     """Raises ValidationError, and APIError for a form without pictures."""
-    body = EditFields.model_validate(form.values)
+    body = EditFields.model_validate(form.values, strict=False)
     if not form.images:
         raise APIError("image is missing", param="image", code="missing_required_parameter")
     several = len(form.images) > 1

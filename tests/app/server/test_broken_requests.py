@@ -8,6 +8,8 @@ import pytest
     ("fields", "param"),
     [
         ({"guidance_interval": [0.5]}, "guidance_interval.1"),
+        ({"guidance_scale": False}, "guidance_scale"),
+        ({"seed": "1"}, "seed"),
         ({"guidance_interval": None, "top_k": -1}, "top_k"),
         (
             {
