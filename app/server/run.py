@@ -27,6 +27,10 @@ def run(loading: Loading, options: ServerOptions) -> int:
     """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
     options = replace(options, api_key=find_keys(options.api_key))
     check_listen(options.host, options.api_key, options.insecure)
+    if options.replicas > 1:
+        from . import ray_serve
+
+        return ray_serve.run(loading, options)
     with listen(options.host, options.port) as listening:
         from . import logs
         from .application import create_app
