@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -16,6 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
+from PIL import Image
+
+from helpers import psnr
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -53,6 +58,10 @@ class Replicas:
     def chat(self, text: str, **fields) -> httpx.Response:
         asked = {"model": "nano", "messages": [{"role": "user", "content": text}], "seed": 5, **fields}
         return self.client.post("/chat/completions", json=asked)
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +113,9 @@ def test_pictures_and_responses_are_found_whichever_replica_has_them(server):
     following = {"model": "nano", "input": "now make it blue", "previous_response_id": first["id"], "seed": 1}
     answers = [server.client.post("/responses", json=following) for _ in range(8)]
     assert {answer.status_code for answer in answers} == {200}
-    drawn = [[part.get("result") for part in answer.json()["output"]] for answer in answers]
-    assert all(one == drawn[0] for one in drawn)
+    # a replica that has the conversation's cache goes on from it, and rounds otherwise than one that reads it
+    drawn = [picture(part["result"]) for answer in answers for part in answer.json()["output"] if "result" in part]
+    assert len(drawn) == 8 and min(psnr(drawn[0], one) for one in drawn) > 45
 
 
 def test_more_than_the_replicas_take_is_refused_as_by_one_server(server):
