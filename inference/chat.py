@@ -21,10 +21,9 @@ from .chat_files import PictureFiles, digest, normalized, read_chat, unpacked, w
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .images import load_image
 from .inputs import ContextLengthError, Messages, as_seed, seeds_per_row
-from .masks import edited_events, fit_mask, masked, read_mask
+from .masks import edited_events, mask_picture
 from .output import free_path
 from .reply import Reply
-from .resizing import nearest_size
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -154,10 +153,11 @@ class Chat:
         with self.popped_turn(index) as (_, shown):
             return self.say(text, shown if images is None else images, mask, **options)
 
-    def _callback(self, options: ChatOptions) -> Callable[[Event], None] | None:
-        return {**self.options, **options}.get("callback")
+    def _callback(self, options: Mapping[str, Any]) -> Callable[[Event], None] | None:
+        given: dict[str, Any] = {**self.options, **options}
+        return given.get("callback")
 
-    def turns(self, before: Sequence[Message], question: Message, options: ChatOptions) -> Iterator[Turn]:
+    def turns(self, before: Sequence[Message], question: Message, options: Mapping[str, Any]) -> Iterator[Turn]:
         """How the model can be asked for a reply to ``question`` (which `question` makes) after the messages ``before``: with as
         many exchanges as ``history`` allows, then with ever fewer. The first that raises no `ContextLengthError` is taken."""
         wanted: dict[str, Any] = {**self.options, **options}
@@ -180,7 +180,11 @@ class Chat:
             dropped = first + 1
 
     def _answers(
-        self, before: Sequence[Message], question: Message, options: ChatOptions, seeds: Sequence[int] | None = None
+        self,
+        before: Sequence[Message],
+        question: Message,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Generator[Event, None, list[Reply]], Turn]:
         """The events of a reply to ``question`` after the messages ``before``, or of one with each of ``seeds``, and the turn."""
         for turn in self.turns(before, question, options):
@@ -276,9 +280,9 @@ class Chat:
             self.messages, self.dropped = before, dropped
             raise
 
-    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, overwrite: bool = False, metadata: bool = True) -> Path:
         """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder, or all of that as a
-        zip archive; `load` reads both.
+        zip archive; `load` reads both. The files of drawn pictures say how they were drawn, unless ``metadata`` is False.
 
         A file is replaced only where this chat was saved to it or loaded from it, or with ``overwrite``; pictures of others never
         are. Raises ValueError for another suffix than .jsonl or .zip and for a file of another origin, OSError for one that
@@ -313,10 +317,11 @@ class Chat:
         }
         messages = normalized(self.messages, self.model.allow_urls)
         if path.suffix == ".zip":
-            write_archive(path, messages, state)
+            write_archive(path, messages, state, metadata)
             self._saved[path.resolve()] = {}
         else:
-            self._saved[path.resolve()] = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
+            files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}), metadata)
+            self._saved[path.resolve()] = files
         return path
 
     @classmethod
@@ -348,7 +353,7 @@ class Chat:
         chat._saved[path.resolve()] = files
         return chat
 
-    def question(self, text: str, images: Any, mask: Any, options: ChatOptions) -> Message:
+    def question(self, text: str, images: Any, mask: Any, options: Mapping[str, Any]) -> Message:
         """The message of a turn, as `say` takes it. Raises ValueError for one that is empty and for pictures that are none."""
         if not isinstance(text, str):
             raise ValueError(
@@ -366,7 +371,7 @@ class Chat:
         said = [{"type": "text", "text": text}] if text.strip() else []
         return {"role": "user", "content": [*shown, *said]}
 
-    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: ChatOptions) -> Image.Image:
+    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: Mapping[str, Any]) -> Image.Image:
         """The only one of ``pictures``, or the conversation's last, with the masked part hidden, at the size of the answer. Its
         mask is kept for whenever the message is answered. Raises ValueError as `read_mask` does."""
         if len(pictures) > 1:
@@ -376,12 +381,8 @@ class Chat:
         picture = pictures[0] if pictures else self.last_picture()
         if picture is None:
             raise ValueError("there is no picture to edit: show one with the message, or have one drawn")
-        marked = read_mask(mask, picture, self.model.allow_urls)
-        wanted = {**self.options, **options}
-        height, width = wanted.get("height"), wanted.get("width")
-        size = (height, width) if height and width else nearest_size(picture, self.model.config)
-        picture, marked = fit_mask(picture, marked, size)
-        hidden = masked(picture, marked, self.model.config.mask_color)
+        size = self.model.defaults.updated(generation_options({**self.options, **options})).size
+        hidden, marked = mask_picture(picture, mask, self.model.config, size, self.model.allow_urls)
         self._masks[digest(hidden)] = marked
         return hidden
 
@@ -402,7 +403,7 @@ def remembered(reply: Reply) -> Message:
     ).message()
 
 
-def generation_options(options: ChatOptions) -> dict[str, Any]:
+def generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a chat's options that are fields of `GenerationConfig`."""
     apart = ChatOptions.__annotations__.keys() - GenerationOptions.__annotations__.keys()
     return {name: value for name, value in options.items() if name not in apart}

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import openai
 
-from helpers import make_limner
+from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
 from limner.app.server.options import ServerOptions
 from limner.app.server.run import Server, listen
@@ -23,10 +24,14 @@ class Served:
 
     def __init__(self, pace: float, options: dict[str, Any]) -> None:
         self.model, self.pace = make_limner(), pace
-        app = create_app(self.model, ServerOptions(**options))
+        self.app = app = create_app(self.model, ServerOptions(**options))
         self.service, self.engine = app.state.service, self.model.engine
         self.listening = listen("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
+        self.root = f"http://127.0.0.1:{self.port}"
+        self.url = f"{self.root}/v1"
+        self.http = httpx.Client(timeout=60)
+        """For requests whose connection does not matter"""
         self.server = Server(app, self.service, "served")
         self.units = 0
         self.work, self.engine.step = self.engine.step, self.step
@@ -43,6 +48,23 @@ class Served:
         while not condition():
             assert time.monotonic() < end, "it did not happen"
             time.sleep(0.002)
+
+    def wait_until_free(self, seconds: float = 10) -> None:
+        """Until no reply is being made, and nothing is left of one in the engine."""
+        self.wait(lambda: not self.service.accepted and is_empty(self.engine), seconds)
+
+    @contextmanager
+    def slow(self, pace: float = 0.02) -> Iterator[None]:
+        """Units of work take so many seconds more for a while."""
+        before, self.pace = self.pace, pace
+        try:
+            yield
+        finally:
+            self.pace = before
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """The official one."""
+        return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=60, **options)
 
     def body(self, text: str, tokens: int, **fields: Any) -> dict[str, Any]:
         asked = [{"role": "user", "content": text}]
@@ -73,4 +95,5 @@ def served(pace: float = 0.0, **options: Any) -> Iterator[Served]:
         running.thread.join(20)
         running.service.close()
         running.listening.close()
+        running.http.close()
         assert not running.thread.is_alive()

@@ -55,7 +55,7 @@ class Replica:
         from .application import create_app
 
         logs.configure(options.log_level)
-        self.asgi = create_app(loading.load(allow_urls=options.allow_url), options)
+        self.asgi = create_app(loading.load(allow_urls=options.allow_url), options, with_page=False)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.asgi

@@ -32,6 +32,7 @@ def run(loading: Loading, options: ServerOptions) -> int:
 
         return ray_serve.run(loading, options)
     with listen(options.host, options.port) as listening:
+        from ..web.mounting import MISSING, PATH, is_installed
         from . import logs
         from .application import create_app
 
@@ -39,8 +40,10 @@ def run(loading: Loading, options: ServerOptions) -> int:
         model = loading.load(allow_urls=options.allow_url)
         app = create_app(model, options)
         host, port = listening.getsockname()[:2]
-        line = f"{model.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        Server(app, app.state.service, line).run_until_stopped(listening)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        page = f"the page at {address}{PATH}/" if is_installed() else MISSING
+        lines = f"{model.name} at {address}/v1\n{page}"
+        Server(app, app.state.service, lines).run_until_stopped(listening)
     return 0
 
 
@@ -48,7 +51,7 @@ class Server(uvicorn.Server):
     """uvicorn, which when told to stop listens until what was accepted is answered: whoever asks for more learns that it stops,
     instead of a connection that is refused."""
 
-    def __init__(self, app: object, service: Service, line: str) -> None:
+    def __init__(self, app: object, service: Service, lines: str) -> None:
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]  # uvicorn has a type of its own for applications
             log_config=None,
@@ -58,7 +61,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=LAST_WORDS,
         )
         super().__init__(config)
-        self.service, self.line = service, line
+        self.service, self.lines = service, lines
 
     def run_until_stopped(self, listening: socket.socket) -> None:
         """Serves until SIGTERM or SIGINT; a SIGINT after that ends it at once."""
@@ -75,7 +78,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Says where it listens when it does."""
         await super().startup(sockets)
-        print(self.line, flush=True)
+        print(self.lines, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """First what was accepted is answered or told that it is not, then uvicorn closes its connections."""

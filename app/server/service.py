@@ -44,7 +44,8 @@ class Call:
     n: int = 1
     adapters: Mapping[str, float] | None = None
     draws: bool = False
-    """One picture in each reply, whatever the model would say, as of `Limner.draw`"""
+    """At least one picture in each reply, whatever the model would say, as of `Limner.draw`; no more unless ``max_images`` is
+    given"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Service:
         self.seconds_per_reply = 1.0
         """About what one takes, with what else is done meanwhile"""
         self.is_stopping = False
+        self.at_stop: list[Callable[[], None]] = []
+        """Called when what was accepted is over: end what clients keep open"""
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """What takes a while (a picture to read or to compress) and would keep the event loop waiting."""
@@ -109,7 +112,7 @@ class Service:
                 adapters=call.adapters,
                 # what goes on from a kept cache is rounded otherwise, and nobody goes on from one drawing
                 keep_cache=call.n == 1 and not call.draws,
-                **(dict(call.options) | ({"max_images": 1} if call.draws else {})),
+                **(({"max_images": 1} if call.draws else {}) | dict(call.options)),
             )
         except BaseException:
             await answer.aclose()
@@ -161,6 +164,8 @@ class Service:
             await asyncio.sleep(0.05)
         self.engine.stop()
         cut = self.accepted
+        for end_streams in self.at_stop:
+            end_streams()
         logger.log(logging.WARNING if cut else logging.INFO, "stopped", extra={"values": {"cut": cut}})
         return cut
 
@@ -196,6 +201,8 @@ class Answer:
                     first = False
                 if isinstance(event, PictureDone):
                     self.service.metrics.pictures.inc()
+                    if self.service.options.no_metadata:
+                        event.image.info.clear()
                 yield event
         except EngineClosedError:
             raise stopping("the server stopped before this request was answered") from None

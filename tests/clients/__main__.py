@@ -39,6 +39,7 @@ ALONE = {
 }
 """Of the clients: nothing is fetched from elsewhere or sent there"""
 LOAD = "--users 8 --spawn-rate 4 --run-time 20s --stop-timeout 30".split()
+STEP_WITHIN = 600  # seconds
 LOG_SHOWN = 60  # last lines of the server's log
 
 
@@ -117,7 +118,12 @@ def run(names: list[str], python: str, folder: Path) -> list[str]:
                     continue
                 begun = time.monotonic()
                 print(f"\n{name}: {' '.join(command)}", flush=True)
-                status = subprocess.run(command, cwd=HERE, env=environment).returncode
+                try:
+                    status: int | str = subprocess.run(
+                        command, cwd=HERE, env=environment, timeout=STEP_WITHIN
+                    ).returncode
+                except subprocess.TimeoutExpired:
+                    status = f"none after {STEP_WITHIN} s"
                 print(f"{name} took {time.monotonic() - begun:.0f} s, status {status}", flush=True)
                 failed += [name] if status else []
             if process.poll() is not None:

@@ -195,6 +195,6 @@ def ordered(parts: list[Part], images: list[Image.Image], order: list[OrderPart]
     words = "".join(part for part in parts if isinstance(part, str))
     said = "".join(part.text or "" for part in order if part.type == "text")
     places = [part.index for part in order if part.type == "image"]
-    if said != words or sorted(p for p in places if p is not None) != list(range(len(images))):
+    if said != words or sorted(-1 if p is None else p for p in places) != list(range(len(images))):
         raise APIError(f"{where}.parts: these are not the words of content and the pictures of images", param=where)
     return [part.text or "" if part.type == "text" else images[part.index or 0] for part in order]

@@ -13,8 +13,9 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
-from helpers import make_limner, psnr
+from helpers import psnr
 from limner.mllm.decoding import Decoder
+from served import served
 
 
 def opened(text):
@@ -56,7 +57,7 @@ def writing(script):
 
 
 def test_a_picture_is_that_of_draw(tiny, client):
-    made = checked(client.images.generate(prompt="a red cat", model="tiny", extra_body={"seed": 5}))
+    made = checked(client.images.generate(prompt="a red cat", model=tiny.name, extra_body={"seed": 5}))
     (only,) = made.data
     assert same(opened(only.b64_json), tiny.draw("a red cat", seed=5).images[0])
     assert only.seed == 5 and only.revised_prompt is None and only.url is None
@@ -133,15 +134,15 @@ def test_a_url_leads_to_the_file_for_a_while(server, client, kind, media):
     )
     url = made.data[0].url
     assert url.startswith(f"{server.root}/pictures/") and made.data[0].b64_json is None
-    answer = httpx.get(url)
+    answer = server.http.get(url)
     assert answer.status_code == 200 and answer.headers["content-type"] == media
     plain = client.images.generate(prompt="a cat", output_format=kind, extra_body={"seed": 1})
     assert answer.content == base64.b64decode(plain.data[0].b64_json)
     assert Image.open(io.BytesIO(answer.content)).format == kind.upper()
-    edited = httpx.post(f"{server.url}/images/edits", json={"prompt": "x", "images": [{"image_url": url}]})
+    edited = server.http.post(f"{server.url}/images/edits", json={"prompt": "x", "images": [{"image_url": url}]})
     assert edited.status_code == 200
     with patch.object(server.service.store, "seconds", -1.0):
-        assert httpx.get(url).status_code == 404
+        assert server.http.get(url).status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
@@ -177,7 +178,7 @@ def test_a_stream_shows_the_picture_on_its_way(tiny, client, count):
 
 def test_events_have_names(server):
     body = {"prompt": "a cat", "stream": True, "partial_images": 1, "num_inference_steps": 4, "output_format": "jpeg"}
-    text = httpx.post(f"{server.url}/images/generations", json=body).text
+    text = server.http.post(f"{server.url}/images/generations", json=body).text
     names = [line for line in text.splitlines() if line.startswith("event: ")]
     assert names == ["event: image_generation.partial_image", "event: image_generation.completed"]
 
@@ -223,7 +224,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_honoured_is_refused_by_its_name(server, client, case):
     fields, param = WRONG[case]
-    answer = httpx.post(f"{server.url}/images/generations", json={"prompt": "a cat", **fields})
+    answer = server.http.post(f"{server.url}/images/generations", json={"prompt": "a cat", **fields})
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["param"] == param, error
     assert error["type"] == "invalid_request_error" and error["message"]
@@ -250,28 +251,27 @@ def test_what_has_no_effect_is_named(client):
     assert answer.headers["X-Limner-Ignored"] == "moderation, style, user"
 
 
-def test_who_leaves_frees_the_slot(server, slow_steps):
-    with slow_steps() as steps:
+def test_who_leaves_frees_the_slot(server):
+    with server.slow():
+        body, before = {"prompt": "a cat", "num_inference_steps": 1000}, server.units
         with pytest.raises(httpx.ReadTimeout):
-            body = {"prompt": "a cat", "num_inference_steps": 1000}
-            httpx.post(f"{server.url}/images/generations", json=body, timeout=0.5)
-        done = len(steps)
-        server.wait_until_free(2.0)
-        assert 0 < done <= len(steps) <= done + 3
+            server.http.post(f"{server.url}/images/generations", json=body, timeout=0.5)
+        server.wait_until_free()
+    assert server.units - before < 900
 
 
-def test_who_leaves_a_stream_frees_the_slot(client, server, slow_steps):
-    with slow_steps() as steps:
-        body = {"num_inference_steps": 60, "seed": 1}
+def test_who_leaves_a_stream_frees_the_slot(client, server):
+    with server.slow():
+        body = {"num_inference_steps": 200, "seed": 1}
         with client.images.generate(prompt="a cat", stream=True, partial_images=3, extra_body=body) as stream:
             next(stream)
-        done = len(steps)
-        server.wait_until_free(2.0)
-        assert 15 <= done <= len(steps) <= done + 3
+        done = server.units
+        server.wait_until_free()
+        assert server.units <= done + 3
 
 
-def test_a_full_queue_says_when_to_come_again(serve):
-    with serve(make_limner(), max_batch=1, max_queue=1) as server, server.client() as client:
+def test_a_full_queue_says_when_to_come_again():
+    with served(max_batch=1, max_queue=1) as server, server.client() as client:
         with pytest.raises(openai.RateLimitError) as error:
             client.images.generate(prompt="a cat", n=3)
         assert int(error.value.response.headers["Retry-After"]) >= 1
@@ -279,4 +279,4 @@ def test_a_full_queue_says_when_to_come_again(serve):
 
 
 def test_there_are_no_variations(server):
-    assert httpx.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404
+    assert server.http.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404

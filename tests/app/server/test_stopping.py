@@ -121,5 +121,5 @@ def test_an_error_in_the_log_tells_its_words_for_debugging_alone(debug):
     except ValueError:
         logger.exception("a request failed")
     line = json.loads(stream.getvalue())
-    assert line["error"] == "ValueError" and "test_server_stop.py" in line["trace"][0]
+    assert line["error"] == "ValueError" and "test_stopping.py" in line["trace"][0]
     assert (SECRET in stream.getvalue()) == debug
