@@ -67,7 +67,7 @@ def main(work: Path) -> None:
     command = json.loads(last["ENTRYPOINT"])
     refused = subprocess.run(command, env=variables, cwd=work, capture_output=True, text=True)
     assert refused.returncode == 2 and "set a key" in refused.stderr, (refused.returncode, refused.stderr)
-    command = [*command, "--host", "127.0.0.1", "--port", "0"]
+    command = [*(word.replace("0.0.0.0", "127.0.0.1") for word in command), "--port", "0"]
     with subprocess.Popen(command, env=variables | {"LIMNER_API_KEY": KEY}, cwd=work, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
