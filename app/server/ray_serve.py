@@ -31,6 +31,9 @@ NAME = "limner"
 """Of the application and its deployment"""
 ROOM = 32
 """Requests that a replica takes beside those that it answers or lets wait: it refuses them itself, as one server does"""
+ON_THE_WAY = 1024
+"""Requests that wait for the choice of a replica, or because all are full or dead; Ray refuses more in its own words. All that
+come at the same moment are counted"""
 HEALTH = 2.0
 """Seconds between two looks at a replica; one that has died is replaced after that"""
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
@@ -85,7 +88,7 @@ def application(loading: Loading, options: ServerOptions, **resources: Any) -> A
         name=NAME,
         num_replicas=options.replicas,
         max_ongoing_requests=options.max_batch + options.max_queue + ROOM,
-        max_queued_requests=options.max_batch + options.max_queue,
+        max_queued_requests=ON_THE_WAY,
         backpressure_config={"status_code": 429, "retry_after_s": 10},
         health_check_period_s=HEALTH,
         graceful_shutdown_timeout_s=options.grace + LAST_WORDS,
