@@ -15,8 +15,9 @@ import openai
 
 from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
+from limner.app.server.listening import listen
 from limner.app.server.options import ServerOptions
-from limner.app.server.run import Server, listen
+from limner.app.server.run import Server
 
 
 class Served:

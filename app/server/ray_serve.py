@@ -18,8 +18,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .listening import KEEP_ALIVE, LAST_WORDS, listen
 from .options import ServerOptions
-from .run import KEEP_ALIVE, LAST_WORDS, listen
 from .security import check_listen, find_keys
 
 if TYPE_CHECKING:

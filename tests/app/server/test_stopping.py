@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from limner.app.server.listening import listen
 from limner.app.server.logs import JSONFormatter
-from limner.app.server.run import listen
 from served import served
 
 SECRET = "a-word-that-no-log-may-hold"
