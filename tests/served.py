@@ -16,8 +16,9 @@ import openai
 
 from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
+from limner.app.server.listening import listen
 from limner.app.server.options import ServerOptions
-from limner.app.server.run import Server, listen
+from limner.app.server.run import Server
 from limner.inference.model import Limner
 from limner.mllm.decoding import Decoder, Row
 
