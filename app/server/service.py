@@ -199,6 +199,8 @@ class Answer:
                     first = False
                 if isinstance(event, PictureDone):
                     self.service.metrics.pictures.inc()
+                    if self.service.options.no_metadata:
+                        event.image.info.clear()
                 yield event
         except EngineClosedError:
             raise stopping("the server stopped before this request was answered") from None

@@ -106,4 +106,3 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue=colors.teal, secondary_hue=colors.teal, neutral_hue=colors.stone, font=system, font_mono=mono
     )
-

@@ -328,7 +328,7 @@ def test_another_body_is_of_no_type_that_is_read(server, kind):
 def test_more_megapixels_than_the_server_takes_are_refused():
     with served(max_megapixels=0.001, max_pictures=1) as server:
         answer = edit(server, {"size": "16x16"}, [IMAGE])
-        assert answer.json()["error"]["code"] == "image_too_large" and answer.status_code == 400
+        assert answer.json()["error"]["code"] == "invalid_image" and answer.status_code == 400
         small = ("image", ("a.png", png_bytes(1, (16, 32))))
         assert edit(server, {"size": "16x16"}, [small]).status_code == 200
         assert "2 pictures; limner draws from at most 1" in edit(server, files=[small, small]).text
