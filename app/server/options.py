@@ -40,6 +40,8 @@ class ServerOptions:
     """seconds that the URL of a picture and a stored response last"""
     no_metadata: bool = False
     """pictures do not say what they were made of"""
+    no_page: bool = False
+    """no page at /ui, for which limner[ui] is needed"""
     grace: int = 30
     """seconds that a server which is told to stop gives to requests"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
