@@ -39,6 +39,8 @@ MIXED = [
 ]
 STEPS = 24
 """Of the pictures beside which is talked"""
+KINDS = ("talk", "talk", "draw", "edit", "responses", "images", "stream", "leave")
+"""Of requests in a soak"""
 IMPORTS = "import torch, transformers, diffusers"
 
 
@@ -63,8 +65,12 @@ class Client:
             connection.close()
 
     def ask(self, messages: Any, **fields: Any) -> dict[str, Any]:
+        """A completion. Raises RuntimeError for an answer that is an error."""
+        return self.post("/v1/chat/completions", self.body(messages, **fields))
+
+    def post(self, path: str, body: bytes) -> dict[str, Any]:
         """An answer. Raises RuntimeError for one that is an error."""
-        with self.answering(self.body(messages, **fields)) as answer:
+        with self.answering(body, path) as answer:
             text = answer.read()
             if answer.status != 200:
                 raise RuntimeError(f"{answer.status}: {text[:300]!r}")
@@ -218,7 +224,7 @@ def load(options: argparse.Namespace) -> None:
 
 def some_request(client: Client, rng: random.Random) -> Counter[str]:
     """One request of a kind chosen at random, and how it ended."""
-    kind = rng.choice(("talk", "talk", "draw", "edit", "stream", "leave"))
+    kind = rng.choice(KINDS)
     fields: dict[str, Any] = {"seed": rng.randrange(2**32)}
     if kind == "talk":
         client.ask(rng.choice(TALK), modalities=["text"], **fields)
@@ -230,6 +236,17 @@ def some_request(client: Client, rng: random.Random) -> Counter[str]:
         history = [{"role": "assistant", **{name: said[name] for name in ("content", "images", "parts")}}]
         asked = [{"role": "user", "content": text} for text in (rng.choice(DRAW), "now make it blue")]
         client.ask([asked[0], *history, asked[1]], num_inference_steps=2, **fields)
+    elif kind == "responses":
+        asked = {"model": client.model, "input": rng.choice(DRAW), "tools": [{"type": "image_generation"}], **fields}
+        first = client.post("/v1/responses", json.dumps(asked).encode())
+        asked |= {"input": "now make it blue", "previous_response_id": first["id"]}
+        client.post("/v1/responses", json.dumps(asked).encode())
+    elif kind == "images":
+        asked = {"model": client.model, "prompt": rng.choice(DRAW), **fields}
+        made = client.post("/v1/images/generations", json.dumps(asked).encode())
+        url = f"data:image/png;base64,{made['data'][0]['b64_json']}"
+        asked |= {"prompt": "now make it blue", "images": [{"image_url": url}]}
+        client.post("/v1/images/edits", json.dumps(asked).encode())
     else:
         with client.answering(client.body(rng.choice(DRAW), stream=True, **fields)) as answer:
             if kind == "leave":
@@ -241,11 +258,11 @@ def some_request(client: Client, rng: random.Random) -> Counter[str]:
 
 def soak(options: argparse.Namespace) -> None:
     """Requests at a steady rate; every minute a line of what they did and of what the server holds."""
-    rng, ended, errors = random.Random(0), Counter[str](), Counter[str]()
+    ended, errors = Counter[str](), Counter[str]()
     memory: list[float] = []
     with serving("--model", options.model) as (client, process, _), ThreadPoolExecutor(64) as pool:
-        for _ in range(10):
-            some_request(client, rng)
+        for number in range(20):
+            some_request(client, random.Random(-number))
         running: list[Future[Counter[str]]] = []
         began = time.monotonic()
         number, said = 0, 0

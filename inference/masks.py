@@ -14,12 +14,14 @@ from PIL import Image, ImageOps
 from ..mllm.config import LimnerConfig
 from ..mllm.events import Event, PictureDone, each_event
 from .generation_config import whole_number
-from .images import load_mask
+from .images import OWNER, PictureLimits, load_mask
 from .reply import Reply
 from .resizing import nearest_size, resize_and_crop
 
 
-def read_mask(mask: Any, picture: Image.Image, allow_urls: Sequence[str] = ()) -> Image.Image:
+def read_mask(
+    mask: Any, picture: Image.Image, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER
+) -> Image.Image:
     """The mask of a picture, from a box (left, top, right, bottom in pixels, right and bottom not included) or from whatever
     `load_mask` reads: with transparency it marks what is transparent, else what is white.
 
@@ -27,7 +29,7 @@ def read_mask(mask: Any, picture: Image.Image, allow_urls: Sequence[str] = ()) -
     """
     if isinstance(mask, (tuple, list)):
         return box_mask(mask, picture.size)
-    marked = load_mask(mask, allow_urls)
+    marked = load_mask(mask, allow_urls, limits)
     if marked.size != picture.size:
         raise ValueError(
             f"the mask is {marked.width} x {marked.height} pixels and the picture {picture.width} x {picture.height}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
+from ..web.mounting import PageMount, is_installed
 from . import pictures
 from .chat import routes as chat
 from .errors import DOCUMENTED, add_handlers
@@ -37,14 +38,15 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     """The application for a model; ``app.state.service`` answers its requests. uvicorn, or whatever runs it, ends it by its
-    lifespan."""
+    lifespan. Where it is installed the page is at /ui; it needs all requests of a visitor in one process."""
     options = options or ServerOptions()
     service = Service(model, options)
     history = History(service.store, options)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        yield
+        async with page.loading() if page else nullcontext():
+            yield
         service.close()
 
     app = FastAPI(
@@ -67,6 +69,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     app.include_router(responses.routes(service, history))
     app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
+    page = PageMount(app, service) if is_installed() and not options.no_page else None
     created = int(time.time())
 
     def entry() -> dict[str, Any]:

@@ -40,6 +40,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         403: "the host or origin is not allowed",
         404: "there is no such thing",
         413: "the body is too large",
+        415: "the body is of another type than the request takes",
         429: "too many wait; Retry-After says in how many seconds to come back",
         500: "the server failed",
         503: "the server is stopping",
@@ -110,7 +111,7 @@ def path_of(error: Mapping[str, Any], body: Any) -> list[str]:
     none of the client's names."""
     steps, value, place = error["loc"][1:], body, []  # the first one is "body", "query" or "path"
     for index, step in enumerate(steps):
-        if (isinstance(value, Mapping) and step in value) or (isinstance(value, list) and isinstance(step, int)):
+        if (isinstance(value, Mapping) and step in value) or (isinstance(value, list) and step in range(len(value))):
             value = value[step]
         elif index < len(steps) - 1 or (isinstance(body, Mapping) and error["type"] != "missing"):
             continue

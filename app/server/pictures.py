@@ -8,6 +8,7 @@ import io
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
+from ...inference.picture_metadata import png_texts
 from .errors import APIError
 from .service import Service
 
@@ -18,9 +19,9 @@ MAX_LINE = 96 * 1024
 
 
 def png(image: Image.Image) -> bytes:
-    """A picture as a PNG file."""
+    """A picture as a PNG file, in which it says how it was drawn."""
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, "PNG", pnginfo=png_texts(image))
     return file.getvalue()
 
 

@@ -44,7 +44,8 @@ class Call:
     n: int = 1
     adapters: Mapping[str, float] | None = None
     draws: bool = False
-    """One picture in each reply, whatever the model would say, as of `Limner.draw`"""
+    """At least one picture in each reply, whatever the model would say, as of `Limner.draw`; no more unless ``max_images`` is
+    given"""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ class Service:
         self.model, self.options = model, options
         model.engine = Engine(model, EngineLimits(rows=options.max_batch))
         self.engine = AsyncEngine(model)
-        self.store = Store(options.expire)
+        self.store = Store(options.expire, options.store)
         self.metrics = Metrics()
         self.accepted = 0
         """Replies that were asked for and are not over"""
         self.seconds_per_reply = 1.0
         """About what one takes, with what else is done meanwhile"""
         self.is_stopping = False
+        self.at_stop: list[Callable[[], None]] = []
+        """Called when what was accepted is over: end what clients keep open"""
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """What takes a while (a picture to read or to compress) and would keep the event loop waiting."""
@@ -109,7 +112,7 @@ class Service:
                 adapters=call.adapters,
                 # what goes on from a kept cache is rounded otherwise, and nobody goes on from one drawing
                 keep_cache=call.n == 1 and not call.draws,
-                **(dict(call.options) | ({"max_images": 1} if call.draws else {})),
+                **(({"max_images": 1} if call.draws else {}) | dict(call.options)),
             )
         except BaseException:
             await answer.aclose()
@@ -150,17 +153,21 @@ class Service:
         names = sorted(body.ignored())
         return {"X-Limner-Ignored": ", ".join(names)} if names else {}
 
-    async def stop(self, is_forced: Callable[[], bool]) -> None:
+    async def stop(self, is_forced: Callable[[], bool]) -> int:
         """Takes no more calls; gives those that were accepted ``ServerOptions.grace`` seconds, unless it is forced to stop at
-        once, and then tells the clients of the rest that it stopped. `close` follows when they have heard of it."""
+        once, and then tells the clients of the rest that it stopped. Returns how many replies were cut; `close` follows when
+        their clients have heard of it."""
         self.is_stopping = True
         end = time.monotonic() + self.options.grace
         logger.info("stopping", extra={"values": {"accepted": self.accepted}})
         while self.accepted and time.monotonic() < end and not is_forced():
             await asyncio.sleep(0.05)
         self.engine.stop()
-        level = logging.WARNING if self.accepted else logging.INFO
-        logger.log(level, "stopped", extra={"values": {"cut": self.accepted}})
+        cut = self.accepted
+        for end_streams in self.at_stop:
+            end_streams()
+        logger.log(logging.WARNING if cut else logging.INFO, "stopped", extra={"values": {"cut": cut}})
+        return cut
 
     def close(self) -> None:
         """Ends the engine and removes what was kept."""
@@ -194,6 +201,8 @@ class Answer:
                     first = False
                 if isinstance(event, PictureDone):
                     self.service.metrics.pictures.inc()
+                    if self.service.options.no_metadata:
+                        event.image.info.clear()
                 yield event
         except EngineClosedError:
             raise stopping("the server stopped before this request was answered") from None

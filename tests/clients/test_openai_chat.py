@@ -10,6 +10,9 @@ from pictures import FIRST, QUESTION, SECOND, SEED, URL, data_uri, same, text
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none")
 
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
 def say(messages, **options):
     return client.chat.completions.create(model="nano", messages=messages, **SEED | options)
 
@@ -101,14 +104,14 @@ def test_the_order_of_words_and_pictures_is_told():
 
 
 def test_what_other_servers_take_is_taken():
-    reply = say([user("hello")], user="someone", store=False, tools=[], metadata={"a": "b"}, n=1, logprobs=False)
+    reply = say([user("hello")], user="someone", store=False, tools=[TOOL], metadata={"a": "b"}, n=1, logprobs=False)
     assert reply.choices[0].message.content
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"extra_body": {"num_inference_steps": 0}}, "num_inference_steps"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),

@@ -15,9 +15,7 @@ from cases import Outcome, try_cases
 from helpers import is_empty
 from served import Served, served
 
-TITLE = (
-    "clients of the server that leave at any moment: nothing more is done for them after one step, and nothing is left"
-)
+TITLE = "clients of the server that leave at any moment: one step at most is done for them, nothing is left"
 CASES = 1000
 
 PACE = 0.008

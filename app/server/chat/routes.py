@@ -42,8 +42,8 @@ def routes(service: Service, history: History) -> APIRouter:
         """Answer a conversation in words and pictures."""
         service.check_model(body.model)
         body.picture_format = picture_format(body, request)
+        check_pictures(body, "messages", service.options)
         messages, missing = await service.in_thread(read_messages, body, history)
-        check_pictures(messages, service.options)
         seed = random_seed() if body.seed is None else body.seed
         answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
         headers = service.ignored(body) | ({"X-Limner-Missing-Pictures": str(missing)} if missing else {})

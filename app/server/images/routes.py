@@ -57,16 +57,16 @@ def edit_work(service: Service, history: History, edit: Edit, options: dict[str,
     kept, headers = None, {}
     asked = (options["height"], options["width"]) if "height" in options else None
     height, width = size = asked or edited_size(model, images[0])
+    service.check_size(height, width)  # before anything is scaled to it
+    if notes := [note for image in images if (note := model.resize_note(image, size))]:
+        headers["X-Limner-Note"] = notes[0].encode("ascii", "replace").decode()
     if edit.mask is not None:
         mask = history.load_mask(edit.mask, images[0], "mask")
-        service.check_size(height, width)
         try:
             kept = fit_mask(images[0], mask, size)
         except ValueError as error:
             raise APIError(f"mask: {error}", param="mask", code="invalid_image") from None
         images[0] = masked(*kept, model.config.mask_color)
-    if note := model.resize_note(images[0], size):
-        headers["X-Limner-Note"] = note.encode("ascii", "replace").decode()
     messages = [history.message("user", [*images, edit.body.prompt])]
     return Work("image_edit", messages, options | {"height": height, "width": width}, kept, headers)
 

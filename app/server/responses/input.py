@@ -28,6 +28,7 @@ class Input:
 def read_input(body: ResponseRequest, history: History, stored: StoredResponses, response_id: str) -> Input:
     """Reads the input of the response that will have this id. Raises APIError, which names the item, for what cannot be read."""
     given = [MessageItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    check_pictures(body, "input", history.options)
     read = Input()
     said: list[tuple[str, list[Part]]] = []
     for index, item in enumerate(given):
@@ -40,7 +41,6 @@ def read_input(body: ResponseRequest, history: History, stored: StoredResponses,
         else:
             said.append((role, parts))
     read.messages = [history.message(role, parts) for role, parts in said]
-    check_pictures(read.messages, history.options, "input")
     return read
 
 

@@ -15,7 +15,6 @@ Values = dict[str, Any]
 
 def response_values(body: ResponseRequest, response_id: str, seed: int, config: GenerationConfig) -> Values:
     """A response before its first item."""
-    tool = body.tool.model_dump(exclude_none=True, exclude={"input_image_mask"})
     choice = body.tool_choice or "auto"
     return {
         "id": response_id,
@@ -42,7 +41,7 @@ def response_values(body: ResponseRequest, response_id: str, seed: int, config: 
         "temperature": config.temperature,
         "text": {"format": {"type": "text"}},
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
-        "tools": [tool] if body.tools else [],
+        "tools": [tool.model_dump(exclude_none=True, exclude={"input_image_mask"}) for tool in body.tools or ()],
         "top_logprobs": 0,
         "top_p": config.top_p,
         "truncation": body.truncation or "disabled",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -11,66 +12,22 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from ....inference.inputs import ContextLengthError, recent_messages
+from ....inference.masks import keep_outside
 from ....mllm.messages import Message
 from ..errors import APIError
-from ..fields import DECODING, DRAWING, given, parse_size
+from ..fields import given
 from ..history import History
 from ..service import Answer, Call, Service, random_seed
 from ..streaming import EventStream, event, unless_disconnected
 from .input import Input, read_input, with_instructions, without_first_exchange
 from .output import Values, response_values
-from .schemas import ImageGenerationTool, ResponseRequest
+from .schemas import ResponseRequest
 from .stored import StoredResponses, new_id
 from .streaming import ResponseEvents
+from .tool import check_tools, mask_picture, options, pictures_in
 
-
-def options(body: ResponseRequest, service: Service) -> dict[str, Any]:
-    """Of `Limner.generate`. Raises APIError for those that exclude each other."""
-    tool, made = body.tool, given(body, (*DECODING, *DRAWING, "max_images"))
-    if body.max_output_tokens is not None:
-        made["max_new_tokens"] = body.max_output_tokens
-    calls = body.max_tool_calls
-    if calls is not None and made.setdefault("max_images", calls) != calls:
-        raise APIError("max_images and max_tool_calls differ", param="max_images", code="invalid_value")
-    if body.tool_choice not in (None, "auto"):
-        made["images"] = "never" if body.tool_choice == "none" else "force"
-    if body.stream and tool.partial_images:
-        made["partial_images"] = tool.partial_images
-    try:
-        size = parse_size(tool.size)
-        if size:
-            service.model.detokenizer.check_size(size["height"], size["width"])
-    except ValueError as error:
-        raise APIError(f"tools.0.size: {error}", param="tools.0.size", code="invalid_value") from None
-    return made | size
-
-
-def check_tool(tool: ImageGenerationTool, service: Service, has_pictures: bool) -> None:
-    """Raises APIError for what an image_generation tool asks for in vain."""
-    if tool.model is not None:
-        try:
-            service.check_model(tool.model)
-        except APIError as error:
-            raise APIError(error.message, param="tools.0.model", code=error.code) from None
-    if tool.output_format in (None, "png") and tool.output_compression not in (None, 100):
-        raise APIError(
-            f"tools.0.output_compression is {tool.output_compression}; a PNG keeps every pixel: leave it out",
-            param="tools.0.output_compression",
-            code="invalid_value",
-        )
-    if tool.action == "edit" and not has_pictures:
-        raise APIError("tools.0.action is edit, and there is no picture to edit", param="tools.0.action")
-    if tool.action == "generate" and has_pictures:
-        raise APIError(
-            "tools.0.action is generate, and this conversation has pictures, which each drawing may be made from: leave it to "
-            "auto, or begin another conversation",
-            param="tools.0.action",
-        )
-
-
-def pictures_in(messages: Sequence[Message]) -> list[Image.Image]:
-    """All pictures of a conversation, oldest first."""
-    return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+OBJECT = {"type": "object", "required": ["id", "object", "status", "output"]}
+"""Of a response in the OpenAPI document, which leaves the rest to OpenAI's"""
 
 
 async def begin(service: Service, call: Call, truncate: bool) -> Answer:
@@ -128,30 +85,41 @@ class Turn:
 def routes(service: Service, history: History) -> APIRouter:
     """The endpoints of responses."""
     router = APIRouter()
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "OpenAI's object of a response, or its events",
+            "content": {"application/json": {"schema": OBJECT}, "text/event-stream": {"schema": {"type": "string"}}},
+        }
+    }
     stored = StoredResponses(service.store, service.model.encoder.spells)
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=answers)
     async def create_response(body: ResponseRequest, request: Request) -> Response:
         """Answer a conversation in words and pictures, in order."""
         service.check_model(body.model)
         response_id, wanted = new_id(), options(body, service)
         own_input = await service.in_thread(read_input, body, history, stored, response_id)
-        messages = own_input.messages
+        before: list[Message] = []
         if body.previous_response_id is not None:
             before = await service.in_thread(stored.conversation, body.previous_response_id)
-            messages = [*before, *messages]
-        has_pictures = bool(pictures_in(messages))
-        check_tool(body.tool, service, has_pictures)
-        messages = with_instructions(body.instructions, messages)
+        has_pictures = bool(pictures_in([*before, *own_input.messages]))
+        check_tools(body, service, has_pictures)
+        kept = await service.in_thread(mask_picture, body, service, history, before, own_input.messages)
+        if kept is not None:
+            wanted |= {"height": kept[0].height, "width": kept[0].width}
+        messages = with_instructions(body.instructions, [*before, *own_input.messages])
         last = service.model.defaults.updated(given(body, ("history",))).history
-        messages = recent_messages(messages, last)
         seed = random_seed() if body.seed is None else body.seed
-        call = Call(messages, wanted, seed, adapters=body.adapters)
+        shown = recent_messages(messages, last)
+        assert not isinstance(shown, str)  # it takes prompts too
+        call = Call(shown, wanted, seed, adapters=body.adapters, draws=body.must_draw)
+        headers = service.ignored(body)
         answer = await begin(service, call, body.truncation == "auto")
         assert answer.request is not None
         response = response_values(body, response_id, seed, answer.request.config)
-        events = ResponseEvents(answer, response, body.tool, has_pictures, lambda image: image)
-        turn, headers = Turn(body, own_input, stored, answer, events), service.ignored(body)
+        finish = partial(keep_outside, picture=kept[0], mask=kept[1]) if kept else None
+        events = ResponseEvents(answer, response, body.tool, has_pictures, finish)
+        turn = Turn(body, own_input, stored, answer, events)
         if body.stream:
             return EventStream(answer, turn.chunks(), events.failed, headers)
         return JSONResponse(await unless_disconnected(request, answer, turn.finish()), headers=headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from ..fields import (
     DECODING,
@@ -143,13 +143,34 @@ class ImageGenerationTool(RequestModel):
     )
     background: Literal["auto", "opaque"] | None = None
     quality: Literal["auto"] | None = Field(None, description="num_inference_steps says it")
-    input_fidelity: Literal["low"] | None = Field(None, description="image_guidance_scale says it")
+    input_fidelity: Literal["low", "high"] | None = Field(
+        None, json_schema_extra=NO_EFFECT, description="image_guidance_scale says it"
+    )
     moderation: Literal["auto", "low"] | None = Field(None, json_schema_extra=NO_EFFECT)
     model: str | None = None
 
 
+class OtherTool(BaseModel):
+    """A tool that the model may call, and never does."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str = Field(json_schema_extra={"not": {"const": "image_generation"}})
+
+
+def tool_type(tool: Any) -> str:
+    """Which of `Tool`."""
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "image_generation" if kind == "image_generation" else "other"
+
+
+Tool = Annotated[
+    Annotated[ImageGenerationTool, Tag("image_generation")] | Annotated[OtherTool, Tag("other")],
+    Discriminator(tool_type),
+]
+
+
 class ToolChoice(RequestModel):
-    """A picture at once."""
+    """A picture, whatever the model would say."""
 
     type: Literal["image_generation"]
 
@@ -196,14 +217,16 @@ Value = Annotated[str, Field(max_length=512)]
 
 
 class ResponseRequest(Extensions, ResponseOptions):  # type: ignore[misc, valid-type]  # the fields are made
-    """``tools`` without ``image_generation`` leave the pictures to the model too; ``tool_choice`` "none" means no pictures."""
+    """Without an ``image_generation`` tool the model draws when it decides to, too; ``tool_choice`` "none" means no pictures."""
 
     model: str
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: ID | None = None
     store: bool | None = None
-    tools: Annotated[list[ImageGenerationTool], Field(max_length=1)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = Field(
+        None, description="how pictures are drawn; the model may call other tools, and never does"
+    )
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -231,6 +254,27 @@ class ResponseRequest(Extensions, ResponseOptions):  # type: ignore[misc, valid-
     service_tier: str | None = Field(None, json_schema_extra=NO_EFFECT)
 
     @property
+    def own_tools(self) -> list[int]:
+        """Places of image_generation in ``tools``."""
+        return [i for i, tool in enumerate(self.tools or ()) if isinstance(tool, ImageGenerationTool)]
+
+    @property
     def tool(self) -> ImageGenerationTool:
         """How pictures are drawn."""
-        return self.tools[0] if self.tools else ImageGenerationTool(type="image_generation")
+        places = self.own_tools
+        found = self.tools[places[0]] if self.tools and places else None
+        return found if isinstance(found, ImageGenerationTool) else ImageGenerationTool(type="image_generation")
+
+    @property
+    def must_draw(self) -> bool:
+        """Whether there is to be a picture, whatever the model would say."""
+        return self.tool_choice not in (None, "auto", "none")
+
+    def ignored(self) -> set[str]:
+        """As of all requests; tools that are never called, and what is shown in streams alone, too."""
+        names = super().ignored()
+        if len(self.own_tools) < len(self.tools or ()):
+            names.add("tools")
+        if self.tool.partial_images and not self.stream:
+            names.add("partial_images")
+        return names

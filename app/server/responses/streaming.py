@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from ....mllm.events import Finished, PictureBegun, PictureDone, PictureStep, TextPiece
 from ..errors import APIError
-from ..pictures import png
+from ..pictures import encode
 from ..service import Answer
 from ..streaming import event
 from .output import Values, ended, failed, message, picture_call, text_part
@@ -21,7 +20,7 @@ from .stored import item_id
 
 class ResponseEvents:
     """Of one answer. ``response`` is the object before its first item, ``has_pictures`` says whether the conversation has any
-    before the reply, ``finish_picture`` is done to each that is drawn."""
+    before the reply, ``finish_picture`` is done to each that is drawn, unless it is None."""
 
     def __init__(
         self,
@@ -29,7 +28,7 @@ class ResponseEvents:
         response: Values,
         tool: ImageGenerationTool,
         has_pictures: bool,
-        finish_picture: Callable[[Image.Image], Image.Image],
+        finish_picture: Callable[[Image.Image], Image.Image] | None = None,
     ) -> None:
         self.answer, self.response, self.tool = answer, response, tool
         self.has_pictures, self.finish_picture = has_pictures, finish_picture
@@ -41,6 +40,8 @@ class ResponseEvents:
         """Of the message that is being written"""
         self.plan = ""
         """Words since the last picture"""
+        self.has_ended = False
+        """What comes now is a picture that had to be drawn (`Call.draws`): it was not planned, and no words of it are used"""
         self.num_partial_images = 0
         """Of the picture that is being drawn"""
         self.images: list[Image.Image] = []
@@ -60,7 +61,7 @@ class ResponseEvents:
         """Those of all items; `last` follows."""
         async for happened in self.answer.events():
             if isinstance(happened, TextPiece):
-                made = self.text_piece(happened.text)
+                made = [] if self.has_ended else self.text_piece(happened.text)
             elif isinstance(happened, PictureBegun):
                 made = [*self.end_message("completed"), *self.begin_picture()]
             elif isinstance(happened, PictureStep):
@@ -70,6 +71,7 @@ class ResponseEvents:
             else:
                 assert isinstance(happened, Finished)
                 made = self.end_message("completed" if happened.reason == "stop" else "incomplete")
+                self.plan, self.has_ended = "", True
             for each in made:
                 yield each
 
@@ -143,11 +145,10 @@ class ResponseEvents:
     async def end_picture(self, image: Image.Image) -> list[Values]:
         """The picture is drawn."""
         image, result = await self.finished(image)
-        place, plan = self.place("ig"), self.plan.strip()
+        place, plan, self.plan = self.place("ig"), self.plan.strip(), ""
         action = "edit" if self.has_pictures or self.images else "generate"
         values = {**self.picture_values(image), "action": action, "revised_prompt": plan or None}
         item = picture_call(place["item_id"], "completed", result, **values)
-        self.plan = ""
         self.images.append(image)
         self.output.append(item)
         return [
@@ -159,8 +160,10 @@ class ResponseEvents:
         """A drawn picture as it is given out, and its file in base64."""
 
         def finish() -> tuple[Image.Image, str]:
-            done = self.finish_picture(image)
-            return done, base64.b64encode(encoded(done, self.tool)).decode()
+            done = image if self.finish_picture is None else self.finish_picture(image)
+            quality = self.tool.output_compression
+            data = encode(done, self.tool.output_format or "png", 100 if quality is None else quality)
+            return done, base64.b64encode(data).decode()
 
         return await self.answer.service.in_thread(finish)
 
@@ -172,12 +175,3 @@ class ResponseEvents:
             "background": "opaque",
             "quality": "auto",
         }
-
-
-def encoded(image: Image.Image, tool: ImageGenerationTool) -> bytes:
-    """The file of a picture in the format that was asked for."""
-    if tool.output_format in (None, "png"):
-        return png(image)
-    file, quality = io.BytesIO(), tool.output_compression
-    image.save(file, tool.output_format, quality=100 if quality is None else quality)
-    return file.getvalue()

@@ -3,7 +3,10 @@
 import base64
 import io
 import itertools
-from contextlib import contextmanager
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from unittest.mock import patch
 
 import httpx
@@ -13,8 +16,10 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
-from helpers import make_limner, psnr
+import limner
+from helpers import psnr
 from limner.mllm.decoding import Decoder
+from served import next_token, served, writing
 
 
 def opened(text):
@@ -31,32 +36,8 @@ def checked(made, kind=ImagesResponse):
     return kind.model_validate(made.model_dump())
 
 
-@contextmanager
-def writing(script):
-    """Every reply is this text, "@" being a picture, whatever the model would write."""
-    letters = {}
-
-    def choose(decoder, rows, scores):
-        tokens = []
-        for row in rows:
-            own = letters.setdefault(row, iter(script))
-            letter = next(own, None)
-            vocabulary, ids = decoder.vocabulary, decoder.encoder.text_ids
-            tokens.append(
-                vocabulary.end_of_turn[0]
-                if letter is None
-                else decoder.begin_image_ids[0]
-                if letter == "@"
-                else ids(letter)[0]
-            )
-        return tokens
-
-    with patch.object(Decoder, "choose", choose):
-        yield
-
-
 def test_a_picture_is_that_of_draw(tiny, client):
-    made = checked(client.images.generate(prompt="a red cat", model="tiny", extra_body={"seed": 5}))
+    made = checked(client.images.generate(prompt="a red cat", model=tiny.name, extra_body={"seed": 5}))
     (only,) = made.data
     assert same(opened(only.b64_json), tiny.draw("a red cat", seed=5).images[0])
     assert only.seed == 5 and only.revised_prompt is None and only.url is None
@@ -100,12 +81,7 @@ def test_where_some_replies_have_no_picture_theirs_are_drawn_too(tiny, client):
     letters = {}
 
     def choose(decoder, rows, scores):
-        made = []
-        for row in rows:
-            letter = next(letters.setdefault(row, iter(next(scripts))), None)
-            text = decoder.vocabulary.end_of_turn[0] if letter is None else decoder.encoder.text_ids(letter)[0]
-            made.append(decoder.begin_image_ids[0] if letter == "@" else text)
-        return made
+        return [next_token(decoder, next(letters.setdefault(row, iter(next(scripts))), None)) for row in rows]
 
     with patch.object(Decoder, "choose", choose):
         made = checked(client.images.generate(prompt="cat", n=2, extra_body={"seed": 3}))
@@ -133,15 +109,15 @@ def test_a_url_leads_to_the_file_for_a_while(server, client, kind, media):
     )
     url = made.data[0].url
     assert url.startswith(f"{server.root}/pictures/") and made.data[0].b64_json is None
-    answer = httpx.get(url)
+    answer = server.http.get(url)
     assert answer.status_code == 200 and answer.headers["content-type"] == media
     plain = client.images.generate(prompt="a cat", output_format=kind, extra_body={"seed": 1})
     assert answer.content == base64.b64decode(plain.data[0].b64_json)
     assert Image.open(io.BytesIO(answer.content)).format == kind.upper()
-    edited = httpx.post(f"{server.url}/images/edits", json={"prompt": "x", "images": [{"image_url": url}]})
+    edited = server.http.post(f"{server.url}/images/edits", json={"prompt": "x", "images": [{"image_url": url}]})
     assert edited.status_code == 200
     with patch.object(server.service.store, "seconds", -1.0):
-        assert httpx.get(url).status_code == 404
+        assert server.http.get(url).status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
@@ -177,7 +153,7 @@ def test_a_stream_shows_the_picture_on_its_way(tiny, client, count):
 
 def test_events_have_names(server):
     body = {"prompt": "a cat", "stream": True, "partial_images": 1, "num_inference_steps": 4, "output_format": "jpeg"}
-    text = httpx.post(f"{server.url}/images/generations", json=body).text
+    text = server.http.post(f"{server.url}/images/generations", json=body).text
     names = [line for line in text.splitlines() if line.startswith("event: ")]
     assert names == ["event: image_generation.partial_image", "event: image_generation.completed"]
 
@@ -223,7 +199,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_honoured_is_refused_by_its_name(server, client, case):
     fields, param = WRONG[case]
-    answer = httpx.post(f"{server.url}/images/generations", json={"prompt": "a cat", **fields})
+    answer = server.http.post(f"{server.url}/images/generations", json={"prompt": "a cat", **fields})
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["param"] == param, error
     assert error["type"] == "invalid_request_error" and error["message"]
@@ -250,28 +226,27 @@ def test_what_has_no_effect_is_named(client):
     assert answer.headers["X-Limner-Ignored"] == "moderation, style, user"
 
 
-def test_who_leaves_frees_the_slot(server, slow_steps):
-    with slow_steps() as steps:
+def test_who_leaves_frees_the_slot(server):
+    with server.slow():
+        body, before = {"prompt": "a cat", "num_inference_steps": 1000}, server.units
         with pytest.raises(httpx.ReadTimeout):
-            body = {"prompt": "a cat", "num_inference_steps": 1000}
-            httpx.post(f"{server.url}/images/generations", json=body, timeout=0.5)
-        done = len(steps)
-        server.wait_until_free(2.0)
-        assert 0 < done <= len(steps) <= done + 3
+            server.http.post(f"{server.url}/images/generations", json=body, timeout=0.5)
+        server.wait_until_free()
+    assert server.units - before < 900
 
 
-def test_who_leaves_a_stream_frees_the_slot(client, server, slow_steps):
-    with slow_steps() as steps:
-        body = {"num_inference_steps": 60, "seed": 1}
+def test_who_leaves_a_stream_frees_the_slot(client, server):
+    with server.slow():
+        body = {"num_inference_steps": 200, "seed": 1}
         with client.images.generate(prompt="a cat", stream=True, partial_images=3, extra_body=body) as stream:
             next(stream)
-        done = len(steps)
-        server.wait_until_free(2.0)
-        assert 15 <= done <= len(steps) <= done + 3
+        done = server.units
+        server.wait_until_free()
+        assert server.units <= done + 3
 
 
-def test_a_full_queue_says_when_to_come_again(serve):
-    with serve(make_limner(), max_batch=1, max_queue=1) as server, server.client() as client:
+def test_a_full_queue_says_when_to_come_again():
+    with served(max_batch=1, max_queue=1) as server, server.client() as client:
         with pytest.raises(openai.RateLimitError) as error:
             client.images.generate(prompt="a cat", n=3)
         assert int(error.value.response.headers["Retry-After"]) >= 1
@@ -279,4 +254,20 @@ def test_a_full_queue_says_when_to_come_again(serve):
 
 
 def test_there_are_no_variations(server):
-    assert httpx.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404
+    assert server.http.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_lines_of_the_document_work(server, tmp_path):
+    document = (Path(limner.__file__).parent / "docs/serving.md").read_text()
+    images = document.partition("\n## Images\n")[2].partition("\n## ")[0]
+    lines = [line.strip() for line in images.splitlines() if line.startswith("    curl ")]
+    assert len(lines) == 5
+    for name in ("apple.png", "car.png", "mask.png"):
+        Image.new("RGBA", (32, 32), (255, 0, 0, 0 if name == "mask.png" else 255)).save(tmp_path / name)
+    for line in lines:
+        line = line.replace("http://127.0.0.1:8000", server.root).replace("160x96", "48x32")
+        told = subprocess.run(
+            [*shlex.split(line), "-sS", "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert told.returncode == 0 and ('"url"' in told.stdout or '"b64_json"' in told.stdout), told
