@@ -16,8 +16,9 @@ import openai
 
 from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
+from limner.app.server.listening import listen
 from limner.app.server.options import ServerOptions
-from limner.app.server.run import Server, listen
+from limner.app.server.run import Server
 from limner.inference.model import Limner
 from limner.mllm.decoding import Decoder, Row
 
@@ -27,7 +28,7 @@ class Served:
 
     def __init__(self, model: Limner, pace: float, options: dict[str, Any]) -> None:
         self.model, self.pace = model, pace
-        self.app = app = create_app(self.model, ServerOptions(**options))
+        self.app = app = create_app(self.model, ServerOptions(**{"no_page": True, **options}))
         self.service, self.engine = app.state.service, self.model.engine
         self.listening = listen("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
