@@ -180,10 +180,13 @@ class Handlers:
         picture = conversation.picture(asked["value"])
         if picture is None:
             raise ValueError("this picture is not in the conversation any more")
+        mask = asked["mask"] or None
+        if mask is not None and not mask.startswith("data:"):  # a path would be one of the server's
+            raise ValueError("a mask is a data URI")
         last = conversation.chat.last_picture()
         # the newest picture is what the model edits: any other one is shown again
         images = [] if last is not None and conversation.name(last) == asked["value"] else [picture]
-        return self.say(conversation, asked["text"], images, values, mask=asked["mask"] or None)
+        return self.say(conversation, asked["text"], images, values, mask=mask)
 
     def say(
         self,
@@ -234,6 +237,8 @@ class Handlers:
             self.warn(conversation, error)
         if came and conversation.chat.forgotten and not forgotten:
             gr.Info(text("forgetting", conversation.language))
+        if came and said is not None and conversation.is_cut:
+            gr.Info(text("cut", conversation.language))
         conversation.forget_pictures()
         box = gr.update(submit_btn=True, stop_btn=False)
         if said is not None and not came:
