@@ -78,8 +78,10 @@ def parts_html(conversation: Conversation, parts: Sequence[Part], drawn: bool = 
     words, row = "", False
     for part in parts:
         if isinstance(part, Image.Image):
-            label = text("drawn_picture", conversation.language, words=words) if drawn and words else None
-            label = label or text("picture" if drawn else "shown_picture", conversation.language)
+            if drawn and words:
+                label = text("drawn_picture", conversation.language, words=" ".join(words.split()))
+            else:
+                label = text("picture" if drawn else "shown_picture", conversation.language)
             html.append(("" if row else '<div class="pictures">') + picture_html(conversation, part, label))
             row = True
             continue
