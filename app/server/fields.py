@@ -16,6 +16,8 @@ MAX_SEED = 2**53 - 1
 NO_EFFECT: dict[str, Any] = {"x-no-effect": True}
 """Marks a field that many clients send and that changes nothing here"""
 
+Zero = Annotated[float, Field(ge=0, le=0)]
+"""A Literal would take false, too"""
 Empty = Annotated[list[Any], Field(max_length=0)]
 NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 

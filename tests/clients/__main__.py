@@ -1,6 +1,6 @@
 """Real clients against a running server.
 
-    python tests/clients [--python PYTHON] [--keep FOLDER] [STEP ...]
+    python tests/clients [--python PYTHON] [--examples N] [--keep FOLDER] [STEP ...]
 
 Run where Limner is installed. Computes what the clients have to get, starts `limner serve` on a free port of 127.0.0.1,
 runs the steps against it, one after the other, each by its own runner, and ends it. The steps find the server's address in
@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+STEPS = ["python", "node", "page", "fuzz", "load"]  # in the order they are run
 READY_WITHIN = 120  # seconds, on a machine that has much else to do
 FULL_STOP_WITHIN = 30  # seconds from SIGTERM to the server's end
 SAME_PIXELS = {"OMP_NUM_THREADS": "2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -43,13 +44,14 @@ STEP_WITHIN = 600  # seconds
 LOG_SHOWN = 60  # last lines of the server's log
 
 
-def steps(python: str, url: str) -> dict[str, list[str]]:
-    """The command of every step, in the order they are run."""
+def steps(python: str, url: str, examples: int) -> dict[str, list[str]]:
+    """The command of every step of STEPS."""
+    fuzz = ["--config-file", "schemathesis.toml", "run", "--max-examples", str(examples), f"{url}/openapi.json"]
     return {
         "python": [python, "-m", "pytest", "-q", "--tb=short", "--durations=5", "."],
         "node": ["node", "--test", "openai.test.mjs", "ai_sdk.test.mjs"],
         "page": ["node", "--test", "page.test.mjs"],
-        "fuzz": [python, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{url}/openapi.json"],
+        "fuzz": [python, "-m", "schemathesis.cli", *fuzz],
         "load": [python, "-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary", "--host", url, *LOAD],
     }
 
@@ -96,8 +98,8 @@ def server(log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
                 raise RuntimeError(f"the server did not end within {FULL_STOP_WITHIN} s of SIGTERM") from None
 
 
-def run(names: list[str], python: str, folder: Path) -> list[str]:
-    """Run the steps that are named, or all, and give what failed."""
+def run(names: list[str], python: str, examples: int, folder: Path) -> list[str]:
+    """Run the steps that are named and give what failed."""
     log, shots = folder / "server.log", folder / "shots"
     shots.mkdir(exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "expected.py"), str(folder)], check=True)
@@ -106,8 +108,8 @@ def run(names: list[str], python: str, folder: Path) -> list[str]:
         with server(log) as (url, process):
             environment = os.environ | ALONE
             environment |= {"LIMNER_URL": url, "LIMNER_EXPECTED": str(folder), "LIMNER_SHOTS": str(shots)}
-            for name, command in steps(python, url).items():
-                if not names or name in names:
+            for name, command in steps(python, url, examples).items():
+                if name in names:
                     failed += [] if passes(name, command, environment) else [name]
             ended = process.poll() is not None and f"the server ended with status {process.returncode}"
     except RuntimeError as error:
@@ -116,7 +118,7 @@ def run(names: list[str], python: str, folder: Path) -> list[str]:
     if ended:
         print("\nthe end of the server's log:", *lines[-LOG_SHOWN:], sep="\n")
         failed.append(ended)
-    if errors := [line for line in lines if '"level": "error"' in line or '"status": 5' in line]:
+    if errors := [line for line in lines if '"level": "error"' in line or '"status": 500' in line]:
         print("\nerrors in the server's log:", *errors[:LOG_SHOWN], sep="\n")
         failed.append(f"{len(errors)} errors of the server")
     return failed
@@ -137,19 +139,20 @@ def passes(name: str, command: list[str], environment: dict[str, str]) -> bool:
 def main() -> int:
     """Run the steps."""
     parser = argparse.ArgumentParser(prog="python tests/clients", description="Real clients against a running server.")
-    parser.add_argument("names", nargs="*", metavar="STEP", help=f"{', '.join(steps('', ''))}: all, if none is named")
+    parser.add_argument("names", nargs="*", metavar="STEP", help=f"{', '.join(STEPS)}: all, if none is named")
     parser.add_argument(
         "--python", default=str(ROOT / ".venv-clients/bin/python"), help="the interpreter that has the clients"
     )
+    parser.add_argument("--examples", type=int, default=25, help="requests that the fuzzer makes up for each operation")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the log, pictures and screenshots there")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(steps("", "")):
-        parser.error(f"no step is called {', '.join(sorted(unknown))}; there are {', '.join(steps('', ''))}")
+    if unknown := set(options.names) - set(STEPS):
+        parser.error(f"no step is called {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
     os.environ.update(SAME_PIXELS)
     with TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        failed = run(options.names, options.python, folder)
+        failed = run(options.names or STEPS, options.python, options.examples, folder)
     print("\nfailed: " + "; ".join(failed) if failed else "\nevery client got what it has to get")
     return int(bool(failed))
 

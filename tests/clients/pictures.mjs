@@ -36,6 +36,14 @@ export async function same(picture, name) {
   });
 }
 
+// Whether a picture is that of the expected reply `name` as far as one drawn in company is: at 45 dB or more.
+export async function close(picture, name) {
+  const [got, wanted] = [PNG.sync.read(await bytes(picture)).data, PNG.sync.read(readFileSync(path(name))).data];
+  if (got.length !== wanted.length) return false;
+  const squares = wanted.reduce((sum, value, index) => sum + (value - got[index]) ** 2, 0);
+  return squares / ((wanted.length * 3) / 4) <= 255 ** 2 / 10 ** 4.5;
+}
+
 // Of a reply whose one picture is a link in Markdown: the words, and the picture's address.
 export function wordsAndLink(content) {
   const [, words, picture] = content.match(/^(.*?)\s*!\[picture\]\(([^)]+)\)\s*$/s);

@@ -18,6 +18,7 @@ from ..fields import (
     Extensions,
     NoKeys,
     RequestModel,
+    Zero,
     given,
     parse_size,
 )
@@ -127,11 +128,11 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
     logit_bias: NoKeys | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Zero | None = None
     tools: list[dict[str, Any]] | None = Field(
         None, json_schema_extra=NO_EFFECT, description="the model may call one, and never does"
     )

@@ -16,7 +16,7 @@ from ..errors import APIError
 from ..history import History, check_pictures
 from ..pictures import markdown_link, put, streamed
 from ..service import Answer, Call, Service, random_seed
-from ..streaming import EventStream, event, unless_disconnected
+from ..streaming import EVENTS, EventStream, event, unless_disconnected
 from .completion import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -35,7 +35,7 @@ def routes(service: Service, history: History) -> APIRouter:
     """The endpoint."""
     router = APIRouter()
     answers: dict[int | str, dict[str, Any]] = {
-        200: {"model": ChatCompletion, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        200: {"model": ChatCompletion, "content": {"text/event-stream": EVENTS}}
     }
 
     @router.post("/v1/chat/completions", responses=answers)

@@ -18,7 +18,7 @@ from ..errors import APIError
 from ..fields import given
 from ..history import History
 from ..service import Answer, Call, Service, random_seed
-from ..streaming import EventStream, event, unless_disconnected
+from ..streaming import EVENTS, EventStream, event, unless_disconnected
 from .input import Input, read_input, with_instructions, without_first_exchange
 from .output import Values, response_values
 from .schemas import ResponseRequest
@@ -88,7 +88,7 @@ def routes(service: Service, history: History) -> APIRouter:
     answers: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "OpenAI's object of a response, or its events",
-            "content": {"application/json": {"schema": OBJECT}, "text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"application/json": {"schema": OBJECT}, "text/event-stream": EVENTS},
         }
     }
     stored = StoredResponses(service.store, service.model.encoder.spells)

@@ -13,6 +13,7 @@ from ..fields import (
     Empty,
     Extensions,
     RequestModel,
+    Zero,
     options_model,
 )
 
@@ -239,7 +240,7 @@ class ResponseRequest(Extensions, ResponseOptions):  # type: ignore[misc, valid-
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     include: list[Includable] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Zero | None = None
     background: Literal[False] | None = None
     conversation: None = None
     prompt: None = None

@@ -10,6 +10,7 @@ import pytest
         ({"guidance_interval": [0.5]}, "guidance_interval.1"),
         ({"guidance_scale": False}, "guidance_scale"),
         ({"seed": "1"}, "seed"),
+        ({"top_logprobs": False}, "top_logprobs"),
         ({"guidance_interval": None, "top_k": -1}, "top_k"),
         (
             {
