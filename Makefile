@@ -1,5 +1,5 @@
-# make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
-# make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
+# make chat: set up and talk with the embedded model.  make ui: the same on a page in the browser.
+# make test: set up and run the quick tests.  make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
 # make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
 # make floor, make newest: the quick tests with the lowest versions that pyproject.toml allows, and with the newest there are;
 # each in an environment of its own, with a torch for CUDA where that is what there is (7 GB).
@@ -13,10 +13,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
+.PHONY: chat ui test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
+
+ui: .venv/ui.done
+	@$(BIN)/limner ui --open
 
 test: lint
 	$(BIN)/python -m pytest --durations=15
@@ -91,9 +94,13 @@ wheel: .venv/test.done
 	$(INSTALL) -e .
 	@touch $@
 
+.venv/ui.done: .venv/torch.done pyproject.toml setup.py constraints.txt
+	$(INSTALL) -e ".[ui]"
+	@touch $@ .venv/chat.done
+
 .venv/test.done: .venv/torch.done pyproject.toml setup.py constraints.txt
 	$(INSTALL) -e ".[dev]"
-	@touch $@ .venv/chat.done
+	@touch $@ .venv/chat.done .venv/ui.done
 
 .venv/quantized.done: .venv/test.done
 	$(INSTALL) -e ".[quantized]"

@@ -28,7 +28,7 @@ class Served:
 
     def __init__(self, model: Limner, pace: float, options: dict[str, Any]) -> None:
         self.model, self.pace = model, pace
-        self.app = app = create_app(self.model, ServerOptions(**options))
+        self.app = app = create_app(self.model, ServerOptions(**{"no_page": True, **options}))
         self.service, self.engine = app.state.service, self.model.engine
         self.listening = listen("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]

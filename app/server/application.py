@@ -36,9 +36,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Others are words of a client, and not logged"""
 
 
-def create_app(model: Limner, options: ServerOptions | None = None, with_page: bool = True) -> FastAPI:
+def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     """The application for a model; ``app.state.service`` answers its requests. uvicorn, or whatever runs it, ends it by its
-    lifespan. ``with_page``: with the page where it is installed; it needs all requests of a visitor in one process."""
+    lifespan. Where it is installed the page is at /ui; it needs all requests of a visitor in one process."""
     options = options or ServerOptions()
     service = Service(model, options)
     history = History(service.store, options)
@@ -69,7 +69,7 @@ def create_app(model: Limner, options: ServerOptions | None = None, with_page: b
     app.include_router(responses.routes(service, history))
     app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
-    page = PageMount(app, service) if with_page and is_installed() else None
+    page = PageMount(app, service) if is_installed() and not options.no_page else None
     created = int(time.time())
 
     def entry() -> dict[str, Any]:

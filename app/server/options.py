@@ -43,6 +43,8 @@ class ServerOptions:
     """folder of these; servers that share it know each other's; by default one that goes with the server"""
     no_metadata: bool = False
     """pictures do not say what they were made of"""
+    no_page: bool = False
+    """no page at /ui, for which limner[ui] is needed"""
     grace: int = 30
     """seconds that a server which is told to stop gives to requests"""
     replicas: int = 1

@@ -8,7 +8,7 @@ import io
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
-from ...inference.picture_metadata import png_texts
+from ...inference.output import png_bytes
 from .errors import APIError
 from .service import Service
 
@@ -18,18 +18,11 @@ MAX_LINE = 96 * 1024
 """Characters of a picture in a line of a stream; many clients read no line above 128 KiB"""
 
 
-def png(image: Image.Image) -> bytes:
-    """A picture as a PNG file, in which it says how it was drawn."""
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=png_texts(image))
-    return file.getvalue()
-
-
 def encode(image: Image.Image, output_format: str = "png", compression: int = 100) -> bytes:
     """A picture as a file of one of `MEDIA_TYPES`; ``compression`` is the quality of JPEG and WebP from 0 to 100, as OpenAI has
     it."""
     if output_format == "png":
-        return png(image)
+        return png_bytes(image)
     file = io.BytesIO()
     image.save(file, output_format, quality=compression)
     return file.getvalue()

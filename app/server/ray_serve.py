@@ -58,7 +58,9 @@ class Replica:
         from .application import create_app
 
         logs.configure(options.log_level)
-        self.asgi = create_app(loading.load(allow_urls=options.allow_url), options, with_page=False)
+        # the page needs all requests of a visitor in one process
+        options = replace(options, no_page=True)
+        self.asgi = create_app(loading.load(allow_urls=options.allow_url), options)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.asgi

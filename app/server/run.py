@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
+import webbrowser
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from .service import Service
 
 
-def run(loading: Loading, options: ServerOptions) -> int:
-    """Loads the model and serves it until it is told to stop. Raises ValueError for what cannot be listened at or loaded."""
+def run(loading: Loading, options: ServerOptions, open_page: bool = False) -> int:
+    """Loads the model and serves it until it is told to stop; with ``open_page`` a browser shows the page. Raises ValueError for
+    what cannot be listened at or loaded."""
     options = replace(options, api_key=find_keys(options.api_key))
     check_listen(options.host, options.api_key, options.insecure)
     if options.replicas > 1:
@@ -36,9 +39,11 @@ def run(loading: Loading, options: ServerOptions) -> int:
         app = create_app(model, options)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        page = f"the page at {address}{PATH}/" if is_installed() else MISSING
-        lines = f"{model.name} at {address}/v1\n{page}"
-        Server(app, app.state.service, lines).run_until_stopped(listening)
+        page = f"{address}{PATH}/"
+        said = f"\nthe page at {page}" if is_installed() else f"\n{MISSING}"
+        lines = f"{model.name} at {address}/v1{'' if options.no_page else said}"
+        server = Server(app, app.state.service, lines, page if open_page else "")
+        server.run_until_stopped(listening)
     return 0
 
 
@@ -46,7 +51,7 @@ class Server(uvicorn.Server):
     """uvicorn, which when told to stop listens until what was accepted is answered: whoever asks for more learns that it stops,
     instead of a connection that is refused."""
 
-    def __init__(self, app: object, service: Service, lines: str) -> None:
+    def __init__(self, app: object, service: Service, lines: str, opened: str = "") -> None:
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]  # uvicorn has a type of its own for applications
             log_config=None,
@@ -56,7 +61,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=LAST_WORDS,
         )
         super().__init__(config)
-        self.service, self.lines = service, lines
+        self.service, self.lines, self.opened = service, lines, opened
 
     def run_until_stopped(self, listening: socket.socket) -> None:
         """Serves until SIGTERM or SIGINT; a SIGINT after that ends it at once."""
@@ -71,9 +76,11 @@ class Server(uvicorn.Server):
             self.service.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says where it listens when it does."""
+        """Says where it listens when it does, and has a browser open ``opened`` where that is an address."""
         await super().startup(sockets)
         print(self.lines, flush=True)
+        if self.opened:
+            threading.Thread(target=webbrowser.open, args=(self.opened,), daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """First what was accepted is answered or told that it is not, then uvicorn closes its connections."""

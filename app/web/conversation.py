@@ -103,6 +103,8 @@ class Conversation:
         self.candidates: Candidates | None = None
         self.editing: int | None = None
         """The place of the message that the next one replaces"""
+        self.is_cut = False
+        """A limit cut the last reply"""
         self._names: dict[int, tuple[Image.Image, str]] = {}
         """Of pictures, by their identity"""
 
@@ -125,6 +127,7 @@ class Conversation:
                 async for turn, replies in events:
                     if replies:
                         chat.remember(turn, replies[0])
+                        self.is_cut = replies[0].finish_reason == "length"
                         self.candidates = self.editing = None
                     yield
 
@@ -222,7 +225,7 @@ class Conversation:
                     live.replies[event.row].take(event)
                     yield turn, []
             if live.stopping.is_set():
-                replies = [Reply(list(reply.parts), "length") for reply in live.replies if reply.parts]
+                replies = [Reply(list(reply.parts), "stop") for reply in live.replies if reply.parts]
             elif turn.edited is not None:
                 replies = [edited_reply(reply, *turn.edited) for reply in answer.replies]
             else:

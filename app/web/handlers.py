@@ -180,10 +180,13 @@ class Handlers:
         picture = conversation.picture(asked["value"])
         if picture is None:
             raise ValueError("this picture is not in the conversation any more")
+        mask = asked["mask"] or None
+        if mask is not None and not mask.startswith("data:"):  # a path would be one of the server's
+            raise ValueError("a mask is a data URI")
         last = conversation.chat.last_picture()
         # the newest picture is what the model edits: any other one is shown again
         images = [] if last is not None and conversation.name(last) == asked["value"] else [picture]
-        return self.say(conversation, asked["text"], images, values, mask=asked["mask"] or None)
+        return self.say(conversation, asked["text"], images, values, mask=mask)
 
     def say(
         self,
@@ -196,23 +199,32 @@ class Handlers:
         seed: int | None = None,
     ) -> AsyncGenerator[Updates, None]:
         """Has a message answered with the options of the panel, which the conversation keeps."""
-        shown = self.checked(conversation, images)
         conversation.chat.options = self.page.panel.options(values, random_seed())
         if seed is not None:
             conversation.chat.options["seed"] = seed
-        return self.run(conversation, conversation.say(words, shown, mask, place), (words, images))
 
-    def checked(self, conversation: Conversation, images: list[Any]) -> list[Image.Image]:
+        async def turn() -> Turn:
+            shown = await self.conversations.service.in_thread(self.checked, images, conversation.language)
+            async with contextlib.aclosing(conversation.say(words, shown, mask, place)) as events:
+                async for _ in events:
+                    yield
+
+        return self.run(conversation, turn(), (words, images))
+
+    def checked(self, images: list[Any], language: str) -> list[Image.Image]:
         """Pictures of a message, read. Raises ValueError for too many, too large ones and what is no picture."""
         if len(images) > self.options.max_pictures:
-            limit = self.options.max_pictures
-            raise ValueError(text("too_many", conversation.language, n=len(images), limit=limit))
-        shown = [load_image(image) for image in images]
-        for image in shown:
-            if image.width * image.height > self.options.max_megapixels * 1e6:
-                raise ValueError(
-                    f"a picture of {image.width} x {image.height} is more than {self.options.max_megapixels:g} megapixels"
-                )
+            raise ValueError(text("too_many", language, n=len(images), limit=self.options.max_pictures))
+        most = self.options.max_megapixels
+        shown = []
+        for source in images:
+            try:
+                image = load_image(source)
+            except ValueError as error:  # of uploaded files, whose folder is nobody's business
+                raise ValueError(str(error).replace(str(source), Path(str(source)).name)) from None
+            if image.width * image.height > most * 1e6:
+                raise ValueError(f"a picture of {image.width} x {image.height} is more than {most:g} megapixels")
+            shown.append(image)
         return shown
 
     async def run(
@@ -234,6 +246,8 @@ class Handlers:
             self.warn(conversation, error)
         if came and conversation.chat.forgotten and not forgotten:
             gr.Info(text("forgetting", conversation.language))
+        if came and said is not None and conversation.is_cut:
+            gr.Info(text("cut", conversation.language))
         conversation.forget_pictures()
         box = gr.update(submit_btn=True, stop_btn=False)
         if said is not None and not came:

@@ -23,6 +23,7 @@ from ..server.service import Service
 from .conversation import Conversation
 from .conversations import Conversations
 from .details import details
+from .examples import EXAMPLES
 from .texts import language_of, text
 
 if TYPE_CHECKING:
@@ -148,6 +149,13 @@ def routes(conversations: Conversations) -> APIRouter:
         if found is None:
             raise APIError("no such conversation, or not any more", 404, code="not_found")
         return found
+
+    @router.get("/examples/{index}/{number}.png")
+    def example(index: int, number: int) -> Response:
+        pictures = EXAMPLES[index].pictures() if index < len(EXAMPLES) else []
+        if number >= len(pictures):
+            raise APIError("no such picture", 404, code="not_found")
+        return Response(png_bytes(pictures[number]), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     @router.get("/pictures/{key}/{name}.png")
     def picture(key: str, name: str) -> Response:

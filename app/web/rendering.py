@@ -16,7 +16,7 @@ from PIL import Image
 from ...inference.boxes import strip_boxes
 from ...mllm.messages import Message
 from .conversation import Conversation, LiveReply, Painting
-from .examples import EXAMPLES, GROUPS
+from .examples import EXAMPLES, GROUPS, Example
 from .texts import text
 
 Part = str | Image.Image
@@ -78,8 +78,10 @@ def parts_html(conversation: Conversation, parts: Sequence[Part], drawn: bool = 
     words, row = "", False
     for part in parts:
         if isinstance(part, Image.Image):
-            label = text("drawn_picture", conversation.language, words=words) if drawn and words else None
-            label = label or text("picture" if drawn else "shown_picture", conversation.language)
+            if drawn and words:
+                label = text("drawn_picture", conversation.language, words=" ".join(words.split()))
+            else:
+                label = text("picture" if drawn else "shown_picture", conversation.language)
             html.append(("" if row else '<div class="pictures">') + picture_html(conversation, part, label))
             row = True
             continue
@@ -155,8 +157,15 @@ def placeholder(language: str) -> str:
         own = [(index, example) for index, example in enumerate(EXAMPLES) if example.group == group]
         buttons = "".join(
             f'<li><button type="button" class="example" name="example" value="{index}">'
-            f"{escape(example.said(language))}</button></li>"
+            f"{pictures_of(index, example)}{escape(example.said(language))}</button></li>"
             for index, example in own
         )
         html.append(f"<h3>{text(f'group_{group}', language)}</h3><ul>{buttons}</ul>")
     return "".join([*html, "</div>"])
+
+
+def pictures_of(index: int, example: Example) -> str:
+    """What is shown with an example; its words tell all that matters."""
+    return "".join(
+        f'<img src="examples/{index}/{n}.png" alt="" width="28" height="28">' for n in range(len(example.scenes))
+    )

@@ -38,7 +38,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "다음 메시지가 이전 메시지를 대신합니다.",
     ),
     "cancel": ("Cancel", "取消", "취소"),
-    "cut": ("(cut short)", "（未完）", "(중간에 끝남)"),
+    "cut": ("The reply reached its limit.", "回答达到了长度上限。", "답변이 길이 제한에 이르렀습니다."),
     "painting": ("Painting", "绘制中", "그리는 중"),
     "waiting": ("Waiting for its turn", "排队中", "차례를 기다리는 중"),
     "drawn_picture": ("Picture: {words}", "图片：{words}", "그림: {words}"),
@@ -85,7 +85,6 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "candidates": ("Number of other answers", "其他回答的数量", "다른 답변의 수"),
     "adapters": ("Adapters", "适配器", "어댑터"),
     # examples
-    "examples": ("Examples", "示例", "예시"),
     "group_draw": ("Draw", "绘画", "그리기"),
     "group_edit": ("Change", "修改", "고치기"),
     "group_look": ("Look", "看图", "보기"),

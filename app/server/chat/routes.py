@@ -10,10 +10,11 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from ....inference.output import png_bytes
 from ....mllm.events import Finished, PictureDone, TextPiece
 from ..errors import APIError
 from ..history import History, check_pictures
-from ..pictures import markdown_link, png, put, streamed
+from ..pictures import markdown_link, put, streamed
 from ..service import Answer, Call, Service, random_seed
 from ..streaming import EventStream, event, unless_disconnected
 from .completion import (
@@ -62,7 +63,7 @@ async def completion(
     choices = []
     for index, reply in enumerate(await answer.finish()):
         await service.in_thread(history.remember, reply.parts)
-        files = [await service.in_thread(png, picture) for picture in reply.images]
+        files = [await service.in_thread(png_bytes, picture) for picture in reply.images]
         choices.append(
             Choice(
                 index=index,
@@ -104,7 +105,7 @@ async def chunks(
         if isinstance(happened, TextPiece):
             yield chunk(ChunkChoice(index=row, delta=Delta(content=happened.text)))
         elif isinstance(happened, PictureDone):
-            data = await service.in_thread(png, happened.image)
+            data = await service.in_thread(png_bytes, happened.image)
             if body.picture_format == "markdown":
                 delta = Delta(content=markdown_link(put(service, data, request)))
             else:

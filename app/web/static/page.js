@@ -19,21 +19,26 @@ window.limnerSave = (bridge) => {
   link.click();
 };
 
-window.limnerSettings = () => {
-  const panel = document.querySelector("#panel");
-  panel.querySelector(".toggle-button").click();
-  requestAnimationFrame(() => {
-    if (panel.classList.contains("open")) panel.querySelector("input")?.focus();
-  });
-};
+window.limnerSettings = () => document.querySelector("#panel .toggle-button").click();
 
-// gradio labels a message with all of its HTML
-new MutationObserver(() => {
+// What gradio leaves out: a closed panel takes no focus, an opened one does, and messages are not labelled with all of their HTML.
+function tidy() {
+  const content = document.querySelector("#panel .sidebar-content");
+  const closed = !document.querySelector("#panel.open");
+  if (content && content.inert !== closed) {
+    content.inert = closed;
+    if (!closed) content.querySelector("input").focus({ preventScroll: true });
+  }
   for (const message of document.querySelectorAll("#chat [data-testid][aria-label]")) {
     message.removeAttribute("aria-label");
     message.setAttribute("role", "article");
   }
-}).observe(document.querySelector(".gradio-container"), { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-label"] });
+}
+new MutationObserver(tidy).observe(document.querySelector(".gradio-container"), {
+  attributeFilter: ["aria-label", "class"],
+  childList: true,
+  subtree: true,
+});
 
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

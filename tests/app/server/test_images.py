@@ -271,3 +271,12 @@ def test_the_lines_of_the_document_work(server, tmp_path):
             [*shlex.split(line), "-sS", "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True
         )
         assert told.returncode == 0 and ('"url"' in told.stdout or '"b64_json"' in told.stdout), told
+
+
+def test_answers_are_as_the_document_says(server):
+    paths = server.app.openapi()["paths"]
+    for path in ("/v1/images/generations", "/v1/images/edits"):
+        content = paths[path]["post"]["responses"]["200"]["content"]
+        assert (
+            content["application/json"]["schema"]["$ref"].endswith("/ImagesResponse") and "text/event-stream" in content
+        )
