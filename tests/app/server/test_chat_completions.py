@@ -151,7 +151,7 @@ def test_several_replies_stream_side_by_side(client):
 def test_no_line_of_a_stream_is_too_long(server, size, kind):
     file = b"\x89PNG" + bytes(size - 4)
     body = {"model": "tiny", "messages": USER, "stream": True}
-    with writing("@"), patch("limner.app.server.chat.routes.png", return_value=file):
+    with writing("@"), patch("limner.app.server.chat.routes.png_bytes", return_value=file):
         text = server.http.post(f"{server.url}/chat/completions", json=body).text
     lines = text.splitlines()
     assert max(map(len, lines)) < 128 * 1024 and lines[-2] == "data: [DONE]"
