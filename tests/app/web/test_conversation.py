@@ -12,9 +12,7 @@ from limner.app.web.conversation import BusyError, StoppedError
 
 
 def said(conversation):
-    return [
-        (message["role"], [part["type"] for part in message["content"]]) for message in conversation.chat.messages
-    ]
+    return [(message["role"], [part["type"] for part in message["content"]]) for message in conversation.chat.messages]
 
 
 def drawn(conversation, place=-1):

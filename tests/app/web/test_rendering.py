@@ -51,7 +51,7 @@ def test_words_and_pictures_in_order_with_what_can_be_done(conversation):
 
 
 def test_what_was_said_is_no_html(conversation):
-    evil = 'a <img src=x onerror="alert(1)"> & \'b\'\n\n**c** <loc-1>\u2028d'
+    evil = "a <img src=x onerror=\"alert(1)\"> & 'b'\n\n**c** <loc-1>\u2028d"
     conversation.chat.messages = [message("user", evil), message("assistant", evil, picture(1))]
     for entry in chat_messages(conversation):
         html = entry["content"]
