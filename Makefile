@@ -5,6 +5,7 @@
 # each in an environment of its own, with a torch for CUDA where that is what there is (7 GB).
 # make test-clients: OpenAI's own and other clients, a fuzzer, load and a browser against a running server.
 # make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
+# make test-ray: a server of two processes, one of which dies.  make image-steps: the steps of the Dockerfile, without Docker.
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,6 +43,12 @@ tests/clients/node_modules/done: tests/clients/package-lock.json tests/clients/s
 	bash tests/clients/system_packages.sh
 	cd tests/clients && npm ci --no-audit --no-fund
 	@touch $@
+
+test-ray: .venv/ray.done
+	$(BIN)/python -m pytest -m slow tests/app/server/test_ray_serve.py
+
+image-steps: .venv/bin/python
+	$(BIN)/python tests/check_dockerfile.py
 
 floor: .venv-floor/bin/python
 	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e ".[dev,quantized]"
@@ -97,6 +104,10 @@ wheel: .venv/test.done
 
 .venv/quantized.done: .venv/test.done
 	$(INSTALL) -e ".[quantized]"
+	@touch $@
+
+.venv/ray.done: .venv/test.done
+	$(INSTALL) -e ".[ray]"
 	@touch $@
 
 .venv/stress.done: .venv/test.done

@@ -67,7 +67,7 @@ def fit_mask(picture: Image.Image, mask: Image.Image, size: tuple[int, int]) -> 
     """
     if mask.size == (size[1], size[0]):
         return picture, mask
-    fitted = ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.BILINEAR).point([0] + [255] * 255)
+    fitted = ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.BOX).point([0] + [255] * 255)
     if not fitted.getbbox():
         raise ValueError(
             f"nothing of what the mask marks is left when the picture is cut to {size[1]} x {size[0]}: cut it yourself, or "

@@ -6,24 +6,28 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import openai
 
 from helpers import is_empty, make_limner
 from limner.app.server.application import create_app
+from limner.app.server.listening import listen
 from limner.app.server.options import ServerOptions
-from limner.app.server.run import Server, listen
+from limner.app.server.run import Server
+from limner.inference.model import Limner
+from limner.mllm.decoding import Decoder, Row
 
 
 class Served:
     """A server whose units of work take ``pace`` seconds more than they need."""
 
-    def __init__(self, pace: float, options: dict[str, Any]) -> None:
-        self.model, self.pace = make_limner(), pace
+    def __init__(self, model: Limner, pace: float, options: dict[str, Any]) -> None:
+        self.model, self.pace = model, pace
         self.app = app = create_app(self.model, ServerOptions(**{"no_page": True, **options}))
         self.service, self.engine = app.state.service, self.model.engine
         self.listening = listen("127.0.0.1", 0)
@@ -84,8 +88,9 @@ class Served:
 
 
 @contextmanager
-def served(pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    running = Served(pace, options)
+def served(pace: float = 0.0, model: Limner | None = None, **options: Any) -> Iterator[Served]:
+    """A server of this model, or of a tiny one; ``options`` are those of `ServerOptions`."""
+    running = Served(model or make_limner(), pace, options)
     running.thread.start()
     try:
         running.wait(lambda: running.server.started)
@@ -97,3 +102,22 @@ def served(pace: float = 0.0, **options: Any) -> Iterator[Served]:
         running.listening.close()
         running.http.close()
         assert not running.thread.is_alive()
+
+
+@contextmanager
+def writing(script: str) -> Iterator[None]:
+    """Every reply is this text, "@" being a picture, whatever a model would write."""
+    left: dict[Row, Iterator[str]] = {}
+
+    def choose(decoder: Decoder, rows: Sequence[Row], scores: Any) -> list[int]:
+        return [next_token(decoder, next(left.setdefault(row, iter(script)), None)) for row in rows]
+
+    with patch.object(Decoder, "choose", choose):
+        yield
+
+
+def next_token(decoder: Decoder, letter: str | None) -> int:
+    """Of a letter of a script; None is its end."""
+    if letter is None:
+        return decoder.vocabulary.end_of_turn[0]
+    return decoder.begin_image_ids[0] if letter == "@" else decoder.encoder.text_ids(letter)[0]

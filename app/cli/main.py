@@ -22,6 +22,7 @@ EXTRAS = {
     "hydra": "train",
     "omegaconf": "train",
     "pyarrow": "train",
+    "ray": "ray",
     "sentencepiece": "convert",
     "tensorboard": "train",
 }

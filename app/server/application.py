@@ -38,7 +38,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     """The application for a model; ``app.state.service`` answers its requests. uvicorn, or whatever runs it, ends it by its
-    lifespan."""
+    lifespan. Where it is installed the page is at /ui; it needs all requests of a visitor in one process."""
     options = options or ServerOptions()
     service = Service(model, options)
     history = History(service.store, options)

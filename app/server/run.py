@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from .listening import KEEP_ALIVE, LAST_WORDS, listen
 from .options import ServerOptions
 from .security import check_listen, find_keys
 
@@ -18,18 +19,16 @@ if TYPE_CHECKING:
     from ..cli.options import Loading
     from .service import Service
 
-LAST_WORDS = 5
-"""Seconds in which clients can take the end of an answer that was cut"""
-KEEP_ALIVE = 75
-"""Seconds that a connection may be idle: more than in the clients and proxies that use it again, which would otherwise do so
-just when it is closed"""
-
 
 def run(loading: Loading, options: ServerOptions, open_page: bool = False) -> int:
     """Loads the model and serves it until it is told to stop; with ``open_page`` a browser shows the page. Raises ValueError for
     what cannot be listened at or loaded."""
     options = replace(options, api_key=find_keys(options.api_key))
     check_listen(options.host, options.api_key, options.insecure)
+    if options.replicas > 1:
+        from . import ray_serve
+
+        return ray_serve.run(loading, options)
     with listen(options.host, options.port) as listening:
         from ..web.mounting import MISSING, PATH, is_installed
         from . import logs
@@ -89,17 +88,3 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn leaves this out then, and the application would be cut with an error in the log
             await self.lifespan.shutdown()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that an address in use is said before anything is loaded. Raises ValueError."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise ValueError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port or --host"
-        ) from None
-    return bound

@@ -67,7 +67,7 @@ class Service:
         self.model, self.options = model, options
         model.engine = Engine(model, EngineLimits(rows=options.max_batch))
         self.engine = AsyncEngine(model)
-        self.store = Store(options.expire)
+        self.store = Store(options.expire, options.store)
         self.metrics = Metrics()
         self.accepted = 0
         """Replies that were asked for and are not over"""
@@ -153,19 +153,21 @@ class Service:
         names = sorted(body.ignored())
         return {"X-Limner-Ignored": ", ".join(names)} if names else {}
 
-    async def stop(self, is_forced: Callable[[], bool]) -> None:
+    async def stop(self, is_forced: Callable[[], bool]) -> int:
         """Takes no more calls; gives those that were accepted ``ServerOptions.grace`` seconds, unless it is forced to stop at
-        once, and then tells the clients of the rest that it stopped. `close` follows when they have heard of it."""
+        once, and then tells the clients of the rest that it stopped. Returns how many replies were cut; `close` follows when
+        their clients have heard of it."""
         self.is_stopping = True
         end = time.monotonic() + self.options.grace
         logger.info("stopping", extra={"values": {"accepted": self.accepted}})
         while self.accepted and time.monotonic() < end and not is_forced():
             await asyncio.sleep(0.05)
         self.engine.stop()
+        cut = self.accepted
         for end_streams in self.at_stop:
             end_streams()
-        level = logging.WARNING if self.accepted else logging.INFO
-        logger.log(level, "stopped", extra={"values": {"cut": self.accepted}})
+        logger.log(logging.WARNING if cut else logging.INFO, "stopped", extra={"values": {"cut": cut}})
+        return cut
 
     def close(self) -> None:
         """Ends the engine and removes what was kept."""

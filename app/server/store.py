@@ -23,7 +23,7 @@ class Store:
     def __init__(self, seconds: float, folder: Path | None = None) -> None:
         self.own = None if folder else tempfile.TemporaryDirectory(prefix="limner-")
         self.folder = folder or Path(self.own.name)  # type: ignore[union-attr]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.seconds, self.swept = seconds, time.monotonic()
 
     def put(self, data: bytes, suffix: str, name: str | None = None) -> str:

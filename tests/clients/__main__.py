@@ -101,41 +101,37 @@ def run(names: list[str], python: str, folder: Path) -> list[str]:
     log, shots = folder / "server.log", folder / "shots"
     shots.mkdir(exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "expected.py"), str(folder)], check=True)
-    failed = []
+    failed, ended = [], None
     try:
         with server(log) as (url, process):
-            environment = (
-                os.environ
-                | ALONE
-                | {
-                    "LIMNER_URL": url,
-                    "LIMNER_EXPECTED": str(folder),
-                    "LIMNER_SHOTS": str(shots),
-                }
-            )
+            environment = os.environ | ALONE
+            environment |= {"LIMNER_URL": url, "LIMNER_EXPECTED": str(folder), "LIMNER_SHOTS": str(shots)}
             for name, command in steps(python, url).items():
-                if names and name not in names:
-                    continue
-                begun = time.monotonic()
-                print(f"\n{name}: {' '.join(command)}", flush=True)
-                try:
-                    status: int | str = subprocess.run(
-                        command, cwd=HERE, env=environment, timeout=STEP_WITHIN
-                    ).returncode
-                except subprocess.TimeoutExpired:
-                    status = f"none after {STEP_WITHIN} s"
-                print(f"{name} took {time.monotonic() - begun:.0f} s, status {status}", flush=True)
-                failed += [name] if status else []
-            if process.poll() is not None:
-                failed.append(f"the server, which ended with status {process.returncode}")
+                if not names or name in names:
+                    failed += [] if passes(name, command, environment) else [name]
+            ended = process.poll() is not None and f"the server ended with status {process.returncode}"
     except RuntimeError as error:
-        failed.append(str(error))
-    written = log.read_text(encoding="utf-8", errors="replace")
-    if "Traceback (most recent call last)" in written:
-        failed.append("a request that ended in a traceback of the server")
-    if failed:
-        print(f"\nthe server's log, its last {LOG_SHOWN} lines:", *written.splitlines()[-LOG_SHOWN:], sep="\n")
+        ended = str(error)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if ended:
+        print("\nthe end of the server's log:", *lines[-LOG_SHOWN:], sep="\n")
+        failed.append(ended)
+    if errors := [line for line in lines if '"level": "error"' in line or '"status": 5' in line]:
+        print("\nerrors in the server's log:", *errors[:LOG_SHOWN], sep="\n")
+        failed.append(f"{len(errors)} errors of the server")
     return failed
+
+
+def passes(name: str, command: list[str], environment: dict[str, str]) -> bool:
+    """Whether a step ends well, and in time."""
+    begun = time.monotonic()
+    print(f"\n{name}: {' '.join(command)}", flush=True)
+    try:
+        status = subprocess.run(command, cwd=HERE, env=environment, timeout=STEP_WITHIN).returncode
+    except subprocess.TimeoutExpired:
+        status = None
+    print(f"{name} took {time.monotonic() - begun:.0f} s, status {status}", flush=True)
+    return status == 0
 
 
 def main() -> int:

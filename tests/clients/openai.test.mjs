@@ -76,14 +76,13 @@ test("images: generate and edit", async () => {
 });
 
 test("images in a stream: generate and edit", async () => {
-  for (const [name, stream] of [
-    ["first", await client.images.generate({ model: "nano", prompt: FIRST, seed, stream: true, partial_images: 1 })],
-    ["edited", await client.images.edit({
-      model: "nano", image: createReadStream(path("first")), prompt: SECOND, seed, stream: true, partial_images: 1,
-    })],
+  const options = { model: "nano", seed, stream: true, partial_images: 1 };
+  for (const [name, begin] of [
+    ["first", () => client.images.generate({ ...options, prompt: FIRST })],
+    ["edited", () => client.images.edit({ ...options, prompt: SECOND, image: createReadStream(path("first")) })],
   ]) {
     const events = [];
-    for await (const event of stream) events.push(event);
+    for await (const event of await begin()) events.push(event);
     assert.deepEqual(events.map((event) => event.type.split(".")[1]), ["partial_image", "completed"]);
     assert.ok(await same(events.at(-1).b64_json, name));
   }

@@ -20,7 +20,7 @@ export const text = (name) => expected.replies[name].text;
 export const dataUri = (name) => `data:image/png;base64,${readFileSync(path(name)).toString("base64")}`;
 
 // The bytes of base64, of a data URI or of an address of the server.
-async function bytes(picture) {
+export async function bytes(picture) {
   if (typeof picture !== "string") return Buffer.from(picture);
   if (picture.startsWith(URL)) return Buffer.from(await (await fetch(picture)).arrayBuffer());
   return Buffer.from(picture.split(",").at(-1), "base64");

@@ -1,7 +1,10 @@
 """langchain-openai: by the Responses interface, whose pictures it knows, and by chat, where it keeps words alone: there a picture
 comes as a link in them."""
 
-from langchain_core.messages import AIMessageChunk, HumanMessage
+from functools import reduce
+from operator import add
+
+from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
 from pictures import FIRST, QUESTION, SECOND, SEED, URL, data_uri, same, text, words_and_link
@@ -27,9 +30,7 @@ def test_the_second_picture_is_made_from_the_first():
 def test_the_second_picture_is_made_from_the_first_in_a_stream():
     messages = [HumanMessage(FIRST)]
     for said, name in ((SECOND, "first"), (None, "second")):
-        whole = AIMessageChunk("")
-        for chunk in draws.stream(messages):
-            whole += chunk
+        whole = reduce(add, draws.stream(messages))
         looks_like(whole, name)
         messages += [whole, HumanMessage(said or "thanks")]
 

@@ -66,8 +66,17 @@ def test_it_says_what_was_asked_and_what_was_planned(nano):
     assert second.command() is None, "no single prompt draws it"
 
 
+def test_a_forced_picture_has_its_command_too(nano):
+    drawn = nano.generate("a boat", images="force", max_images=1, seed=5, num_inference_steps=2).images[0]
+    said = read_metadata(drawn)
+    assert "--max-new-tokens 1" in said.command() and "--images" not in said.command()
+    options = {**said.options, "max_new_tokens": 1}
+    del options["images"]
+    assert nano.draw("a boat", seed=5, **options).images[0].tobytes() == drawn.tobytes()
+
+
 def test_every_row_and_every_picture_has_its_own(model):
-    replies = model.generate(["a", "b"], n=2, seed=[5, 8], images="force", max_images=2, max_new_tokens=40)
+    replies = model.generate(["a", "b"], n=2, seed=[5, 8], images="force", max_images=2, max_new_tokens=40, history=2)
     said = [[read_metadata(image) for image in reply.images] for reply in replies]
     assert [(own[0].prompt, own[0].seed) for own in said] == [("a", 5), ("a", 6), ("b", 8), ("b", 9)]
     assert all([one.index for one in own] == list(range(len(own))) for own in said)
@@ -122,6 +131,13 @@ def test_a_saved_chat_s_pictures_say_it(model, tmp_path):
     assert infos(loaded) == infos(chat) and infos(loaded)[0] == {}, "a user's picture says nothing"
     (tmp_path / "a-02.png").write_bytes(file_with("{"))
     assert infos(limner.Chat.load(tmp_path / "a.jsonl", model)) == [{}, {}]
+    chat.say("again", mask=(0, 0, 9, 9))
+    assert infos(chat)[2] == {}, "nor does what is shown of a drawn one"
+    shown = {"role": "user", "content": [{"type": "image", "image": chat.last_picture()}]}
+    chat.messages[-2] = shown
+    chat.save(tmp_path / "c.jsonl")
+    names = [p["image"] for p in json.loads((tmp_path / "c.jsonl").read_text())["messages"][-2]["content"]]
+    assert read_metadata(tmp_path / names[0]) is None
 
 
 GOOD = PictureMetadata(

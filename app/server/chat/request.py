@@ -151,6 +151,15 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     service_tier: str | None = Field(None, json_schema_extra=NO_EFFECT)
     reasoning_effort: str | None = Field(None, json_schema_extra=NO_EFFECT)
     verbosity: str | None = Field(None, json_schema_extra=NO_EFFECT)
+    # what vLLM's router adds to every request
+    ignore_eos: Literal[False] | None = None
+    no_stop_trim: Literal[False] | None = None
+    continue_final_message: Literal[False] | None = None
+    return_hidden_states: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    separate_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
+    stream_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
+    include_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
 
 
 def options(body: ChatCompletionRequest) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..errors import APIError
 from ..pictures import encode, put
 from ..service import Answer, Call, Service, random_seed
 from ..streaming import EventStream, event, unless_disconnected
+from .answer import ImageOut, ImagesResponse, ImagesUsage
 from .fields import ImageFields
 
 
@@ -54,25 +55,28 @@ async def draw(service: Service, request: Request, body: ImageFields, work: Work
     if body.stream:
         return EventStream(answer, events(service, answer, body, work), headers=headers)
 
-    async def finish() -> dict[str, Any]:
-        replies = await answer.finish()
-        data = []
-        for row, reply in enumerate(replies):
-            file = await service.in_thread(work.file, reply.images[0], body)
-            entry = (
-                {"url": put(service, file, request, file_format(body))} if body.response_format == "url" else b64(file)
-            )
-            data.append({**entry, "revised_prompt": plan(answer, row, reply), "seed": seed + row})
-        return {
-            "created": int(time.time()),
-            "data": data,
-            "background": "opaque",
-            "output_format": file_format(body),
-            "size": size(replies[0].images[0]),
-            "usage": usage(answer),
-        }
+    made = await unless_disconnected(request, answer, finish(service, request, answer, body, work))
+    return JSONResponse(made.values(), headers=headers)
 
-    return JSONResponse(await unless_disconnected(request, answer, finish()), headers=headers)
+
+async def finish(service: Service, request: Request, answer: Answer, body: ImageFields, work: Work) -> ImagesResponse:
+    """All pictures, when they are there."""
+    replies, data = await answer.finish(), []
+    for row, reply in enumerate(replies):
+        file = await service.in_thread(work.file, reply.images[0], body)
+        made = ImageOut(revised_prompt=plan(answer, row, reply), seed=answer.call.seed + row)
+        if body.response_format == "url":
+            made.url = put(service, file, request, file_format(body))
+        else:
+            made.b64_json = base64.b64encode(file).decode()
+        data.append(made)
+    return ImagesResponse(
+        created=int(time.time()),
+        data=data,
+        output_format=file_format(body),
+        size=size(replies[0].images[0]),
+        usage=ImagesUsage.of(answer.usage),
+    )
 
 
 async def events(service: Service, answer: Answer, body: ImageFields, work: Work) -> AsyncGenerator[bytes, None]:
@@ -83,7 +87,7 @@ async def events(service: Service, answer: Answer, body: ImageFields, work: Work
         name = f"{work.kind}.{kind}"
         common = {
             "type": name,
-            **b64(await service.in_thread(work.file, image, body)),
+            "b64_json": base64.b64encode(await service.in_thread(work.file, image, body)).decode(),
             "created_at": int(time.time()),
             "size": size(image),
             "quality": "auto",
@@ -98,17 +102,12 @@ async def events(service: Service, answer: Answer, body: ImageFields, work: Work
             shown += 1
     (reply,) = answer.replies
     values = {"revised_prompt": plan(answer, 0, reply), "seed": answer.call.seed}
-    yield await of("completed", reply.images[0], usage=usage(answer), **values)
+    yield await of("completed", reply.images[0], usage=ImagesUsage.of(answer.usage).model_dump(), **values)
 
 
-def file_format(body: ImageFields) -> str:
+def file_format(body: ImageFields) -> Literal["png", "jpeg", "webp"]:
     """Of the pictures' files."""
     return body.output_format or "png"
-
-
-def b64(data: bytes) -> dict[str, str]:
-    """A file as OpenAI has it."""
-    return {"b64_json": base64.b64encode(data).decode()}
 
 
 def size(image: Image.Image) -> str:
@@ -120,21 +119,3 @@ def plan(answer: Answer, row: int, reply: Reply) -> str | None:
     """What the model said before it drew; None where it said nothing, or drew only because it had to."""
     first = next(i for i, part in enumerate(reply.parts) if isinstance(part, Image.Image))
     return None if row in answer.silent else Reply(reply.parts[:first], "stop").text or None
-
-
-def usage(answer: Answer) -> dict[str, Any]:
-    """As OpenAI counts."""
-    own = answer.usage
-    return {
-        "input_tokens": own.prompt_tokens,
-        "input_tokens_details": {
-            "image_tokens": own.prompt_image_tokens,
-            "text_tokens": own.prompt_tokens - own.prompt_image_tokens,
-        },
-        "output_tokens": own.completion_tokens,
-        "output_tokens_details": {
-            "image_tokens": own.image_tokens,
-            "text_tokens": own.completion_tokens - own.image_tokens,
-        },
-        "total_tokens": own.prompt_tokens + own.completion_tokens,
-    }

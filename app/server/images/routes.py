@@ -13,6 +13,7 @@ from ....inference.resizing import nearest_size
 from ..errors import APIError
 from ..history import History
 from ..service import Service
+from .answer import DOCUMENTED
 from .drawing import Work, draw
 from .fields import GenerationRequest, drawing_options, edit_body
 from .uploads import Edit, read_edit
@@ -22,14 +23,14 @@ def routes(service: Service, history: History) -> APIRouter:
     """The endpoints."""
     router = APIRouter()
 
-    @router.post("/v1/images/generations")
+    @router.post("/v1/images/generations", responses=DOCUMENTED)
     async def create_image(body: GenerationRequest, request: Request) -> Response:
         """Draw pictures."""
         service.check_model(body.model or service.model.name)
         messages = [history.message("user", [body.prompt])]
         return await draw(service, request, body, Work("image_generation", messages, drawing_options(body)))
 
-    @router.post("/v1/images/edits", openapi_extra=edit_body())
+    @router.post("/v1/images/edits", responses=DOCUMENTED, openapi_extra=edit_body())
     async def create_image_edit(request: Request) -> Response:
         """Draw pictures from others: one that is changed, wholly or where a mask says, or several that are put together."""
         edit = await read_edit(request, service.options.max_pictures)

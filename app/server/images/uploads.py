@@ -82,10 +82,11 @@ async def read_edit(request: Request, max_pictures: int) -> Edit:
     )
 
 
-def validated(kind: type[Fields], values: Any) -> Fields:
-    """The fields of a body. Raises RequestValidationError, as FastAPI does for the bodies that it reads."""
+def validated(kind: type[Fields], values: Any, strict: bool = True) -> Fields:
+    """The fields of a body; those of a form are all text, so that numbers are read from it where it is not ``strict``. Raises
+    RequestValidationError, as FastAPI does for the bodies that it reads."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, strict=strict)
     except ValidationError as error:
         found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
         raise RequestValidationError(found, body=values) from None
@@ -104,7 +105,7 @@ def json_edit(data: bytes) -> Edit:
 
 def form_edit(form: Form) -> Edit:
     """Raises RequestValidationError, and APIError for a form without pictures."""
-    body = validated(EditFields, form.values)
+    body = validated(EditFields, form.values, strict=False)
     if not form.images:
         raise APIError("image is missing", param="image", code="missing_required_parameter")
     several = len(form.images) > 1

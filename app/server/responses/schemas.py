@@ -154,7 +154,7 @@ class OtherTool(BaseModel):
     """A tool that the model may call, and never does."""
 
     model_config = ConfigDict(extra="allow")
-    type: str
+    type: str = Field(json_schema_extra={"not": {"const": "image_generation"}})
 
 
 def tool_type(tool: Any) -> str:
@@ -265,6 +265,16 @@ class ResponseRequest(Extensions, ResponseOptions):  # type: ignore[misc, valid-
         found = self.tools[places[0]] if self.tools and places else None
         return found if isinstance(found, ImageGenerationTool) else ImageGenerationTool(type="image_generation")
 
+    @property
+    def must_draw(self) -> bool:
+        """Whether there is to be a picture, whatever the model would say."""
+        return self.tool_choice not in (None, "auto", "none")
+
     def ignored(self) -> set[str]:
-        """As of all requests; tools that are never called, too."""
-        return super().ignored() | ({"tools"} if len(self.own_tools) < len(self.tools or ()) else set())
+        """As of all requests; tools that are never called, and what is shown in streams alone, too."""
+        names = super().ignored()
+        if len(self.own_tools) < len(self.tools or ()):
+            names.add("tools")
+        if self.tool.partial_images and not self.stream:
+            names.add("partial_images")
+        return names

@@ -145,11 +145,10 @@ class ResponseEvents:
     async def end_picture(self, image: Image.Image) -> list[Values]:
         """The picture is drawn."""
         image, result = await self.finished(image)
-        place, plan = self.place("ig"), self.plan.strip()
+        place, plan, self.plan = self.place("ig"), self.plan.strip(), ""
         action = "edit" if self.has_pictures or self.images else "generate"
         values = {**self.picture_values(image), "action": action, "revised_prompt": plan or None}
         item = picture_call(place["item_id"], "completed", result, **values)
-        self.plan = ""
         self.images.append(image)
         self.output.append(item)
         return [

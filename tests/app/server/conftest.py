@@ -2,14 +2,23 @@
 
 import pytest
 
+from helpers import make_limner
 from served import served
 
 
 @pytest.fixture(scope="session")
 def server():
     """A server of a tiny model with random weights."""
-    with served() as running:
+    model = make_limner()
+    model.name = "tiny"
+    with served(model=model) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Makes a server of another model for a while: ``with serve(model, **options) as running``."""
+    return lambda model, **options: served(model=model, **options)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_several_pictures_are_shown_in_their_order(tiny, client):
 
 
 def test_more_pictures_than_the_model_uses_are_refused(client):
-    with pytest.raises(openai.BadRequestError, match="3 pictures; limner draws from at most 2") as error:
+    with pytest.raises(openai.BadRequestError, match="3 pictures; tiny draws from at most 2") as error:
         client.images.edit(image=[png_bytes(i) for i in range(3)], prompt="blue")
     assert error.value.param == "image"
 
@@ -149,7 +149,7 @@ def test_a_large_picture_is_scaled_which_is_said(server):
     files = [("image", ("a.png", png_bytes(1, (64, 96)))), ("mask", ("m.png", mask_bytes((64, 96), (30, 20, 60, 40))))]
     answer = edit(server, files=files)
     assert answer.status_code == 200 and answer.json()["size"] == "32x32"
-    assert "96 x 64 is more than limner edits" in answer.headers["X-Limner-Note"]
+    assert "96 x 64 is more than tiny edits" in answer.headers["X-Limner-Note"]
     assert "X-Limner-Note" not in edit(server, files=[("image", ("a.png", png_bytes(1)))]).headers
 
 
@@ -229,7 +229,7 @@ WRONG_JSON = {
     ),
     "a host": ({"images": [{"image_url": "http://127.0.0.1:9/a.png"}]}, "images.0", "127.0.0.1"),
     "base64 that is none": ({"images": [{"image_url": "data:image/png;base64,%%"}]}, "images.0", "base64"),
-    "too many": ({"images": [{"image_url": URI}] * 3}, "images", "3 pictures; limner draws from at most 2"),
+    "too many": ({"images": [{"image_url": URI}] * 3}, "images", "3 pictures; tiny draws from at most 2"),
     "far too many": ({"images": [{"image_url": URI}] * 17}, "images", "at most 16"),
     "a picture that was": (
         {"images": [{"image_url": f"http://x/pictures/{'a' * 32}.png"}]},

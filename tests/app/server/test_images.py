@@ -3,7 +3,10 @@
 import base64
 import io
 import itertools
-from contextlib import contextmanager
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from unittest.mock import patch
 
 import httpx
@@ -13,9 +16,10 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
+import limner
 from helpers import psnr
 from limner.mllm.decoding import Decoder
-from served import served
+from served import next_token, served, writing
 
 
 def opened(text):
@@ -30,30 +34,6 @@ def same(a, b):
 def checked(made, kind=ImagesResponse):
     """What the client gives, which it does not check by itself."""
     return kind.model_validate(made.model_dump())
-
-
-@contextmanager
-def writing(script):
-    """Every reply is this text, "@" being a picture, whatever the model would write."""
-    letters = {}
-
-    def choose(decoder, rows, scores):
-        tokens = []
-        for row in rows:
-            own = letters.setdefault(row, iter(script))
-            letter = next(own, None)
-            vocabulary, ids = decoder.vocabulary, decoder.encoder.text_ids
-            tokens.append(
-                vocabulary.end_of_turn[0]
-                if letter is None
-                else decoder.begin_image_ids[0]
-                if letter == "@"
-                else ids(letter)[0]
-            )
-        return tokens
-
-    with patch.object(Decoder, "choose", choose):
-        yield
 
 
 def test_a_picture_is_that_of_draw(tiny, client):
@@ -101,12 +81,7 @@ def test_where_some_replies_have_no_picture_theirs_are_drawn_too(tiny, client):
     letters = {}
 
     def choose(decoder, rows, scores):
-        made = []
-        for row in rows:
-            letter = next(letters.setdefault(row, iter(next(scripts))), None)
-            text = decoder.vocabulary.end_of_turn[0] if letter is None else decoder.encoder.text_ids(letter)[0]
-            made.append(decoder.begin_image_ids[0] if letter == "@" else text)
-        return made
+        return [next_token(decoder, next(letters.setdefault(row, iter(next(scripts))), None)) for row in rows]
 
     with patch.object(Decoder, "choose", choose):
         made = checked(client.images.generate(prompt="cat", n=2, extra_body={"seed": 3}))
@@ -280,3 +255,28 @@ def test_a_full_queue_says_when_to_come_again():
 
 def test_there_are_no_variations(server):
     assert server.http.post(f"{server.url}/images/variations", files={"image": b"x"}).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_lines_of_the_document_work(server, tmp_path):
+    document = (Path(limner.__file__).parent / "docs/serving.md").read_text()
+    images = document.partition("\n## Images\n")[2].partition("\n## ")[0]
+    lines = [line.strip() for line in images.splitlines() if line.startswith("    curl ")]
+    assert len(lines) == 5
+    for name in ("apple.png", "car.png", "mask.png"):
+        Image.new("RGBA", (32, 32), (255, 0, 0, 0 if name == "mask.png" else 255)).save(tmp_path / name)
+    for line in lines:
+        line = line.replace("http://127.0.0.1:8000", server.root).replace("160x96", "48x32")
+        told = subprocess.run(
+            [*shlex.split(line), "-sS", "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert told.returncode == 0 and ('"url"' in told.stdout or '"b64_json"' in told.stdout), told
+
+
+def test_answers_are_as_the_document_says(server):
+    paths = server.app.openapi()["paths"]
+    for path in ("/v1/images/generations", "/v1/images/edits"):
+        content = paths[path]["post"]["responses"]["200"]["content"]
+        assert (
+            content["application/json"]["schema"]["$ref"].endswith("/ImagesResponse") and "text/event-stream" in content
+        )

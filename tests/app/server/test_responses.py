@@ -1,10 +1,12 @@
 """`/v1/responses` by the official client; every object and event is checked by its own types."""
 
+import asyncio
 import base64
 import io
 import json
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -15,8 +17,11 @@ from PIL import Image, ImageDraw
 from pydantic import TypeAdapter
 
 import limner
+from limner.app.server.responses.schemas import ImageGenerationTool
+from limner.app.server.responses.streaming import ResponseEvents
 from limner.app.server.service import Answer
-from limner.mllm.events import PictureBegun
+from limner.mllm.events import Finished, PictureBegun, PictureDone, TextPiece
+from served import served
 
 FAST = {"num_inference_steps": 2, "seed": 5}
 RESPONSE, EVENT, ITEMS = TypeAdapter(Response), TypeAdapter(ResponseStreamEvent), TypeAdapter(list[ResponseItem])
@@ -24,9 +29,9 @@ TOOL = {"type": "image_generation"}
 
 
 @pytest.fixture(scope="module")
-def nano_server(serve):
-    with serve(limner.load("nano")) as served:
-        yield served
+def nano_server():
+    with served(model=limner.load("nano")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,33 @@ def test_a_picture_says_its_plan_and_its_size(create):
     assert call["id"].startswith("ig_") and message["id"].startswith("msg_")
 
 
+def test_a_plan_is_of_the_picture_that_follows_it():
+    image = Image.new("RGB", (32, 16))
+
+    async def events():
+        yield TextPiece(0, "A cat:")
+        for index in range(2):
+            yield PictureBegun(0, index, (16, 32))
+            yield PictureDone(0, index, image)
+        yield Finished(0, "stop")
+
+    async def in_thread(function):
+        return function()
+
+    async def read():
+        answer = SimpleNamespace(events=events, service=SimpleNamespace(in_thread=in_thread))
+        made = ResponseEvents(
+            answer, {"id": "resp_0"}, ImageGenerationTool(type="image_generation"), has_pictures=False
+        )
+        async for _ in made.items():
+            pass
+        return made.output
+
+    _, first, second = asyncio.run(read())
+    assert (first["revised_prompt"], second["revised_prompt"]) == ("A cat:", None)
+    assert (first["action"], second["action"]) == ("generate", "edit") and first["size"] == "32x16"
+
+
 def test_streamed_is_as_not_streamed(create, http):
     response = create("draw a red cat", num_inference_steps=4)
     events = events_of(http, input="draw a red cat", tools=[TOOL | {"partial_images": 2}], num_inference_steps=4)
@@ -250,6 +282,17 @@ def test_a_picture_can_be_had_whatever_is_said(create, nano, choice):
     assert response["tool_choice"] == choice and response["status"] == "completed"
 
 
+def test_nothing_but_the_picture_comes_of_forcing_it(client, tiny):
+    options = {"seed": 5, "num_inference_steps": 2}
+    fields = {"extra_body": options, "max_output_tokens": 8, "tool_choice": "required"}
+    response = client.responses.create(model=tiny.name, input="hello", **fields).to_dict()
+    reply = tiny.draw("hello", max_new_tokens=8, **options)
+    forced = tiny.generate("hello", images="force", max_images=1, max_new_tokens=1, **options)
+    assert len(forced.parts) == 2  # this model goes on in words
+    assert texts(response) == [part for part in parts(reply) if part != "picture"]
+    assert same(pictures(response), reply.images)
+
+
 def test_pictures_can_be_declined(create):
     response = create("draw a red cat", tool_choice="none")
     assert not pictures(response) and texts(response)
@@ -327,7 +370,10 @@ def test_fields_without_effect_are_named(http):
     fields = {
         "user": "me",
         "reasoning": {"effort": "low"},
-        "tools": [TOOL | {"moderation": "low"}, {"type": "function", "name": "f", "parameters": {}, "strict": True}],
+        "tools": [
+            TOOL | {"moderation": "low", "partial_images": 1},
+            {"type": "function", "name": "f", "parameters": {}, "strict": True},
+        ],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
         "include": ["reasoning.encrypted_content"],
@@ -342,7 +388,7 @@ def test_fields_without_effect_are_named(http):
     answer = http.post("/responses", json={"model": "nano", "input": "hello", **FAST, **fields})
     assert answer.status_code == 200, answer.text
     named = set(answer.headers["X-Limner-Ignored"].split(", "))
-    assert named == {"user", "effort", "moderation", "tools", "parallel_tool_calls"}
+    assert named == {"user", "effort", "moderation", "partial_images", "tools", "parallel_tool_calls"}
     response = answer.json()
     RESPONSE.validate_python(response)
     assert response["metadata"] == {"a": "b"} and response["user"] == "me" and not response["store"]
@@ -406,6 +452,7 @@ PICTURE = data_uri(Image.new("RGB", (64, 64)))
         ),
         ({"tools": [TOOL | {"input_image_mask": {"file_id": "f"}}]}, "tools.0.input_image_mask.image_url"),
         ({"max_images": 1, "max_tool_calls": 2}, "max_images"),
+        ({"max_tool_calls": 0, "tool_choice": "required"}, "tool_choice"),
         ({"adapters": {"none": 1}}, "adapters"),
         ({"foo": 1}, "foo"),
     ],

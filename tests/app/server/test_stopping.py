@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from limner.app.server.listening import listen
 from limner.app.server.logs import JSONFormatter
-from limner.app.server.run import listen
 from served import served
 
 SECRET = "a-word-that-no-log-may-hold"
@@ -121,5 +121,5 @@ def test_an_error_in_the_log_tells_its_words_for_debugging_alone(debug):
     except ValueError:
         logger.exception("a request failed")
     line = json.loads(stream.getvalue())
-    assert line["error"] == "ValueError" and "test_server_stop.py" in line["trace"][0]
+    assert line["error"] == "ValueError" and "test_stopping.py" in line["trace"][0]
     assert (SECRET in stream.getvalue()) == debug
