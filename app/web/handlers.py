@@ -98,7 +98,7 @@ class Handlers:
         conversation = self.find(bridge)
         if conversation is None:
             return
-        asked = {name: str(event._data.get(name) or "") for name in ("action", "value", "text", "mask")}  # type: ignore[union-attr]
+        asked = {name: str(event._data.get(name) or "") for name in ("action", "value", "text", "mask")}
         handler = self.turns().get(asked["action"])
         try:
             conversation.check_idle()
