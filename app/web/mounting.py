@@ -36,6 +36,7 @@ STATIC = Path(__file__).parent / "static"
 HEAD = """
 <link rel="icon" href="own/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="own/page.css">
+<link rel="stylesheet" href="own/panel.css">
 <link rel="stylesheet" href="own/picture.css">
 """
 MISSING = "the page needs gradio: pip install 'limner[ui]'"

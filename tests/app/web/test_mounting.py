@@ -71,7 +71,7 @@ def test_what_it_loads_is_the_server_s_own(running):
     config = running.http.get(f"{running.root}/ui/config").json()
     assert config["analytics_enabled"] is False
     assert not [sheet for sheet in config["stylesheets"] or [] if "//" in sheet]
-    styles = [f"{running.root}/ui/{name}" for name in ("theme.css", "own/page.css", "own/picture.css")]
+    styles = [f"{running.root}/ui/{name}" for name in ("theme.css", "own/page.css", "own/panel.css", "own/picture.css")]
     for style in styles:
         reply = running.http.get(style)
         assert reply.status_code == 200 and reply.headers["content-type"].startswith("text/css")
