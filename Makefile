@@ -3,6 +3,7 @@
 # make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
 # make floor, make newest: the quick tests with the lowest versions that pyproject.toml allows, and with the newest there are;
 # each in an environment of its own, with a torch for CUDA where that is what there is (7 GB).
+# make test-clients: OpenAI's own and other clients, a fuzzer, load and a browser against a running server.
 # make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat test test-slow test-portable stress floor newest mutants lint format wheel clean
+.PHONY: chat test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -25,6 +26,19 @@ test-slow: .venv/test.done .venv/quantized.done
 # the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
+
+test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
+	$(BIN)/python tests/clients
+
+.venv-clients/done: tests/clients/requirements.txt constraints-clients.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+tests/clients/node_modules/done: tests/clients/package-lock.json tests/clients/system_packages.sh
+	bash tests/clients/system_packages.sh
+	cd tests/clients && npm ci --no-audit --no-fund
+	@touch $@
 
 floor: .venv-floor/bin/python
 	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e ".[dev,quantized]"
@@ -87,4 +101,4 @@ wheel: .venv/test.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-floor .venv-newest build *.egg-info
+	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info

@@ -41,6 +41,8 @@ class Drawing:
         self.begin, self.guided, self.total, self.shape = begin, guided, total, shape
         self.latents: Tensor | None = None
         """(batch, channels, h, w) when all is done"""
+        self.estimate: Tensor | None = None
+        """The latents as the network would have them in the end by what it last said"""
         self.steps = begin()
         self.x, self.t = next(self.steps)
 
@@ -49,8 +51,9 @@ class Drawing:
         """Steps that are done, of ``total``."""
         return self.total if self.latents is not None else self.guided.step_of[self.t]
 
-    def send(self, prediction: Tensor) -> None:
-        """What the network says of ``x`` at time ``t``."""
+    def send(self, prediction: Tensor, estimate: Tensor) -> None:
+        """What the network says of ``x`` at time ``t``, and the latents at the end that follow from it."""
+        self.estimate = estimate
         try:
             self.x, self.t = self.steps.send(prediction)
         except StopIteration as stopped:
@@ -120,9 +123,11 @@ class Detokenizer(nn.Module, ABC):
 
     @torch.no_grad()
     def decode(self, drawing: Drawing) -> Tensor:
-        """8-bit pictures (batch, height, width, 3) of a drawing that is done. Raises NotFiniteError where they would be black."""
-        assert drawing.latents is not None
-        pixels = self.autoencoder.decode(drawing.latents.to(next(self.autoencoder.parameters()).dtype))
+        """8-bit pictures (batch, height, width, 3) of a drawing; of one that is not done, as the network expects them to become.
+        Raises NotFiniteError where they would be black."""
+        latents = drawing.estimate if drawing.latents is None else drawing.latents
+        assert latents is not None
+        pixels = self.autoencoder.decode(latents.to(next(self.autoencoder.parameters()).dtype))
         if not pixels.isfinite().all():
             raise NotFiniteError(f"the pixels {NOT_FINITE}")
         return to_uint8(pixels)

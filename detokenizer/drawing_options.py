@@ -23,11 +23,15 @@ class DrawingOptions:
     """times in [0, 1], 1 being noise, at which guidance acts"""
     sampler: str = "euler"
     """euler, heun or multistep"""
+    partial_images: int = 0
+    """how often a picture is shown while it is drawn (`PictureStep.image`)"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        if self.partial_images < 0:
+            raise ValueError(f"partial_images is {self.partial_images}; it must not be negative")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"no sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}")
         _ = self.guidance  # checks the scales

@@ -132,7 +132,7 @@ class MMDiTDetokenizer(Detokenizer):
     def advance(self, drawings: Sequence[Drawing]) -> None:
         velocities = guided_velocities([(d.guided, d.x, d.t) for d in drawings])
         for drawing, velocity in zip(drawings, velocities, strict=True):
-            drawing.send(velocity)
+            drawing.send(velocity, drawing.x - drawing.t * velocity)
 
     def save_pretrained(self, folder: str | Path, source: str | None = None) -> None:
         """``source``, a folder or hub id of an SD3, is named in place of the MM-DiT's and the autoencoder's weights."""

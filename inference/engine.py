@@ -57,35 +57,35 @@ class Engine(Scheduler):
         for; closing the generator ends it within one unit of work. Raises what its work raised."""
         is_exiting = sys.is_finalizing  # of a generator that is left until then, when modules are empty
         try:
-            self._submit(request)
+            self.submit(request)
             while True:
-                if self._wait(request):
-                    self._drive()
+                if self.wait(request):
+                    self.drive()
                 while request.events:
                     yield request.events.popleft()
                 if request.error is not None:
                     raise request.error
                 if request.over and not request.events:
-                    return [Reply(row.parts, row.finish_reason) for row in request.rows]
+                    return request.replies
         finally:
             if not is_exiting():
-                self._leave(request)
+                self.leave(request)
 
-    def _wait(self, request: Request) -> bool:
-        """Waits for events of a request; True where nobody else drives and its caller has to."""
+    def wait(self, *requests: Request) -> bool:
+        """Waits for events of one of a caller's requests; True where nobody else drives and the caller has to (`drive`)."""
         with self.lock:
-            while not request.events and not request.over:
+            while not any(request.events or request.over for request in requests):
                 # one that drove is soon back: the processors are torch's best for one calling thread at a time, since the
                 # threads that OpenMP keeps for each caller stay busy for a while
                 nobody_drives = self.driver is None or time.monotonic() - self.driven > PATIENCE
                 if not self.busy and (nobody_drives or self.driver == threading.get_ident()):
-                    self.busy, self.driver = request, threading.get_ident()
+                    self.busy, self.driver = requests[0], threading.get_ident()
                     return True
-                request.changed.wait(PATIENCE)
+                requests[0].changed.wait(PATIENCE)
             return False
 
-    def _drive(self) -> None:
-        """One unit of work; the caller has set `busy`."""
+    def drive(self) -> None:
+        """One unit of work, after `wait` has said so."""
         try:
             self.step()
         finally:
@@ -96,7 +96,7 @@ class Engine(Scheduler):
                     if request.events or request.over:
                         request.changed.notify()
 
-    def _leave(self, request: Request) -> None:
+    def leave(self, request: Request) -> None:
         """Takes a request off that is over or that nobody waits for: at once, or after the unit of work that is going on."""
         with self.lock:
             if request in self.requests:  # else an interrupt came before it was submitted
@@ -111,7 +111,8 @@ class Engine(Scheduler):
                 for other in self.requests[:1]:
                     other.changed.notify()
 
-    def _submit(self, request: Request) -> None:
+    def submit(self, request: Request) -> None:
+        """Takes a request in; its caller waits for its events, drives where it has to, and leaves."""
         if self.process != os.getpid():  # a fork: nobody is here who was driving when it came
             self.__init__(self.model, self.limits)  # type: ignore[misc]
         tokenizer = self.model.encoder.tokenizer

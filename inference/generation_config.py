@@ -160,5 +160,6 @@ class GenerationOptions(TypedDict, total=False):
     image_guidance_scale: float | None
     guidance_interval: tuple[float, float] | None
     sampler: str | None
+    partial_images: int | None
     boxes: bool | None
     history: int | None

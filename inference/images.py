@@ -9,12 +9,12 @@ import stat
 import struct
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -45,6 +45,9 @@ TURNS = {
 """What sets a picture of each EXIF orientation upright"""
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of TIFF that tell a camera's raw file, whose first page is a thumbnail"""
+Result = TypeVar("Result")
+Convert = Callable[[Image.Image, str], Result]
+"""What is made of an image, which may not have been decoded, and of what errors call it"""
 FORMATS_SAID: set[str | None] = set()
 """Formats of which a file with several frames was met"""
 
@@ -84,41 +87,56 @@ def load_image(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimit
     ValueError, which names the source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, beyond
     the ``limits``, or of values out of range.
     """
+    return load_as(to_rgb, source, allow_urls, limits)
+
+
+def load_mask(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER) -> Image.Image:
+    """What `load_image` reads as a mask: an image of mode "L", 255 where the picture is to be edited and 0 elsewhere.
+
+    With transparency it marks what is transparent (OpenAI's form), else what is white (diffusers'). Raises ValueError as
+    `load_image` does.
+    """
+    return load_as(to_mask, source, allow_urls, limits)
+
+
+def load_as(
+    convert: Convert[Result], source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER
+) -> Result:
+    """What ``convert`` (`to_rgb`, `to_mask`, …) makes of whatever is a picture (`load_image`)."""
     if isinstance(source, Image.Image):
-        return to_rgb(source, str(getattr(source, "filename", "") or "the picture"))
+        return convert(source, str(getattr(source, "filename", "") or "the picture"))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_bytes(bytes(source), "the picture", limits)
+        return decode_bytes(bytes(source), "the picture", convert, limits)
     if isinstance(source, (str, os.PathLike)):
         if not source:
             raise PictureError("the path of the picture is empty")
         path = local_path(source)
         if path is None:
-            return load_address(str(source), allow_urls, limits)
+            return load_address(str(source), allow_urls, convert, limits)
         if not limits.local_files:
             name = repr(str(source))[:100]
             raise PictureError(f"{name} is not read: a picture is a data URI or the URL of an allowed host here")
-        return load_file(path, limits)
+        return load_file(path, convert, limits)
     if hasattr(source, "read"):
-        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), limits)
+        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), convert, limits)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(source, torch.Tensor):
         values = source.detach().cpu()
-        return array_image(
-            values.float().numpy() if values.is_floating_point() else values.numpy(), channels_first=True
-        )
+        array = values.float().numpy() if values.is_floating_point() else values.numpy()
+        return array_image(array, channels_first=True, convert=convert)
     if hasattr(source, "__array__"):
-        return array_image(np.asarray(source), channels_first=False)
+        return array_image(np.asarray(source), channels_first=False, convert=convert)
     raise PictureError(
         "a picture is a path, a data URI, a URL of an allowed host, a PIL image, an array, a tensor, bytes or an open file, "
         f"not {source!r:.60} ({type(source).__name__})"
     )
 
 
-def load_address(address: str, allow_urls: Sequence[str], limits: PictureLimits) -> Image.Image:
-    """As `load_image`, for a ``data:`` URI or a URL."""
+def load_address(address: str, allow_urls: Sequence[str], convert: Convert[Result], limits: PictureLimits) -> Result:
+    """As `load_as`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
-        return decode_bytes(data_of_uri(address), f"{address:.30}…", limits)
-    return decode_bytes(fetch(address, allow_urls, limits.max_bytes), shown(address), limits)
+        return decode_bytes(data_of_uri(address), f"{address:.30}…", convert, limits)
+    return decode_bytes(fetch(address, allow_urls, limits.max_bytes), shown(address), convert, limits)
 
 
 def local_path(source: str | os.PathLike[str]) -> Path | None:
@@ -129,8 +147,8 @@ def local_path(source: str | os.PathLike[str]) -> Path | None:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def load_file(path: Path, limits: PictureLimits) -> Image.Image:
-    """As `load_image`, for a path."""
+def load_file(path: Path, convert: Convert[Result], limits: PictureLimits) -> Result:
+    """As `load_as`, for a path."""
     name = f"{path!s:.300}"
     try:
         found = path.stat()
@@ -141,7 +159,7 @@ def load_file(path: Path, limits: PictureLimits) -> Image.Image:
         if found.st_size == 0:
             raise PictureError(f"{name} is empty (0 bytes)")
         with path.open("rb") as stream:
-            return decode_image(stream, name, limits.max_pixels)
+            return decode_image(stream, name, convert, limits.max_pixels)
     except (FileNotFoundError, NotADirectoryError):
         hint = " (a URL is given as a string, not as a Path)" if name.startswith(("http:/", "https:/")) else ""
         raise PictureError(f"no such file: {name}{hint}") from None
@@ -167,19 +185,19 @@ def read_all(stream: Any) -> bytes:
     return data
 
 
-def decode_bytes(data: bytes, name: str, limits: PictureLimits) -> Image.Image:
-    """As `load_image`, for the bytes of a file."""
+def decode_bytes(data: bytes, name: str, convert: Convert[Result], limits: PictureLimits) -> Result:
+    """As `load_as`, for the bytes of a file."""
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)")
     if limits.max_bytes is not None and len(data) > limits.max_bytes:
         raise PictureError(
             f"{name} is {len(data):,} bytes, more than the limit of {limits.max_bytes:,}; make it smaller"
         )
-    return decode_image(io.BytesIO(data), name, limits.max_pixels)
+    return decode_image(io.BytesIO(data), name, convert, limits.max_pixels)
 
 
-def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """As `load_image`, for an open file; ``name`` is what errors call it."""
+def decode_image(stream: BinaryIO, name: str, convert: Convert[Result], max_pixels: int = MAX_PIXELS) -> Result:
+    """As `load_as`, for an open file; ``name`` is what errors call it."""
     try:
         check_icon(stream, name, max_pixels)
         with warnings.catch_warnings():
@@ -188,7 +206,7 @@ def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> I
                 check_pixels(image, name, max_pixels)
                 refuse_raw(image, name)
                 say_first_frame(image, name)
-                return to_rgb(image, name)
+                return convert(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
         foreign = foreign_format(stream.read(4096), "HEIF" in formats())
@@ -258,11 +276,11 @@ def check_icon(stream: BinaryIO, name: str, max_pixels: int) -> None:
             check_size(abs(width), abs(height) // 2, name, max_pixels)  # the picture and its mask
 
 
-def array_image(values: np.ndarray[Any, Any], channels_first: bool) -> Image.Image:
-    """As `load_image`, for an array."""
+def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert[Result]) -> Result:
+    """As `load_as`, for an array."""
     image = from_array(values, channels_first)
     check_pixels(image, "the picture")
-    return to_rgb(image)
+    return convert(image, "the picture")
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
@@ -276,6 +294,24 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
         if maximum is not None:
             image = scale_grey(image, maximum, name)
         return flatten(image, profile, name)
+
+
+def to_mask(image: Image.Image, name: str = "the mask") -> Image.Image:
+    """As `load_mask`, for a PIL image; ``name`` is what errors call it."""
+    with refusals(name):
+        check_pixels(image, name)
+        image.load()
+        maximum = grey_maximum(image)
+        image = upright(image, name)
+        if maximum is not None:
+            image = scale_grey(image, maximum, name)
+        if image.has_transparency_data:
+            image = image.convert("LA") if image.mode == "La" else image  # Pillow turns "La" into nothing else
+            marked = image.convert("RGBA").getchannel("A").point([255] * 128 + [0] * 128)
+        else:
+            marked = image.convert("L").point([0] * 128 + [255] * 128)
+        marked.info.clear()
+        return marked
 
 
 def refuse_raw(image: Image.Image, name: str) -> None:

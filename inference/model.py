@@ -25,6 +25,7 @@ from .adapters import Adapters
 from .chat import Chat, ChatOptions
 from .engine import Engine
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
+from .images import load_image
 from .inputs import (
     ContextLengthError,
     Messages,
@@ -35,6 +36,7 @@ from .inputs import (
 )
 from .isolation import isolated
 from .lora import check_plain
+from .masks import edited_event, edited_reply, mask_picture
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
@@ -46,6 +48,7 @@ from .parts import (
     load_tokenizer,
     stream_state,
 )
+from .picture_metadata import request_metadata
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -54,6 +57,8 @@ LOADING_LOCK = threading.Lock()
 """One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
+FORCED_PICTURE: GenerationOptions = {"images": "force", "max_images": 1, "max_new_tokens": 1}
+"""Options of `draw` where the model answered without a picture"""
 PARTS = ("llm", "vision", "detokenizer", STUDENT)
 """Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 
@@ -144,11 +149,9 @@ class Limner(nn.Module):
         `set_adapters` switched on. ``options`` are the fields of `GenerationConfig`. Raises ValueError for messages or options
         that make no sense.
         """
-        if whole_number("n", n) < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
         batch, single = as_batch(messages)
-        seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
-        replies = consume(self._request(batch, seeds, adapters, options), callback)
+        request = self.request(batch, seed=seed, n=n, adapters=adapters, **options)
+        replies = consume(self.engine.events(request), callback)
         return replies[0] if single and n == 1 else replies
 
     def stream(
@@ -166,8 +169,71 @@ class Limner(nn.Module):
         event is asked for. With ``keep_cache`` a conversation that goes on is fed what is new in it since the last such call:
         the same words and pictures, but for rounding.
         """
+        return self.engine.events(
+            self.request(messages, seed=seed, adapters=adapters, keep_cache=keep_cache, **options)
+        )
+
+    @isolated
+    def request(
+        self,
+        messages: Messages | Sequence[Messages],
+        *,
+        seed: int | Sequence[int] = 0,
+        n: int = 1,
+        adapters: Mapping[str, float] | None = None,
+        keep_cache: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Request:
+        """What `generate` and `stream` answer, checked and encoded, for an engine (`Engine.events`, `AsyncEngine.events`).
+
+        Raises ValueError as they do.
+        """
+        if whole_number("n", n) < 1:
+            raise ValueError(f"n is {n}; it must be at least 1")
         batch, _ = as_batch(messages)
-        return self._request(batch, seeds_per_row(seed, len(batch)), adapters, options, keep_cache)
+        seeds = [own + k for own in seeds_per_row(seed, len(batch)) for k in range(n)]
+        if self.bits == 8 and any(module.training for module in self.modules()):
+            # a view would take bitsandbytes' scales from the layers that it shares weights with (`PlainGeneration`)
+            raise ValueError("weights of 8 bits are not answered with in training mode: call model.eval() first")
+        weights = self.adapters.weights(adapters)
+        config, drawing_weights = self.adapters.resolve_options(options, weights)
+        if config.size is not None:
+            self.detokenizer.check_size(*config.size)
+        history = options.get("history") or 0  # the folder's own is for chats, which give it
+        shown = [recent_messages(load_message_images(messages, self.allow_urls), history) for messages in batch]
+        encoded = [
+            self.encoder.encode(messages, add_generation_prompt=True, images=config.images, boxes=config.boxes)
+            for messages in shown
+        ]
+        max_tokens = self.mllm.max_position_embeddings
+        prompt_tokens = max(len(e.input_ids) for e in encoded)
+        if prompt_tokens + config.max_new_tokens > max_tokens:
+            raise ContextLengthError(
+                f"the conversation takes {prompt_tokens} tokens and the reply may take {config.max_new_tokens}; "
+                f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
+            )
+        for own in encoded:
+            if config.images == "force" and not self.engine.fitting_images(own, config):
+                raise ContextLengthError(
+                    f"the conversation takes {len(own.input_ids)} tokens, the reply may take {config.max_new_tokens} and its "
+                    f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
+                )
+            self.engine.check(own, config)
+        given = self.adapters.changed_weights(weights)
+        return Request(
+            [once for once in encoded for _ in range(n)],
+            seeds,
+            config,
+            self.adapters.active(weights),
+            self.adapters.active(drawing_weights),
+            keep_cache,
+            [
+                request_metadata(
+                    shown[row // n], own, config, options, given, self.name, self.adapters.known_fingerprint
+                )
+                for row, own in enumerate(seeds)
+            ],
+        )
 
     @overload
     def draw(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -213,12 +279,41 @@ class Limner(nn.Module):
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, callback=callback, adapters=adapters, **options)
         if silent := [i for i, reply in enumerate(replies) if not reply.images]:
-            options["images"], options["max_new_tokens"] = "force", 1
+            options |= FORCED_PICTURE
             again, own = [batch[i] for i in silent], [seeds[i] for i in silent]
             forced = self.generate(again, seed=own, callback=callback, adapters=adapters, **options)
             for i, reply in zip(silent, forced, strict=True):
                 replies[i] = replace(replies[i], parts=[*replies[i].parts, reply.images[0]])
         return replies[0] if single else replies
+
+    def edit(
+        self,
+        image: Any,
+        prompt: str,
+        mask: Any = None,
+        *,
+        seed: int = 0,
+        callback: Callable[[Event], None] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Reply:
+        """`draw` of one picture from another, whatever `load_image` reads, changed as the prompt says. With a ``mask``
+        (`read_mask`) only what it marks is drawn: the model is shown the picture with that part hidden, scaled and cropped to
+        the size of the answer, and what it draws elsewhere is replaced by the picture's own pixels.
+
+        Raises ValueError for what `draw` and `read_mask` refuse.
+        """
+        picture, marked, told = load_image(image, self.allow_urls), None, callback
+        if mask is not None:
+            size = self.defaults.updated(options).size
+            picture, marked = mask_picture(picture, mask, self.config, size, self.allow_urls)
+            options["height"], options["width"] = picture.height, picture.width
+            if callback is not None:
+                told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+        message = {"role": "user", "content": content}
+        reply = self.draw([message], seed=seed, callback=told, adapters=adapters, **options)
+        return reply if marked is None else edited_reply(reply, picture, marked)
 
     def resize_note(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:
         """How a picture that is larger than the model holds is edited, in a line; None for one that it takes as it is.
@@ -290,57 +385,6 @@ class Limner(nn.Module):
     def merge_adapters(self) -> None:
         """Write the active adapters into the weights for good; `save_pretrained` then makes a whole model of them."""
         self.adapters.merge()
-
-    @isolated
-    def _request(
-        self,
-        batch: Sequence[Messages],
-        seeds: Sequence[int],
-        adapters: Mapping[str, float] | None,
-        options: GenerationOptions,
-        keep_cache: bool = False,
-    ) -> Generator[Event, None, list[Reply]]:
-        """Checks everything, then gives the events of the replies, as many to each of the batch as there are seeds for it."""
-        if self.bits == 8 and any(module.training for module in self.modules()):
-            # a view would take bitsandbytes' scales from the layers that it shares weights with (`PlainGeneration`)
-            raise ValueError("weights of 8 bits are not answered with in training mode: call model.eval() first")
-        weights = self.adapters.weights(adapters)
-        config, drawing_weights = self.adapters.resolve_options(options, weights)
-        if config.size is not None:
-            self.detokenizer.check_size(*config.size)
-        history = options.get("history") or 0  # the folder's own is for chats, which give it
-        encoded = [
-            self.encoder.encode(
-                recent_messages(load_message_images(messages, self.allow_urls), history),
-                add_generation_prompt=True,
-                images=config.images,
-                boxes=config.boxes,
-            )
-            for messages in batch
-        ]
-        max_tokens = self.mllm.max_position_embeddings
-        prompt_tokens = max(len(e.input_ids) for e in encoded)
-        if prompt_tokens + config.max_new_tokens > max_tokens:
-            raise ContextLengthError(
-                f"the conversation takes {prompt_tokens} tokens and the reply may take {config.max_new_tokens}; "
-                f"this model holds {max_tokens}. Shorten it or lower max_new_tokens"
-            )
-        for own in encoded:
-            if config.images == "force" and not self.engine.fitting_images(own, config):
-                raise ContextLengthError(
-                    f"the conversation takes {len(own.input_ids)} tokens, the reply may take {config.max_new_tokens} and its "
-                    f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
-                )
-            self.engine.check(own, config)
-        request = Request(
-            [once for once in encoded for _ in range(len(seeds) // len(batch))],
-            seeds,
-            config,
-            self.adapters.active(weights),
-            self.adapters.active(drawing_weights),
-            keep_cache,
-        )
-        return self.engine.events(request)
 
     def save_pretrained(self, folder: str | Path, sources: Mapping[str, str] | None = None) -> None:
         """Every part saves itself; see the folder's layout in docs/architecture.md.

@@ -22,7 +22,7 @@ from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded, StreamEncoder
 from ..mllm.events import PictureBegun, PictureDone, PictureStep
 from ..mllm.stream import StreamModel
-from ..mllm.token_keys import rest_of, split_point, token_keys
+from ..mllm.token_keys import replies_end, rest_of, split_point, token_keys
 from .adapters import Adapters
 from .drawing import begin_drawing
 from .generation_config import GenerationConfig
@@ -174,7 +174,8 @@ class Scheduler:
         config = decoder.config
         keys = token_keys(encoded, config.image_tokens)
         length, cache = self.kept.longest(keys, decoder.model) or (0, None)
-        start = min(length, len(keys) - 1)
+        # no further than the last reply: a first question that is asked again is answered bit for bit as before
+        start = min(length, replies_end(encoded), len(keys) - 1)
         if cache is not None and start < cache.columns:
             # the last hidden states condition a drawing, and a cache has those at its own end alone
             start = max(0, min(start, len(keys) - config.prompt_tokens))
@@ -273,11 +274,18 @@ class Scheduler:
             before = [pictures.drawing.done for pictures in together]
             first.detokenizer.advance([pictures.drawing for pictures in together])
             for pictures, done in zip(together, before, strict=True):
-                drawing_now = pictures.drawing
-                if drawing_now.done > done:
-                    for row, index in zip(pictures.group.rows, pictures.indices, strict=True):
-                        row.emit(PictureStep(row.index, index, drawing_now.done, drawing_now.total))
+                if pictures.drawing.done > done:
+                    self._tell_step(pictures)
             self.drawing = [pictures for pictures in self.drawing if pictures not in together] + together
+
+    def _tell_step(self, pictures: PictureGroup) -> None:
+        """Says that a step is done, with the pictures as they stand where it is one of those at which they are shown."""
+        drawing, count = pictures.drawing, pictures.group.rows[0].request.config.partial_images
+        shown: Sequence[Image.Image | None] = [None] * len(pictures.indices)
+        if drawing.done in {round(k * drawing.total / (count + 1)) for k in range(1, count + 1)} - {0, drawing.total}:
+            shown = [Image.fromarray(pixels) for pixels in pictures.detokenizer.decode(drawing).numpy()]
+        for row, index, image in zip(pictures.group.rows, pictures.indices, shown, strict=True):
+            row.emit(PictureStep(row.index, index, drawing.done, drawing.total, image))
 
     def _drawn(self) -> list[PictureGroup]:
         """Pictures of one model that are drawn. The rows of a request go on together: when all their pictures are there."""

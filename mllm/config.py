@@ -45,6 +45,8 @@ class LimnerConfig:
     """Height and width in pixels of a drawing where neither the request nor a shape token gives them."""
     max_references: int = 1
     """At most this many earlier images are references of a drawing, as clean latents, newest first."""
+    mask_color: tuple[int, int, int] = (128, 128, 128)
+    """Red, green and blue, 0 to 255, of the parts of a picture that it learned to fill; masks are shown to it in this colour."""
     prompt_tokens: int = 0
     """This many last hidden states up to BOI are part of the drawing's condition; 0 for none."""
     plan_share: float = 0.0
@@ -54,7 +56,7 @@ class LimnerConfig:
 
     def __post_init__(self) -> None:
         # JSON and YAML know lists only
-        for name in ("image_mean", "image_std", "default_size"):
+        for name in ("image_mean", "image_std", "default_size", "mask_color"):
             setattr(self, name, tuple(getattr(self, name)))
         for name in ("tile_grids", "shapes"):
             setattr(self, name, tuple(tuple(pair) for pair in getattr(self, name)))
@@ -66,6 +68,8 @@ class LimnerConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(known)}")
+        if len(self.mask_color) != 3 or not all(0 <= value <= 255 for value in self.mask_color):
+            raise ValueError(f"mask_color is {self.mask_color}; it must be red, green and blue from 0 to 255")
         if not 0 <= self.plan_share <= 1:
             raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
         sizes = ("num_queries", "image_tokens", "feature_tokens", "image_size", "resampler_heads")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from .encoding import Encoded
+from .encoding import IGNORE_INDEX, Encoded
 from .views import View
 
 
@@ -28,6 +28,11 @@ def common_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     """How many keys two conversations have in common from the beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def replies_end(encoded: Encoded) -> int:
+    """Where the last reply ends; 0 in a conversation without one."""
+    return next((i + 1 for i in reversed(range(len(encoded.labels))) if encoded.labels[i] != IGNORE_INDEX), 0)
 
 
 def split_point(encoded: Encoded, wanted: int, image_tokens: int) -> int:

@@ -21,6 +21,7 @@ from . import (
     info,
     merge,
     precompute,
+    serve,
     train,
 )
 from .options import SETTINGS
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "edit": edit.edit,
     "describe": describe.describe,
     "info": info.info,
+    "serve": serve.serve,
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "train": train.train,

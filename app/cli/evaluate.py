@@ -19,7 +19,6 @@ def evaluate(
     only: Annotated[tuple[str, ...], Parameter(metavar="NAME")] = (),
     seeds: Whole | None = None,
     num_inference_steps: Annotated[Whole | None, Parameter(alias="--steps")] = None,
-    dtype: str = "auto",
 ) -> None:
     """Measure a model.
 
@@ -31,7 +30,6 @@ def evaluate(
         only: world: measures whose names begin so, such as edit/; repeatable
         seeds: pictures of each drawing and edit (world: 1, geneval: 4)
         num_inference_steps: sampling steps of a picture
-        dtype: of the model: auto (what the machine computes faster), float32, bfloat16 (many CPUs emulate it, slowly)
     """
     from ...evaluation import geneval, world
 
@@ -44,6 +42,6 @@ def evaluate(
             raise ValueError(f"--seeds is {seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt")
         if only:
             raise ValueError("--only is for world; GenEval's prompts are asked together")
-        geneval.evaluate(loading.load(dtype), out, **shared)
+        geneval.evaluate(loading.load(), out, **shared)
     else:
-        world.evaluate(loading.load(dtype), out, seeds=1 if seeds is None else seeds, only=only, **shared)
+        world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, **shared)

@@ -14,6 +14,10 @@ from .terminal import printable_streams
 
 EXTRAS = {
     "bitsandbytes": "quantized",
+    "fastapi": "serve",
+    "gradio": "ui",
+    "prometheus_client": "serve",
+    "uvicorn": "serve",
     "datasets": "train",
     "hydra": "train",
     "omegaconf": "train",

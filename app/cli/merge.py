@@ -13,6 +13,8 @@ def merge(*, loading: Loading = LOADING, out: Out) -> None:
 
     if not loading.adapter:
         raise ValueError("nothing to merge: name at least one --adapter DIR")
+    if loading.dtype != "auto":
+        raise ValueError("--dtype: adapters are merged in float32, and weights saved as precise as they are stored")
     check_folder(out)
     model = loading.load(dtype="float32")
     check_space(

@@ -66,6 +66,7 @@ File = Annotated[Path, Parameter(converter=parse_path)]
 Out = Annotated[Path, Parameter(alias="-o", converter=parse_path)]
 Prompt = Annotated[str, Parameter(converter=parse_prompt)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, metavar="KEY=VALUE")]
+NoMetadata = Annotated[bool, Parameter(name="--no-metadata")]
 AllowUrl = Annotated[tuple[str, ...], Parameter(metavar="HOST")]
 Size = Annotated[tuple[int, int], Parameter(converter=parse_size, n_tokens=1, accepts_keys=False, metavar="HxW")]
 
@@ -93,7 +94,7 @@ SPECIAL = {
     ),
 }
 """Fields whose flag has another name too, or another form"""
-SETTLED = ("images", "max_images", "boxes", "history")
+SETTLED = ("images", "max_images", "boxes", "history", "partial_images")
 """Options that a command which draws one picture does not take"""
 DRAWING = tuple(field.name for field in fields(GenerationConfig) if field.name not in SETTLED)
 CHATTING = (*DRAWING, "images", "max_images", "history")
@@ -177,6 +178,8 @@ class ModelChoice:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Loading(ModelChoice):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the weights: auto is what the machine computes faster"""
     bits: Literal[8, 4] | None = None
     """quantise the weights (needs limner[quantized])"""
     offload: bool = False
@@ -184,11 +187,11 @@ class Loading(ModelChoice):
     adapter: Annotated[tuple[str, ...], Parameter(metavar="[NAME=]DIR[:WEIGHT]")] = ()
     """a LoRA adapter; repeatable"""
 
-    def load(self, dtype: str = "auto", **options: Any) -> Limner:
+    def load(self, dtype: str | None = None, **options: Any) -> Limner:
         from ...inference.adapters import split_adapter
 
         adapters = [split_adapter(given) for given in self.adapter]  # a mistyped weight is said before anything loads
-        model = super().load(dtype, bits=self.bits, offload=self.offload, **options)
+        model = super().load(dtype or self.dtype, bits=self.bits, offload=self.offload, **options)
         for name, folder, weight in adapters:
             model.load_adapter(folder, name, weight)
         return model

@@ -34,7 +34,7 @@ ALL_ADDRESSES = ("0.0.0.0", "[::]")
 """What a server that listens on every address of its machine is bound to"""
 OPEN_PATHS = ("/health", "/ready")
 """Answered without a key: what asks for them is a load balancer or a container's health check"""
-OPEN_FOLDERS = ("/files/",)
+OPEN_FOLDERS = ("/pictures/",)
 """Paths below these are answered without a key: their names cannot be guessed and expire"""
 KEY_VARIABLE = "LIMNER_API_KEY"
 KEY = re.compile(r"[!-~]+")

@@ -158,7 +158,8 @@ class SDXLDetokenizer(Detokenizer):
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
         noise = self.unet(latents, timesteps, context, added_cond_kwargs=conditions).sample
         for drawing, part in zip(drawings, noise.split([len(own[0]) for own in inputs]), strict=True):
-            drawing.send(drawing.guided.combine(part, drawing.x, drawing.t))
+            predicted = drawing.guided.combine(part, drawing.x, drawing.t)
+            drawing.send(predicted, drawing.guided.estimate(predicted, drawing.x, drawing.t))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what `from_pretrained` reads."""
@@ -213,7 +214,8 @@ class GuidedNoise:
         self.guidance = guidance
         parameter = next(detokenizer.unet.parameters())
         self.dtype = parameter.dtype
-        self.timesteps = scheduler.timesteps
+        self.timesteps, self.sigmas = scheduler.timesteps, scheduler.sigmas.tolist()
+        self.prediction_type = scheduler.config.prediction_type
         times = [timestep / scheduler.config.num_train_timesteps for timestep in scheduler.timesteps.tolist()]
         self.step_of = {t: step for step, t in enumerate(times)}
         self.has_references = detokenizer.takes_reference and any(condition.references)
@@ -248,3 +250,12 @@ class GuidedNoise:
         """The guided noise, of x's shape and precision, from that of the passes (passes · batch, channels, h, w)."""
         names = self.guidance.passes(t, self.has_references)
         return self.guidance.combine(dict(zip(names, noise.to(x.dtype).chunk(len(names)), strict=True)))
+
+    def estimate(self, predicted: Tensor, x: Tensor, t: float) -> Tensor:
+        """The latents at the end that follow from what was predicted of ``x``, which is scaled for the network."""
+        sigma = self.sigmas[self.step_of[t]]
+        scale = (sigma**2 + 1) ** 0.5
+        if self.prediction_type == "v_prediction":
+            return (x - sigma * predicted) / scale
+        assert self.prediction_type == "epsilon", self.prediction_type
+        return scale * x - sigma * predicted

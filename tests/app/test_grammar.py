@@ -36,6 +36,9 @@ class Recorder(SimpleNamespace):
         self.options = options
         return SimpleNamespace(images=[picture(0)], text="")
 
+    def edit(self, image, prompt, mask, callback, **options):
+        return self.draw(prompt, callback, **options)
+
     def generate(self, messages, **options):
         self.options, self.messages = options, messages
         return SimpleNamespace(text="a cat", boxes=[])
@@ -182,7 +185,17 @@ def test_drawing_takes_every_option_of_a_drawing(run, model):
         "top_k": 5,
         "stop": ("END", "the end"),
     }
-    settled = {"images", "max_images", "boxes", "history", "num_inference_steps", "guidance_scale", "height", "width"}
+    settled = {
+        "images",
+        "max_images",
+        "boxes",
+        "history",
+        "partial_images",
+        "num_inference_steps",
+        "guidance_scale",
+        "height",
+        "width",
+    }
     assert settled | set(model.options) - {"seed"} == {field.name for field in dataclasses.fields(GenerationConfig)}
 
 

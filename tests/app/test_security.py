@@ -18,7 +18,7 @@ from limner.app.server import security
 from limner.app.server.security import check_listen, check_origins, find_keys, is_foreign, is_loopback, protect
 
 KEY = "sk-limner-1"
-PATHS = ("/health", "/ready", "/files/x.png", "/v1/models", "/ui/", "/metrics", "/openapi.json", "/echo", "/read")
+PATHS = ("/health", "/ready", "/pictures/x.png", "/v1/models", "/ui/", "/metrics", "/openapi.json", "/echo", "/read")
 
 
 async def echo(request: Request) -> JSONResponse:
@@ -78,13 +78,13 @@ def test_without_a_key_all_of_it_is_open_and_with_one_what_is_named():
     for path in PATHS:
         assert ask("GET", path, {}).status_code == 200
     closed = {path for path in PATHS if ask("GET", path, {"api_keys": [KEY]}).status_code == 401}
-    assert closed == set(PATHS) - {"/health", "/ready", "/files/x.png"}
-    for path in ("/health", "/files/x.png"):  # to be read, not to be written
+    assert closed == set(PATHS) - {"/health", "/ready", "/pictures/x.png"}
+    for path in ("/health", "/pictures/x.png"):  # to be read, not to be written
         assert ask("POST", path, {"api_keys": [KEY]}).status_code == 401
         assert ask("HEAD", path, {"api_keys": [KEY]}).status_code == 200
     for path in ("/health/", "/healthy", "/files", "//health", "/HEALTH", "/unknown"):
         assert ask("GET", path, {"api_keys": [KEY]}).status_code == 401
-    for path, status in (("/x/health", 200), ("/x/files/x.png", 200), ("/x/v1/models", 401)):  # behind a proxy
+    for path, status in (("/x/health", 200), ("/x/pictures/x.png", 200), ("/x/v1/models", 401)):  # behind a proxy
         assert ask("GET", path, {"api_keys": [KEY]}, root_path="/x").status_code == status
     assert ask("GET", "/files/v1/models", {"api_keys": [KEY]}, root_path="/files").status_code == 401
     assert ask("GET", "/metrics", {"api_keys": [KEY], "open_paths": ["/metrics"]}).status_code == 200

@@ -36,6 +36,21 @@ def test_draw_reports_steps_and_gives_pictures_of_the_asked_size(detokenizer, sa
 
 
 @torch.inference_mode()
+def test_what_it_expects_on_the_way_is_the_picture_in_the_end(detokenizer):
+    """One step further along a straight path: all that is left to do at the velocity that was just given."""
+    options = DrawingOptions(num_inference_steps=3)
+    drawing = detokenizer.begin(condition(detokenizer), 32, 32, seeds=[(0, 0), (1, 0)], options=options)
+    while drawing.latents is None:
+        x, t = drawing.x, drawing.t
+        detokenizer.advance([drawing])
+        if drawing.latents is None:
+            straight = x + (drawing.x - x) * t / (t - drawing.t)
+            torch.testing.assert_close(drawing.estimate, straight, atol=1e-4, rtol=1e-4)
+            assert not torch.equal(detokenizer.decode(drawing)[0], detokenizer.decode(drawing)[1])
+    torch.testing.assert_close(drawing.estimate, drawing.latents)
+
+
+@torch.inference_mode()
 def test_guided_passes_in_one_batch_equal_passes_one_by_one(detokenizer):
     """Against a plain loop over separate forwards, with references and image guidance."""
     from limner.detokenizer import flow, samplers

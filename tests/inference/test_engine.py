@@ -193,14 +193,14 @@ def test_drawings_at_times_of_their_own_take_one_evaluation_together(model, monk
         (image,) = [event.image for event in request.events if isinstance(event, PictureDone)]
         assert psnr(image, one.images[0]) >= 45
     for request in requests:
-        model.engine._leave(request)
+        model.engine.leave(request)
 
 
 def submit(engine, streams):
     """The requests of streams, begun without anybody who drives."""
     requests = [stream.gi_frame.f_locals["request"] for stream in streams]
     for request in requests:
-        engine._submit(request)
+        engine.submit(request)
     return requests
 
 
@@ -227,7 +227,7 @@ def test_words_and_pictures_take_turns(model, monkeypatch):
     beside = order[: order.rindex("w")]
     assert "ppp" not in beside and "www" not in beside, order
     for request in (drawing, talk):
-        engine._leave(request)
+        engine.leave(request)
 
 
 def test_a_cancelled_request_is_gone_after_one_unit(model):
@@ -240,9 +240,9 @@ def test_a_cancelled_request_is_gone_after_one_unit(model):
             while not getattr(engine, stage):
                 engine.step()
         engine.busy = True  # somebody is at work
-        engine._leave(request)
+        engine.leave(request)
         engine.busy = False
-        engine._drive()
+        engine.drive()
         assert is_empty(engine), stage
 
 
@@ -361,7 +361,7 @@ def test_drawings_of_other_sizes_take_turns(model):
     assert steps == [list(range(1, 7))] * 2
     assert [0, 0] not in [order[i : i + 2] for i in range(2, len(order) - 3)], order
     for request in requests:
-        model.engine._leave(request)
+        model.engine.leave(request)
 
 
 def test_the_rows_of_a_request_go_on_together_after_pictures_of_other_sizes(model, monkeypatch):
@@ -377,7 +377,7 @@ def test_the_rows_of_a_request_go_on_together_after_pictures_of_other_sizes(mode
         counts.add(sum(isinstance(event, PictureDone) for event in request.events))
     sizes = [event.image.size for event in request.events if isinstance(event, PictureDone)]
     assert counts == {0, 2} and sizes == [(32, 32), (32, 16)]
-    model.engine._leave(request)
+    model.engine.leave(request)
 
 
 def test_the_rows_of_a_request_draw_together(model, monkeypatch):

@@ -47,8 +47,8 @@ def places(model):
         "autoencoder": (model.detokenizer.autoencoder, "decode", False),
         "picture fed": (Decoder, "feed_images", True),
         "after a picture": (Engine, "_choose", False),
-        "before a unit of work": (Engine, "_drive", False),
-        "after a unit of work": (Engine, "_drive", True),
+        "before a unit of work": (Engine, "drive", False),
+        "after a unit of work": (Engine, "drive", True),
         "those that were left": (Engine, "_drop_left", False),
     }
 
@@ -186,14 +186,14 @@ def test_a_drawing_that_cannot_begin_ends_its_own_request_alone(model, monkeypat
     streams = [model.stream("a", **OPTIONS), model.stream("b", **{**OPTIONS, "seed": 7})]
     requests = [stream.gi_frame.f_locals["request"] for stream in streams]
     for request in requests:
-        model.engine._submit(request)
+        model.engine.submit(request)
     while not all(request.over for request in requests):
         model.engine.step()
     assert requests[0].error is None and str(requests[1].error) == "no such picture"
     images = [event.image for event in requests[0].events if isinstance(event, PictureDone)]
     assert all(psnr(a, b) >= 45 for a, b in zip(images, plain.images, strict=True))
     for request in requests:
-        model.engine._leave(request)
+        model.engine.leave(request)
     assert is_empty(model.engine)
 
 
@@ -218,7 +218,7 @@ def test_an_interrupt_loses_no_row_that_was_just_read(model, monkeypatch):
     """The one who drives reads another's conversation first."""
     plain = told(answer(model.stream("a", **OPTIONS))[1])
     request = model.stream("a", **OPTIONS).gi_frame.f_locals["request"]
-    model.engine._submit(request)
+    model.engine.submit(request)
     with monkeypatch.context() as patched:
         interrupted(patched, (Decoder, "choose", False), 1)
         with pytest.raises(KeyboardInterrupt):
@@ -226,7 +226,7 @@ def test_an_interrupt_loses_no_row_that_was_just_read(model, monkeypatch):
     for _ in range(100):
         model.engine.step()
     assert request.over and told(request.events) == plain
-    model.engine._leave(request)
+    model.engine.leave(request)
     assert is_empty(model.engine)
 
 

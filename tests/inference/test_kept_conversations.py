@@ -143,12 +143,28 @@ def test_a_picture_that_was_changed_in_place_is_another_one(fed):
     model = make_limner()
     image = picture(0)
     message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what is it?"}]}
+    messages = [message, {"role": "assistant", "content": "a cat"}, {"role": "user", "content": "sure?"}]
     options = {**TURN, "images": "never"}
-    list(model.stream([message], keep_cache=True, **options))
+    list(model.stream(messages, keep_cache=True, **options))
+    fed.clear()
+    list(model.stream(messages, keep_cache=True, **options))
+    whole = len(model.encoder.encode(messages).input_ids)
+    assert fed[0] < whole - 12
     image.paste((255, 0, 0), (0, 0, 32, 32))
     fed.clear()
-    list(model.stream([message], keep_cache=True, **options))
-    assert fed[0] >= len(model.encoder.encode([message]).input_ids) - 12, "all but what stands before the picture"
+    list(model.stream(messages, keep_cache=True, **options))
+    assert fed[0] >= whole - 12, "all but what stands before the picture"
+
+
+def test_a_first_question_that_is_asked_again_is_fed_as_the_first_time(fed):
+    """So that its picture is the same, bit for bit."""
+    model = make_limner()
+    counts = []
+    for _ in range(3):
+        fed.clear()
+        list(model.stream("a question", keep_cache=True, **TURN))
+        counts.append(fed[0])
+    assert counts == [len(model.encoder.encode("a question", add_generation_prompt=True).input_ids)] * 3
 
 
 def test_without_being_asked_nothing_is_kept(fed):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLPipeline
 
 from helpers import make_sdxl
 from limner.detokenizer.drawing_options import DrawingOptions
@@ -39,7 +39,28 @@ def latents(made, noise, condition, guidance, steps):
     drawing = made.begin_at(noise, condition, guidance, steps)
     while drawing.latents is None:
         made.advance([drawing])
+    torch.testing.assert_close(drawing.estimate, drawing.latents)  # after the last step nothing is left to expect
     return drawing.latents
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_what_it_expects_on_the_way_is_what_diffusers_expects(kind):
+    made, noise = make_sdxl(), torch.randn(1, 4, 16, 24)
+    plain = {key: value for key, value in made.scheduler.config.items() if not key.startswith("_")}
+    made.scheduler = EulerDiscreteScheduler.from_config(plain | {"prediction_type": kind})
+    with torch.no_grad():
+        drawing = made.begin_at(noise, made.adapter(torch.randn(1, 4, 48)), Guidance(5.0), 4)
+    made.scheduler.set_timesteps(4)
+    x = noise * made.scheduler.init_noise_sigma
+    for timestep in made.scheduler.timesteps:
+        sent, send = [], drawing.send
+        drawing.send = lambda *given, sent=sent, send=send: (sent.append(given[0]), send(*given))
+        made.advance([drawing])
+        drawing.send = send
+        made.scheduler.scale_model_input(x, timestep)
+        step = made.scheduler.step(sent[0], timestep, x)
+        torch.testing.assert_close(drawing.estimate, step.pred_original_sample, atol=1e-4, rtol=1e-4)
+        x = step.prev_sample
 
 
 @pytest.mark.parametrize("scale", [7.5, 1.0])

@@ -1,0 +1,32 @@
+"""A server for all tests of this folder, and its client."""
+
+import pytest
+
+from served import served
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A server of a tiny model with random weights."""
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def tiny(server):
+    """The model of `server`."""
+    return server.model
+
+
+@pytest.fixture(scope="session")
+def shared_client(server):
+    """See `client`; to make one takes a tenth of a second."""
+    with server.client() as made:
+        yield made
+
+
+@pytest.fixture
+def client(server, shared_client):
+    """The official client of `server`; nothing that it asked for goes on after the test."""
+    yield shared_client
+    server.wait_until_free()
