@@ -1,9 +1,11 @@
-# make chat: set up and talk with the embedded model.  make test: set up and run the quick tests.
-# make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
+# make chat: set up and talk with the embedded model.  make ui: the same on a page in the browser.
+# make test: set up and run the quick tests.  make test-slow: the rest of them.  make test-portable: training as on a CPU that emulates bf16.
 # make mutants: 250 small changes of the code, which the tests have to notice (ten minutes).
 # make floor, make newest: the quick tests with the lowest versions that pyproject.toml allows, and with the newest there are;
 # each in an environment of its own, with a torch for CUDA where that is what there is (7 GB).
+# make test-clients: OpenAI's own and other clients, a fuzzer, load and a browser against a running server.
 # make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
+# make test-ray: a server of two processes, one of which dies.  make image-steps: the steps of the Dockerfile, without Docker.
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,10 +13,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat test test-slow test-portable stress floor newest mutants lint format wheel clean
+.PHONY: chat ui test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
+
+ui: .venv/ui.done
+	@$(BIN)/limner ui --open
 
 test: lint
 	$(BIN)/python -m pytest --durations=15
@@ -25,6 +30,25 @@ test-slow: .venv/test.done .venv/quantized.done
 # the variable holds oneDNN to kernels that emulate bf16; what is chosen then is fp32, whose products it does not touch
 test-portable: .venv/test.done
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest tests/train tests/evaluation tests/inference/test_precision.py
+
+test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
+	$(BIN)/python tests/clients
+
+.venv-clients/done: tests/clients/requirements.txt constraints-clients.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+tests/clients/node_modules/done: tests/clients/package-lock.json tests/clients/system_packages.sh
+	bash tests/clients/system_packages.sh
+	cd tests/clients && npm ci --no-audit --no-fund
+	@touch $@
+
+test-ray: .venv/ray.done
+	$(BIN)/python -m pytest -m slow tests/app/server/test_ray_serve.py
+
+image-steps: .venv/bin/python
+	$(BIN)/python tests/check_dockerfile.py
 
 floor: .venv-floor/bin/python
 	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e ".[dev,quantized]"
@@ -70,12 +94,20 @@ wheel: .venv/test.done
 	$(INSTALL) -e .
 	@touch $@
 
+.venv/ui.done: .venv/torch.done pyproject.toml setup.py constraints.txt
+	$(INSTALL) -e ".[ui]"
+	@touch $@ .venv/chat.done
+
 .venv/test.done: .venv/torch.done pyproject.toml setup.py constraints.txt
 	$(INSTALL) -e ".[dev]"
-	@touch $@ .venv/chat.done
+	@touch $@ .venv/chat.done .venv/ui.done
 
 .venv/quantized.done: .venv/test.done
 	$(INSTALL) -e ".[quantized]"
+	@touch $@
+
+.venv/ray.done: .venv/test.done
+	$(INSTALL) -e ".[ray]"
 	@touch $@
 
 .venv/stress.done: .venv/test.done
@@ -87,4 +119,4 @@ wheel: .venv/test.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-floor .venv-newest build *.egg-info
+	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info

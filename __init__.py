@@ -14,14 +14,29 @@ _HOMES = {
     "Reply": ".inference.reply",
     "Chat": ".inference.chat",
     "PlainGeneration": ".inference.plain_generation",
+    "read_metadata": ".inference.picture_metadata",
+    "save_image": ".inference.output",
     "LimnerConfig": ".mllm.config",
 }
-__all__ = ["Chat", "Limner", "LimnerConfig", "PlainGeneration", "Reply", "__version__", "finetune", "load"]
+__all__ = [
+    "Chat",
+    "Limner",
+    "LimnerConfig",
+    "PlainGeneration",
+    "Reply",
+    "__version__",
+    "finetune",
+    "load",
+    "read_metadata",
+    "save_image",
+]
 
 if TYPE_CHECKING:
     from .inference.chat import Chat
     from .inference.loading import load
     from .inference.model import Limner
+    from .inference.output import save_image
+    from .inference.picture_metadata import read_metadata
     from .inference.plain_generation import PlainGeneration
     from .inference.reply import Reply
     from .mllm.config import LimnerConfig

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..inference.adapters import digest
 from ..inference.model import Limner
-from ..inference.output import write_text
+from ..inference.output import save_image, write_text
 from ..world import held_out, sampling
 from ..world.scene import Scene, render
 from .geneval_cases import CATEGORIES
@@ -114,9 +114,7 @@ def draw_pictures(model: Limner, output: Path, chosen: Sequence[Prompt], steps: 
             seed=seeds,
         )
         for prompt, seed, reply in zip(prompts, seeds, replies, strict=True):
-            path = sample_path(output, prompt, seed)
-            reply.images[0].save(path.with_suffix(".part"), format="png")  # a cut run leaves no half picture behind
-            path.with_suffix(".part").rename(path)
+            save_image(reply.images[0], sample_path(output, prompt, seed))
 
 
 def sample_path(output: Path, prompt: Prompt, seed: int) -> Path:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..inference.inputs import Messages
 from ..inference.model import Limner
-from ..inference.output import write_text
+from ..inference.output import save_image, write_text
 from ..inference.reply import Reply
 from .tasks import BATCH_SIZE, Task
 
@@ -75,7 +75,7 @@ def save_parts(parts: list[str | Image.Image], folder: Path, stem: str) -> list[
     for part in parts:
         if not isinstance(part, str):
             name = f"{stem}-{sum(isinstance(p, dict) for p in made)}.png"
-            part.save(folder / name)
+            save_image(part, folder / name)
         made.append(part if isinstance(part, str) else {"image": name})
     return made
 

@@ -92,6 +92,11 @@ class Adapters:
         return fingerprint(self.model)
 
     @property
+    def known_fingerprint(self) -> str | None:
+        """The fingerprint, where something has asked for it before."""
+        return self.__dict__.get("fingerprint")
+
+    @property
     def user(self) -> list[str]:
         """Names of those that were loaded, beside what came with the model."""
         return [name for name, adapter in self.loaded.items() if not adapter.bundled]
@@ -146,6 +151,12 @@ class Adapters:
         self.weights({name: 0.0})
         del self.loaded[name]
         self.views.clear()
+
+    def changed_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Those of a request's ``weights`` that make them, given as its ``adapters``."""
+        return {
+            name: weight for name, weight in weights.items() if weight != (1.0 if self.loaded[name].bundled else 0.0)
+        }
 
     def weights(self, chosen: Mapping[str, float] | None = None) -> dict[str, float]:
         """Every loaded adapter's weight in a request: those ``chosen`` and no others, or as they were switched on for None. What

@@ -75,11 +75,15 @@ class AsyncEngine:
                 self.left.append(request)
                 self.changed.notify()
 
-    def close(self) -> None:
-        """Ends the thread after the unit of work that is going on; requests that were not answered raise `EngineClosedError`."""
+    def stop(self) -> None:
+        """Ends the work after the unit that is going on; requests that were not answered raise `EngineClosedError`."""
         with self.changed:
             self.closed = True
             self.changed.notify()
+
+    def close(self) -> None:
+        """Stops, and waits for the threads."""
+        self.stop()
         self.thread.join()
         self.readers.shutdown(cancel_futures=True)
 
@@ -114,5 +118,6 @@ class AsyncEngine:
 
     def _fail(self, requests: dict[Request, Deliver], error: Exception) -> None:
         for request in requests:
-            request.error = error
+            if not request.over:
+                request.error = error
             self.engine.leave(request)

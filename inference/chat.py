@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, Unpack
 
@@ -16,14 +17,13 @@ from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.messages import Message
 from .adapters import Adapters
-from .chat_files import PictureFiles, digest, normalized, read_chat, with_ids, write_chat
+from .chat_files import PictureFiles, digest, normalized, read_chat, unpacked, with_ids, write_archive, write_chat
 from .generation_config import GenerationConfig, GenerationOptions, whole_number
 from .images import load_image
 from .inputs import ContextLengthError, Messages, as_seed, seeds_per_row
-from .masks import edited_events, fit_mask, masked, read_mask
+from .masks import edited_events, mask_picture
 from .output import free_path
 from .reply import Reply
-from .resizing import nearest_size
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -32,6 +32,25 @@ class ChatOptions(GenerationOptions, total=False):
     seed: int
     callback: Callable[[Event], None] | None
     adapters: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model is asked for: the arguments of `Limner.stream`, and what is remembered with the reply."""
+
+    question: Message
+    messages: list[Message]
+    """That the model is shown, the question last"""
+    options: dict[str, Any]
+    """Of `Limner.generate`, ``seed`` and ``adapters`` among them"""
+    edited: tuple[Image.Image, Image.Image] | None
+    """The masked picture of the question and its mask, for `edited_event` and `edited_reply`"""
+    forgotten: int
+    """Exchanges that the model does not get"""
+    dropped: int
+    """Those of them that do not fit into the context"""
+    is_shortest: bool
+    """No exchange before the question is left to be left out"""
 
 
 class StreamingModel(Protocol):
@@ -93,8 +112,8 @@ class Chat:
     ) -> Generator[Event, None, Reply]:
         """Yields the turn's events; the turn joins the history when it has finished. The model gets a system message that
         stands first, and as many of the last exchanges as ``history`` allows and the context holds with the reply."""
-        question = self._question(text, images, mask, options)
-        return self._remembered(question, *self._answers(self.messages, question, options))
+        question = self.question(text, images, mask, options)
+        return self._remembered(*self._answers(self.messages, question, options))
 
     def candidates(self, n: int = 4, index: int = -2, **options: Unpack[ChatOptions]) -> list[Reply]:
         """``n`` replies to the last message, or to the user's message at ``index`` in ``messages``, with the seeds ``seed``,
@@ -108,12 +127,11 @@ class Chat:
         self, n: int = 4, index: int = -2, **options: Unpack[ChatOptions]
     ) -> Generator[Event, None, list[Reply]]:
         """The events of `candidates`, whose ``row`` counts the replies from 0."""
-        place = self._place(index)
+        before, question = self.asked(index)
         if whole_number("n", n) < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         first = as_seed(options.get("seed", self.options.get("seed", 0)))
-        (question,) = normalized([self.messages[place]], self.model.allow_urls)
-        events, *_ = self._answers(self.messages[:place], question, options, range(first, first + n))
+        events, _ = self._answers(before, question, options, range(first, first + n))
         return events
 
     def choose(self, reply: Reply, index: int = -2) -> None:
@@ -135,20 +153,17 @@ class Chat:
         with self.popped_turn(index) as (_, shown):
             return self.say(text, shown if images is None else images, mask, **options)
 
-    def _callback(self, options: ChatOptions) -> Callable[[Event], None] | None:
-        return {**self.options, **options}.get("callback")
+    def _callback(self, options: Mapping[str, Any]) -> Callable[[Event], None] | None:
+        given: dict[str, Any] = {**self.options, **options}
+        return given.get("callback")
 
-    def _answers(
-        self, before: Sequence[Message], question: Message, options: ChatOptions, seeds: Sequence[int] | None = None
-    ) -> tuple[Generator[Event, None, list[Reply]], int, int]:
-        """The events of a reply to ``question`` after the messages ``before``, or of one with each of ``seeds``. Beside them, how
-        many exchanges the model does not get, and how many of these no longer fit."""
+    def turns(self, before: Sequence[Message], question: Message, options: Mapping[str, Any]) -> Iterator[Turn]:
+        """How the model can be asked for a reply to ``question`` (which `question` makes) after the messages ``before``: with as
+        many exchanges as ``history`` allows, then with ever fewer. The first that raises no `ContextLengthError` is taken."""
         wanted: dict[str, Any] = {**self.options, **options}
         wanted.pop("callback", None)  # `say` calls it with these events
         history = wanted.pop("history", None)
         history = self.model.defaults.updated({"history": history}).history
-        if seeds is not None:
-            wanted["seed"] = seeds
         hidden = self._masked_picture(question)
         if hidden is not None:  # it was brought to the size of the answer
             wanted |= {"height": hidden[0].height, "width": hidden[0].width}
@@ -158,22 +173,48 @@ class Chat:
         dropped = min(self.dropped, count)
         while True:
             first = max(dropped, count - history if history else 0)
-            try:
-                shown = [*system, *turns[2 * first :], question]
-                events = self.model.stream(shown if seeds is None else [shown] * len(seeds), keep_cache=True, **wanted)
-                return events if hidden is None else edited_events(events, *hidden), first, dropped
-            except ContextLengthError:  # before anything happened
-                if first >= count:
-                    raise
-                dropped = first + 1
+            shown = [*system, *turns[2 * first :], question]
+            yield Turn(question, shown, wanted, hidden, first, dropped, first >= count)
+            if first >= count:
+                return
+            dropped = first + 1
 
-    def _remembered(
-        self, question: Message, events: Generator[Event, None, list[Reply]], forgotten: int, dropped: int
-    ) -> Generator[Event, None, Reply]:
+    def _answers(
+        self,
+        before: Sequence[Message],
+        question: Message,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
+    ) -> tuple[Generator[Event, None, list[Reply]], Turn]:
+        """The events of a reply to ``question`` after the messages ``before``, or of one with each of ``seeds``, and the turn."""
+        for turn in self.turns(before, question, options):
+            shown: Any = turn.messages if seeds is None else [turn.messages] * len(seeds)
+            wanted = turn.options if seeds is None else turn.options | {"seed": seeds}
+            try:
+                events = self.model.stream(shown, keep_cache=True, **wanted)
+            except ContextLengthError:  # before anything happened
+                if turn.is_shortest:
+                    raise
+                continue
+            return events if turn.edited is None else edited_events(events, *turn.edited), turn
+        raise AssertionError("the shortest turn was answered or raised")
+
+    def remember(self, turn: Turn, reply: Reply) -> None:
+        """The turn, answered by the reply, joins the conversation."""
+        self.forgotten, self.dropped = turn.forgotten, turn.dropped
+        self.messages += [turn.question, remembered(reply)]
+
+    def _remembered(self, events: Generator[Event, None, list[Reply]], turn: Turn) -> Generator[Event, None, Reply]:
         (reply,) = yield from events
-        self.forgotten, self.dropped = forgotten, dropped
-        self.messages += [question, remembered(reply)]
+        self.remember(turn, reply)
         return reply
+
+    def asked(self, index: int = -2) -> tuple[list[Message], Message]:
+        """The messages before the user's message at ``index`` in ``messages``, and that message with its pictures loaded. Raises
+        ValueError where no message of the user is there."""
+        place = self._place(index)
+        (question,) = normalized([self.messages[place]], self.model.allow_urls)
+        return self.messages[:place], question
 
     def _masked_picture(self, question: Message) -> tuple[Image.Image, Image.Image] | None:
         """The masked picture of a message and its mask, of one size; None where it has none."""
@@ -196,6 +237,13 @@ class Chat:
         """Removes the messages from ``place`` on, which begin a turn."""
         self.dropped = max(0, self.dropped - (len(self.messages) - place) // 2)
         del self.messages[place:]
+
+    def copy(self) -> Self:
+        """A conversation that goes on from here without changing this one."""
+        copied = type(self)(self.model, **self.options)
+        copied.messages, copied.forgotten, copied.dropped = list(self.messages), self.forgotten, self.dropped
+        copied._masks = dict(self._masks)
+        return copied
 
     def clear(self) -> None:
         """Empties the history. What comes is another conversation: it replaces no file of this one."""
@@ -232,19 +280,22 @@ class Chat:
             self.messages, self.dropped = before, dropped
             raise
 
-    def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder; `load` reads it.
+    def save(self, path: str | Path, overwrite: bool = False, metadata: bool = True) -> Path:
+        """Writes the conversation as JSON Lines (one line) with its pictures as PNG files in the same folder, or all of that as a
+        zip archive; `load` reads both. The files of drawn pictures say how they were drawn, unless ``metadata`` is False.
 
         A file is replaced only where this chat was saved to it or loaded from it, or with ``overwrite``; pictures of others never
-        are. Raises ValueError for another suffix than .jsonl and for a file of another origin, OSError for one that cannot be
-        written; what was there then stays.
+        are. Raises ValueError for another suffix than .jsonl or .zip and for a file of another origin, OSError for one that
+        cannot be written; what was there then stays.
         """
         path = Path(path).expanduser()
-        if path.suffix != ".jsonl":
-            raise ValueError(f"a conversation is saved as JSON Lines: {path.name} must end in .jsonl")
+        if path.suffix not in (".jsonl", ".zip"):
+            raise ValueError(
+                f"a conversation is saved as JSON Lines or a zip archive of them: {path.name} must end in .jsonl or .zip"
+            )
         if path.exists() and path.resolve() not in self._saved and not overwrite:
             escaped = path.stem.replace("{", "{{").replace("}", "}}")
-            free = free_path(f"{path.parent}/{escaped}-{{:03d}}.jsonl".removeprefix("./"))
+            free = free_path(f"{path.parent}/{escaped}-{{:03d}}{path.suffix}".removeprefix("./"))
             raise ValueError(
                 f"{path} is there already and not this conversation's; choose another name, such as {free}, or overwrite it"
             )
@@ -265,8 +316,12 @@ class Chat:
             "forgotten": self.forgotten,
         }
         messages = normalized(self.messages, self.model.allow_urls)
-        files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}))
-        self._saved[path.resolve()] = files
+        if path.suffix == ".zip":
+            write_archive(path, messages, state, metadata)
+            self._saved[path.resolve()] = {}
+        else:
+            files = write_chat(path, messages, state, self._saved.get(path.resolve(), {}), metadata)
+            self._saved[path.resolve()] = files
         return path
 
     @classmethod
@@ -278,6 +333,11 @@ class Chat:
         broken or outside of the file's folder. Warns where other adapters are switched on.
         """
         path = Path(path).expanduser()
+        if zipfile.is_zipfile(path):
+            with unpacked(path) as inner:
+                chat = cls.load(inner, model, **options)
+            chat._saved = {path.resolve(): {}}
+            return chat
         messages, state, files = read_chat(path)
         if state:
             check_model(path, state, model)
@@ -293,7 +353,8 @@ class Chat:
         chat._saved[path.resolve()] = files
         return chat
 
-    def _question(self, text: str, images: Any, mask: Any, options: ChatOptions) -> Message:
+    def question(self, text: str, images: Any, mask: Any, options: Mapping[str, Any]) -> Message:
+        """The message of a turn, as `say` takes it. Raises ValueError for one that is empty and for pictures that are none."""
         if not isinstance(text, str):
             raise ValueError(
                 f"a message is a string, not {text!r:.60}; pictures stand beside it: say(text, images=[...])"
@@ -310,7 +371,7 @@ class Chat:
         said = [{"type": "text", "text": text}] if text.strip() else []
         return {"role": "user", "content": [*shown, *said]}
 
-    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: ChatOptions) -> Image.Image:
+    def _masked(self, pictures: Sequence[Image.Image], mask: Any, options: Mapping[str, Any]) -> Image.Image:
         """The only one of ``pictures``, or the conversation's last, with the masked part hidden, at the size of the answer. Its
         mask is kept for whenever the message is answered. Raises ValueError as `read_mask` does."""
         if len(pictures) > 1:
@@ -320,12 +381,8 @@ class Chat:
         picture = pictures[0] if pictures else self.last_picture()
         if picture is None:
             raise ValueError("there is no picture to edit: show one with the message, or have one drawn")
-        marked = read_mask(mask, picture, self.model.allow_urls)
-        wanted = {**self.options, **options}
-        height, width = wanted.get("height"), wanted.get("width")
-        size = (height, width) if height and width else nearest_size(picture, self.model.config)
-        picture, marked = fit_mask(picture, marked, size)
-        hidden = masked(picture, marked, self.model.config.mask_color)
+        size = self.model.defaults.updated(generation_options({**self.options, **options})).size
+        hidden, marked = mask_picture(picture, mask, self.model.config, size, self.model.allow_urls)
         self._masks[digest(hidden)] = marked
         return hidden
 
@@ -346,7 +403,7 @@ def remembered(reply: Reply) -> Message:
     ).message()
 
 
-def generation_options(options: ChatOptions) -> dict[str, Any]:
+def generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a chat's options that are fields of `GenerationConfig`."""
     apart = ChatOptions.__annotations__.keys() - GenerationOptions.__annotations__.keys()
     return {name: value for name, value in options.items() if name not in apart}

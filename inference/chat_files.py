@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import logging
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,10 +22,16 @@ from PIL import Image
 from ..mllm.messages import EmittedText, Message, normalize_messages
 from .images import load_image
 from .inputs import load_message_images
-from .output import free_path, save_image, write_text
+from .output import atomic_file, free_path, save_image, write_text
+from .picture_metadata import KEY, read_metadata
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 STATE_KEYS = ("format", "model", "fingerprint", "adapters", "options", "dropped", "forgotten", "token_ids")
+
+MAX_ARCHIVE = 1 << 30
+"""Bytes that the files of a zip archive may have"""
 
 PictureFiles = dict[str, Path]
 """Of a chat's pictures, by `digest`"""
@@ -33,13 +43,24 @@ def digest(image: Image.Image) -> str:
 
 
 def normalized(messages: Sequence[Message], allow_urls: Sequence[str] = ()) -> list[Message]:
-    """Messages with parts and pictures, whatever form they were given in. Raises ValueError for what is no message."""
-    return [normalize_messages(load_message_images([message], allow_urls))[0] for message in messages]
+    """Messages with parts and pictures, whatever form they were given in. Pictures of replies go on saying how they were drawn.
+    Raises ValueError for what is no message."""
+    whole = [normalize_messages(load_message_images([message], allow_urls))[0] for message in messages]
+    for message, own in zip(messages, whole, strict=True):
+        if own["role"] == "assistant" and isinstance(message["content"], (list, tuple)):
+            for given, part in zip(message["content"], own["content"], strict=True):
+                image = given.get("image") if isinstance(given, Mapping) else given
+                if isinstance(image, Image.Image) and KEY in image.info:
+                    part["image"].info[KEY] = image.info[KEY]
+    return whole
 
 
-def write_chat(path: Path, messages: Sequence[Message], state: Mapping[str, Any], files: PictureFiles) -> PictureFiles:
+def write_chat(
+    path: Path, messages: Sequence[Message], state: Mapping[str, Any], files: PictureFiles, metadata: bool = True
+) -> PictureFiles:
     """Writes ``messages`` (`normalized`) and ``state``, with new files for pictures that have none in ``files`` or have lost it.
-    Returns all of their files. When something cannot be written, what was there stays and nothing is added.
+    Returns all of their files. When something cannot be written, what was there stays and nothing is added. ``metadata`` is that
+    of `save_image`.
 
     Raises OSError for what cannot be written.
     """
@@ -60,7 +81,7 @@ def write_chat(path: Path, messages: Sequence[Message], state: Mapping[str, Any]
                 if file is None or not file.exists():
                     file = free_path(f"{escaped}-{{:02d}}.png")
                     undo.callback(file.unlink, missing_ok=True)
-                    save_image(part["image"], file)
+                    save_image(part["image"], file, metadata)
                 own[key] = file
                 content.append({"type": "image", "image": file.name})
             lines.append({"role": message["role"], "content": content})
@@ -71,6 +92,41 @@ def write_chat(path: Path, messages: Sequence[Message], state: Mapping[str, Any]
         write_text(path, text + "\n")
         undo.pop_all()
     return own
+
+
+def write_archive(path: Path, messages: Sequence[Message], state: Mapping[str, Any], metadata: bool = True) -> None:
+    """What `write_chat` writes as one zip archive. Raises OSError as it does."""
+    with tempfile.TemporaryDirectory() as folder, atomic_file(path) as fresh:
+        write_chat(Path(folder, f"{path.stem}.jsonl"), messages, state, {}, metadata)
+        with zipfile.ZipFile(fresh, "w") as archive:
+            for file in sorted(Path(folder).iterdir()):
+                archive.write(file, file.name)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The ``.jsonl`` of a zip archive, with the pictures beside it, in a temporary folder. Raises ValueError for an archive that
+    is no saved chat; errors of the body about that file name the archive."""
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            chats = [name for name in names if name.endswith(".jsonl")]
+            if len(chats) != 1 or any(
+                Path(name).name != name or "\\" in name or entry.is_dir()
+                for name, entry in zip(names, entries, strict=True)
+            ):
+                raise ValueError(f"{path} is no saved chat: expected one .jsonl with its pictures, and no folders")
+            if (size := sum(entry.file_size for entry in entries)) > MAX_ARCHIVE:
+                raise ValueError(f"{path} unpacks to {size:,} bytes; a chat may have {MAX_ARCHIVE:,}")
+            archive.extractall(folder)
+            inner = Path(folder, chats[0])
+            try:
+                yield inner
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(inner), str(path)).replace(folder, str(path))) from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:  # broken, encrypted
+        raise ValueError(f"{path} is no saved chat: {error}") from None
 
 
 def read_chat(path: Path) -> tuple[list[Message], dict[str, Any], PictureFiles]:
@@ -126,9 +182,22 @@ def with_pictures(message: Any, folder: Path, files: PictureFiles) -> Any:
             file = folder / name
             image = load_image(file)
             files[digest(image)] = file
+            if message.get("role") == "assistant":
+                keep_metadata(image, file)
             part = {**part, "image": image}
         content.append(part)
     return {**message, "content": content}
+
+
+def keep_metadata(image: Image.Image, file: Path) -> None:
+    """Lets a picture that was loaded from a file say how it was drawn, as far as the file says anything that makes sense."""
+    try:
+        said = read_metadata(file)
+    except ValueError as error:
+        logger.info("%s", error)
+    else:
+        if said is not None:
+            said.attach(image)
 
 
 def checked_state(state: Any, messages: Sequence[Message], path: Path) -> dict[str, Any]:

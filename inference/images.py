@@ -11,9 +11,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -44,13 +45,32 @@ TURNS = {
 """What sets a picture of each EXIF orientation upright"""
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of TIFF that tell a camera's raw file, whose first page is a thumbnail"""
-Convert = Callable[[Image.Image, str], Image.Image]
-"""`to_rgb` or `to_mask`"""
+Result = TypeVar("Result")
+Convert = Callable[[Image.Image, str], Result]
+"""What is made of an image, which may not have been decoded, and of what errors call it"""
 FORMATS_SAID: set[str | None] = set()
 """Formats of which a file with several frames was met"""
 
 
-def load_image(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
+@dataclass(frozen=True)
+class PictureLimits:
+    """What the pictures of messages may be. The defaults are for the owner of the machine; a server, whose messages come from a
+    network, narrows them."""
+
+    local_files: bool = True
+    """Whether paths and ``file:`` URIs are read"""
+    max_bytes: int | None = None
+    """Of a picture's file, fetched or in a data URI; what is fetched is bounded by `addresses.MAX_BYTES` in any case"""
+    max_pixels: int = MAX_PIXELS
+    """Of a picture, which is refused before it is decoded"""
+    max_pictures: int | None = None
+    """Of all messages together, which are refused before any is loaded"""
+
+
+OWNER = PictureLimits()
+
+
+def load_image(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER) -> Image.Image:
     """Whatever is a picture as a new RGB image in sRGB, upright by its EXIF data, on white where it is transparent.
 
     ``source`` is one of:
@@ -64,34 +84,41 @@ def load_image(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
 
     Greys of more than 8 bits are scaled by the format's maximum. Of a file's frames the first is taken, of a PIL image's the one
     it stands at. A broken colour profile or broken EXIF data are ignored. This is logged. The source is not changed. Raises
-    ValueError, which names the source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, or of
-    values out of range.
+    ValueError, which names the source, for everything else: what is missing, no picture, broken, larger than `MAX_PIXELS`, beyond
+    the ``limits``, or of values out of range.
     """
-    return load_as(to_rgb, source, allow_urls)
+    return load_as(to_rgb, source, allow_urls, limits)
 
 
-def load_mask(source: Any, allow_urls: Sequence[str] = ()) -> Image.Image:
+def load_mask(source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER) -> Image.Image:
     """What `load_image` reads as a mask: an image of mode "L", 255 where the picture is to be edited and 0 elsewhere.
 
     With transparency it marks what is transparent (OpenAI's form), else what is white (diffusers'). Raises ValueError as
     `load_image` does.
     """
-    return load_as(to_mask, source, allow_urls)
+    return load_as(to_mask, source, allow_urls, limits)
 
 
-def load_as(convert: Convert, source: Any, allow_urls: Sequence[str]) -> Image.Image:
-    """Whatever is a picture (`load_image`), converted by `to_rgb` or `to_mask`."""
+def load_as(
+    convert: Convert[Result], source: Any, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER
+) -> Result:
+    """What ``convert`` (`to_rgb`, `to_mask`, …) makes of whatever is a picture (`load_image`)."""
     if isinstance(source, Image.Image):
         return convert(source, str(getattr(source, "filename", "") or "the picture"))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_bytes(bytes(source), "the picture", convert)
+        return decode_bytes(bytes(source), "the picture", convert, limits)
     if isinstance(source, (str, os.PathLike)):
         if not source:
             raise PictureError("the path of the picture is empty")
         path = local_path(source)
-        return load_file(path, convert) if path is not None else load_address(str(source), allow_urls, convert)
+        if path is None:
+            return load_address(str(source), allow_urls, convert, limits)
+        if not limits.local_files:
+            name = repr(str(source))[:100]
+            raise PictureError(f"{name} is not read: a picture is a data URI or the URL of an allowed host here")
+        return load_file(path, convert, limits)
     if hasattr(source, "read"):
-        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), convert)
+        return decode_bytes(read_all(source), str(getattr(source, "name", "the open file")), convert, limits)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(source, torch.Tensor):
         values = source.detach().cpu()
@@ -105,11 +132,11 @@ def load_as(convert: Convert, source: Any, allow_urls: Sequence[str]) -> Image.I
     )
 
 
-def load_address(address: str, allow_urls: Sequence[str], convert: Convert) -> Image.Image:
+def load_address(address: str, allow_urls: Sequence[str], convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for a ``data:`` URI or a URL."""
     if address[:5].lower() == "data:":
-        return decode_bytes(data_of_uri(address), f"{address:.30}…", convert)
-    return decode_bytes(fetch(address, allow_urls), shown(address), convert)
+        return decode_bytes(data_of_uri(address), f"{address:.30}…", convert, limits)
+    return decode_bytes(fetch(address, allow_urls, limits.max_bytes), shown(address), convert, limits)
 
 
 def local_path(source: str | os.PathLike[str]) -> Path | None:
@@ -120,7 +147,7 @@ def local_path(source: str | os.PathLike[str]) -> Path | None:
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
-def load_file(path: Path, convert: Convert) -> Image.Image:
+def load_file(path: Path, convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for a path."""
     name = f"{path!s:.300}"
     try:
@@ -132,7 +159,7 @@ def load_file(path: Path, convert: Convert) -> Image.Image:
         if found.st_size == 0:
             raise PictureError(f"{name} is empty (0 bytes)")
         with path.open("rb") as stream:
-            return decode_image(stream, name, convert)
+            return decode_image(stream, name, convert, limits.max_pixels)
     except (FileNotFoundError, NotADirectoryError):
         hint = " (a URL is given as a string, not as a Path)" if name.startswith(("http:/", "https:/")) else ""
         raise PictureError(f"no such file: {name}{hint}") from None
@@ -158,24 +185,28 @@ def read_all(stream: Any) -> bytes:
     return data
 
 
-def decode_bytes(data: bytes, name: str, convert: Convert) -> Image.Image:
+def decode_bytes(data: bytes, name: str, convert: Convert[Result], limits: PictureLimits) -> Result:
     """As `load_as`, for the bytes of a file."""
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)")
-    return decode_image(io.BytesIO(data), name, convert)
+    if limits.max_bytes is not None and len(data) > limits.max_bytes:
+        raise PictureError(
+            f"{name} is {len(data):,} bytes, more than the limit of {limits.max_bytes:,}; make it smaller"
+        )
+    return decode_image(io.BytesIO(data), name, convert, limits.max_pixels)
 
 
-def decode_image(stream: BinaryIO, name: str, convert: Convert | None = None) -> Image.Image:
-    """As `load_as`, for an open file, by `to_rgb` where nothing else is said; ``name`` is what errors call it."""
+def decode_image(stream: BinaryIO, name: str, convert: Convert[Result], max_pixels: int = MAX_PIXELS) -> Result:
+    """As `load_as`, for an open file; ``name`` is what errors call it."""
     try:
-        check_icon(stream, name)
+        check_icon(stream, name, max_pixels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, where the limit is ours, and of odd metadata
             with refusals(name), Image.open(stream, formats=formats()) as image:
-                check_pixels(image, name)
+                check_pixels(image, name, max_pixels)
                 refuse_raw(image, name)
                 say_first_frame(image, name)
-                return (convert or to_rgb)(image, name)
+                return convert(image, name)
     except UnidentifiedImageError:
         stream.seek(0)
         foreign = foreign_format(stream.read(4096), "HEIF" in formats())
@@ -212,22 +243,22 @@ def refusals(name: str) -> Iterator[None]:
         raise PictureError(f"{name} is broken or cut short, or of a kind that is not read: {said}") from error
 
 
-def check_pixels(image: Image.Image, name: str) -> None:
-    """Raises ValueError for an image without pixels or of more than `MAX_PIXELS`."""
-    check_size(image.width, image.height, name)
+def check_pixels(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises ValueError for an image without pixels or of more than ``max_pixels``."""
+    check_size(image.width, image.height, name, max_pixels)
 
 
-def check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """As `check_pixels`, for a size in pixels."""
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise PictureError(
-            f"{name} is {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}; make it smaller"
+            f"{name} is {width} x {height} pixels, more than the limit of {max_pixels:,}; make it smaller"
         )
     if not width * height:
         raise PictureError(f"{name} has no pixels: it is {width} x {height}")
 
 
-def check_icon(stream: BinaryIO, name: str) -> None:
+def check_icon(stream: BinaryIO, name: str, max_pixels: int) -> None:
     """As `check_pixels`, for an icon (ICO), of which Pillow decodes the largest picture when it opens it."""
     stream.seek(0)
     head = stream.read(6)
@@ -239,13 +270,13 @@ def check_icon(stream: BinaryIO, name: str) -> None:
         picture = stream.read(24)
         if picture.startswith(b"\x89PNG") and len(picture) == 24:
             width, height = struct.unpack(">II", picture[16:])
-            check_size(width, height, name)
+            check_size(width, height, name, max_pixels)
         elif len(picture) == 24:
             width, height = struct.unpack("<ii", picture[4:12])
-            check_size(abs(width), abs(height) // 2, name)  # the picture and its mask
+            check_size(abs(width), abs(height) // 2, name, max_pixels)  # the picture and its mask
 
 
-def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert) -> Image.Image:
+def array_image(values: np.ndarray[Any, Any], channels_first: bool, convert: Convert[Result]) -> Result:
     """As `load_as`, for an array."""
     image = from_array(values, channels_first)
     check_pixels(image, "the picture")

@@ -1,7 +1,11 @@
-"""``limner info``: parts, sizes and memory of a model."""
+"""``limner info``: parts, sizes and memory of a model; what an adapter changes."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from .adapter_files import MODULES_KEYS, read_card
 from .model import Limner
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
@@ -55,3 +59,17 @@ def describe_model(model: Limner) -> str:
     if model.student_steps:
         lines.append(f"  by its student                 {model.student_steps}, none")
     return "\n".join(lines)
+
+
+def describe_adapter(folder: Path) -> str:
+    """What an adapter belongs to, what it changes and how it was made, one on each line. Raises ValueError for a folder that
+    holds none."""
+    card = read_card(folder)
+    whole = card[MODULES_KEYS[card["format"]]]
+    lines = {
+        "for the model": f"{card['base']} (weights {card['base_fingerprint'][:12]})",
+        "LoRA in": ", ".join(card["parts"]) or "none",
+        "parts trained whole": ", ".join(whole) or "none",
+        **{name: json.dumps(value, ensure_ascii=False) for name, value in card["made"].items()},
+    }
+    return "\n".join([f"{folder}: an adapter", *(f"  {name:22} {value}" for name, value in lines.items())])

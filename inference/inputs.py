@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..mllm.messages import Message, normalize_messages
 from .generation_config import whole_number
-from .images import load_image
+from .images import OWNER, PictureLimits, load_image
 
 Messages = str | Sequence[Message]
 
@@ -82,29 +82,42 @@ def seeds_per_row(seed: int | Sequence[int], count: int) -> list[int]:
     return seeds
 
 
-def load_message_images(messages: Messages, allow_urls: Sequence[str] = ()) -> Messages:
+def load_message_images(messages: Messages, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER) -> Messages:
     """Messages with parts of other libraries' forms in ours (`load_part`) and with images loaded (`load_image`).
 
-    Raises ValueError for an empty prompt and for what is no message, no picture or a URL of a host that is not in
-    ``allow_urls``.
+    Raises ValueError for an empty prompt and for what is no message, no picture, a URL of a host that is not in ``allow_urls``
+    or beyond the ``limits``.
     """
     if isinstance(messages, str):
         if not messages.strip():
             raise ValueError("the prompt is empty")
         return messages
+    if limits.max_pictures is not None and (count := count_pictures(messages)) > limits.max_pictures:
+        raise ValueError(f"the messages hold {count} pictures; at most {limits.max_pictures} are read")
     loaded = []
     for index, message in enumerate(messages):
         if isinstance(message, Mapping) and not isinstance(content := message.get("content"), (str, type(None))):
             parts = [content] if isinstance(content, (Mapping, Image.Image)) else content
             if isinstance(parts, (list, tuple)):
-                parts = [load_part(part, f"message {index}", allow_urls) for part in parts]
+                parts = [load_part(part, f"message {index}", allow_urls, limits) for part in parts]
             message = {**message, "content": parts}
         loaded.append(message)
     normalize_messages(loaded)  # what is wrong in them is said here
     return loaded
 
 
-def load_part(part: Any, where: str, allow_urls: Sequence[str]) -> Any:
+def count_pictures(messages: Sequence[Message]) -> int:
+    """The parts of messages that hold a picture, in any form that `load_part` knows."""
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents for part in (content if isinstance(content, (list, tuple)) else [content])]
+    return sum(
+        isinstance(part, Image.Image)
+        or (isinstance(part, Mapping) and any(part.get(field) is not None for field in FIELDS))
+        for part in parts
+    )
+
+
+def load_part(part: Any, where: str, allow_urls: Sequence[str], limits: PictureLimits = OWNER) -> Any:
     """A part in our form, with its image loaded; one of no form that is known stays for `normalize_messages` to refuse.
 
     Strings are text, PIL images images. Of parts, transformers' are known (``image``, ``url``, ``path`` or ``base64``), OpenAI's
@@ -126,7 +139,7 @@ def load_part(part: Any, where: str, allow_urls: Sequence[str]) -> Any:
         return part
     if unknown := sorted(map(str, set(given) - {*held, *REMARKS})):
         raise ValueError(f"{where}: a part with a picture has the unknown field {unknown[0]!r}")
-    return {"type": "image", "image": load_image(picture_source(held[0], given[held[0]]), allow_urls)}
+    return {"type": "image", "image": load_image(picture_source(held[0], given[held[0]]), allow_urls, limits)}
 
 
 def picture_source(field: str, value: Any) -> Any:

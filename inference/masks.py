@@ -5,21 +5,23 @@ A mask is an image of mode "L" of the picture's size, 255 where the picture is t
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from PIL import Image, ImageOps
 
-from ..mllm.events import Event, PictureDone
+from ..mllm.config import LimnerConfig
+from ..mllm.events import Event, PictureDone, each_event
 from .generation_config import whole_number
-from .images import load_mask
+from .images import OWNER, PictureLimits, load_mask
 from .reply import Reply
-from .resizing import resize_and_crop
+from .resizing import nearest_size, resize_and_crop
 
 
-def read_mask(mask: Any, picture: Image.Image, allow_urls: Sequence[str] = ()) -> Image.Image:
+def read_mask(
+    mask: Any, picture: Image.Image, allow_urls: Sequence[str] = (), limits: PictureLimits = OWNER
+) -> Image.Image:
     """The mask of a picture, from a box (left, top, right, bottom in pixels, right and bottom not included) or from whatever
     `load_mask` reads: with transparency it marks what is transparent, else what is white.
 
@@ -27,7 +29,7 @@ def read_mask(mask: Any, picture: Image.Image, allow_urls: Sequence[str] = ()) -
     """
     if isinstance(mask, (tuple, list)):
         return box_mask(mask, picture.size)
-    marked = load_mask(mask, allow_urls)
+    marked = load_mask(mask, allow_urls, limits)
     if marked.size != picture.size:
         raise ValueError(
             f"the mask is {marked.width} x {marked.height} pixels and the picture {picture.width} x {picture.height}: "
@@ -45,7 +47,8 @@ def box_mask(box: Sequence[Any], size: tuple[int, int]) -> Image.Image:
     `read_mask` does."""
     if len(box) != 4:
         raise ValueError(f"the box {tuple(box)!r:.60} is not left, top, right and bottom in pixels")
-    left, top, right, bottom = own = tuple(whole_number("a side of the box", value) for value in box)
+    left, top, right, bottom = (whole_number("a side of the box", value) for value in box)
+    own = (left, top, right, bottom)
     width, height = size
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
@@ -64,7 +67,7 @@ def fit_mask(picture: Image.Image, mask: Image.Image, size: tuple[int, int]) -> 
     """
     if mask.size == (size[1], size[0]):
         return picture, mask
-    fitted = ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.BILINEAR).point([0] + [255] * 255)
+    fitted = ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.BOX).point([0] + [255] * 255)
     if not fitted.getbbox():
         raise ValueError(
             f"nothing of what the mask marks is left when the picture is cut to {size[1]} x {size[0]}: cut it yourself, or "
@@ -75,12 +78,31 @@ def fit_mask(picture: Image.Image, mask: Image.Image, size: tuple[int, int]) -> 
 
 def masked(picture: Image.Image, mask: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     """The picture with what is marked in one colour: a model's `LimnerConfig.mask_color`."""
-    return Image.composite(Image.new("RGB", picture.size, color), picture, mask)
+    hidden = Image.composite(Image.new("RGB", picture.size, color), picture, mask)
+    hidden.info = {}  # of how the picture was drawn, which this one was not
+    return hidden
+
+
+def mask_picture(
+    picture: Image.Image,
+    mask: Any,
+    config: LimnerConfig,
+    size: tuple[int, int] | None = None,
+    allow_urls: Sequence[str] = (),
+) -> tuple[Image.Image, Image.Image]:
+    """What a model of this ``config`` is shown of a picture whose part under the mask (what `read_mask` reads) it is to draw, and
+    that mask; both at the ``size`` of the answer, (height, width), by default the nearest of the model's shapes.
+
+    Raises ValueError as `read_mask` and `fit_mask` do.
+    """
+    marked = read_mask(mask, picture, allow_urls)
+    picture, marked = fit_mask(picture, marked, size or nearest_size(picture, config))
+    return masked(picture, marked, config.mask_color), marked
 
 
 def keep_outside(drawn: Image.Image, picture: Image.Image, mask: Image.Image) -> Image.Image:
-    """What was drawn where the mask marks, and the picture's own pixels elsewhere. Picture and mask are brought to the size of
-    the drawing (`fit_mask`); what belongs to the drawing, such as its metadata, stays with it."""
+    """What was drawn where the mask marks, and the pixels of the picture, masked or not, elsewhere. Picture and mask are brought
+    to the size of the drawing (`fit_mask`); what the drawing says of how it was drawn stays with it."""
     picture, mask = fit_mask(picture, mask, (drawn.height, drawn.width))
     kept = Image.composite(drawn, picture, mask)
     kept.info = dict(drawn.info)
@@ -102,10 +124,5 @@ def edited_events(
     events: Generator[Event, None, list[Reply]], picture: Image.Image, mask: Image.Image
 ) -> Generator[Event, None, list[Reply]]:
     """Events and replies with their pictures as `keep_outside` gives them."""
-    with contextlib.closing(events):
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as stopped:
-                return [edited_reply(reply, picture, mask) for reply in stopped.value]
-            yield edited_event(event, picture, mask)
+    replies = yield from each_event(events, lambda event: edited_event(event, picture, mask))
+    return [edited_reply(reply, picture, mask) for reply in replies]

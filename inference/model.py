@@ -36,7 +36,7 @@ from .inputs import (
 )
 from .isolation import isolated
 from .lora import check_plain
-from .masks import edited_event, edited_reply, fit_mask, masked, read_mask
+from .masks import edited_event, edited_reply, mask_picture
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
@@ -48,6 +48,7 @@ from .parts import (
     load_tokenizer,
     stream_state,
 )
+from .picture_metadata import request_metadata
 from .reply import Reply
 from .requests import Request
 from .resizing import nearest_size, reference_size
@@ -56,6 +57,8 @@ LOADING_LOCK = threading.Lock()
 """One model at a time is loaded: transformers changes torch's default precision and initialisers while it makes a module"""
 STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
+FORCED_PICTURE: GenerationOptions = {"images": "force", "max_images": 1, "max_new_tokens": 1}
+"""Options of `draw` where the model answered without a picture"""
 PARTS = ("llm", "vision", "detokenizer", STUDENT)
 """Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 
@@ -197,14 +200,10 @@ class Limner(nn.Module):
         if config.size is not None:
             self.detokenizer.check_size(*config.size)
         history = options.get("history") or 0  # the folder's own is for chats, which give it
+        shown = [recent_messages(load_message_images(messages, self.allow_urls), history) for messages in batch]
         encoded = [
-            self.encoder.encode(
-                recent_messages(load_message_images(messages, self.allow_urls), history),
-                add_generation_prompt=True,
-                images=config.images,
-                boxes=config.boxes,
-            )
-            for messages in batch
+            self.encoder.encode(messages, add_generation_prompt=True, images=config.images, boxes=config.boxes)
+            for messages in shown
         ]
         max_tokens = self.mllm.max_position_embeddings
         prompt_tokens = max(len(e.input_ids) for e in encoded)
@@ -220,6 +219,7 @@ class Limner(nn.Module):
                     f"picture {self.engine.image_positions}; this model holds {max_tokens}. Shorten it or lower max_new_tokens"
                 )
             self.engine.check(own, config)
+        given = self.adapters.changed_weights(weights)
         return Request(
             [once for once in encoded for _ in range(n)],
             seeds,
@@ -227,6 +227,12 @@ class Limner(nn.Module):
             self.adapters.active(weights),
             self.adapters.active(drawing_weights),
             keep_cache,
+            [
+                request_metadata(
+                    shown[row // n], own, config, options, given, self.name, self.adapters.known_fingerprint
+                )
+                for row, own in enumerate(seeds)
+            ],
         )
 
     @overload
@@ -273,7 +279,7 @@ class Limner(nn.Module):
         options["max_images"] = 1
         replies = self.generate(batch, seed=seeds, callback=callback, adapters=adapters, **options)
         if silent := [i for i, reply in enumerate(replies) if not reply.images]:
-            options["images"], options["max_new_tokens"] = "force", 1
+            options |= FORCED_PICTURE
             again, own = [batch[i] for i in silent], [seeds[i] for i in silent]
             forced = self.generate(again, seed=own, callback=callback, adapters=adapters, **options)
             for i, reply in zip(silent, forced, strict=True):
@@ -297,20 +303,16 @@ class Limner(nn.Module):
 
         Raises ValueError for what `draw` and `read_mask` refuse.
         """
-        picture, marked = load_image(image, self.allow_urls), None
+        picture, marked, told = load_image(image, self.allow_urls), None, callback
         if mask is not None:
-            marked = read_mask(mask, picture, self.allow_urls)
-            size = self.defaults.updated(options).size or nearest_size(picture, self.config)
-            options["height"], options["width"] = size
-            picture, marked = fit_mask(picture, marked, size)
-        shown = picture if marked is None else masked(picture, marked, self.config.mask_color)
-        content = [{"type": "image", "image": shown}, {"type": "text", "text": prompt}]
-        told = callback
-        if marked is not None and callback is not None:
-            told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
-        reply = self.draw(
-            [{"role": "user", "content": content}], seed=seed, callback=told, adapters=adapters, **options
-        )
+            size = self.defaults.updated(options).size
+            picture, marked = mask_picture(picture, mask, self.config, size, self.allow_urls)
+            options["height"], options["width"] = picture.height, picture.width
+            if callback is not None:
+                told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+        message = {"role": "user", "content": content}
+        reply = self.draw([message], seed=seed, callback=told, adapters=adapters, **options)
         return reply if marked is None else edited_reply(reply, picture, marked)
 
     def resize_note(self, image: Image.Image, size: tuple[int, int] | None = None) -> str | None:

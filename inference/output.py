@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -13,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
+
+from .picture_metadata import png_texts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Suffixes of image files that are written: plain raster formats that hold any RGB image."""
@@ -70,15 +73,26 @@ def free_path(pattern: str) -> Path:
     return next(path for n in itertools.count(1) if not os.path.lexists(path := Path(pattern.format(n))))
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Raises OSError when it cannot be written; an existing file then stays."""
+def save_image(image: Image.Image, path: str | Path, metadata: bool = True) -> None:
+    """Writes a picture; a PNG says how it was drawn, as far as that is known (`picture_metadata`), unless ``metadata`` is False.
+
+    Raises OSError when it cannot be written; an existing file then stays.
+    """
     with atomic_file(path) as fresh:
-        image.save(fresh)
+        texts = png_texts(image) if metadata and fresh.suffix.lower() == ".png" else None
+        image.save(fresh, pnginfo=texts)
 
 
-def save_new_image(image: Image.Image, pattern: str) -> Path:
-    """Saves under the first name of `free_path` and returns it. Another process may draw at the same time: neither replaces the
-    other's picture. Raises OSError when it cannot be written."""
+def png_bytes(image: Image.Image, metadata: bool = True) -> bytes:
+    """A picture's PNG file, which says how it was drawn as one of `save_image` does."""
+    out = io.BytesIO()
+    image.save(out, "PNG", pnginfo=png_texts(image) if metadata else None)
+    return out.getvalue()
+
+
+def save_new_image(image: Image.Image, pattern: str, metadata: bool = True) -> Path:
+    """Saves under the first name of `free_path`, as `save_image` does, and returns it. Another process may draw at the same time:
+    neither replaces the other's picture. Raises OSError when it cannot be written."""
     while True:
         path = free_path(pattern)
         try:
@@ -86,7 +100,7 @@ def save_new_image(image: Image.Image, pattern: str) -> Path:
         except FileExistsError:
             continue
         try:
-            save_image(image, path)
+            save_image(image, path, metadata)
         except BaseException:  # Ctrl-C too
             path.unlink()
             raise

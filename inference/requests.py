@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 
 from ..detokenizer.detokenizer import Detokenizer, Drawing
 from ..mllm.cache import StreamCache
@@ -16,6 +17,7 @@ from ..mllm.encoding import Encoded
 from ..mllm.events import Event
 from .adapters import Adapter
 from .generation_config import GenerationConfig
+from .picture_metadata import PictureMetadata
 from .reply import Reply
 
 ActiveAdapters = Sequence[tuple[Adapter, float]]
@@ -34,6 +36,8 @@ class Request:
     drawing_adapters: ActiveAdapters = ()
     keep_cache: bool = False
     """The conversation may go on: begin from what is kept of it, and keep it"""
+    metadata: Sequence[PictureMetadata] = ()
+    """Of each row's pictures, as far as it is known before they are drawn"""
     rows: list[RequestRow] = field(default_factory=list)
     events: deque[Event] = field(default_factory=deque)
     error: Exception | None = None
@@ -59,6 +63,13 @@ class RequestRow(Row):
     encoded: Encoded = None  # type: ignore[assignment]
     max_tokens: int = 0
     """Its conversation and the longest reply to it"""
+
+    def add_image(self, image: Image.Image) -> None:
+        """Takes the image that the row waited for, which from here on says how it was drawn."""
+        for metadata in self.request.metadata[self.index : self.index + 1]:
+            plan = self.parts[-1] if self.parts and isinstance(self.parts[-1], str) else ""
+            metadata.of_picture(image, plan, self.num_images).attach(image)
+        super().add_image(image)
 
 
 @dataclass(eq=False)

@@ -78,3 +78,16 @@ def consume(events: Generator[Event, None, Result], callback: Callable[[Event], 
                 return stopped.value
             if callback is not None:
                 callback(event)
+
+
+def each_event(
+    events: Generator[Event, None, Result], change: Callable[[Event], Event]
+) -> Generator[Event, None, Result]:
+    """The events as ``change`` gives them; returns what they return."""
+    with contextlib.closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stopped:
+                return stopped.value
+            yield change(event)

@@ -7,6 +7,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for `import helpers` under importlib mode
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
+collect_ignore = ["clients"]  # they run in an environment of their own: `make test-clients`
+
 
 @pytest.fixture
 def data(tmp_path):

@@ -8,8 +8,8 @@ from packaging.version import Version
 
 from versions import constraints, declared
 
-# developers' tools, which one version of each is enough for
-TOOLS = {"ruff", "mypy", "build", "pre-commit", "atheris", "cosmic-ray"}
+# developers' tools, and what `make test-ray` alone runs: one version of each is enough
+TOOLS = {"ruff", "mypy", "build", "pre-commit", "atheris", "cosmic-ray", "ray"}
 NEVER_RUN = {"flash-attn"}  # needs a GPU and a compiler
 
 

@@ -15,7 +15,9 @@ def declared() -> dict[str, str]:
     """{package: its range} of all dependencies and extras in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    found = (re.fullmatch(r"([a-z0-9-]+)([^;\[]*)", line) for line in lines if not line.startswith("limner["))
+    found = (
+        re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z,]+\])?([^;\[]*)", line) for line in lines if not line.startswith("limner[")
+    )
     return {match[1]: match[2].strip() for match in found if match}
 
 

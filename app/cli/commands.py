@@ -23,6 +23,7 @@ from . import (
     precompute,
     serve,
     train,
+    ui,
 )
 from .options import SETTINGS
 from .version import version
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "describe": describe.describe,
     "info": info.info,
     "serve": serve.serve,
+    "ui": ui.ui,
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "train": train.train,

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
-from .options import DRAWING, LOADING, Loading, Out, Prompt, Size, Whole, checked, takes
+from .options import DRAWING, LOADING, Loading, NoMetadata, Out, Prompt, Size, Whole, checked, takes
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...inference.model import Limner
 
 DRAWN = "limner-{:03d}.png"
 """Names of pictures where none was given"""
@@ -27,6 +26,7 @@ def draw(
     out: Out | None = None,
     seed: Whole = 0,
     size: Size | None = None,
+    no_metadata: NoMetadata = False,
     **options: Unpack[GenerationOptions],
 ) -> None:
     """Draw one picture.
@@ -37,13 +37,20 @@ def draw(
         out: file to write (default: the first of limner-001.png, limner-002.png, ... that is free)
         seed: the same request and seed give the same picture
         size: height and width in pixels, such as 128x128
+        no_metadata: write no prompt, seed and options into the PNG file
     """
     request = {"seed": seed, **checked(options, size)}
     check_drawing(out, prompt)
     if backend == "sd3":
-        draw_with_sd3(prompt, loading, out, request)
+        drawn, text = draw_with_sd3(prompt, loading, request), ""
     else:
-        draw_and_save(loading.load(), [{"role": "user", "content": prompt}], out, request)
+        from ...inference.progress import ProgressBar
+
+        model = loading.load()
+        with ProgressBar() as progress:
+            reply = model.draw(prompt, callback=progress, **request)
+        drawn, text = reply.images[0], reply.text
+    show_drawn(drawn, text, out, no_metadata)
 
 
 def check_drawing(out: Path | None, prompt: str, source: Path | None = None) -> None:
@@ -55,33 +62,31 @@ def check_drawing(out: Path | None, prompt: str, source: Path | None = None) -> 
     check_picture_path(out or free_path(DRAWN), source)
 
 
-def draw_and_save(model: Limner, messages: list[dict[str, Any]], out: Path | None, request: dict[str, Any]) -> None:
-    from ...inference.progress import ProgressBar
-
-    with ProgressBar() as progress:
-        reply = model.draw(messages, callback=progress, **request)
-    written = save(reply.images[0], out)
-    if reply.text:
-        print(reply.text)
+def show_drawn(image: Image.Image, text: str, out: Path | None, no_metadata: bool) -> None:
+    """Saves what was drawn, and prints what was said and where it is."""
+    written = save(image, out, metadata=not no_metadata)
+    if text:
+        print(text)
     print(written)
 
 
-def save(image: Image.Image, out: Path | None, pattern: str = DRAWN) -> Path:
+def save(image: Image.Image, out: Path | None, pattern: str = DRAWN, metadata: bool = True) -> Path:
     """Saves to ``out``, or under a name that is free; returns where."""
     from ...inference.output import save_image, save_new_image
 
     if out is None:
-        return save_new_image(image, pattern)
-    save_image(image, out)
+        return save_new_image(image, pattern, metadata)
+    save_image(image, out, metadata)
     return out
 
 
-def draw_with_sd3(prompt: str, loading: Loading, out: Path | None, request: dict[str, Any]) -> None:
+def draw_with_sd3(prompt: str, loading: Loading, request: dict[str, Any]) -> Image.Image:
     from tqdm import tqdm
 
     from ...detokenizer.files import resolve_source
     from ...inference.loading import place_model
-    from ...integrations.sd3.text_to_image import StableDiffusion3
+    from ...inference.picture_metadata import PictureMetadata, installed_version
+    from ...integrations.sd3.text_to_image import DEFAULTS, StableDiffusion3
 
     used = {"seed", "height", "width", "num_inference_steps", "guidance_scale"}
     own = [name for name in ("adapter", "bits", "offload", "dtype") if getattr(loading, name) != getattr(LOADING, name)]
@@ -96,5 +101,10 @@ def draw_with_sd3(prompt: str, loading: Loading, out: Path | None, request: dict
             bar.total = steps
             bar.update()
 
-        written = save(model.generate(prompt, callback=report, **request)[0], out)
-    print(written)
+        (image,) = model.generate(prompt, callback=report, **request)
+    defaults = {name: getattr(DEFAULTS, name) for name in ("num_inference_steps", "guidance_scale", "sampler")}
+    seed = request.pop("seed")
+    options = {"height": image.height, "width": image.width, **defaults, **request}
+    name = Path(folder).resolve().name
+    PictureMetadata(prompt, True, "", 0, seed, options, {}, name, None, installed_version(), "sd3").attach(image)
+    return image

@@ -33,7 +33,8 @@ def meanwhile(work: Callable[[], Any]) -> Future:
     return future
 
 
-def greet(name: str) -> None:
+def greet(name: str, completions: Callable[[str], list[str]] | None = None) -> None:
+    """Says hello and makes ready for typed lines; the tab key offers what ``completions`` make of a line."""
     global readline
     with contextlib.suppress(ImportError):  # Windows, and a Python built without it, still read lines
         import readline
@@ -43,9 +44,28 @@ def greet(name: str) -> None:
             readline.parse_and_bind(r'"\e[": skip-csi-sequence')
             for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # bytes of UTF-8 are no commands
                 readline.parse_and_bind(f"set {setting}")
+        if completions is not None:
+            readline.set_completer(Completer(completions))
+            readline.set_completer_delims(" /")
+            readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
     with contextlib.suppress(AttributeError):  # in place of an error at a byte that is no character
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     print(f"limner {name}: type a message, /help for commands, Ctrl-D to leave", flush=True)
+
+
+class Completer:
+    """What readline asks for completions one by one, from a function that gives whole lines."""
+
+    def __init__(self, completions: Callable[[str], list[str]]) -> None:
+        self.completions = completions
+        self.found: list[str] = []
+
+    def __call__(self, text: str, state: int) -> str | None:
+        """The completion of this number of the last word, None after the last one."""
+        if state == 0:
+            begin, end = readline.get_begidx(), readline.get_endidx()
+            self.found = [line[begin:] for line in self.completions(readline.get_line_buffer()[:end])]
+        return self.found[state] if state < len(self.found) else None
 
 
 def read() -> str | None:

@@ -1,4 +1,4 @@
-"""The command line: ``limner chat|draw|edit|describe|info|eval|compare|train|finetune|distill|merge|data|precompute|…``.
+"""The command line: ``limner chat|draw|edit|describe|info|serve|ui|eval|compare|train|finetune|distill|merge|data|precompute|…``.
 
 Nothing but `main` is made here: what takes long is imported inside it, where Ctrl-C is met.
 """
@@ -22,6 +22,7 @@ EXTRAS = {
     "hydra": "train",
     "omegaconf": "train",
     "pyarrow": "train",
+    "ray": "ray",
     "sentencepiece": "convert",
     "tensorboard": "train",
 }

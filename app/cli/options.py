@@ -66,6 +66,7 @@ File = Annotated[Path, Parameter(converter=parse_path)]
 Out = Annotated[Path, Parameter(alias="-o", converter=parse_path)]
 Prompt = Annotated[str, Parameter(converter=parse_prompt)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, metavar="KEY=VALUE")]
+NoMetadata = Annotated[bool, Parameter(name="--no-metadata")]
 AllowUrl = Annotated[tuple[str, ...], Parameter(metavar="HOST")]
 Size = Annotated[tuple[int, int], Parameter(converter=parse_size, n_tokens=1, accepts_keys=False, metavar="HxW")]
 

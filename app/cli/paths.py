@@ -16,6 +16,13 @@ def typed_path(text: str) -> Path:
     return next((path for path in paths if os.path.exists(path)), paths[-1])
 
 
+def typed_mask(text: str) -> Path | str | tuple[int, ...]:
+    """A mask that was typed: a box as LEFT,TOP,RIGHT,BOTTOM in pixels, or a picture by its path or URL."""
+    if re.fullmatch(r"\s*-?\d+(\s*,\s*-?\d+)*\s*", text) and not os.path.exists(text):
+        return tuple(map(int, text.split(",")))
+    return text if re.match("(https?|data):", text) else typed_path(text)
+
+
 def unquoted(text: str) -> str:
     """Without the quotes and backslashes that a terminal adds to a path that is dragged into it."""
     if text[:1] not in ("'", '"'):

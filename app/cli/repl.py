@@ -19,24 +19,30 @@ from ...inference.addresses import is_address
 from ...inference.chat import Chat
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from ...inference.images import load_image
+from ...inference.masks import read_mask
 from ...inference.model import Limner
 from ...inference.output import free_path, save_new_image
 from ...inference.progress import ProgressBar
-from ...mllm.events import Finished, PictureDone, TextPiece
+from ...inference.reply import Reply
+from ...mllm.events import Event, Finished, PictureDone, TextPiece
+from ...mllm.messages import Message
 from .draw import DRAWN
 from .line_input import read
 from .memory import NO_MEMORY, out_of_memory
 from .options import CHATTING, SETTINGS, Size, Whole, checked, takes
-from .paths import typed_path
+from .paths import typed_mask, typed_path
 from .terminal import printable, raw_output
 from .terminal_pictures import show
 
 HELP = """\
 Say what you want; the model draws when you ask for a picture.
   /image PATH   show it a picture with your next message
+  /mask AREA    your next message edits only this part of that picture, or of the last one: LEFT,TOP,RIGHT,BOTTOM in pixels,
+                or the file of a mask (transparent, or else white, where it may change); /mask off takes it back
   /undo         forget the last turn
   /clear        forget all of them
   /retry        answer the last message again, with another seed
+  /candidates N answer it N times (4), with the seeds from /seed on; /choose K keeps the K-th in place of the last answer
   /seed N       the seed of the next pictures
   /size HxW     size of the pictures, such as 128x128; /size auto lets the model choose
   /steps N      sampling steps; more is slower and finer
@@ -53,13 +59,21 @@ FIELDS = {"size": ("height", "width"), "steps": ("num_inference_steps",), "guida
 
 
 class Repl:
-    def __init__(self, model: Limner, options: dict[str, Any], saved: Path | None = None) -> None:
-        """``options`` are `Limner.chat`'s, ``saved`` a conversation to go on with. Raises ValueError for a size that the model
-        cannot draw and as `Chat.load` does."""
-        self.model = model
+    def __init__(
+        self, model: Limner, options: dict[str, Any], saved: Path | None = None, metadata: bool = True
+    ) -> None:
+        """``options`` are `Limner.chat`'s, ``saved`` a conversation to go on with, ``metadata`` is that of `save_image`. Raises
+        ValueError for a size that the model cannot draw and as `Chat.load` does."""
+        self.model, self.metadata = model, metadata
         self.graphics = "none"
         """How pictures are shown (`terminal.graphics`)"""
         self.pending: list[Image.Image] = []
+        self.mask: Any = None
+        """Of the next message"""
+        self.offered: list[Reply] = []
+        """Candidates for the place of the last answer"""
+        self.answered: Message | None = None
+        """That answer"""
         self.saved = saved
         self.chat = Chat.load(saved, model, **options) if saved else Chat(model, **options)
         self.check_size(self.chat.options)
@@ -67,6 +81,9 @@ class Repl:
             print(f"({saved}: {self.turns()})")
         self.commands: dict[str, Callable[[str], None]] = {
             "image": self.image,
+            "mask": self.set_mask,
+            "candidates": self.candidates,
+            "choose": self.choose,
             "undo": lambda _: self.chat.undo(),
             "clear": self.clear,
             "retry": self.retry,
@@ -98,8 +115,8 @@ class Repl:
                     raise ValueError(f"no command /{name}; /help lists them")
                 self.commands[name](rest.strip())
             else:
-                self.say(line, self.pending)
-                self.pending = []
+                self.say(line, self.pending, self.mask)
+                self.pending, self.mask = [], None
         except BrokenPipeError:  # nobody reads any more: the command ends
             raise
         except (ValueError, OSError) as error:  # OSError: a full disk, a folder without rights
@@ -113,10 +130,10 @@ class Repl:
             said = NO_MEMORY if out_of_memory(error) else f"{type(error).__name__}: {error}"
             print(f"limner: {said}; the conversation is as it was before", file=sys.stderr)
 
-    def say(self, text: str, images: list[Image.Image]) -> None:
+    def say(self, text: str, images: list[Image.Image], mask: Any = None) -> None:
         fresh, whole = True, not self.chat.forgotten
         with ProgressBar() as progress:
-            for event in self.chat.stream(text, images):
+            for event in self.chat.stream(text, images, mask):
                 progress(event)
                 if isinstance(event, TextPiece):
                     print(printable(event.text.lstrip() if fresh else event.text), end="", flush=True)
@@ -132,7 +149,7 @@ class Repl:
             print("(the conversation has become long: from here on the model is shown the end of it)", file=sys.stderr)
 
     def picture(self, image: Image.Image) -> None:
-        path = save_new_image(image, DRAWN)
+        path = save_new_image(image, DRAWN, self.metadata)
         raw_output().write(show(image, self.graphics, columns=min(48, shutil.get_terminal_size().columns)))
         print(path, flush=True)
 
@@ -145,6 +162,48 @@ class Repl:
         if note := self.model.resize_note(image):
             print(f"({note})")
 
+    def set_mask(self, text: str) -> None:
+        if text == "off":
+            self.mask = None
+            return
+        if not text:
+            raise ValueError("/mask needs LEFT,TOP,RIGHT,BOTTOM or a path")
+        picture = self.pending[-1] if self.pending else self.chat.last_picture()
+        if picture is None:
+            raise ValueError("there is no picture to edit: show one by /image, or have one drawn")
+        self.mask = read_mask(typed_mask(text), picture, self.model.allow_urls)
+        left, top, right, bottom = self.mask.getbbox()
+        print(
+            f"(your next message edits what lies in {left},{top},{right},{bottom} of {picture.width} x {picture.height})"
+        )
+
+    def candidates(self, text: str) -> None:
+        """Shows and saves the pictures of several answers to the last message."""
+        count = whole_number_of(text or "4", "the number of candidates")
+        with ProgressBar() as progress:
+
+            def shown(event: Event) -> None:
+                if event.row == 0:  # they are drawn together
+                    progress(event)
+
+            replies = self.chat.candidates(count, callback=shown)
+        self.offered, self.answered = replies, self.chat.messages[-1]
+        for number, reply in enumerate(replies, 1):
+            print(printable(f"{number}. {reply.text}".rstrip()))
+            for image in reply.images:
+                self.picture(image)
+        print(f"(/choose 1 to {count} keeps one of them)")
+
+    def choose(self, text: str) -> None:
+        if not self.offered or not self.chat.messages or self.chat.messages[-1] is not self.answered:
+            raise ValueError("there is nothing to choose: /candidates N gives answers to the last message")
+        number = whole_number_of(text, "the number of a candidate")
+        if not 1 <= number <= len(self.offered):
+            raise ValueError(f"there is no candidate {number}; there are 1 to {len(self.offered)}")
+        self.chat.choose(self.offered[number - 1])
+        self.answered = self.chat.messages[-1]
+        print(f"(kept {number})")
+
     def retry(self, _: str) -> None:
         with self.chat.popped_turn() as (text, images):
             self.chat.options["seed"] = self.chat.options.get("seed", 0) + 1
@@ -152,7 +211,7 @@ class Repl:
 
     def clear(self, _: str) -> None:
         self.chat.clear()
-        self.saved = None
+        self.saved = self.mask = None
 
     def save(self, text: str) -> None:
         """Without a path to where it was saved last, or to a new file."""
@@ -161,7 +220,7 @@ class Repl:
         path = rest if overwrite else text
         where = typed_path(path) if path else self.saved or free_path("conversation-{:03d}.jsonl")
         try:
-            self.saved = self.chat.save(where, overwrite)
+            self.saved = self.chat.save(where, overwrite, self.metadata)
         except ValueError as error:
             hint = f": /save --overwrite {where}" if str(error).endswith("or overwrite it") else ""
             raise ValueError(f"{error}{hint}") from None
@@ -175,7 +234,7 @@ class Repl:
         if self.chat.messages:
             raise ValueError("this conversation would be lost: /save it, then /clear it")
         path = typed_path(text)
-        self.chat = Chat.load(path, self.model)
+        self.chat, self.mask = Chat.load(path, self.model), None
         self.saved = path
         print(f"({path}: {self.turns()})")
 
@@ -218,6 +277,14 @@ class Repl:
     def check_size(self, options: Mapping[str, Any]) -> None:
         if options.get("height") is not None:
             self.model.detokenizer.check_size(options["height"], options["width"])
+
+
+def whole_number_of(text: str, name: str) -> int:
+    """Raises ValueError, which calls it ``name``, for what is no whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r:.60}; it must be a whole number") from None
 
 
 @takes(GenerationConfig, CHATTING, shown=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -17,29 +16,37 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...inference.model import Limner
+from ..web.mounting import PageMount, is_installed
 from . import pictures
-from .chat import endpoint as chat
-from .errors import DOCUMENTED, APIError, add_handlers
+from .chat import routes as chat
+from .errors import DOCUMENTED, add_handlers
 from .history import History
+from .images import routes as images
 from .options import ServerOptions
+from .responses import routes as responses
 from .security import protect
-from .service import Service
+from .service import Service, stopping
 from .streaming import ClientLeftError
 
 logger = logging.getLogger("limner.server")
 
+LEFT = 499
+"""Status of an answer that its client did not wait for, in logs and metrics; nginx's"""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Others are words of a client, and not logged"""
+
 
 def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     """The application for a model; ``app.state.service`` answers its requests. uvicorn, or whatever runs it, ends it by its
-    lifespan."""
+    lifespan. Where it is installed the page is at /ui; it needs all requests of a visitor in one process."""
     options = options or ServerOptions()
     service = Service(model, options)
     history = History(service.store, options)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        yield
-        service.is_stopping = True
+        async with page.loading() if page else nullcontext():
+            yield
         service.close()
 
     app = FastAPI(
@@ -56,10 +63,13 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
 
     @app.exception_handler(ClientLeftError)
     async def left(*_: Any) -> Response:
-        return Response(status_code=499)
+        return Response(status_code=LEFT)
 
     app.include_router(chat.routes(service, history))
+    app.include_router(responses.routes(service, history))
+    app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
+    page = app.state.page = PageMount(app, service) if is_installed() and not options.no_page else None
     created = int(time.time())
 
     def entry() -> dict[str, Any]:
@@ -85,7 +95,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     def ready() -> dict[str, str]:
         """Whether requests are taken."""
         if service.is_stopping or not service.engine.thread.is_alive():
-            raise APIError("the server is stopping", 503, code="stopping")
+            raise stopping("the server is stopping")
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -123,7 +133,7 @@ def document(app: FastAPI, model: str) -> dict[str, Any]:
 
 
 class Log:
-    """A line of JSON for each answer, without what was said in it."""
+    """A record in the log for each answer, without what was said in it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -143,15 +153,19 @@ class Log:
 
         try:
             await self.app(scope, receive, sending)
+        except Exception:
+            status = status or 500  # what the handler outside will answer
+            raise
         finally:
+            status = status or LEFT
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
             self.service.metrics.requests.labels(path, status).inc()
             values = {
-                "method": scope["method"],
+                "method": scope["method"] if scope["method"] in METHODS else "other",
                 "path": path,
                 "status": status,
                 "seconds": round(time.monotonic() - began, 3),
                 "bytes": sent,
             }
-            logger.info(json.dumps(values))
+            logger.info("answered", extra={"values": values})

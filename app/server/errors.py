@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -40,6 +40,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         403: "the host or origin is not allowed",
         404: "there is no such thing",
         413: "the body is too large",
+        415: "the body is of another type than the request takes",
         429: "too many wait; Retry-After says in how many seconds to come back",
         500: "the server failed",
         503: "the server is stopping",
@@ -49,6 +50,10 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """Of the error by its status; others below 500 are the request's"""
+
+
+MAX_MESSAGE, MAX_PARAM = 1000, 200
+"""Characters of what an error says, which may repeat a part of the request"""
 
 
 class APIError(Exception):
@@ -64,7 +69,8 @@ class APIError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.status, self.param, self.code, self.headers = message, status, param, code, headers
+        self.message, self.param = shortened(message, MAX_MESSAGE), param and shortened(param, MAX_PARAM)
+        self.status, self.code, self.headers = status, code, headers
 
     def body(self) -> dict[str, Any]:
         """As JSON values."""
@@ -92,8 +98,8 @@ def as_api_error(error: Exception) -> APIError:
 def of_validation(error: RequestValidationError) -> APIError:
     """The first thing that a request's fields say wrongly, named as in ``messages.0.content``."""
     # of a union each member says what it misses: the one that went furthest was meant
-    first = max(error.errors(), key=lambda own: len(steps(own["loc"], error.body)))
-    place = steps(first["loc"], error.body)
+    first = max(error.errors(), key=lambda each: len(path_of(each, error.body)))
+    place = path_of(first, error.body)
     if first["type"] == "json_invalid":
         return APIError(f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")
     param = ".".join(place) or None
@@ -105,18 +111,22 @@ def of_validation(error: RequestValidationError) -> APIError:
     return APIError(f"{param}: {message}" if param else message, param=param, code="invalid_value")
 
 
-def steps(place: Sequence[int | str], body: Any) -> list[str]:
-    """The client's own names on the way to a field; of a union pydantic names the member, too, which is none of them."""
-    found = []
-    for index, step in enumerate(place):
-        if isinstance(body, Mapping) and isinstance(step, str) and step in body:
-            body = body[step]
-        elif isinstance(body, list) and isinstance(step, int):
-            body = body[step] if step < len(body) else None
-        elif index < len(place) - 1 or not isinstance(body, Mapping) or step == "body":
-            continue  # else a field that is missing
-        found.append(str(step))
-    return found
+def shortened(text: str, length: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def path_of(error: Mapping[str, Any], body: Any) -> list[str]:
+    """The steps through the body, or the parameter, that an error is about. Of a union pydantic names the member too, which is
+    none of the client's names."""
+    steps, value, place = error["loc"][1:], body, []  # the first one is "body", "query" or "path"
+    for index, step in enumerate(steps):
+        if (isinstance(value, Mapping) and step in value) or (isinstance(value, list) and step in range(len(value))):
+            value = value[step]
+        elif index < len(steps) - 1 or (isinstance(body, Mapping) and error["type"] != "missing"):
+            continue
+        place.append(str(step))
+    return place
 
 
 def add_handlers(app: FastAPI) -> None:

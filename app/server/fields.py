@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from docstring_parser import parse_from_object
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, create_model, model_validator
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 
@@ -16,6 +16,8 @@ MAX_SEED = 2**53 - 1
 NO_EFFECT: dict[str, Any] = {"x-no-effect": True}
 """Marks a field that many clients send and that changes nothing here"""
 
+Zero = Annotated[float, Field(ge=0, le=0)]
+"""A Literal would take false, too"""
 Empty = Annotated[list[Any], Field(max_length=0)]
 NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 
@@ -23,7 +25,7 @@ NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 class RequestModel(BaseModel):
     """Unknown fields are refused, unless they are null."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +82,7 @@ def options_model(name: str, names: tuple[str, ...]) -> type[RequestModel]:
         if field.name in names:
             bound = BOUNDS.get(field.name)
             hint = hints[field.name] if bound is None else Annotated[hints[field.name], bound]
-            hint = tuple[Time, Time] | None if field.name == "guidance_interval" else hint
+            hint = Annotated[tuple[Time, Time], Strict(False)] | None if field.name == "guidance_interval" else hint
             made[field.name] = (hint, Field(None, description=helps.get(field.name)))
     return create_model(name, __base__=RequestModel, **made)
 

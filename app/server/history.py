@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+from pydantic import BaseModel
 
 from ...inference.chat_files import digest
-from ...inference.images import load_image
-from ...inference.inputs import load_part
+from ...inference.images import PictureLimits, load_image
+from ...inference.masks import read_mask
 from ...mllm.messages import EmittedText, Message
 from .errors import APIError
 from .options import ServerOptions
 from .store import Store
 
-PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.png)")
+PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
 """Of a picture that a server gave out: `Service.store` may have it"""
 PICTURE_LINK = re.compile(rf"\n*!\[[^\]\n]*\]\({PICTURE_URL.pattern}\)\n*")
 """The same in the Markdown of a reply (`markdown_link`)"""
@@ -31,33 +32,41 @@ class History:
 
     def __init__(self, store: Store, options: ServerOptions) -> None:
         self.store, self.options = store, options
+        self.limits = PictureLimits(
+            local_files=False, max_bytes=options.max_body * 2**20, max_pixels=int(options.max_megapixels * 1e6)
+        )
 
-    def load_image(self, url: str, where: str) -> Image.Image:
-        """A picture that came with the request, that this server gave out, or from a host that is allowed. Raises APIError."""
+    def load_image(self, source: str | bytes, where: str) -> Image.Image:
+        """A picture that came with the request (a data URI, or the bytes of a file), that this server gave out, or from a host
+        that is allowed. Raises APIError."""
+        return self._load(lambda data: load_image(data, self.options.allow_url, self.limits), source, where)
+
+    def load_mask(self, source: str | bytes, picture: Image.Image, where: str) -> Image.Image:
+        """As `load_image`, for the mask of a picture (`masks.read_mask`): what is transparent is edited. Raises APIError, also
+        for one of another size or that marks nothing."""
+        return self._load(lambda data: read_mask(data, picture, self.options.allow_url, self.limits), source, where)
+
+    def _load(self, read: Callable[[str | bytes], Image.Image], source: str | bytes, where: str) -> Image.Image:
+        if isinstance(source, str):
+            source = self._from_store(source, where)
+        try:
+            return read(source)
+        except ValueError as error:
+            raise APIError(f"{where}: {error}", param=where, code="invalid_image") from None
+
+    def _from_store(self, url: str, where: str) -> str | bytes:
+        """The file of a picture that this server gave out, else the URL. Raises APIError for what is none."""
         if not re.match(r"(data:|https?://)", url, re.IGNORECASE):
             raise APIError(
                 f"{where}: a picture is a data URI or an http(s) URL, not {url[:60]!r}; files of this machine are not read",
                 param=where,
                 code="invalid_image_url",
             )
-        if found := PICTURE_URL.fullmatch(url):
-            if (data := self.store.get(found[1])) is not None:
-                return load_image(data)
-            if not self.options.allow_url:
-                raise APIError(f"{where}: the picture at {url} is not here any more: send it along", param=where)
-        try:
-            part = load_part({"type": "image", "image": url}, where, self.options.allow_url)
-        except ValueError as error:
-            raise APIError(f"{where}: {error}", param=where, code="invalid_image") from None
-        image: Image.Image = part["image"]
-        if image.width * image.height > self.options.max_megapixels * 1e6:
-            raise APIError(
-                f"{where}: a picture of {image.width} x {image.height} is more than {self.options.max_megapixels:g} megapixels, "
-                "the limit of this server",
-                param=where,
-                code="image_too_large",
-            )
-        return image
+        found = PICTURE_URL.fullmatch(url)
+        data = self.store.get(found[1]) if found else None
+        if found and data is None and not self.options.allow_url:
+            raise APIError(f"{where}: the picture at {url} is not here any more: send it along", param=where)
+        return url if data is None else data
 
     def parts(self, content: str | Sequence[Mapping[str, Any]] | None, where: str) -> list[Part]:
         """The texts and pictures of a message's content. Raises APIError for what is neither."""
@@ -135,8 +144,24 @@ def key(parts: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps([words, *pictures]).encode()).hexdigest()
 
 
-def check_pictures(messages: Sequence[Message], options: ServerOptions) -> None:
-    """Raises APIError for more pictures than a request may have."""
-    count = sum(part["type"] == "image" for message in messages for part in message["content"])
+def check_pictures(body: BaseModel, param: str, options: ServerOptions) -> None:
+    """Raises APIError for more pictures than a request may have in this field, before any is read."""
+    check_number(count_pictures(body.model_dump(include={param})), param, options)
+
+
+def check_number(count: int, param: str, options: ServerOptions) -> None:
+    """Raises APIError for so many pictures in this field."""
     if count > options.max_pictures:
-        raise APIError(f"{count} pictures; a request may have {options.max_pictures}", param="messages")
+        raise APIError(
+            f"{param}: {count} pictures; a request may have {options.max_pictures}",
+            param=param,
+            code="too_many_pictures",
+        )
+
+
+def count_pictures(values: Any) -> int:
+    """Of JSON values: parts with an ``image_url``, and pictures of the Responses interface, whose data is their ``result``."""
+    if isinstance(values, dict):
+        own = values.get("image_url") is not None or isinstance(values.get("result"), str)
+        return own + sum(map(count_pictures, values.values()))
+    return sum(map(count_pictures, values)) if isinstance(values, list) else 0

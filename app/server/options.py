@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,18 @@ class ServerOptions:
     """to a request (``n``)"""
     expire: int = 3600
     """seconds that the URL of a picture and a stored response last"""
+    store: Path | None = None
+    """folder of these; servers that share it know each other's; by default one that goes with the server"""
     no_metadata: bool = False
     """pictures do not say what they were made of"""
+    no_page: bool = False
+    """no page at /ui, for which limner[ui] is needed"""
     grace: int = 30
     """seconds that a server which is told to stop gives to requests"""
+    replicas: int = 1
+    """processes that each hold the model; more than one needs limner[ray]"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """least level of what is logged; debug tells what errors say, in which a client's words may be"""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -52,6 +62,7 @@ class ServerOptions:
             "max_replies": 1,
             "expire": 1,
             "grace": 0,
+            "replicas": 1,
         }
         for name, least in bounds.items():
             if getattr(self, name) < least:

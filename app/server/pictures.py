@@ -1,4 +1,4 @@
-"""Pictures on their way out: PNG in base64, in data URIs, or behind URLs of this server."""
+"""Pictures on their way out: in base64, in data URIs, or behind URLs of this server."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import io
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
+from ...inference.output import png_bytes
 from .errors import APIError
 from .service import Service
 
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+"""Of the formats that a picture can have, which are also the suffixes of its URL"""
 MAX_LINE = 96 * 1024
 """Characters of a picture in a line of a stream; many clients read no line above 128 KiB"""
 
 
-def png(image: Image.Image) -> bytes:
-    """A picture as a PNG file."""
+def encode(image: Image.Image, output_format: str = "png", compression: int = 100) -> bytes:
+    """A picture as a file of one of `MEDIA_TYPES`; ``compression`` is the quality of JPEG and WebP from 0 to 100, as OpenAI has
+    it."""
+    if output_format == "png":
+        return png_bytes(image)
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, output_format, quality=compression)
     return file.getvalue()
 
 
@@ -27,9 +33,9 @@ def data_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def put(service: Service, data: bytes, request: Request) -> str:
+def put(service: Service, data: bytes, request: Request, output_format: str = "png") -> str:
     """Keeps a picture for a while and returns its URL, by the name that the client called this server."""
-    return str(request.base_url.replace(path=f"/pictures/{service.store.put(data, '.png')}"))
+    return str(request.base_url.replace(path=f"/pictures/{service.store.put(data, f'.{output_format}')}"))
 
 
 def streamed(service: Service, data: bytes, request: Request) -> str:
@@ -48,9 +54,10 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/pictures/{name}", include_in_schema=False)
     def picture(name: str) -> Response:
-        data = service.store.get(name) if name.endswith(".png") else None
+        media_type = MEDIA_TYPES.get(name.rpartition(".")[2])
+        data = service.store.get(name) if media_type else None
         if data is None:
             raise APIError("no such picture, or not any more", 404, code="not_found")
-        return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
     return router

@@ -19,6 +19,12 @@ PING = 15.0
 """Seconds of silence after which a comment is sent, so that nothing on the way takes the connection for dead"""
 
 
+EVENTS: dict[str, Any] = {
+    "itemSchema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+}
+"""An event stream in the OpenAPI document, as version 3.2 describes one: readers of 3.1 pass over it"""
+
+
 class ClientLeftError(Exception):
     """Nobody reads the answer any more."""
 

@@ -25,6 +25,7 @@ from .files import load_pipeline
 
 CLIP_TOKENS = 77
 T5_TOKENS = 256
+DEFAULTS = DrawingOptions(num_inference_steps=28, guidance_scale=7.0)
 
 
 class TextEncoder(nn.Module):
@@ -129,8 +130,8 @@ class StableDiffusion3(nn.Module):
         negative_prompt: str = "",
         height: int = 1024,
         width: int = 1024,
-        num_inference_steps: int = 28,
-        guidance_scale: float = 7.0,
+        num_inference_steps: int = DEFAULTS.num_inference_steps,
+        guidance_scale: float = DEFAULTS.guidance_scale,
         seed: int = 0,
         callback: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shlex
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from helpers import make_limner, picture
 from limner.app.cli import main as cli
 from limner.app.cli.terminal import graphics
 from limner.app.cli.terminal_pictures import show
+from limner.inference.model_folders import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,99 @@ def test_draw_edit_describe_info(capsys, folder, tmp_path):
     whole = next(line for line in text.splitlines() if line.startswith("  in all"))
     total = [float(value) for value in whole.split()[2:]]
     assert status == 0 and total[0] > 0 and total[0] == pytest.approx(2 * total[1], abs=0.11)
+
+
+def test_a_picture_says_how_it_was_drawn_and_the_command_draws_it_again(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ("--model", folder, "--out", "cat.png")
+    for words in (
+        ("draw", "it's a 고양이"),
+        (
+            "draw",
+            "a cat",
+            "--seed",
+            "-4",
+            "--steps",
+            "2",
+            "--temperature",
+            "0.5",
+            "--stop",
+            "-x",
+            "--guidance-interval",
+            "0",
+            "1",
+        ),
+        ("draw", "--", "-40 degrees"),
+    ):
+        status, _, _ = run(capsys, *words[:1], *model, *words[1:])
+        first = (tmp_path / "cat.png").read_bytes()
+        status, said, _ = run(capsys, "info", "cat.png")
+        command = shlex.split(said.splitlines()[-1])
+        assert status == 0 and command[:2] == ["limner", "draw"] and command[command.index("--model") + 1] == "tiny"
+        at = command.index("--model")
+        status, _, _ = run(capsys, "draw", *model, *command[2:at], *command[at + 2 :])
+        again = (tmp_path / "cat.png").read_bytes()
+        assert status == 0 and Image.open(io.BytesIO(again)).tobytes() == Image.open(io.BytesIO(first)).tobytes()
+    run(capsys, "draw", "it's a secret", "--no-metadata", *model)
+    assert b"secret" not in (tmp_path / "cat.png").read_bytes()
+    status, said, _ = run(capsys, "info", "cat.png")
+    assert (
+        said
+        == f"cat.png: {Image.open('cat.png').width} x {Image.open('cat.png').height}, PNG; it does not say how it was drawn\n"
+    )
+    run(capsys, "edit", "cat.png", "blue", "--model", folder, "--out", "b.png", "--no-metadata")
+    assert b"blue" not in (tmp_path / "b.png").read_bytes()
+
+
+def test_info_goes_by_what_is_there_not_by_its_name(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "draw", "a cat", "--model", folder, "--out", "cat.png")
+    (tmp_path / "cat.png").rename("model")
+    shutil.copytree(folder, "tiny.png")
+    (tmp_path / "note.png").write_text("no picture")
+    status, said, _ = run(capsys, "info", "model")
+    assert status == 0 and "prompt                 a cat\n" in said
+    status, said, _ = run(capsys, "info", "tiny.png")
+    assert status == 0 and said.startswith("tiny.png: ") and "backbone" in said
+    status, said, _ = run(capsys, "info", str(WEIGHTS / "nano" / "student"))
+    assert (
+        status == 0
+        and "for the model          nano12 (weights 5130283fa8b9)" in said
+        and "student_steps          4" in said
+    )
+    for words, error in (
+        (("note.png",), "note.png is not a picture"),
+        (("model", "--memory"), "--memory is for models"),
+        ((str(WEIGHTS / "nano" / "student"), "--memory"), "--memory is for models"),
+        (("nothing.png",), "unknown model 'nothing.png'"),
+    ):
+        status, _, err = run(capsys, "info", *words)
+        assert status == 2 and error in err and err.count("\n") == 1
+
+
+def test_edit_changes_what_a_mask_marks(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(0).save("in.png")
+    mask = Image.new("RGBA", (32, 32), "red")
+    mask.paste((0, 0, 0, 0), (4, 8, 20, 30))
+    mask.save("mask one.png")
+    drawn = []
+    for given in ("4,8,20,30", " 4, 8, 20, 30 ", "mask one.png", "'mask one.png'"):
+        status, _, err = run(capsys, "edit", "in.png", "a cat", "--mask", given, "--model", folder, "--out", "out.png")
+        drawn.append(np.asarray(Image.open("out.png")))
+        assert status == 0
+    assert all((one == drawn[0]).all() for one in drawn)
+    changed = (drawn[0] != np.asarray(picture(0))).any(-1)
+    assert changed[8:30, 4:20].mean() > 0.9 and not changed[:, 20:].any() and not changed[:8].any()
+    for given, error in (
+        ("4,8,20", "is not left, top, right and bottom"),
+        ("4,8,20,33", "does not lie in the picture"),
+        ("-4,8,20,30", "does not lie in the picture"),
+        ("gone.png", "no such file: gone.png"),
+        ("in.txt", "no such file: in.txt"),
+    ):
+        status, _, err = run(capsys, "edit", "in.png", "a cat", f"--mask={given}", "--model", "no/such")
+        assert status == 2 and error in err, "before anything loads"
 
 
 @pytest.mark.parametrize(

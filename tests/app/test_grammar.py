@@ -36,6 +36,9 @@ class Recorder(SimpleNamespace):
         self.options = options
         return SimpleNamespace(images=[picture(0)], text="")
 
+    def edit(self, image, prompt, mask, callback, **options):
+        return self.draw(prompt, callback, **options)
+
     def generate(self, messages, **options):
         self.options, self.messages = options, messages
         return SimpleNamespace(text="a cat", boxes=[])

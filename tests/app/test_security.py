@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from limner.app.server.security import check_listen, check_origins, find_keys, is_loopback, protect
+from limner.app.server import security
+from limner.app.server.security import check_listen, check_origins, find_keys, is_foreign, is_loopback, protect
 
 KEY = "sk-limner-1"
 PATHS = ("/health", "/ready", "/pictures/x.png", "/v1/models", "/ui/", "/metrics", "/openapi.json", "/echo", "/read")
@@ -45,12 +46,12 @@ APP = Starlette(
 )
 
 
-def ask(method, url, rules, *, base="http://localhost:8000", **options):
+def ask(method, url, rules, *, root_path="", **options):
     """The answer of a protected application, without a server."""
 
     async def send():
-        transport = httpx.ASGITransport(protect(APP, **rules))
-        async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+        transport = httpx.ASGITransport(protect(APP, **rules), root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
             return await asyncio.wait_for(client.request(method, url, **options), 20)
 
     return asyncio.run(send())
@@ -83,6 +84,9 @@ def test_without_a_key_all_of_it_is_open_and_with_one_what_is_named():
         assert ask("HEAD", path, {"api_keys": [KEY]}).status_code == 200
     for path in ("/health/", "/healthy", "/files", "//health", "/HEALTH", "/unknown"):
         assert ask("GET", path, {"api_keys": [KEY]}).status_code == 401
+    for path, status in (("/x/health", 200), ("/x/pictures/x.png", 200), ("/x/v1/models", 401)):  # behind a proxy
+        assert ask("GET", path, {"api_keys": [KEY]}, root_path="/x").status_code == status
+    assert ask("GET", "/files/v1/models", {"api_keys": [KEY]}, root_path="/files").status_code == 401
     assert ask("GET", "/metrics", {"api_keys": [KEY], "open_paths": ["/metrics"]}).status_code == 200
     assert ask("GET", "/ui/", {"api_keys": [KEY], "open_folders": ["/ui/"]}).status_code == 200
 
@@ -164,6 +168,7 @@ def test_pages_of_other_origins_are_refused():
             assert "access-control-allow-origin" not in answer.headers
     twice = [("Origin", "http://localhost:8000"), ("Origin", "http://evil.example")]
     refused(ask("POST", "/echo", rules, headers=twice), 403, "origin_not_allowed")
+    assert is_foreign({"type": "http", "headers": [(b"origin", b"null")]})
     # a name that leads here is no page of this server
     rebound = {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"}
     refused(ask("POST", "/echo", rules, headers=rebound), 403, "host_not_allowed")
@@ -236,6 +241,40 @@ def test_a_body_is_counted_as_it_comes():
     # who has no key sends no body
     refused(ask("POST", "/echo", {**rules, "api_keys": [KEY]}, content=bytes(5001)), 401, "invalid_api_key")
     assert ask("POST", "/v1/models", rules, content=pieces(6)).status_code == 200  # it is not read
+    refused(ask("POST", "/v1/models", rules, content=bytes(5001)), 413, "request_too_large")
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_the_rest_of_a_refused_body_is_read_for_a_while_before_the_answer_ends(length, monkeypatch):
+    """Or else the client gets a reset instead of the answer."""
+    monkeypatch.setattr(security, "LINGER", 0.1)
+    happened, endless = [], {"type": "http.request", "body": bytes(3000), "more_body": True}
+
+    def upload(count):
+        """Of that many pieces, after which the client waits."""
+        coming = iter([endless] * count)
+        happened.clear()
+
+        async def receive():
+            happened.append("read")
+            await asyncio.sleep(0.001)
+            return next(coming, None) or await asyncio.sleep(60)
+
+        async def send(message):
+            happened.append(message.get("status", message.get("more_body", False)))
+
+        headers = [(b"host", b"localhost")] + [(b"content-length", b"9000")] * length
+        scope = {"type": "http", "method": "POST", "path": "/echo", "headers": headers}
+        asyncio.run(asyncio.wait_for(protect(APP, max_body=5000)(scope, receive, send), 20))
+        return [each for each in happened if each != "read"], happened.count("read")
+
+    before = 0 if length else 2
+    for count in (2, 5, 9):
+        sent, reads = upload(count)
+        assert sent == [413, True, False] and reads == count + 1
+        assert happened[before : before + 2] == [413, True] and happened[-1] is False
+    endless.update(body=bytes(6000), more_body=False)
+    assert upload(2) == ([413, True, False], 1)  # nothing more is waited for
 
 
 @pytest.fixture(scope="module")

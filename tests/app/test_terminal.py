@@ -105,8 +105,7 @@ def test_one_can_type_at_once_and_edit_the_line_and_see_the_picture(terminal, tm
     chat.until("> ")
     time.sleep(1)  # a Ctrl-C between the prompt's appearing and input()'s listening would be kept for the next key
     chat.type("\x03")  # Ctrl-C at the prompt: a new line
-    chat.until("> ")
-    chat.type("\x04")
+    chat.leave()
     assert chat.close() == 0
 
 
@@ -190,3 +189,23 @@ def test_a_terminal_of_few_means(terminal, tmp_path):
     assert saved["messages"][0]["content"][0]["text"] == "빨간 자동차 그려 줘"
     chat.leave()
     assert chat.close() == 0
+
+
+def test_the_tab_key_completes_commands_and_paths(terminal, tmp_path):
+    (tmp_path / "my photo.png").touch()
+    program = LINES.replace('greet("nano")', 'greet("nano", completion.completions)').replace(
+        "import line_input", "import completion, line_input"
+    )
+    lines = terminal(program=("-c", program))
+    lines.until(QUESTION)
+    lines.type("\x1b[?62;22c")
+    lines.until("> ")
+    time.sleep(0.3)
+    lines.type("/im\tmy\t\n")
+    lines.until(r"'/image my photo\.png' blocks")
+    lines.until("> ")
+    time.sleep(0.2)
+    lines.type("/set tem\t1\n")
+    lines.until(r"'/set temperature 1' blocks")
+    lines.leave()
+    assert lines.close() == 0

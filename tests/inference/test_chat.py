@@ -125,6 +125,7 @@ def test_a_mask_of_a_shown_picture_is_brought_to_the_size_of_the_answer(model):
     half = large.resize((32, 16), Image.Resampling.LANCZOS)
     assert (np.asarray(reply.images[0])[:, 17:] == np.asarray(half)[:, 17:]).all()
     assert chat.say("fill it", images=large, mask=mask, height=32, width=32).images[0].size == (32, 32)
+    assert chat.retry().images[0].size == (32, 32), "as it was shown, whatever shape the model would choose"
 
 
 def test_a_mask_needs_one_picture(model, chat):

@@ -1,7 +1,9 @@
 """Chats on the disk: what is saved goes on as if it had never been, and nothing of others is replaced."""
 
 import json
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +257,47 @@ def test_messages_and_options_in_other_forms_are_saved(model, tmp_path):
 def test_a_folder_is_no_chat(model, tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         Chat.load(tmp_path, model)
+
+
+def test_a_zip_archive_holds_the_whole_conversation(model, chat, tmp_path):
+    chat.save(tmp_path / "talk.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.zip"]
+    with zipfile.ZipFile(tmp_path / "talk.zip") as archive:
+        assert sorted(archive.namelist()) == ["talk-01.png", "talk-02.png", "talk-03.png", "talk.jsonl"]
+        archive.extractall(tmp_path / "out")
+    loaded = Chat.load(tmp_path / "talk.zip", model)
+    assert anew(model, loaded, "more") == anew(model, Chat.load(tmp_path / "out/talk.jsonl", model), "more")
+    loaded.say("more")
+    loaded.save(tmp_path / "talk.zip")
+    assert len(Chat.load(tmp_path / "talk.zip", model).messages) == len(loaded.messages)
+    with pytest.raises(ValueError, match=r"choose another name, such as .*talk-001\.zip"):
+        chat.clear()
+        chat.save(tmp_path / "talk.zip")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.png": b""}, "expected one .jsonl"),
+        ({"a.jsonl": b"{}", "b.jsonl": b"{}"}, "expected one .jsonl"),
+        ({"a.jsonl": b"{}", "../a.png": b""}, "no folders"),
+        ({"a.jsonl": b"{}", "b/a.png": b""}, "no folders"),
+        ({"a.jsonl": b"{}"}, "talk.zip is no saved chat: expected the keys"),
+        ({"a.jsonl": b'{"messages": []}', "a.png": bytes(3000)}, "unpacks to 3,016 bytes; a chat may have 2,000"),
+    ],
+)
+def test_an_archive_that_is_no_chat_is_refused(model, tmp_path, monkeypatch, files, said):
+    monkeypatch.setattr(chat_files, "MAX_ARCHIVE", 2000)
+    with zipfile.ZipFile(tmp_path / "talk.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Chat.load(tmp_path / "talk.zip", model)
+
+
+def test_a_broken_archive_is_refused(model, chat, tmp_path):
+    data = bytearray(chat.save(tmp_path / "talk.zip").read_bytes())
+    data[200:260] = bytes(60)
+    (tmp_path / "talk.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"talk\.zip"):
+        Chat.load(tmp_path / "talk.zip", model)

@@ -55,6 +55,7 @@ def png(image):
         lambda: Image.fromarray(np.where(array_of(), 65535, 0).astype(np.uint16)),
         openai_mask,
         lambda: openai_mask().convert("LA"),
+        lambda: openai_mask().convert("LA").convert("La"),
         lambda: openai_mask().convert("PA"),
         lambda: png(openai_mask()),
         lambda: png(openai_mask().convert("P")),
@@ -97,13 +98,13 @@ def test_what_is_marked_is_hidden_and_only_that_is_drawn():
 
 
 def test_picture_and_mask_are_scaled_and_cropped_alike():
-    before = picture(0, (64, 128))
-    fitted, mask = fit_mask(before, read_mask((41, 10, 87, 33), before), (32, 32))
+    before = picture(0, (128, 256))
+    fitted, mask = fit_mask(before, read_mask((64 + 41, 9, 64 + 87, 33), before), (32, 32))
     assert fitted.size == mask.size == (32, 32) and set(mask.getdata()) == {0, 255}
-    left, top, right, bottom = mask.getbbox()  # 64 x 64 about the centre, halved: from 32
-    assert (left, top, right, bottom) in {(4, 5, 28, 17), (4, 4, 28, 17)}, "a pixel that is marked in part is marked"
+    # of 256 x 128 the middle, a quarter as large: 10.25 to 21.75 and 2.25 to 8.25
+    assert mask.getbbox() == (10, 2, 22, 9), "a pixel that is marked in part is marked"
     with pytest.raises(ValueError, match="nothing of what the mask marks is left"):
-        fit_mask(before, read_mask((0, 0, 20, 64), before), (32, 32))
+        fit_mask(before, read_mask((0, 0, 40, 128), before), (32, 32))
 
 
 def test_edit_draws_one_picture_within_the_mask(model):

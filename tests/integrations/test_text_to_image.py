@@ -14,6 +14,7 @@ from limner.app.cli import main as cli
 from limner.detokenizer import samplers
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit_detokenizer import GuidedVelocity
+from limner.inference.picture_metadata import read_metadata
 from limner.integrations.sd3.text_to_image import StableDiffusion3
 
 
@@ -169,6 +170,8 @@ def test_the_command_line_draws(folder, tmp_path, capsys):
     ]
     assert cli.main([*command, "--out", str(out)]) == 0
     assert Image.open(out).size == (24, 16)
+    said = read_metadata(out)
+    assert said.command().startswith(f"limner draw 'a cat' --backend sd3 --model {folder.name} --seed 0 --size 16x24")
     assert cli.main([*command, "--out", str(out), "--seed", "0"]) == 0  # no flag given is seed 0
     assert cli.main(["draw", " ", *command[2:], "--out", str(out)]) == 2
     assert "the prompt is empty" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ...inference.images import decode_image, load_image
+from ...inference.images import decode_image, load_image, to_rgb
 from ...mllm.messages import Message, normalize_messages
 from ...world.sampling import rng_for
 
@@ -39,7 +39,7 @@ class EmbeddedPicture:
             return stream.read(self.size)
 
     def open(self) -> Image.Image:
-        return decode_image(io.BytesIO(self.read()), self.name)
+        return decode_image(io.BytesIO(self.read()), self.name, to_rgb)
 
 
 class Openable(Protocol):

@@ -18,6 +18,7 @@ from ..fields import (
     Extensions,
     NoKeys,
     RequestModel,
+    Zero,
     given,
     parse_size,
 )
@@ -127,11 +128,11 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
     logit_bias: NoKeys | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Zero | None = None
     tools: list[dict[str, Any]] | None = Field(
         None, json_schema_extra=NO_EFFECT, description="the model may call one, and never does"
     )
@@ -151,6 +152,15 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     service_tier: str | None = Field(None, json_schema_extra=NO_EFFECT)
     reasoning_effort: str | None = Field(None, json_schema_extra=NO_EFFECT)
     verbosity: str | None = Field(None, json_schema_extra=NO_EFFECT)
+    # what vLLM's router adds to every request
+    ignore_eos: Literal[False] | None = None
+    no_stop_trim: Literal[False] | None = None
+    continue_final_message: Literal[False] | None = None
+    return_hidden_states: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    separate_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
+    stream_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
+    include_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
 
 
 def options(body: ChatCompletionRequest) -> dict[str, Any]:
@@ -195,6 +205,6 @@ def ordered(parts: list[Part], images: list[Image.Image], order: list[OrderPart]
     words = "".join(part for part in parts if isinstance(part, str))
     said = "".join(part.text or "" for part in order if part.type == "text")
     places = [part.index for part in order if part.type == "image"]
-    if said != words or sorted(p for p in places if p is not None) != list(range(len(images))):
+    if said != words or sorted(-1 if p is None else p for p in places) != list(range(len(images))):
         raise APIError(f"{where}.parts: these are not the words of content and the pictures of images", param=where)
     return [part.text or "" if part.type == "text" else images[part.index or 0] for part in order]

@@ -10,12 +10,13 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from ....inference.output import png_bytes
 from ....mllm.events import Finished, PictureDone, TextPiece
 from ..errors import APIError
 from ..history import History, check_pictures
-from ..pictures import markdown_link, png, put, streamed
+from ..pictures import markdown_link, put, streamed
 from ..service import Answer, Call, Service, random_seed
-from ..streaming import EventStream, event, unless_disconnected
+from ..streaming import EVENTS, EventStream, event, unless_disconnected
 from .completion import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -34,7 +35,7 @@ def routes(service: Service, history: History) -> APIRouter:
     """The endpoint."""
     router = APIRouter()
     answers: dict[int | str, dict[str, Any]] = {
-        200: {"model": ChatCompletion, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        200: {"model": ChatCompletion, "content": {"text/event-stream": EVENTS}}
     }
 
     @router.post("/v1/chat/completions", responses=answers)
@@ -42,11 +43,11 @@ def routes(service: Service, history: History) -> APIRouter:
         """Answer a conversation in words and pictures."""
         service.check_model(body.model)
         body.picture_format = picture_format(body, request)
+        check_pictures(body, "messages", service.options)
         messages, missing = await service.in_thread(read_messages, body, history)
-        check_pictures(messages, service.options)
         seed = random_seed() if body.seed is None else body.seed
-        answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
         headers = service.ignored(body) | ({"X-Limner-Missing-Pictures": str(missing)} if missing else {})
+        answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
         if body.stream:
             return EventStream(answer, chunks(service, history, answer, body, request), headers=headers)
         made = await unless_disconnected(request, answer, completion(service, history, answer, body, request))
@@ -62,7 +63,7 @@ async def completion(
     choices = []
     for index, reply in enumerate(await answer.finish()):
         await service.in_thread(history.remember, reply.parts)
-        files = [await service.in_thread(png, picture) for picture in reply.images]
+        files = [await service.in_thread(png_bytes, picture) for picture in reply.images]
         choices.append(
             Choice(
                 index=index,
@@ -104,7 +105,7 @@ async def chunks(
         if isinstance(happened, TextPiece):
             yield chunk(ChunkChoice(index=row, delta=Delta(content=happened.text)))
         elif isinstance(happened, PictureDone):
-            data = await service.in_thread(png, happened.image)
+            data = await service.in_thread(png_bytes, happened.image)
             if body.picture_format == "markdown":
                 delta = Delta(content=markdown_link(put(service, data, request)))
             else:
