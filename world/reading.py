@@ -26,12 +26,12 @@ def shown_scene(rng: random.Random, language: Language) -> Scene:
 def describe_request(rng: random.Random, language: Language) -> str:
     """ "What is in this picture?" in many words."""
     plain = language.forms["describe.plain"]
-    words = rng.choice(plain[:8] if rng.random() < 0.4 else plain)
-    if rng.random() < 0.35:
+    words = rng.choice(plain[:8] if rng.random() < 0.3 else plain)
+    if rng.random() < 0.5:
         verb = language.say(rng, "describe.verbs", x=rng.choice(language.forms["describe.objects"]))
         manner = rng.choice(language.forms["describe.manners"])
         words = verb + (" " if manner[:1].isalpha() else "") + manner
-    return casual_request(rng, language, words, fillers=0.2)
+    return casual_request(rng, language, words, fillers=0.3)
 
 
 def describe(rng: random.Random, language: Language = ENGLISH) -> Example:

@@ -52,6 +52,8 @@ STRANGERS: dict[str, Callable[[Stranger], Example]] = {
     "describe": strangers_edits.describe,
 }
 """Kinds that strangers have phrasings for"""
+STRANGERS_SHARES = {"small_talk": 2.0, "describe": 0.3}
+"""Where they have more to say than we can think of, or less"""
 PHRASINGS_SHARE = 0.35
 """Share of the conversations of such kinds that are told in strangers' words, where nobody says another"""
 EARLIER_MIXTURE: dict[Callable[[random.Random, Language], Example], int] = {
@@ -98,7 +100,7 @@ def _allowed_example(
     while True:
         make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
         language = rng.choices(tuple(LANGUAGE_WEIGHTS), tuple(LANGUAGE_WEIGHTS.values()))[0]
-        share = phrasings * (2 if make is small_talk else 1)  # there are more everyday messages than we can think of
+        share = 1.0 if validation else phrasings * STRANGERS_SHARES.get(make.__name__, 1)
         if make.__name__ in STRANGERS and rng.random() < share:
             example = STRANGERS[make.__name__](Stranger(rng, language, validation))
         else:
