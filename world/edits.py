@@ -173,12 +173,12 @@ def _several(rng: random.Random, names: Names) -> Scene:
     return sampling.several(rng, names=names)
 
 
-def _anything(scene: Scene) -> bool:
+def _has_no_words(scene: Scene) -> bool:
     return all(not thing.words for thing in scene.things)
 
 
 def _is_single(scene: Scene) -> bool:
-    return len(scene.things) == 1 and _anything(scene)
+    return len(scene.things) == 1 and _has_no_words(scene)
 
 
 def _is_movable(scene: Scene) -> bool:
@@ -193,7 +193,7 @@ def _is_several(scene: Scene) -> bool:
     return 2 <= len(scene.things) <= 4 and len({(t.name, t.color) for t in scene.things}) == 1
 
 
-def _keeps_things(scene: Scene) -> bool:
+def _any_scene(scene: Scene) -> bool:
     return True
 
 
@@ -207,16 +207,16 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "recolour": Kind(_any_base, _keeps_things, _recolour),
-    "replace": Kind(_any_base, _anything, _replace),
-    "background": Kind(_any_base, _keeps_things, _background),
+    "recolour": Kind(_any_base, _any_scene, _recolour),
+    "replace": Kind(_any_base, _has_no_words, _replace),
+    "background": Kind(_any_base, _any_scene, _background),
     "move": Kind(_movable, _is_movable, _move),
     "add": Kind(_one_aside, _is_single, _add),
     "remove": Kind(_pair, _is_pair, _remove),
     "resize": Kind(_single, _is_single, _resize),
     "swap": Kind(_pair, _is_pair, _swap),
     "count": Kind(_several, _is_several, _count),
-    "style": Kind(_any_base, _keeps_things, _style),
+    "style": Kind(_any_base, _any_scene, _style),
 }
 
 

@@ -119,7 +119,7 @@ class Stranger:
             return self.rng.choice(sampling.COLOR_NAMES)
         return sampling.USUAL_COLORS[name]
 
-    def things(self, line: Line, count: int = 1) -> dict[int, tuple[str, str]]:
+    def things(self, line: Line) -> dict[int, tuple[str, str]]:
         """Different things for the numbers that a line has, with their colours."""
         numbers = sorted(numbers_in(line["text"]) | {1})
         names = self.rng.sample(self.language.names, len(numbers))
@@ -229,7 +229,9 @@ def story(person: Stranger) -> Example:
         if grounds or "{bg}" not in line["text"]:
             break
     fields = {n: person.fields(*kind) for n, kind in told.kinds.items()}
-    for n in numbers_in(line["text"]) - fields.keys():  # a tale without the second one
+    for n in (
+        numbers_in(line["text"]) - fields.keys()
+    ):  # of validation's few tales of a length none may have a second thing
         name = person.name()
         fields[n] = person.fields(name, sampling.allowed_color(rng, name))
     where = place(rng, language, grounds[0]) if grounds else ""

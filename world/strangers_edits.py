@@ -143,7 +143,7 @@ def _kinds(person: Stranger, line: Line) -> Kinds:
     numbers = sorted(numbers_in(line["text"]) | {1, 2})
     names = person.rng.sample(person.language.names, len(numbers))
     kinds = {n: (name, person.color_for(name, line, n)) for n, name in zip(numbers, names, strict=True)}
-    if kinds[2][1] == kinds[1][1]:
+    if kinds[2][1] == kinds[1][1] and names_color(line["text"], 2):  # "blue, not red"
         kinds[2] = (kinds[2][0], person.rng.choice([c for c in sampling.COLOR_NAMES if c != kinds[1][1]]))
     return kinds
 

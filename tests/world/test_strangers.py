@@ -177,6 +177,19 @@ def test_corrections_and_edits_leave_what_they_do_not_name():
             assert differing in (["name"], ["color"], ["size"], ["name", "color"]) or (moved and not differing)
 
 
+def test_what_comes_in_without_a_colour_has_its_usual_one():
+    checked = 0
+    for seed in range(400):
+        person = Stranger(random.Random(seed), ENGLISH)
+        line = person.line("edit", edit="add")
+        change = strangers_edits.told(person, line, "add")
+        (new,) = [t for t in change.after.things if t.name not in {b.name for b in change.before.things}]
+        if not re.search(r"\{(a|A|the|The|ct|c)2\}", line["text"]):
+            assert new.color == sampling.USUAL_COLORS[new.name]
+            checked += 1
+    assert checked > 30
+
+
 def test_every_thing_and_colour_has_other_names():
     for language in LANGUAGES:
         known = strangers.lexicon(language.code)
