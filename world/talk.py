@@ -56,6 +56,8 @@ STRANGERS_SHARES = {"small_talk": 2.0, "describe": 0.3}
 """Where they have more to say than we can think of, or less"""
 PHRASINGS_SHARE = 0.35
 """Share of the conversations of such kinds that are told in strangers' words, where nobody says another"""
+FORMER_NAMES = {"two_pictures": "several"}
+"""Kinds that recipes of before call otherwise"""
 EARLIER_MIXTURE: dict[Callable[[random.Random, Language], Example], int] = {
     small_talk: 4,
     draw: 3,
@@ -69,7 +71,7 @@ LANGUAGE_WEIGHTS: dict[Language, float] = {ENGLISH: 0.64, CHINESE: 0.18, KOREAN:
 def kinds(names: str) -> tuple[str, ...]:
     """Of "describe+answer". Raises ValueError for one that the mixture has not."""
     known = [make.__name__ for make in MIXTURE]
-    chosen = tuple(names.split("+")) if names else ()
+    chosen = tuple(FORMER_NAMES.get(name, name) for name in names.split("+")) if names else ()
     for name in chosen:
         if name not in known:
             raise ValueError(f"the world has no conversations of the kind {name!r}; there are {', '.join(known)}")
