@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 from . import sampling
 from .casual import add_fillers
@@ -97,8 +98,13 @@ def _some(
 
 
 def scene_phrase(rng: random.Random, language: Language, scene: Scene, detail: Detail, plainly: float) -> str:
-    """The phrase of captions by ``plainly``'s chance, or a free one."""
-    return language.phrase(scene, detail) if rng.random() < plainly else free_phrase(rng, language, scene, detail)
+    """The phrase of captions by ``plainly``'s chance, its background mostly put as requests put it; or a free one."""
+    if rng.random() >= plainly:
+        return free_phrase(rng, language, scene, detail)
+    if detail.background and scene.style == "flat" and rng.random() < 0.75:
+        words = language.phrase(scene, replace(detail, background=False))
+        return with_ground(rng, language, words, scene.background)
+    return language.phrase(scene, detail)
 
 
 def draw_request(rng: random.Random, language: Language, scene: Scene, detail: Detail) -> str:
@@ -115,7 +121,7 @@ def ask_for(rng: random.Random, language: Language, said: str, plain: bool) -> s
     frames = rng.choices(("requests.ask", "requests.picture", ""), (11, 4, 3))[0]
     words = language.say(rng, frames, x=said) if frames else said
     if frames == "requests.picture" and rng.random() < 0.35:
-        words = language.say(rng, "requests.ask", x=words)
+        words = language.say(rng, "requests.show", x=words)
     return add_fillers(rng, language, words)
 
 

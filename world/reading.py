@@ -30,7 +30,7 @@ def describe_request(rng: random.Random, language: Language) -> str:
     if rng.random() < 0.5:
         verb = language.say(rng, "describe.verbs", x=rng.choice(language.forms["describe.objects"]))
         manner = rng.choice(language.forms["describe.manners"])
-        words = verb + (" " if manner[:1].isalpha() else "") + manner
+        words = (verb.rstrip("?？") if manner else verb) + (" " if manner[:1].isalpha() else "") + manner
     return casual_request(rng, language, words, fillers=0.3)
 
 
