@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat ui test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
+.PHONY: chat ui test test-slow test-portable test-clients test-ray image-steps stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
