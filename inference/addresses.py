@@ -214,7 +214,7 @@ def is_public(address: Address) -> bool:
 def addresses_of(target: Target) -> list[tuple[int, tuple[str, int]]]:
     """(family, address) of all that the host of a target is called, each of them checked. Raises ValueError for one inside a
     network, and OSError for a name that is not known."""
-    found = []
+    found: list[tuple[int, tuple[str, int]]] = []
     for family, _, _, _, place in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
         address = ipaddress.ip_address(place[0])
         own = target.own and (address.is_loopback if target.host == "localhost" else str(address) == target.host)

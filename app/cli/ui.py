@@ -25,8 +25,8 @@ def ui(
     from ..server.run import run
     from ..web.mounting import MISSING, is_installed
 
-    if server.no_page:
-        raise ValueError("limner ui is for the page: leave out --no-page, or use limner serve")
+    if server.no_page or server.replicas > 1:  # each replica would keep conversations of its own
+        raise ValueError("limner ui is for the page: leave out --no-page and --replicas, or use limner serve")
     if not is_installed():  # before anything is loaded
         raise ValueError(MISSING)
     return run(loading, server, open_page=open)

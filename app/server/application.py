@@ -69,7 +69,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     app.include_router(responses.routes(service, history))
     app.include_router(images.routes(service, history))
     app.include_router(pictures.routes(service))
-    page = PageMount(app, service) if is_installed() and not options.no_page else None
+    page = app.state.page = PageMount(app, service) if is_installed() and not options.no_page else None
     created = int(time.time())
 
     def entry() -> dict[str, Any]:

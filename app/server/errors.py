@@ -52,6 +52,10 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 """Of the error by its status; others below 500 are the request's"""
 
 
+MAX_MESSAGE, MAX_PARAM = 1000, 200
+"""Characters of what an error says, which may repeat a part of the request"""
+
+
 class APIError(Exception):
     """An answer with an error, raised anywhere in a request."""
 
@@ -65,7 +69,8 @@ class APIError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.status, self.param, self.code, self.headers = message, status, param, code, headers
+        self.message, self.param = shortened(message, MAX_MESSAGE), param and shortened(param, MAX_PARAM)
+        self.status, self.code, self.headers = status, code, headers
 
     def body(self) -> dict[str, Any]:
         """As JSON values."""
@@ -104,6 +109,11 @@ def of_validation(error: RequestValidationError) -> APIError:
         return APIError(f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")
     return APIError(f"{param}: {message}" if param else message, param=param, code="invalid_value")
+
+
+def shortened(text: str, length: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def path_of(error: Mapping[str, Any], body: Any) -> list[str]:

@@ -146,7 +146,11 @@ def key(parts: Sequence[Part]) -> str:
 
 def check_pictures(body: BaseModel, param: str, options: ServerOptions) -> None:
     """Raises APIError for more pictures than a request may have in this field, before any is read."""
-    count = count_pictures(body.model_dump(include={param}))
+    check_number(count_pictures(body.model_dump(include={param})), param, options)
+
+
+def check_number(count: int, param: str, options: ServerOptions) -> None:
+    """Raises APIError for so many pictures in this field."""
     if count > options.max_pictures:
         raise APIError(
             f"{param}: {count} pictures; a request may have {options.max_pictures}",

@@ -105,11 +105,13 @@ def build(arguments: Mapping[str, Any]) -> Any:
     ValueError for others, and for a cluster without a key or a folder that its machines share."""
     from ..cli.options import Loading
 
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
+    }
     loading = {field.name: given.pop(field.name) for field in fields(Loading) if field.name in given}
     if unknown := set(given) - {field.name for field in fields(ServerOptions)}:
         raise ValueError(f"limner serve has no option {', '.join(sorted(unknown))}")
-    options = ServerOptions(**{"host": "0.0.0.0", **given})
+    options = ServerOptions(**({"host": "0.0.0.0"} | given))
     if options.store is None:
         raise ValueError("store: name a folder that all machines of the cluster share")
     options = replace(options, api_key=find_keys(options.api_key), store=Path(options.store))

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import gradio as gr
 from PIL import Image
@@ -21,12 +21,9 @@ from .conversation import BusyError, Conversation, StoppedError
 from .conversations import Conversations
 from .details import details
 from .examples import EXAMPLES
-from .panel import MAX_SEED
+from .panel import MAX_SEED, Panel
 from .rendering import button, chat_messages, placeholder
 from .texts import language_of, text
-
-if TYPE_CHECKING:
-    from .page import Page
 
 logger = logging.getLogger("limner.server")
 
@@ -36,10 +33,20 @@ Updates = dict[Any, Any]
 Turn = AsyncGenerator[None, None]
 
 
+class Components(Protocol):
+    """Those of a page that handlers update."""
+
+    bridge: gr.HTML
+    chatbot: gr.Chatbot
+    box: gr.MultimodalTextbox
+    banner: gr.HTML
+    panel: Panel
+
+
 class Handlers:
     """Of a page. Each takes what the bridge holds first, a conversation's key and language."""
 
-    def __init__(self, conversations: Conversations, page: Page) -> None:
+    def __init__(self, conversations: Conversations, page: Components) -> None:
         self.conversations, self.page = conversations, page
         self.options = conversations.service.options
 
@@ -98,7 +105,7 @@ class Handlers:
         conversation = self.find(bridge)
         if conversation is None:
             return
-        asked = {name: str(event._data.get(name) or "") for name in ("action", "value", "text", "mask")}  # type: ignore[union-attr]
+        asked = {name: str(event._data.get(name) or "") for name in ("action", "value", "text", "mask")}
         handler = self.turns().get(asked["action"])
         try:
             conversation.check_idle()

@@ -36,6 +36,7 @@ STATIC = Path(__file__).parent / "static"
 HEAD = """
 <link rel="icon" href="own/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="own/page.css">
+<link rel="stylesheet" href="own/panel.css">
 <link rel="stylesheet" href="own/picture.css">
 """
 MISSING = "the page needs gradio: pip install 'limner[ui]'"
@@ -114,8 +115,11 @@ def made(conversations: Conversations, folder: str) -> tuple[Mount, Page]:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = folder
     import gradio
+    from gradio import processing_utils
 
     from .page import Page, theme
+
+    processing_utils.async_ssrf_protected_get = refuse_to_fetch
 
     page = Page(conversations)
     options = conversations.service.options
@@ -140,6 +144,11 @@ def made(conversations: Conversations, folder: str) -> tuple[Mount, Page]:
     return mount, page
 
 
+async def refuse_to_fetch(url: str) -> Any:
+    """In place of gradio's own: it would fetch what a client names in place of a file that was uploaded."""
+    raise ValueError(f"{url:.200} is not fetched: upload the picture")
+
+
 def routes(conversations: Conversations) -> APIRouter:
     """Pictures, what is known of them, and saved conversations."""
     router, metadata = APIRouter(), not conversations.service.options.no_metadata
@@ -149,6 +158,11 @@ def routes(conversations: Conversations) -> APIRouter:
         if found is None:
             raise APIError("no such conversation, or not any more", 404, code="not_found")
         return found
+
+    @router.get("/gradio_api/{name}=http{rest:path}")
+    def foreign(name: str, rest: str) -> Response:
+        """gradio would fetch these, or send the browser there."""
+        raise APIError("no such file", 404, code="not_found")
 
     @router.get("/examples/{index}/{number}.png")
     def example(index: int, number: int) -> Response:

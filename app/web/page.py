@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,17 @@ class Page:
             title=f"Limner · {model.name}", analytics_enabled=False, delete_cache=(60, expire)
         ) as self.blocks:
             with gr.Row(elem_id="header"):
-                gr.HTML(f"<h1>Limner <span>{model.name}</span></h1>", elem_id="brand")
+                gr.HTML(f"<h1>Limner <span>{escape(model.name)}</span></h1>", elem_id="brand")
                 self.settings = gr.Button(i18n("settings"), size="sm", elem_id="settings-button", min_width=0, scale=0)
                 self.new = gr.Button(i18n("new"), size="sm", elem_id="new", min_width=0, scale=0)
                 self.save = gr.Button(i18n("save"), size="sm", elem_id="save", min_width=0, scale=0)
                 self.load = gr.UploadButton(
-                    i18n("load"), file_types=[".zip", ".jsonl"], size="sm", elem_id="load", min_width=0, scale=0
+                    i18n("load"),  # type: ignore[arg-type]
+                    file_types=[".zip", ".jsonl"],
+                    size="sm",
+                    elem_id="load",
+                    min_width=0,
+                    scale=0,
                 )
             self.chatbot = gr.Chatbot(
                 label=i18n("conversation"),
@@ -68,7 +74,7 @@ class Page:
                 elem_id="box",
             )
             with gr.Sidebar(position="right", open=False, width=300, label=i18n("settings"), elem_id="panel"):
-                gr.Markdown(i18n("settings"), elem_id="settings")  # type: ignore[arg-type]
+                gr.Markdown(i18n("settings"), elem_id="settings")
                 self.panel = Panel(model, i18n, conversations.service.options.max_replies)
             self.bridge = gr.HTML(
                 "",

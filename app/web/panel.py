@@ -85,8 +85,8 @@ class Panel:
         """What shows these options, in the order of `components`, with choices in a language where one is given."""
         height, weights = options.get("height"), options.get("adapters") or {}
         shape = f"{height}x{options.get('width')}" if height else ""
-        shapes = {} if language is None else {"choices": shape_choices(self.model, language, shape)}
-        drawing = {} if language is None else {"choices": drawing_choices(language)}
+        shapes: dict[str, Any] = {} if language is None else {"choices": shape_choices(self.model, language, shape)}
+        drawing: dict[str, Any] = {} if language is None else {"choices": drawing_choices(language)}
         return [
             gr.update(value=options.get("images") or "auto", **drawing),
             gr.update(value=shape, **shapes),

@@ -279,6 +279,20 @@ test("shows a picture while it is painted, and stops", () =>
     await looksLike(page, (await say(page, FIRST, 1))[1], "first", { exactly: false });
   }));
 
+test("a tab that is closed frees its place", () =>
+  visit({}, async (page) => {
+    const other = await page.context().newPage();
+    await open(other, { own: false });
+    await settings(other, () => other.locator("#steps input").fill("900"));
+    await box(other).fill(FIRST);
+    await box(other).press("Enter");
+    await other.waitForSelector("#chat .painting");
+    await other.close();
+    const accepted = async () => /accepted[a-z_]* (\d+)/.exec(await (await page.request.get(`${URL}/metrics`)).text())[1];
+    const end = Date.now() + 5000; // 900 steps take longer
+    while ((await accepted()) !== "0") assert.ok(Date.now() < end, "its picture is still painted");
+  }));
+
 test("works by keyboard alone", () =>
   visit({}, async (page) => {
     await open(page, { own: false });

@@ -279,6 +279,9 @@ def test_what_does_not_come_as_a_file_of_bounded_size_in_time(url, monkeypatch):
     monkeypatch.setattr(addresses, "MAX_BYTES", 5000)
     with pytest.raises(ValueError, match="more than 5,000 bytes"):
         load_image(f"{url}/endless", hosts)
+    for given, least in ((3000, "3,000"), (10**6, "5,000")):
+        with pytest.raises(ValueError, match=f"more than {least} bytes"):
+            fetch(f"{url}/endless", hosts, given)
     monkeypatch.setattr(addresses, "MAX_BYTES", 10**9)
     monkeypatch.setattr(addresses, "DEADLINE", 0.1)
     with pytest.raises(ValueError, match=r"takes more than 0\.1 s"):

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,12 +26,17 @@ from urllib.parse import parse_qs, quote, urlsplit
 from PIL import Image
 
 from cases import Outcome
+from limner.app.server.errors import APIError
+from limner.app.server.history import History
+from limner.app.server.options import ServerOptions
+from limner.app.server.store import Store
 from limner.inference.images import PictureLimits
 from limner.inference.inputs import load_message_images
 
 TITLE = "addresses that must not be fetched (private, names of them, redirects, spellings, files): 0 connections"
 CASES = 897
 LIMITS = PictureLimits(local_files=False)
+STORE = Store(60)
 PUBLIC = "93.184.215.14"
 PRIVATE = """
 127.0.0.1 127.0.0.2 127.8.8.8 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 172.16.0.1 172.31.255.254 192.168.0.1
@@ -331,15 +336,25 @@ def all_parts() -> list[dict]:
 
 
 def check(part: dict) -> None:
-    """AssertionError unless it is refused in a line, and nothing is connected to or opened."""
+    """AssertionError unless it is refused, both as a message of Python and as the server reads it."""
+    hosts = ("*", f"127.0.0.1:{WORLD.server}")
+    source = next((part[name] for name in ("url", "path", "image", "image_url") if name in part), None)
+    source = source["url"] if isinstance(source, dict) else source
+    refused(lambda: load_message_images([{"role": "user", "content": [part]}], hosts, LIMITS))
+    if isinstance(source, str):
+        refused(lambda: History(STORE, ServerOptions(allow_url=hosts)).load_image(source, "messages.0"))
+
+
+def refused(read: Callable[[], object]) -> None:
+    """AssertionError unless what is read is refused in a line, and nothing is connected to or opened."""
     global _watching
     WORLD.met.clear()
     WORLD.calls.clear()
     _watching = True
     try:
-        load_message_images([{"role": "user", "content": [part]}], ("*", f"127.0.0.1:{WORLD.server}"), limits=LIMITS)
+        read()
         raise AssertionError("it was read")
-    except ValueError as error:
+    except (ValueError, APIError) as error:
         assert "\n" not in str(error) and len(str(error)) < 800, f"not one line: {error!s:.300}"
         assert "secret" not in str(error), "a password is shown"
     finally:

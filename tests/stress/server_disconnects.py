@@ -26,6 +26,7 @@ ROWS = 2
 
 @dataclass(frozen=True)
 class Case:
+    path: str
     stream: bool
     images: str
     n: int
@@ -41,6 +42,7 @@ class Case:
 
 CASE = st.builds(
     Case,
+    path=st.sampled_from(["chat/completions", "responses", "images/generations"]),
     stream=st.booleans(),
     images=st.sampled_from(["text", "image"]),
     n=st.integers(1, 2),
@@ -52,9 +54,16 @@ CASE = st.builds(
 
 
 def request_of(running: Served, case: Case) -> bytes:
-    fields = {"stream": case.stream, "n": case.n, "num_inference_steps": 20, "modalities": [case.images]}
-    body = json.dumps(running.body("a picture", 60, **fields)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nContent-Type: application/json\r\n"
+    fields = {"model": running.model.name, "stream": case.stream, "num_inference_steps": 20}
+    if case.path == "responses":
+        fields |= {"input": "a picture", "max_output_tokens": 60, "tools": [{"type": "image_generation"}]}
+        fields |= {"tool_choice": "required" if case.images == "image" else "none"}
+    elif case.path == "images/generations":
+        fields |= {"prompt": "a picture", "n": 1 if case.stream else case.n}
+    else:
+        fields |= running.body("a picture", 60, n=case.n, modalities=[case.images])
+    body = json.dumps(fields).encode()
+    head = f"POST /v1/{case.path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -71,7 +80,7 @@ def leave(connection: socket.socket, resets: bool) -> None:
 
 
 def attempt(running: Served, before: dict[str, int], case: Case) -> None:
-    long = Case(False, "text", 1, 1.0, 0, 0, False)
+    long = Case("chat/completions", False, "text", 1, 1.0, 0, 0, False)
     others = []
     for number in range(case.company):
         others.append(connect(running, request_of(running, long)))

@@ -46,8 +46,8 @@ def routes(service: Service, history: History) -> APIRouter:
         check_pictures(body, "messages", service.options)
         messages, missing = await service.in_thread(read_messages, body, history)
         seed = random_seed() if body.seed is None else body.seed
-        answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
         headers = service.ignored(body) | ({"X-Limner-Missing-Pictures": str(missing)} if missing else {})
+        answer = await service.begin(Call(messages, options(body), seed, body.n or 1, body.adapters))
         if body.stream:
             return EventStream(answer, chunks(service, history, answer, body, request), headers=headers)
         made = await unless_disconnected(request, answer, completion(service, history, answer, body, request))

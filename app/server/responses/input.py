@@ -10,9 +10,9 @@ from PIL import Image
 
 from ....mllm.messages import Message
 from ..errors import APIError
-from ..history import History, check_pictures
+from ..history import History, check_number, check_pictures
 from .schemas import ItemReference, MessageItem, PictureItem, ResponseRequest
-from .stored import Part, StoredResponses, item_id
+from .stored import Part, StoredItems, StoredResponses, item_id
 
 
 @dataclass
@@ -29,11 +29,13 @@ def read_input(body: ResponseRequest, history: History, stored: StoredResponses,
     """Reads the input of the response that will have this id. Raises APIError, which names the item, for what cannot be read."""
     given = [MessageItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     check_pictures(body, "input", history.options)
-    read = Input()
+    read, items, num_pictures = Input(), StoredItems(stored), 0
     said: list[tuple[str, list[Part]]] = []
     for index, item in enumerate(given):
         where = "input" if isinstance(body.input, str) else f"input.{index}"
-        role, parts, listed = read_item(item, history, stored, where)
+        role, parts, listed = read_item(item, history, items, where)
+        num_pictures += sum(isinstance(part, Image.Image) for part in parts)
+        check_number(num_pictures, "input", history.options)  # those that only ids tell of too
         kind = "ig" if listed["type"] == "image_generation_call" else "msg"
         read.items.append({**listed, "id": listed["id"] or item_id(response_id, kind, f"i{index}")})
         if role == "assistant" and said and said[-1][0] == role:
@@ -45,25 +47,25 @@ def read_input(body: ResponseRequest, history: History, stored: StoredResponses,
 
 
 def read_item(
-    item: MessageItem | PictureItem | ItemReference, history: History, stored: StoredResponses, where: str
+    item: MessageItem | PictureItem | ItemReference, history: History, items: StoredItems, where: str
 ) -> tuple[str, list[Part], dict[str, Any]]:
     """Whose item it is, its words and pictures, and how it is listed."""
     if isinstance(item, PictureItem):
-        return ("assistant", *read_picture(item, history, stored, where))
+        return ("assistant", *read_picture(item, history, items, where))
     if isinstance(item, MessageItem):
-        return read_message(item, history, stored, where)
-    found = stored.item(item.id)
+        return read_message(item, history, items, where)
+    found = items.get(item.id)
     if found is None:
         raise not_found(item.id, where)
     listed, part = found
     if part is not None:
         return "assistant", [part], listed
     kind = PictureItem if listed["type"] == "image_generation_call" else MessageItem
-    return read_item(kind.model_validate(listed), history, stored, where)
+    return read_item(kind.model_validate(listed), history, items, where)
 
 
 def read_message(
-    item: MessageItem, history: History, stored: StoredResponses, where: str
+    item: MessageItem, history: History, items: StoredItems, where: str
 ) -> tuple[str, list[Part], dict[str, Any]]:
     """As `read_item`. Words of the model that were stored are in its own tokens."""
     content = item.content if isinstance(item.content, str) else [part.model_dump() for part in item.content]
@@ -73,7 +75,7 @@ def read_message(
         raise APIError(f"{where}.content: rules are words alone", param=f"{where}.content", code="invalid_value")
     if role != "assistant" and not any(isinstance(part, Image.Image) or part.strip() for part in parts):
         raise APIError(f"{where}: the message is empty", param=where, code="invalid_value")
-    found = stored.item(item.id) if item.id and role == "assistant" else None
+    found = items.get(item.id) if item.id and role == "assistant" else None
     if found is not None and isinstance(found[1], str) and parts == [found[1]]:
         parts = [found[1]]
     said = "output_text" if item.role == "assistant" else "input_text"
@@ -98,10 +100,10 @@ def listed_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_picture(
-    item: PictureItem, history: History, stored: StoredResponses, where: str
+    item: PictureItem, history: History, items: StoredItems, where: str
 ) -> tuple[list[Part], dict[str, Any]]:
     """As `read_item`. A picture that was stored, and comes back as it was given out or by its id alone, has its own pixels."""
-    found = stored.item(item.id) if item.id else None
+    found = items.get(item.id) if item.id else None
     listed = {"id": item.id, "type": "image_generation_call", "status": "completed"}
     if found is not None and isinstance(found[1], Image.Image) and item.result in (None, found[0]["result"]):
         return [found[1]], {**listed, "result": found[0]["result"]}

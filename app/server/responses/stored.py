@@ -92,23 +92,39 @@ class StoredResponses:
             previous = record["response"]["previous_response_id"]
         return [message for turn in reversed(turns) for message in turn]
 
-    def item(self, own_id: str) -> tuple[dict[str, Any], Part | None] | None:
+
+class StoredItems:
+    """Items of stored responses for one request, which reads each response once."""
+
+    def __init__(self, stored: StoredResponses) -> None:
+        self.stored = stored
+        self.records: dict[str, dict[str, Any] | None] = {}
+
+    def get(self, own_id: str) -> tuple[dict[str, Any], Part | None] | None:
         """An item of a stored response, and the words or the picture of an output item as the model knows them. None for an id
         that there is not, or not any more."""
         match = ITEM_ID.fullmatch(own_id)
-        record = self.get(f"resp_{match[1]}") if match else None
-        if match is None or record is None:
+        if match is None:
+            return None
+        response_id = f"resp_{match[1]}"
+        if response_id not in self.records:
+            self.records[response_id] = self.stored.get(response_id)
+        if (record := self.records[response_id]) is None:
             return None
         items = record["input"] if match[2] else record["response"]["output"]
         index = next((i for i, item in enumerate(items) if item["id"] == own_id), None)
         if index is None:
             return None
-        if match[2]:
-            return items[index], None
-        reply = {**record, "messages": record["messages"][-1:], "token_ids": record["token_ids"][-1:]}
-        # text without a character is no item
-        parts = [part for part in self.messages(reply)[0]["content"] if part["type"] == "image" or part["text"]]
-        return items[index], parts[index].get("image", parts[index].get("text"))
+        return items[index], None if match[2] else self.part(record, index)
+
+    def part(self, record: dict[str, Any], index: int) -> Part:
+        """Of the reply, that of an output item."""
+        pairs = zip(record["messages"][-1]["content"], record["token_ids"][-1], strict=True)
+        # words without a character are no item
+        written, ids = [pair for pair in pairs if pair[0]["type"] == "image" or pair[0]["text"]][index]
+        message = {"role": "assistant", "content": [read(written)]}
+        (part,) = with_ids(message, [ids], self.stored.spells)["content"]
+        return part["image"] if part["type"] == "image" else part["text"]
 
 
 def written(part: dict[str, Any]) -> dict[str, str]:

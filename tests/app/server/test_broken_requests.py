@@ -30,3 +30,12 @@ def test_a_broken_request_is_refused_by_name(client, fields, param):
             extra_body=fields,
         )
     assert raised.value.param == param
+
+
+@pytest.mark.parametrize("message", [{"role": "é" * 50_000}, {"role": "user", "content": "a", "x" * 50_000: 1}])
+def test_an_error_does_not_repeat_a_long_request(server, message):
+    answer = server.http.post(
+        f"{server.url}/chat/completions", json={"model": server.model.name, "messages": [message]}
+    )
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and len(error["message"]) <= 1000 and len(error["param"]) <= 200

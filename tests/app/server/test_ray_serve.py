@@ -167,7 +167,7 @@ def test_a_replica_that_is_killed_under_load_costs_its_own_requests_alone_and_co
     assert len(failed) <= LIMIT, Counter(failed)
     assert all(not end.startswith("4") or end == "429" for end in failed)
     answered = [at for at, end in ends if end == "200" and at > killed]
-    assert answered and min(answered) < killed + 5, "the other did not go on"
+    assert answered and min(answered) < killed + 20, "the other did not go on"
     assert {server.chat("hello").status_code for _ in range(6)} == {200}
 
 
@@ -187,14 +187,16 @@ def test_the_ports_that_are_not_on_the_loopback_interface_ask_for_a_token(server
 
 def test_a_stop_lets_requests_finish_and_leaves_no_process(server):
     children = server.tree.children(recursive=True)
-    with ThreadPoolExecutor(1) as pool:
-        last = pool.submit(server.chat, "draw a red cat", num_inference_steps=60)
-        time.sleep(1)
+    asked = {"model": "nano", "messages": [{"role": "user", "content": "draw a red cat"}], "stream": True, "seed": 1}
+    with server.client.stream("POST", "/chat/completions", json={**asked, "num_inference_steps": 60}) as answer:
+        lines = answer.iter_lines()
+        next(lines)  # it was accepted
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
         ready = httpx.get(str(server.client.base_url).replace("/v1/", "/ready"))
         assert ready.status_code == 503 and "retry-after" in ready.headers
-        assert last.result().json()["choices"][0]["finish_reason"] == "stop"
+        said = [line[6:] for line in lines if line.startswith("data: ")]
+        assert said[-1] == "[DONE]" and any('"images"' in line for line in said), said[-1]
     assert server.process.wait(60) == 0
     assert "stopped; 0 replies were cut" in server.process.stdout.read()
     _, alive = psutil.wait_procs(children, timeout=20)

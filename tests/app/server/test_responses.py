@@ -17,10 +17,16 @@ from PIL import Image, ImageDraw
 from pydantic import TypeAdapter
 
 import limner
-from limner.app.server.responses.schemas import ImageGenerationTool
+from limner.app.server.history import History
+from limner.app.server.options import ServerOptions
+from limner.app.server.responses.input import read_item
+from limner.app.server.responses.schemas import ImageGenerationTool, MessageItem
+from limner.app.server.responses.stored import StoredItems, StoredResponses, item_id, new_id
 from limner.app.server.responses.streaming import ResponseEvents
 from limner.app.server.service import Answer
+from limner.app.server.store import Store
 from limner.mllm.events import Finished, PictureBegun, PictureDone, TextPiece
+from limner.mllm.messages import EmittedText
 from served import served
 
 FAST = {"num_inference_steps": 2, "seed": 5}
@@ -35,13 +41,25 @@ def nano_server():
 
 
 @pytest.fixture(scope="module")
-def nano():
-    """Another one, whose caches know nothing of what the server did."""
+def reference():
     return limner.load("nano")
 
 
 @pytest.fixture
+def nano(reference):
+    """Another one, whose caches know nothing of what was said before."""
+    reference.engine.kept.kept.clear()
+    return reference
+
+
+def forget(server):
+    """As if it had just started: what goes on from a kept cache is rounded otherwise than what is read anew."""
+    server.engine.kept.kept.clear()
+
+
+@pytest.fixture
 def http(nano_server):
+    forget(nano_server)
     with httpx.Client(base_url=nano_server.url, timeout=60) as made:
         yield made
     nano_server.wait_until_free()
@@ -172,8 +190,9 @@ def test_a_plan_is_of_the_picture_that_follows_it():
     assert (first["action"], second["action"]) == ("generate", "edit") and first["size"] == "32x16"
 
 
-def test_streamed_is_as_not_streamed(create, http):
+def test_streamed_is_as_not_streamed(create, http, nano_server):
     response = create("draw a red cat", num_inference_steps=4)
+    forget(nano_server)
     events = events_of(http, input="draw a red cat", tools=[TOOL | {"partial_images": 2}], num_inference_steps=4)
     last = events[-1]["response"]
     streamed, whole = without_names(last), without_names(response)
@@ -304,18 +323,42 @@ def test_size_and_number_of_pictures(create):
     assert len(pictures(create("tell me a story of a cat and a dog with pictures", max_tool_calls=1))) == 1
 
 
-@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
-def test_other_formats_keep_the_pixels_for_what_comes(create, nano, output_format):
+@pytest.mark.parametrize(("output_format", "way"), [("jpeg", "id"), ("webp", "items")])
+def test_other_formats_keep_the_pixels_for_what_comes(create, nano, output_format, way):
     tool = TOOL | {"output_format": output_format, "output_compression": 40}
     first = create("draw a red cat", tools=[tool])
     call = first["output"][1]
     assert decoded(call["result"]).format == output_format.upper() and call["output_format"] == output_format
     chat = nano.chat(**FAST)
     chat.say("draw a red cat")
-    edited = chat.say("make it blue").images
-    assert same(pictures(create("make it blue", previous_response_id=first["id"])), edited)
-    history = [{"role": "user", "content": "draw a red cat"}, *first["output"]]
-    assert same(pictures(create([*history, {"role": "user", "content": "make it blue"}])), edited)
+    if way == "id":
+        second = create("make it blue", previous_response_id=first["id"])
+    else:
+        question, order = ({"role": "user", "content": words} for words in ("draw a red cat", "make it blue"))
+        second = create([question, *first["output"], order])
+    assert same(pictures(second), chat.say("make it blue").images)
+
+
+def test_words_that_are_stored_keep_their_tokens(nano, tmp_path):
+    ids = [nano.tokenizer(letter, add_special_tokens=False).input_ids[-1] for letter in "cat"]
+    assert nano.encoder.spells(ids, "cat") and len(ids) == 3
+    stored = StoredResponses(Store(60, tmp_path), nano.encoder.spells)
+    turn = [
+        {"role": "user", "content": [{"type": "text", "text": "what is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": EmittedText("cat", ids)}]},
+    ]
+    response_id = new_id()
+    output = [{"id": item_id(response_id, "msg", 0)}]
+    stored.put({"id": response_id, "previous_response_id": None, "output": output}, [], turn)
+    question, answer = stored.conversation(response_id)
+    assert question == turn[0]
+    assert answer["content"][0]["text"].ids == StoredItems(stored).get(output[0]["id"])[1].ids == tuple(ids)
+    history = History(stored.store, ServerOptions())
+    item = MessageItem(role="assistant", content="cat", id=output[0]["id"])
+    for words, is_known in (("cat", True), ("cats", False)):
+        own = item.model_copy(update={"content": words})
+        _, (part,), _ = read_item(own, history, StoredItems(stored), "input.0")
+        assert part == words and hasattr(part, "ids") == is_known
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["shown", "drawn before"])
@@ -478,6 +521,14 @@ def test_responses_are_kept_and_removed(create, nano_server, http):
     unstored = create("hello", store=False)
     assert http.get(f"/responses/{unstored['id']}").status_code == 404
     assert not any(unstored["id"] in path.name for path in nano_server.service.store.folder.iterdir())
+
+
+def test_pictures_are_counted_however_they_are_named(create, http, nano_server):
+    call = create("draw a red cat")["output"][1]
+    most = nano_server.service.options.max_pictures
+    for item in (call, {"type": "image_generation_call", "id": call["id"]}, {"id": call["id"]}):
+        error = refused(http, input=[item] * (most + 1))
+        assert (error["param"], error["code"]) == ("input", "too_many_pictures")
 
 
 def test_a_conversation_that_lost_a_turn_says_so(create, http):
