@@ -119,4 +119,4 @@ wheel: .venv/test.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info
+	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info tests/clients/node_modules
