@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat ui test test-slow test-portable test-clients stress floor newest mutants lint format wheel clean
+.PHONY: chat ui test test-slow test-portable test-clients test-ray image-steps stress floor newest mutants lint format wheel clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -119,4 +119,4 @@ wheel: .venv/test.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info
+	rm -rf .venv .venv-clients .venv-floor .venv-newest build *.egg-info tests/clients/node_modules

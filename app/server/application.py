@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
@@ -107,7 +108,7 @@ def create_app(model: Limner, options: ServerOptions | None = None) -> FastAPI:
     app.add_middleware(
         protect,
         api_keys=options.api_key,
-        hosts=(options.host, *options.allow_host),
+        hosts=(options.host, *options.allow_host, *filter(None, [urlsplit(options.public_url).hostname])),
         origins=options.allow_origin,
         max_body=options.max_body * 2**20,
     )

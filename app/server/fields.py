@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from docstring_parser import parse_from_object
-from pydantic import BaseModel, ConfigDict, Field, Strict, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model, model_validator
 
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 
@@ -16,8 +16,17 @@ MAX_SEED = 2**53 - 1
 NO_EFFECT: dict[str, Any] = {"x-no-effect": True}
 """Marks a field that many clients send and that changes nothing here"""
 
+
+def boolean(value: Any) -> Any:
+    """A Literal of False or True takes 0 or 1, too."""
+    if not isinstance(value, bool):
+        raise ValueError("it must be true or false")
+    return value
+
+
+AlwaysFalse = Annotated[Literal[False], BeforeValidator(boolean)]
+AlwaysTrue = Annotated[Literal[True], BeforeValidator(boolean)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-"""A Literal would take false, too"""
 Empty = Annotated[list[Any], Field(max_length=0)]
 NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 

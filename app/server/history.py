@@ -19,7 +19,7 @@ from .errors import APIError
 from .options import ServerOptions
 from .store import Store
 
-PICTURE_URL = re.compile(r"https?://[^/?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
+PICTURE_URL = re.compile(r"https?://[^?#\s()]+/pictures/([A-Za-z0-9_-]{32}\.(?:png|jpeg|webp))")
 """Of a picture that a server gave out: `Service.store` may have it"""
 PICTURE_LINK = re.compile(rf"\n*!\[[^\]\n]*\]\({PICTURE_URL.pattern}\)\n*")
 """The same in the Markdown of a reply (`markdown_link`)"""

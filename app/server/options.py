@@ -23,6 +23,8 @@ class ServerOptions:
     """a host from which pictures in messages are fetched; repeatable"""
     allow_host: tuple[str, ...] = ()
     """a name by which clients may call this server, beside those of this machine; repeatable"""
+    public_url: str = ""
+    """what clients call this server behind a proxy, such as https://example.com/limner; URLs of pictures begin so"""
     allow_origin: tuple[str, ...] = ()
     """a site whose pages may call this server; repeatable"""
     max_queue: int = 64
@@ -67,6 +69,8 @@ class ServerOptions:
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError(f"public_url is {self.public_url!r}; it begins with http:// or https://")
         if self.port > 65535:
             raise ValueError(f"port is {self.port}; the last one is 65535")
         if not self.max_megapixels > 0:

@@ -34,8 +34,9 @@ def data_uri(data: bytes) -> str:
 
 
 def put(service: Service, data: bytes, request: Request, output_format: str = "png") -> str:
-    """Keeps a picture for a while and returns its URL, by the name that the client called this server."""
-    return str(request.base_url.replace(path=f"/pictures/{service.store.put(data, f'.{output_format}')}"))
+    """Keeps a picture for a while and returns its URL, by the name that the client called this server or that it is told."""
+    base = service.options.public_url.rstrip("/") or str(request.base_url.replace(path=""))
+    return f"{base}/pictures/{service.store.put(data, f'.{output_format}')}"
 
 
 def streamed(service: Service, data: bytes, request: Request) -> str:

@@ -18,6 +18,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...inference.model_folders import find_model
 from .listening import KEEP_ALIVE, LAST_WORDS, listen
 from .options import ServerOptions
 from .security import check_listen, find_keys
@@ -121,8 +122,9 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
 def run(loading: Loading, options: ServerOptions) -> int:
     """Serves ``options.replicas`` replicas on this machine until it is told to stop. Raises ValueError for an address
-    that cannot be listened at."""
-    with listen(options.host, options.port) as free:  # said before anything starts
+    that cannot be listened at and a model that there is not."""
+    find_model(loading.model)  # what is mistyped or in use is said before anything starts
+    with listen(options.host, options.port) as free:
         port = free.getsockname()[1]
     os.environ |= LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray

@@ -14,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from ...inference.chat import Chat
-from ...inference.images import load_image
+from ...inference.images import PictureLimits, load_image
 from ..server.errors import APIError
 from ..server.service import random_seed
 from .conversation import BusyError, Conversation, StoppedError
@@ -222,16 +222,13 @@ class Handlers:
         """Pictures of a message, read. Raises ValueError for too many, too large ones and what is no picture."""
         if len(images) > self.options.max_pictures:
             raise ValueError(text("too_many", language, n=len(images), limit=self.options.max_pictures))
-        most = self.options.max_megapixels
+        limits = PictureLimits(max_pixels=int(self.options.max_megapixels * 1e6))
         shown = []
         for source in images:
             try:
-                image = load_image(source)
+                shown.append(load_image(source, limits=limits))
             except ValueError as error:  # of uploaded files, whose folder is nobody's business
                 raise ValueError(str(error).replace(str(source), Path(str(source)).name)) from None
-            if image.width * image.height > most * 1e6:
-                raise ValueError(f"a picture of {image.width} x {image.height} is more than {most:g} megapixels")
-            shown.append(image)
         return shown
 
     async def run(

@@ -39,6 +39,8 @@ HEAD = """
 <link rel="stylesheet" href="own/panel.css">
 <link rel="stylesheet" href="own/picture.css">
 """
+FIRST = 0.5
+"""Seconds in which a server that has just begun answers whoever waited for it, before the import takes a core"""
 MISSING = "the page needs gradio: pip install 'limner[ui]'"
 
 
@@ -85,6 +87,7 @@ class PageMount:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def _load(self, folder: str) -> None:
+        await asyncio.sleep(FIRST)
         try:
             mount, page = await asyncio.to_thread(made, self.conversations, folder)
         except Exception:

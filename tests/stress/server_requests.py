@@ -28,7 +28,7 @@ from cases import Outcome, try_cases
 TITLE = "requests of every kind of wrong to all endpoints: no answer of 5xx, no contents in the log, memory as it was"
 CASES = 10_000
 
-WARM_UP = 0.2
+WARM_UP = 0.3
 """Of the cases, after which memory is compared"""
 MAX_GROWTH = 1.05
 PATIENCE = 3.0
@@ -142,8 +142,9 @@ ODD_HEADERS = [
 ]  # fmt: skip
 KINDS = [
     "", "text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded", "multipart/form-data",
-    "multipart/form-data; boundary=x", "multipart/form-data; boundary=" + "y" * 300, "image/png", "application/xml",
+    "multipart/form-data; boundary=z", "multipart/form-data; boundary=" + "y" * 300, "image/png", "application/xml",
 ]  # fmt: skip
+FORM = "multipart/form-data; boundary=x"
 BROKEN = ["cut", "bytes", "deep", "nan", "utf16", "surrogate", "huge", "empty", "zeros", "twice"]
 SENDING = ["slow", "chunked", "half", "pipelined", "keep", "extra", "bare"]
 METHODS = ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "G" * 200]
@@ -169,6 +170,7 @@ def cases_of(paths: list[str]) -> st.SearchStrategy[Case]:
         st.builds(Case, known, few, kind=st.sampled_from(KINDS)),
         st.builds(Case, path, few, headers=st.lists(st.sampled_from(ODD_HEADERS), min_size=1, max_size=3)),
         st.builds(Case, known, few, sending=st.sampled_from(SENDING)),
+        st.builds(Case, st.just("/v1/images/edits"), st.lists(step, max_size=2), kind=st.just(FORM)),
     )  # fmt: skip
 
 
@@ -196,6 +198,8 @@ def body_of(case: Case) -> bytes:
             holder["unknown" if change == "add" else str(key).upper()] = odd
         else:
             holder.append(odd)
+    if case.kind == FORM:
+        return form_of(body)
     text = json.dumps(body)
     if case.broken == "deep":
         text = text[:-1] + f', "deep": {DEEP}}}'
@@ -213,16 +217,26 @@ def body_of(case: Case) -> bytes:
     }.get(case.broken, data)
 
 
+def form_of(body: dict[str, Any]) -> bytes:
+    """The fields as a form, those of pictures as files."""
+    parts = []
+    for name, value in body.items():
+        file = '; filename="a.png"\r\nContent-Type: image/png' if name in ("images", "mask") else ""
+        png = base64.b64decode((MASK if name == "mask" else RED).partition(",")[2])
+        sent = png if file else str(value).encode("utf-8", "surrogatepass")
+        head = f'--x\r\nContent-Disposition: form-data; name="{name.replace("images", "image")}"{file}\r\n\r\n'
+        parts.append(head.encode() + sent + b"\r\n")
+    return b"".join(parts) + b"--x--\r\n"
+
+
 def message_of(case: Case, port: int) -> list[bytes]:
     """What is sent, in pieces."""
     data = body_of(case)
     headers = [("Host", f"127.0.0.1:{port}"), *([("Content-Type", case.kind)] if case.kind else [])]
     if case.sending == "chunked":
         headers.append(("Transfer-Encoding", "chunked"))
-        data = (
-            b"".join(b"%x\r\n%s\r\n" % (len(data[i : i + 99]), data[i : i + 99]) for i in range(0, len(data), 99))
-            + b"0\r\n\r\n"
-        )
+        pieces = [data[i : i + 99] for i in range(0, len(data), 99)]
+        data = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     else:
         headers.append(("Content-Length", str(len(data))))
     headers = [pair for pair in headers if pair[0] not in {name for name, _ in case.headers}] + case.headers
@@ -260,7 +274,7 @@ def exchange(port: int, case: Case) -> bytes:
                 come += piece
                 if case.sending in ("keep", "pipelined"):
                     connection.settimeout(0.1)
-        except (TimeoutError, ConnectionError):
+        except OSError:  # it takes too long, or the server has closed the connection
             pass
     return bytes(come)
 
@@ -287,7 +301,12 @@ def check(come: bytes, case: Case) -> None:
     assert answer.status < 500, (answer.status, come[-400:])
     assert b'"internal_error"' not in come and b"Traceback" not in come, come[-400:]
     assert SECRET.encode() not in come or answer.status == 200 or len(come) < 5000, "an error that repeats the request"
-    text = answer.read() if case.method != "HEAD" else b""
+    try:
+        text = answer.read() if case.method != "HEAD" else b""
+    except (
+        http.client.IncompleteRead
+    ) as cut:  # after a body that breaks off or breaks the rules, where uvicorn does so too
+        text = cut.partial
     if answer.status >= 400 and text and answer.headers.get_content_type() == "application/json":
         error = json.loads(text)["error"]
         assert (
@@ -334,14 +353,15 @@ def run(cases: int, seed: int) -> Outcome:
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "limner", "serve", "--port", "0", "--max-body", "2"]
+        # oneDNN keeps what it compiled for each shape, 1024 of them: without a bound it would still be growing in the end
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
         with log.open("w") as file:
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=file, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-            )
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=variables)
         try:
             watched = Watched(process, max(1, int(cases * WARM_UP)))
             paths = watched.paths()
-            valid = {path: exchange(watched.port, Case(path))[:12] for path in VALID if path in paths}
+            whole = [*(Case(path) for path in VALID if path in paths), Case("/v1/images/edits", kind=FORM)]
+            valid = {(case.path, case.kind): exchange(watched.port, case)[:12] for case in whole}
             outcome = try_cases(cases_of(paths), partial(attempt, watched), cases, seed)
             if set(valid.values()) != {b"HTTP/1.1 200"}:
                 outcome.failures.append(f"not all that is changed is valid before: {valid}")

@@ -13,6 +13,8 @@ from ..fields import (
     DECODING,
     DRAWING,
     NO_EFFECT,
+    AlwaysFalse,
+    AlwaysTrue,
     DecodingFields,
     Empty,
     Extensions,
@@ -131,7 +133,7 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logit_bias: NoKeys | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: AlwaysFalse | None = None
     top_logprobs: Zero | None = None
     tools: list[dict[str, Any]] | None = Field(
         None, json_schema_extra=NO_EFFECT, description="the model may call one, and never does"
@@ -153,11 +155,11 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
     reasoning_effort: str | None = Field(None, json_schema_extra=NO_EFFECT)
     verbosity: str | None = Field(None, json_schema_extra=NO_EFFECT)
     # what vLLM's router adds to every request
-    ignore_eos: Literal[False] | None = None
-    no_stop_trim: Literal[False] | None = None
-    continue_final_message: Literal[False] | None = None
-    return_hidden_states: Literal[False] | None = None
-    skip_special_tokens: Literal[True] | None = None
+    ignore_eos: AlwaysFalse | None = None
+    no_stop_trim: AlwaysFalse | None = None
+    continue_final_message: AlwaysFalse | None = None
+    return_hidden_states: AlwaysFalse | None = None
+    skip_special_tokens: AlwaysTrue | None = None
     separate_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
     stream_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)
     include_reasoning: bool | None = Field(None, json_schema_extra=NO_EFFECT)

@@ -10,6 +10,7 @@ from ..fields import (
     DECODING,
     DRAWING,
     NO_EFFECT,
+    AlwaysFalse,
     Empty,
     Extensions,
     RequestModel,
@@ -241,7 +242,7 @@ class ResponseRequest(Extensions, ResponseOptions):  # type: ignore[misc, valid-
     reasoning: Reasoning | None = None
     include: list[Includable] | None = None
     top_logprobs: Zero | None = None
-    background: Literal[False] | None = None
+    background: AlwaysFalse | None = None
     conversation: None = None
     prompt: None = None
     moderation: None = None

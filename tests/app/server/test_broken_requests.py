@@ -11,6 +11,8 @@ import pytest
         ({"guidance_scale": False}, "guidance_scale"),
         ({"seed": "1"}, "seed"),
         ({"top_logprobs": False}, "top_logprobs"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"skip_special_tokens": 1}, "skip_special_tokens"),
         ({"guidance_interval": None, "top_k": -1}, "top_k"),
         (
             {

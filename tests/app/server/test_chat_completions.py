@@ -26,7 +26,8 @@ def opened(image):
 
 def ask(client, messages=USER, **options):
     """A completion, checked by OpenAI's type, as a mapping; ``seed`` 3 where no other is given."""
-    named = {name: options.pop(name) for name in ("n", "stop", "max_tokens", "modalities", "user") if name in options}
+    known = ("n", "stop", "max_tokens", "modalities", "user", "extra_headers")
+    named = {name: options.pop(name) for name in known if name in options}
     made = client.chat.completions.create(
         model="tiny", messages=messages, extra_body={"seed": 3} | options, **named
     ).model_dump()
@@ -40,7 +41,7 @@ def said(completion, index=0):
 
 def chunks(client, messages=USER, **options):
     """The chunks of a stream, each checked by OpenAI's type, as mappings."""
-    named = {name: options.pop(name) for name in ("n", "stream_options") if name in options}
+    named = {name: options.pop(name) for name in ("n", "stream_options", "extra_headers") if name in options}
     stream = client.chat.completions.create(
         model="tiny", messages=messages, stream=True, extra_body={"seed": 3} | options, **named
     )
@@ -279,3 +280,43 @@ def test_what_fails_is_answered_500(tiny, client):
     ):
         ask(client, modalities=["image"])
     assert "secret" not in str(raised.value)
+
+
+def test_pictures_as_links_come_back_from_the_words_alone(tiny, server, client):
+    """For clients that show and send back nothing but words, which some of them strip."""
+    with writing("A:@b"):
+        plain, linked = said(ask(client)), said(ask(client, picture_format="markdown"))
+        streamed = chunks(client, extra_headers={"X-Limner-Picture-Format": "markdown"})
+    before, _, rest = linked["content"].partition("\n\n![picture](")
+    url, _, after = rest.partition(")\n\n")
+    assert (
+        (before, after) == ("A:", "b") and linked.get("images") is None and url.startswith(f"{server.root}/pictures/")
+    )
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(httpx.get(url).content))), opened(plain["images"][0]))
+    assert "".join(d["content"] or "" for d in deltas(streamed)).startswith("A:\n\n![picture](http")
+
+    history = [*USER, {"role": "assistant", "content": linked["content"].strip()}, *USER]
+    assert said(ask(client, history)) == said(ask(client, [*USER, with_parts(plain), *USER]))
+    gone = history[1]["content"].replace(url, f"{server.root}/pictures/{'x' * 32}.png")
+    answer = server.http.post(
+        f"{server.url}/chat/completions",
+        json={"model": "tiny", "messages": [*USER, {**history[1], "content": gone}, *USER]},
+    )
+    assert answer.status_code == 200 and answer.headers["X-Limner-Missing-Pictures"] == "1"
+    with pytest.raises(openai.BadRequestError, match="can be images or markdown"):
+        ask(client, extra_headers={"X-Limner-Picture-Format": "html"})
+
+
+def test_behind_a_proxy_urls_are_those_that_clients_reach():
+    with served(public_url="https://example.test/limner/") as running:
+        host = {"Host": "example.test"}
+        body = running.body("hello", 4) | {"modalities": ["image"], "picture_format": "markdown"}
+        with writing("@"):
+            answer = running.http.post(f"{running.url}/chat/completions", json=body, headers=host).json()
+        content = answer["choices"][0]["message"]["content"]
+        assert "(https://example.test/limner/pictures/" in content
+        shown = {"role": "assistant", "content": content}
+        again = running.http.post(
+            f"{running.url}/chat/completions", json=body | {"messages": [*body["messages"], shown, *body["messages"]]}
+        )
+        assert again.status_code == 200 and "X-Limner-Missing-Pictures" not in again.headers

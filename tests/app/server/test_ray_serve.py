@@ -14,10 +14,12 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import yaml
 from PIL import Image
 
 from helpers import psnr
@@ -204,3 +206,16 @@ def test_a_stop_lets_requests_finish_and_leaves_no_process(server):
     for line in server.log.read_text().splitlines():
         if "limner.server" in line:
             json.loads(line.partition(") ")[2])
+
+
+def test_the_file_of_a_cluster_is_what_ray_reads(monkeypatch):
+    from ray.serve.schema import ServeDeploySchema
+
+    from limner.app.server.ray_serve import NAME, build
+
+    monkeypatch.setenv("LIMNER_API_KEY", "a-key")
+    file = Path(__file__).parents[3] / "docs/ray-serve.yaml"
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text())).applications
+    assert application.import_path == "limner.app.server.ray_serve:build"
+    assert [deployment.name for deployment in application.deployments] == [NAME]
+    build(application.args)

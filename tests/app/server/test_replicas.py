@@ -11,7 +11,9 @@ import threading
 import httpx
 import pytest
 
-from limner.app.server.ray_serve import build, interrupted
+from limner.app.cli.options import Loading
+from limner.app.server.options import ServerOptions
+from limner.app.server.ray_serve import build, interrupted, run
 from served import served
 
 ROUTER = {
@@ -72,6 +74,11 @@ def test_replicas_without_ray_are_a_line_that_says_what_to_install():
     command = [sys.executable, "-m", "limner", "serve", "--replicas", "2", "--port", "0"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 2 and ran.stderr == "limner: this needs the package ray: pip install 'limner[ray]'\n"
+
+
+def test_a_mistyped_model_is_said_before_any_replica_starts():
+    with pytest.raises(ValueError, match="no such model folder: /nowhere"):
+        run(Loading(model="/nowhere"), ServerOptions(port=0, replicas=2))
 
 
 def test_the_first_signal_stops_and_the_second_interrupt_ends():

@@ -87,7 +87,7 @@ def test_a_second_interrupt_ends_it_at_once():
 
 
 def test_the_process_ends_with_status_0_and_logs_lines_of_json_without_contents():
-    command = [sys.executable, "-m", "limner", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "limner", "serve", "--port", "0", "--no-page"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
         name, _, url = process.stdout.readline().split()

@@ -142,7 +142,14 @@ def test_a_mask_lets_the_rest_of_a_picture_be(conversation, run):
     first = drawn(conversation)
     mask = Image.new("RGBA", first.size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (8, 8, 24, 24))
-    run(conversation.say("fill it", mask=mask))
+    seen = run(
+        conversation.say("fill it", mask=mask),
+        lambda: (
+            conversation.live and [part for part in conversation.live.replies[0].parts if not isinstance(part, str)]
+        ),
+    )
+    (live,) = [pictures for pictures in seen if pictures][-1]
+    assert live.tobytes() == drawn(conversation).tobytes(), "it is seen like that at once"
     left, top, right, bottom = ImageChops.difference(first, drawn(conversation)).getbbox()
     assert 8 <= left < right <= 24 and 8 <= top < bottom <= 24
 

@@ -123,7 +123,7 @@ def test_a_mistake_is_said_and_the_message_comes_back(tab, said, tmp_path):
     for files, words in [
         (["no.png"], "no.png"),
         (["a.png", "b.png", "c.png"], "그림이 3개입니다"),
-        (["large.png"], "1 megapixels"),
+        (["large.png"], "more than the limit of 1,000,000"),
     ]:
         for name in files:
             if name not in ("no.png",):

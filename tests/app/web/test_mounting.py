@@ -157,7 +157,8 @@ def test_an_open_tab_does_not_hold_up_a_server_that_stops():
         ready(running)
         assert httpx.get(f"{running.root}/ui/").status_code == 401
         with running.http.stream("GET", f"{running.root}/ui/gradio_api/heartbeat/tab") as beating:
-            assert next(beating.iter_lines()) == "data: ALIVE"
+            lines = beating.iter_lines()  # which closes the stream when it is gone
+            assert next(lines) == "data: ALIVE"
             began = time.monotonic()
             running.stop()
             running.thread.join(10)
