@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from . import strangers, strangers_edits
 from .composing import compose, control, fill, shaped
-from .dialogue import dialogue
+from .dialogue import LONGEST, dialogue
 from .drawing import draw, refuse, small_talk
 from .editing import edit, follow_up
 from .held_out import handwritten_requests, normalized
@@ -88,7 +88,8 @@ def conversation(
     example = _allowed_example(rng, mixture, phrasings, validation)
     if rng.random() < EARLIER_SHARE:  # in any language: people mix them
         before = _allowed_example(rng, EARLIER_MIXTURE, phrasings, validation)
-        example = Example(example.kind, [*before.messages, *example.messages])
+        if len(before.messages) + len(example.messages) <= 2 * LONGEST:
+            return Example(example.kind, [*before.messages, *example.messages])
     return example
 
 

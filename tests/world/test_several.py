@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from limner.world import dialogue as dialogues
-from limner.world import sampling
+from limner.world import sampling, talk
 from limner.world.dialogue import dialogue
 from limner.world.held_out import MIRROR, is_held_out, relation
 from limner.world.languages import ENGLISH, LANGUAGES
@@ -183,6 +183,8 @@ def test_conversations_have_three_to_eight_exchanges(language):
         lengths[len(messages) // 2] += 1
         assert not any(is_held_out(s) for m in messages for s in pictures(m))
     assert set(lengths) == set(range(3, dialogues.LONGEST + 1))
+    told = [len(talk.conversation(rng, ("dialogue",)).messages) for _ in range(200)]
+    assert max(told) == 2 * dialogues.LONGEST, "whatever comes before"
 
 
 def test_an_earlier_picture_that_is_named_comes_again(plain_typing):
