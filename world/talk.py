@@ -66,6 +66,7 @@ EARLIER_MIXTURE: dict[Callable[[random.Random, Language], Example], int] = {
 }
 EARLIER_SHARE = 0.4
 LANGUAGE_WEIGHTS: dict[Language, float] = {ENGLISH: 0.64, CHINESE: 0.18, KOREAN: 0.18}
+"""Languages that training tells, with their shares"""
 
 
 def kinds(names: str) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def _allowed_example(
         make = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
         language = rng.choices(tuple(LANGUAGE_WEIGHTS), tuple(LANGUAGE_WEIGHTS.values()))[0]
         share = 1.0 if validation else phrasings * STRANGERS_SHARES.get(make.__name__, 1)
-        if make.__name__ in STRANGERS and rng.random() < share:
+        written = make.__name__ in STRANGERS and strangers.lines(language.code, False)
+        if written and rng.random() < share:
             example = STRANGERS[make.__name__](Stranger(rng, language, validation))
         else:
             example = make(rng, language)

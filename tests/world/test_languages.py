@@ -170,6 +170,13 @@ def test_an_invented_language_draws_edits_asks_and_tells_stories():
     assert len(parts(told)) == 3 and told.messages[1]["content"][0]["text"].split()[2] == "solu"
 
 
+def test_a_language_that_no_stranger_wrote_in_is_told_in_its_own_templates(monkeypatch):
+    monkeypatch.setattr(talk, "LANGUAGE_WEIGHTS", {TINY: 1})
+    rng = random.Random(9)
+    kinds = {talk.conversation(rng, phrasings=1.0).kind for _ in range(300)}
+    assert kinds == {make.__name__ for make in talk.MIXTURE}
+
+
 @pytest.mark.parametrize("language", ALL, ids=named)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_says_what_there_will_be(kind, language):
