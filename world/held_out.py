@@ -59,6 +59,9 @@ def held_out() -> HeldOut:
     return HeldOut(frozenset(pairs), frozenset(positions), frozenset(attributes), frozenset(colors))
 
 
+_WORD = re.compile(r"\w+")
+
+
 @functools.cache
 def handwritten_requests() -> frozenset[str]:
     """The hand-written requests, `normalized`."""
@@ -68,7 +71,7 @@ def handwritten_requests() -> frozenset[str]:
 
 def normalized(words: str) -> str:
     """Lower-case words without punctuation."""
-    return " ".join(re.findall(r"\w+", words.lower()))
+    return " ".join(_WORD.findall(words.lower()))
 
 
 def relation(a: Thing, b: Thing) -> str | None:

@@ -50,8 +50,6 @@ CONTROLS = ("edges", "silhouette", "sketch", "depth")
 
 def area_ink(ink: Ink, style: str) -> Ink:
     """An area's colour in a style."""
-    if style == "flat":
-        return ink
     if style in CONTROLS:
         return (0, 0, 0) if style in ("edges", "sketch") else (255, 255, 255)
     if style == "outline":
@@ -63,8 +61,6 @@ def area_ink(ink: Ink, style: str) -> Ink:
 
 def line_ink(ink: Ink, style: str) -> Ink:
     """The line around an area of this ink."""
-    if style == "flat":
-        return OUTLINE
     if style in CONTROLS:
         return (255, 255, 255)
     if style == "outline":
@@ -125,13 +121,17 @@ class Pen:
         if self.flat is not None:
             return self.flat
         ink = self.inks[name]
+        if self.style == "flat":
+            return ink
         drawn = line and self.style in ("outline", "chalk", *CONTROLS)
         return self.dimmed(line_ink(ink, self.style) if drawn else area_ink(ink, self.style))
 
     def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
         if self.flat is not None:
             return self.flat
-        return self.dimmed(line_ink(self.inks[ink], self.style)) if wanted else None
+        if not wanted:
+            return None
+        return OUTLINE if self.style == "flat" else self.dimmed(line_ink(self.inks[ink], self.style))
 
     def dimmed(self, ink: Ink) -> Ink:
         """Grey by how near it is, on a depth map."""

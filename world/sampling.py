@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -58,6 +59,16 @@ def allowed_scene(make: Callable[[], Scene]) -> Scene:
     raise AssertionError("no allowed scene in 10,000 draws")
 
 
+def _odds(*weights: int) -> tuple[int, ...]:
+    """Weights, added up as `random.choices` takes them fastest."""
+    return tuple(itertools.accumulate(weights))
+
+
+_SHAPE_ODDS = _odds(8, 1, 1)
+_BACKGROUND_ODDS = _odds(3, 1, 1, 1, 1, 1)
+_SIZE_NAMES, _ODDS_ALONE, _ODDS_AMONG_OTHERS = tuple(SIZES), _odds(1, 2, 3), _odds(1, 4, 0)
+
+
 def allowed_color(rng: random.Random, name: str) -> str:
     """A colour that training may name with this thing."""
     return rng.choice([color for color in COLOR_NAMES if (name, color) not in held_out().colors])
@@ -65,15 +76,15 @@ def allowed_color(rng: random.Random, name: str) -> str:
 
 def shape(rng: random.Random) -> tuple[int, int]:
     """Height and width in pixels, mostly the square one."""
-    return rng.choices(SHAPES, (8, 1, 1))[0]
+    return rng.choices(SHAPES, cum_weights=_SHAPE_ODDS)[0]
 
 
 def background(rng: random.Random) -> str:
-    return rng.choices(BACKGROUND_NAMES, (3, 1, 1, 1, 1, 1))[0]
+    return rng.choices(BACKGROUND_NAMES, cum_weights=_BACKGROUND_ODDS)[0]
 
 
 def size(rng: random.Random, things: int) -> str:
-    return rng.choices(tuple(SIZES), (1, 2, 3) if things == 1 else (1, 4, 0))[0]
+    return rng.choices(_SIZE_NAMES, cum_weights=_ODDS_ALONE if things == 1 else _ODDS_AMONG_OTHERS)[0]
 
 
 def colors(rng: random.Random, names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -85,13 +86,18 @@ def conversation(
     """One training conversation, by the mixture's weights (or those of some kinds); often after an exchange about
     something else, so that neither an earlier refusal nor an earlier picture decides what comes next. ``phrasings`` is the share
     that strangers' words have where there are some; with ``validation`` they are those kept for validation."""
-    mixture = {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only}
-    example = _allowed_example(rng, mixture, phrasings, validation)
+    example = _allowed_example(rng, _mixture_of(only), phrasings, validation)
     if rng.random() < EARLIER_SHARE:  # in any language: people mix them
         before = _allowed_example(rng, EARLIER_MIXTURE, phrasings, validation)
         if len(before.messages) + len(example.messages) <= 2 * LONGEST:
             return Example(example.kind, [*before.messages, *example.messages])
     return example
+
+
+@functools.cache
+def _mixture_of(only: tuple[str, ...]) -> dict[Callable[[random.Random, Language], Example], int]:
+    """The mixture of some kinds, or of all."""
+    return {make: weight for make, weight in MIXTURE.items() if not only or make.__name__ in only}
 
 
 def _allowed_example(
