@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 def run(loading: Loading, options: ServerOptions, open_page: bool = False) -> int:
     """Loads the model and serves it until it is told to stop; with ``open_page`` a browser shows the page. Raises ValueError for
     what cannot be listened at or loaded."""
+    # entries: with oneDNN's own 1024 what it compiles for each size of a batch comes to hundreds of MiB
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     options = replace(options, api_key=find_keys(options.api_key))
     check_listen(options.host, options.api_key, options.insecure)
     if options.replicas > 1:

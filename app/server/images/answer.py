@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ..service import Usage
+from ..streaming import EVENTS
 
 
 class InputTokens(BaseModel):
@@ -74,7 +75,5 @@ class ImagesResponse(BaseModel):
         return self.model_dump(exclude={"data"}) | {"data": [each.values() for each in self.data]}
 
 
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": ImagesResponse, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {200: {"model": ImagesResponse, "content": {"text/event-stream": EVENTS}}}
 """Answers, for the OpenAPI document"""
