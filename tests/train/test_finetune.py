@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -240,7 +241,7 @@ def test_the_command_line(data, tmp_path, capsys):
 def test_the_estimate_is_the_pool_s_mean(data, monkeypatch, capsys, tmp_path):
     """From two steps: where time goes by work it is exact, however different the batches are."""
     clock, done = [0.0], []
-    monkeypatch.setattr(step_cost.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(step_cost, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     real = JointObjective.losses
 
     def timed(objective, batch, *given):

@@ -1,4 +1,4 @@
-"""A server for all tests of this folder, and its client."""
+"""A server for the tests of a file, and its client."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from helpers import make_limner
 from served import served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server():
     """A server of a tiny model with random weights."""
     model = make_limner()
@@ -15,7 +15,7 @@ def server():
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve():
     """Makes a server of another model for a while: ``with serve(model, **options) as running``."""
     return lambda model, **options: served(model=model, **options)
@@ -27,7 +27,7 @@ def tiny(server):
     return server.model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_client(server):
     """See `client`; to make one takes a tenth of a second."""
     with server.client() as made:

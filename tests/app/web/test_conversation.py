@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageChops
@@ -217,7 +218,7 @@ def test_only_so_many_conversations_are_kept_and_only_so_long(conversations, con
     conversations.open()
     assert len(conversations.kept) == 3 and conversations.get(conversation.key) is conversation
     later = conversations.kept[last.key][1] + conversations.service.options.expire + 1
-    monkeypatch.setattr("limner.app.web.conversations.time.monotonic", lambda: later)
+    monkeypatch.setattr("limner.app.web.conversations.time", SimpleNamespace(monotonic=lambda: later))
     assert conversations.get(last.key) is last
     fresh = conversations.open()
     assert set(conversations.kept) == {last.key, fresh.key}
