@@ -25,8 +25,7 @@ from .joint_options import JointStage, LanguageStage
 
 
 def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
-    longest = model.mllm.max_position_embeddings
-    sources = load_sources(stage.data, model.encoder, longest, stage.draw_share, stage.phrasings)
+    sources = load_sources(stage.data, model.encoder, model.mllm.max_position_embeddings, stage.draw_share)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
 
 
