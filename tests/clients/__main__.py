@@ -109,8 +109,12 @@ def run(names: list[str], python: str, examples: int, folder: Path) -> list[str]
             environment = os.environ | ALONE
             environment |= {"LIMNER_URL": url, "LIMNER_EXPECTED": str(folder), "LIMNER_SHOTS": str(shots)}
             for name, command in steps(python, url, examples).items():
-                if name in names:
-                    failed += [] if passes(name, command, environment) else [name]
+                if name not in names or passes(name, command, environment):
+                    continue
+                if name == "page":  # a browser on a busy machine is late now and then
+                    print("\nthe flows of the page are tried once more", flush=True)
+                if name != "page" or not passes(name, command, environment):
+                    failed.append(name)
             ended = process.poll() is not None and f"the server ended with status {process.returncode}"
     except RuntimeError as error:
         ended = str(error)

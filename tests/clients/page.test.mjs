@@ -110,9 +110,12 @@ test("draws, and edits the picture just drawn", () =>
     assert.deepEqual(asked, { who: "user", parts: [FIRST] });
     await looksLike(page, drawn, "first");
     assert.deepEqual(drawn.parts.map((part) => typeof part), ["string", "object"], "the words came first");
-    const shown = await last(page, ".picture img").evaluate((img) => [img.naturalWidth, img.naturalHeight, img.alt]);
-    assert.deepEqual(shown.slice(0, 2), [128, 128]);
-    assert.ok(shown[2].includes(text("first")), "the picture is told to who does not see it");
+    await page.waitForFunction(() => {
+      const shown = [...document.querySelectorAll("#chat .picture img")].at(-1); // which the page may just have replaced
+      return shown?.naturalWidth === 128 && shown.naturalHeight === 128;
+    });
+    const told = await last(page, ".picture img").getAttribute("alt");
+    assert.ok(told.includes(text("first")), "the picture is told to who does not see it");
     const later = await say(page, SECOND, 2);
     assert.deepEqual(later.map(({ who }) => who), ["user", "model", "user", "model"]);
     await looksLike(page, later[3], "second");
