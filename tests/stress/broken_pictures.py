@@ -62,6 +62,10 @@ def sound() -> dict[str, bytes]:
             for number, option in enumerate(
                 [{}, *options.get(kind, [])][: 1 if kind in ("PDF", "IM", "SPIDER") else None]
             ):
+                # elsewhere libtiff says that it cannot, and that of Pillow 12 then breaks the memory of who asked
+                only = {"tiff_ccitt": ("1",), "tiff_jpeg": ("L", "RGB", "CMYK")}
+                if image.mode not in only.get(option.get("compression", ""), (image.mode,)):
+                    continue
                 stream = io.BytesIO()
                 try:
                     image.save(stream, kind, **({"speed": 10} if kind == "AVIF" else {}), **option)
