@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -89,9 +89,11 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
     if unseen and not has_held_out(category):
         return
     pool = _held_out_combinations(category) if unseen else []
-    sample = {"single_object": sampling.single, "colors": sampling.single, "counting": sampling.several}
+    sample: dict[str, Callable[..., Scene]] = {
+        "single_object": sampling.single, "colors": sampling.single, "counting": sampling.several
+    }  # fmt: skip
     while True:
-        scene = sample.get(category, sampling.pair)(rng)
+        scene = sample.get(category, sampling.pair)(rng, names=sampling.GENEVAL_NAMES)
         if unseen:
             changes = itertools.cycle(rng.choice(pool))
             things = tuple(replace(t, **own) for t, own in zip(scene.things, changes, strict=False))
@@ -105,7 +107,7 @@ def _endless(category: str, unseen: bool, rng: random.Random) -> Iterator[Case]:
 
 def _held_out_combinations(category: str) -> list[tuple[dict[str, Any], ...]]:
     """What makes a scene of this category a held-out one: other fields of its things, in turn."""
-    rule, known = held_out(), set(sampling.NAMES)
+    rule, known = held_out(), set(sampling.GENEVAL_NAMES)
     if category == "two_object":
         pairs = sorted(tuple(sorted(names)) for names in rule.pairs if names <= known and len(names) == 2)
         return [tuple({"name": name} for name in pair) for pair in pairs]
@@ -140,7 +142,7 @@ def near_misses(case: Case, rng: random.Random) -> list[tuple[str, Scene]]:
         other = rng.choice([c for c in COLORS if c != target.color])
         misses.append(("colour", scene.with_changed(target, color=other)))
     misses.append(("count", replace(scene, things=tuple(t for t in things if t is not target))))
-    other = rng.choice([n for n in sampling.NAMES if all(n != t.name for t in things)])
+    other = rng.choice([n for n in sampling.GENEVAL_NAMES if all(n != t.name for t in things)])
     return [*misses, ("object", scene.with_changed(target, name=other))]
 
 

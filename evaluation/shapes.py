@@ -11,12 +11,13 @@ from PIL import Image
 
 from ..inference.model import Limner
 from ..inference.reply import Reply
-from ..world import sampling, talk
+from ..world import sampling
+from ..world.phrases import shape_words
 from ..world.scene import render
 from ..world.words import Detail, noun_phrase
 from .geneval_cases import mixed_cases
 from .judge import CELL_SIZE, Judge
-from .tasks import Grades, Task, deciding_in_one_step, drawing, each_reply, first_images, judge_pictures
+from .tasks import ASKING, Grades, Task, deciding_in_one_step, drawing, each_reply, first_images, judge_pictures
 
 LARGE_SIZES = ((192, 192), (256, 256))
 """Heights and widths beyond training"""
@@ -53,8 +54,8 @@ def shape_task(count: int) -> Task:
     prompts, wanted = [], []
     for index in range(count):
         height, width = sampling.SHAPES[index % len(sampling.SHAPES)]
-        scene = replace(sampling.allowed_scene(lambda: sampling.single(rng)), height=height, width=width)
-        prompts.append(talk.shape_words(rng, scene, f"draw {noun_phrase(scene, Detail())}"))
+        scene = replace(sampling.allowed_scene(lambda: sampling.single(rng, ASKING.names)), height=height, width=width)
+        prompts.append(shape_words(rng, ASKING, scene, f"draw {noun_phrase(scene, Detail())}"))
         wanted.append((width, height))
     grade = each_reply(lambda size, reply: bool(reply.images) and reply.images[0].size == size, wanted)
     return Task("shape asked for", prompts, deciding_in_one_step(), grade)
@@ -63,7 +64,7 @@ def shape_task(count: int) -> Task:
 def no_text_task(count: int) -> Task:
     """Requests for a picture without text: right if the reply is one picture and nothing else."""
     rng = random.Random("silent")
-    scenes = [sampling.allowed_scene(lambda: sampling.single(rng)) for _ in range(count)]
-    prompts = [f"draw {noun_phrase(scene, Detail())}, {rng.choice(talk.NO_WORDS)}" for scene in scenes]
+    scenes = [sampling.allowed_scene(lambda: sampling.single(rng, ASKING.names)) for _ in range(count)]
+    prompts = [ASKING.say(rng, "requests.no_words", x=f"draw {noun_phrase(scene, Detail())}") for scene in scenes]
     grade = each_reply(lambda _, reply: len(reply.images) == 1 == len(reply.parts), scenes)
     return Task("no words asked for", prompts, deciding_in_one_step(), grade)

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..world import sampling
 from ..world.edits import KINDS
-from ..world.languages import LANGUAGES
+from ..world.languages import ENGLISH, LANGUAGES
 from . import language_tasks, requests, shapes
 from .geneval_cases import CATEGORIES, has_held_out
 from .tasks import (
@@ -36,6 +36,7 @@ def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict
     with ``seeds`` seeds each, and of the requests by hand at most ``limit`` where that is not 0."""
     half, quarter, tenth = (max(1, count // part) for part in (2, 4, 10))
     drawn = [(c, unseen) for c in CATEGORIES for unseen in (False, True) if not unseen or has_held_out(c)]
+    others = [language for language in LANGUAGES if language is not ENGLISH]
     made: dict[str, Callable[[], Task]] = {
         **{drawing_name(c, unseen): partial(drawing_task, c, unseen, count, steps) for c, unseen in drawn},
         **{f"edit/{kind}": partial(editing_task, kind, quarter, steps) for kind in KINDS},
@@ -56,12 +57,12 @@ def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict
         "no words asked for": partial(shapes.no_text_task, quarter),
     }
     for language in LANGUAGES:
-        made[f"draw/{language.name}"] = partial(language_tasks.drawing_task, language, half, steps)
+        made[f"draw/paired/{language.code}"] = partial(language_tasks.paired_drawing_task, language, half, steps)
+    for language in others:
         made[f"describe/{language.name}"] = partial(language_tasks.describing_task, language, half)
     made |= {f"by hand/{task}": partial(handwritten_task, task, limit, steps) for task in requests.TASKS}
     made |= {
-        f"by hand/{language.name}": partial(handwritten_task, None, limit, steps, language.name)
-        for language in LANGUAGES
+        f"by hand/{language.name}": partial(handwritten_task, None, limit, steps, language.name) for language in others
     }
     if seeds == 1:
         return made

@@ -5,6 +5,7 @@ Drawing in GenEval's categories, editing, describing, answering, deciding when t
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from ..inference.inputs import Messages
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import composing as compose
-from ..world import messages, sampling, signs, talk
+from ..world import messages, sampling, signs
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
+from ..world.languages import ENGLISH
 from ..world.pen import CONTROLS
+from ..world.questions import question
 from ..world.scene import Scene, Thing, render
-from ..world.unknown import UNKNOWN
 from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_caption, with_article
 from . import requests
 from .geneval_cases import SIDES, Case, Expected, halve, make_cases, near_misses
@@ -34,6 +36,9 @@ from .judge import Judge, Verdict
 from .reader import Reader
 from .scores import Score, share
 
+DECIDE_FILE = Path(__file__).resolve().parent / "decide.jsonl"
+ASKING = ENGLISH.with_names(sampling.GENEVAL_NAMES)
+"""The language of the requests: they stay what they were before the world had more objects than GenEval."""
 READER_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "reader"
 BATCH_SIZE = 16
 MOVE_TOLERANCE, CONTROL_TOLERANCE = 0.12, 0.1
@@ -166,7 +171,7 @@ def editing_task(kind: str, count: int, steps: int | None = None) -> Task:
     rng = random.Random(f"edit/{kind}")
     changes: list[Edit] = []
     while len(changes) < count:
-        change = seen_edit(rng, kind)
+        change = seen_edit(rng, kind, language=ASKING)
         if (change.before.height, change.before.width) == (128, 128):
             changes.append(change)
 
@@ -228,6 +233,11 @@ def psnr_of_the_rest(
     return {"psnr_of_the_rest": rest, "autoencoder_alone": most}
 
 
+def any_scene(rng: random.Random) -> Scene:
+    """A random scene of GenEval's objects that training may show."""
+    return sampling.any_scene(rng, names=sampling.GENEVAL_NAMES)
+
+
 def image_prompt(image: Image.Image, words: str) -> Messages:
     return [messages.user(messages.image(image), words)]
 
@@ -235,14 +245,14 @@ def image_prompt(image: Image.Image, words: str) -> Messages:
 def describing_task(count: int) -> Task:
     """Captions: right if every object with its colour and count, the relation and the background are."""
     rng = random.Random("describe")
-    scenes = [sampling.any_scene(rng) for _ in range(count)]
+    scenes = [any_scene(rng) for _ in range(count)]
 
     def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
         claims = [(read_caption(reply.text), facts(scene)) for scene, reply in zip(scenes, replies, strict=True)]
         objects = sum(claim.counts == true.counts for claim, true in claims)
         return [claim == true for claim, true in claims], {"objects_and_colours": objects / count}
 
-    prompts = [image_prompt(render(scene), rng.choice(talk.DESCRIBE)) for scene in scenes]
+    prompts = [image_prompt(render(scene), rng.choice(ENGLISH.forms["describe.plain"])) for scene in scenes]
     return Task("describe", prompts, writing(MAX_NEW_TOKENS), grade)
 
 
@@ -250,28 +260,35 @@ def answering_task(count: int) -> Task:
     rng = random.Random("answer")
     prompts, answers = [], []
     for _ in range(count):
-        scene = sampling.any_scene(rng)
-        question, answer = talk.question(rng, scene)
-        prompts.append(image_prompt(render(scene), question))
+        scene = any_scene(rng)
+        asked, answer = question(rng, scene, ASKING)
+        prompts.append(image_prompt(render(scene), asked))
         answers.append(answer)
     grade = each_reply(lambda answer, reply: reply.text.strip() == answer, answers)
     return Task("answer", prompts, writing(24), grade)
 
 
 def deciding_task(count: int) -> Task:
-    """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects)."""
-    rng = random.Random("decide")
-    prompts = []
-    for index in range(count):
-        make = rng.choice((talk.describe, talk.answer, talk.small_talk, None)) if index % 2 else talk.draw
-        example = make(rng) if make else talk.refuse(rng, UNKNOWN[-10:], made_up=0)
-        prompts.append(messages.rendered(example.messages[:1]))
+    """Right if the model draws when a known object is requested, and does not otherwise (talk, questions, unknown objects).
+
+    The requests, a request to draw and another in turn, are those of ``decide.jsonl``, 500 at most: they stay the same
+    whatever the world learns to say.
+    """
+    lines = DECIDE_FILE.read_text(encoding="utf-8").splitlines()[:count]
+    prompts = [[messages.user(*map(_decide_part, json.loads(line)))] for line in lines]
 
     def grade(_: Limner, __: Judge, replies: Sequence[Reply]) -> Grades:
         good = [bool(reply.images) == (index % 2 == 0) for index, reply in enumerate(replies)]
         return good, {"draws": share(good[::2]), "keeps_silent": share(good[1::2])}
 
     return Task("decide", prompts, deciding_in_one_step(), grade)
+
+
+def _decide_part(part: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Words, or the picture of a scene."""
+    if isinstance(part, str):
+        return part
+    return messages.image(render(Scene(**{**part, "things": tuple(Thing(*thing) for thing in part["things"])})))
 
 
 def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
@@ -301,7 +318,7 @@ def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> T
 def composing_task(count: int, steps: int | None = None) -> Task:
     """Two pictures combined in one: right if both objects have their colours and positions."""
     rng = random.Random("compose")
-    scenes = [compose.pair(rng) for _ in range(count)]
+    scenes = [compose.pair(rng, sampling.GENEVAL_NAMES) for _ in range(count)]
     prompts = []
     for scene in scenes:
         a, b = scene.things
@@ -315,7 +332,7 @@ def composing_task(count: int, steps: int | None = None) -> Task:
 def control_task(count: int, steps: int | None = None) -> Task:
     """Drawings from edges, a silhouette, a sketch or a depth map: right if all objects are there, each in its place."""
     rng = random.Random("control")
-    scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
+    scenes = [replace(any_scene(rng), height=128, width=128) for _ in range(count)]
     prompts = []
     for index, scene in enumerate(scenes):
         shape = render(replace(scene, style=CONTROLS[index % len(CONTROLS)]))
@@ -337,7 +354,7 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
     """Inpainting: right if the masked object is drawn in its colour. Beside it stands the PSNR in dB of the unmasked pixels, and
     of the autoencoder's reconstruction of them."""
     rng = random.Random("fill")
-    scenes = [replace(sampling.any_scene(rng), height=128, width=128) for _ in range(count)]
+    scenes = [replace(any_scene(rng), height=128, width=128) for _ in range(count)]
     covered = [compose.mask_thing(rng, scene) for scene in scenes]
     things = [compose.masked_thing(scene) for scene in covered]
     words = [f"fill the grey part with {with_article(f'{t.color} {t.name}')}" for t in things]
@@ -353,7 +370,7 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
 def story_task(count: int, steps: int | None = None) -> Task:
     """Stories in four pictures: right if there are four and the character is in each."""
     rng = random.Random("stories")
-    heroes = [sampling.allowed_scene(lambda: sampling.single(rng)).things[0] for _ in range(count)]
+    heroes = [sampling.allowed_scene(lambda: sampling.single(rng, ASKING.names)).things[0] for _ in range(count)]
     prompts = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
 
     def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:

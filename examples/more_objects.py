@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from limner.world.pen import Pen
 
 OBJECTS: dict[str, Callable[[Pen], None]] = {}
 """Apart from the world's own"""
-PLURALS = {"cactus": "cacti", "fish": "fish", "snowman": "snowmen"}
+PLURALS = {"butterfly": "butterflies", "cactus": "cacti", "snowman": "snowmen"}
 
 
 def drawing(function: Callable[[Pen], None]) -> Callable[[Pen], None]:
@@ -30,13 +29,17 @@ def cactus(p: Pen) -> None:
 
 
 @drawing
-def house(p: Pen) -> None:
-    p.box(-0.75, -0.15, 0.75, 0.98)
-    p.box(0.4, -0.95, 0.62, -0.3, "dark")
-    p.poly([(-1, -0.1), (0, -1), (1, -0.1)], "dark")
-    p.box(-0.18, 0.35, 0.18, 0.98, "wood")
-    for x in (-0.5, 0.5):
-        p.box(x - 0.16, 0.1, x + 0.16, 0.42, "glass")
+def castle(p: Pen) -> None:
+    p.box(-0.98, -0.6, -0.5, 0.98)
+    p.box(0.5, -0.6, 0.98, 0.98)
+    for x in (-0.98, -0.62, 0.5, 0.86):
+        p.box(x, -0.9, x + 0.14, -0.55)
+    p.box(-0.5, -0.1, 0.5, 0.98, "dark")
+    for x in (-0.45, -0.1, 0.25):
+        p.box(x, -0.35, x + 0.2, -0.05, "dark")
+    p.round(-0.22, 0.35, 0.22, 1, 0.2, "wood")
+    for x in (-0.74, 0.74):
+        p.box(x - 0.08, -0.2, x + 0.08, 0.15, "ink")
 
 
 @drawing
@@ -48,14 +51,13 @@ def mushroom(p: Pen) -> None:
 
 
 @drawing
-def fish(p: Pen) -> None:
-    p.poly([(0.45, 0), (1, -0.6), (0.85, 0), (1, 0.6)], "dark")
-    p.poly([(-0.3, -0.45), (0.2, -0.9), (0.3, -0.35)], "dark")
-    p.oval(-1, -0.55, 0.65, 0.55)
-    p.oval(-0.75, -0.22, -0.5, 0.03, "cream")
-    p.oval(-0.68, -0.15, -0.57, -0.04, "ink", outline=False)
-    for x in (-0.15, 0.15):
-        p.line([(x, -0.3), (x + 0.1, 0), (x, 0.3)], 0.07, "dark")
+def butterfly(p: Pen) -> None:
+    for side in (-1, 1):
+        p.poly(p.curve([(0, -0.1), (side * 0.5, -0.95), (side * 0.98, -0.75), (side * 0.85, -0.1), (side * 0.3, 0.1)]))
+        p.poly(p.curve([(0, 0.0), (side * 0.75, 0.1), (side * 0.8, 0.75), (side * 0.35, 0.9)]), "dark")
+        p.oval(side * 0.6 - 0.13, -0.6, side * 0.6 + 0.13, -0.34, "cream", outline=False)
+        p.line([(0, -0.55), (side * 0.2, -0.95)], 0.06, "ink")
+    p.round(-0.1, -0.6, 0.1, 0.85, 0.1, "ink")
 
 
 @drawing
@@ -81,10 +83,10 @@ def rocket(p: Pen) -> None:
 
 
 @drawing
-def flower(p: Pen) -> None:
-    p.line([(0, 0.1), (0, 1)], 0.14, "leaf")
-    p.poly([(0, 0.75), (0.45, 0.4), (0.35, 0.75)], "leaf")
-    for i in range(6):
-        x, y = 0.42 * math.cos(i * math.pi / 3), -0.35 + 0.42 * math.sin(i * math.pi / 3)
-        p.oval(x - 0.28, y - 0.28, x + 0.28, y + 0.28)
-    p.oval(-0.24, -0.59, 0.24, -0.11, "sun")
+def crown(p: Pen) -> None:
+    p.poly([(-0.9, 0.7), (-1, -0.55), (-0.5, 0.0), (0, -0.85), (0.5, 0.0), (1, -0.55), (0.9, 0.7)])
+    p.box(-0.92, 0.5, 0.92, 0.85, "dark")
+    for x, y in ((-0.97, -0.6), (0, -0.87), (0.97, -0.6)):
+        p.oval(x - 0.12, y - 0.12, x + 0.12, y + 0.12, "lamp")
+    for x in (-0.5, 0, 0.5):
+        p.oval(x - 0.12, 0.55, x + 0.12, 0.79, "glass")

@@ -27,6 +27,7 @@ from limner.inference.adapters import split_weight
 from limner.train.recipe import load_recipe
 from limner.train.stages import judge as judge_stage
 from limner.world import sampling
+from limner.world.languages import ENGLISH
 from limner.world.objects import OBJECTS
 from limner.world.scene import Scene, Thing, render
 from limner.world.words import PLURALS, Detail, noun_phrase, plural, with_article
@@ -102,6 +103,7 @@ def scenes(new: str) -> list[Scene]:
 def teach_the_world(new: str) -> None:
     """From here on the world can draw it, for the twelve pictures and for the judge; nano is told nothing of it."""
     OBJECTS[new], sampling.USUAL_COLORS[new] = more_objects.OBJECTS[new], "green"
+    ENGLISH.things[new] = (new,)
     PLURALS.update(more_objects.PLURALS)
     sampling.NAMES = tuple(OBJECTS)
 

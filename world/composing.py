@@ -8,24 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from . import sampling
+from .casual import casual_typing
 from .held_out import relation
+from .language import Detail, Language
+from .languages import ENGLISH
 from .messages import Example, assistant, image, user
 from .pen import CONTROLS
-from .phrasing import background_phrase, casual_typing
+from .phrases import ask_for
 from .scene import SIZES, Scene, Thing
-from .words import Detail, caption, lower_first, noun_phrase, with_article, with_colon
-
-TOGETHER = (
-    "put the {a} of the first picture and the {b} of the second {where}", "the {a} and the {b} together {where}",
-    "combine both pictures {where}", "both of them {where}", "draw the {a} and the {b} {where}", "put them together {where}",
-    "one picture with both {where}", "take the {a} and the {b} and put them {where}", "merge the two {where}",
-    "the {a} from the first and the {b} from the second {where}", "join the {a} and the {b} {where}",
-    "all in one picture {where}",
-)  # fmt: skip
-PLACED = (
-    "put the {a} {relation} the {b} {where}", "the {a} {relation} the {b} {where}", "draw the {a} {relation} the {b} {where}",
-    "one picture: the {a} {relation} the {b} {where}", "combine them, the {a} {relation} the {b} {where}",
-)  # fmt: skip
 
 
 def separate_scenes(rng: random.Random, scene: Scene) -> list[Scene]:
@@ -38,63 +28,49 @@ def separate_scenes(rng: random.Random, scene: Scene) -> list[Scene]:
     return alone
 
 
-def pair(rng: random.Random) -> Scene:
+def pair(rng: random.Random, names: tuple[str, ...] | None = None) -> Scene:
     """The scene that combines both pictures."""
-    return sampling.allowed_scene(lambda: replace(sampling.pair(rng), height=128, width=128))
+    return sampling.allowed_scene(lambda: replace(sampling.pair(rng, names=names), height=128, width=128))
 
 
-def compose(rng: random.Random) -> Example:
-    scene = pair(rng)
+def compose(rng: random.Random, language: Language = ENGLISH) -> Example:
+    """Two pictures shown, and one that combines them."""
+    scene = pair(rng, language.names)
     a, b = scene.things
-    placed = relation(a, b) != "left of" or rng.random() < 0.3
-    where = background_phrase(rng, scene.background) if scene.background != "plain" or rng.random() < 0.2 else ""
-    form = rng.choice(PLACED if placed else TOGETHER)
-    words = form.format(a=a.name, b=b.name, relation=relation(a, b), where=where).strip()
-    plan = with_colon(f"The {a.name} and the {b.name}: {lower_first(caption(scene))}")
+    where = relation(a, b)
+    placed = where != "left of" or rng.random() < 0.3
+    said = {"a": language.things[a.name][0], "b": language.things[b.name][0]}
+    beside = language.forms[f"beside.{where}"][0]
+    words = language.say(rng, "composing.placed" if placed else "composing.together", **said, relation=beside)
+    if scene.background != "plain" or rng.random() < 0.2:
+        words = language.put("caption.ground", x=words, g=rng.choice(language.grounds[scene.background]))
     pictures = [image(s) for s in separate_scenes(rng, scene)]
-    return Example("compose", [user(*pictures, casual_typing(rng, words)), assistant(plan, image(scene))])
+    plan = language.plan(scene, language.put("plans.compose", **said))
+    return Example("compose", [user(*pictures, casual_typing(rng, language, words)), assistant(plan, image(scene))])
 
 
-ALONG = (
-    "{} like this", "{} along these lines", "colour this in: {}", "follow this sketch: {}", "{}, exactly here",
-    "use this shape for {}", "draw {} from this", "{} in this place", "turn this into {}", "this should become {}",
-    "fill this in as {}", "with this layout: {}", "make {} out of this", "here is the sketch of {}", "finish this: {}",
-    "this is the outline of {}, draw it",
-)  # fmt: skip
+def phrase_with_ground(language: Language, scene: Scene) -> str:
+    """What a picture is to show, with its background if it has one."""
+    return language.phrase(scene, Detail(background=scene.background != "plain"))
 
 
-SAME_SHAPE = (
-    "{}, in the same shape", "{} in the format of this picture", "{}, same format", "{} as a picture of this shape",
-    "{}, like the picture i gave you in shape", "{} with the same proportions", "{}, same size as mine", "{} in this format",
-    "{}, shaped like this picture", "{} on a canvas like this one", "same aspect ratio: {}", "{}, as wide and high as this",
-)  # fmt: skip
-
-
-def shaped(rng: random.Random) -> Example:
+def shaped(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A drawing that takes of the picture shown its shape alone."""
     height, width = rng.choice(sampling.SHAPES)
 
     def made() -> Scene:
-        while (scene := sampling.any_scene(rng)) and (scene.height, scene.width) != (height, width):
+        while (scene := sampling.any_scene(rng, names=language.names)) and (scene.height, scene.width) != (
+            height,
+            width,
+        ):
             continue
         return scene
 
     other, scene = made(), made()
-    words = rng.choice(SAME_SHAPE).format(noun_phrase(scene, Detail(background=scene.background != "plain")))
-    if rng.random() < 0.5:
-        words = f"draw {words}" if not words.startswith("same") else words
-    return Example(
-        "shaped", [user(image(other), casual_typing(rng, words)), assistant(with_colon(caption(scene)), image(scene))]
-    )
-
-
-FILL = (
-    "fill the grey part with {}", "fill in the missing part: {}", "put {} into the grey box", "{} in the grey area",
-    "what is covered is {}, draw it", "complete this with {}", "inpaint {}", "fill the hole with {}",
-    "replace the grey box by {}",
-    "there should be {} where it is grey", "the masked part is {}", "finish the picture: {} is missing",
-    "restore this, {} is hidden", "paint {} over the grey",
-)  # fmt: skip
+    said = phrase_with_ground(language, scene)
+    said = ask_for(rng, language, said, plain=True).rstrip(".?。？") if rng.random() < 0.5 else said
+    words = casual_typing(rng, language, language.say(rng, "composing.same_shape", x=said))
+    return Example("shaped", [user(image(other), words), assistant(language.plan(scene), image(scene))])
 
 
 def mask_thing(rng: random.Random, scene: Scene) -> Scene:
@@ -108,17 +84,16 @@ def mask_thing(rng: random.Random, scene: Scene) -> Scene:
     return replace(scene, hole=(left, top, right, bottom))
 
 
-def fill(rng: random.Random) -> Example:
+def fill(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A picture with a masked part and what is to be there."""
-    scene = sampling.any_scene(rng)
+    scene = sampling.any_scene(rng, names=language.names)
     shape = mask_thing(rng, scene)
     thing = masked_thing(shape)
     usual = thing.color == sampling.USUAL_COLORS[thing.name] and rng.random() < 0.6
-    said = with_article(thing.name if usual else f"{thing.color} {thing.name}")
-    plan = with_colon(f"{said[0].upper()}{said[1:]} in the grey part: {lower_first(caption(scene))}")
-    return Example(
-        "fill", [user(image(shape), casual_typing(rng, rng.choice(FILL).format(said))), assistant(plan, image(scene))]
-    )
+    said = language.named(thing.name) if usual else language.thing(thing)
+    words = casual_typing(rng, language, language.say(rng, "composing.fill", x=said))
+    plan = language.plan(scene, language.put("plans.fill", x=said))
+    return Example("fill", [user(image(shape), words), assistant(plan, image(scene))])
 
 
 def masked_thing(scene: Scene) -> Thing:
@@ -128,12 +103,11 @@ def masked_thing(scene: Scene) -> Thing:
     return min(scene.things, key=lambda t: abs(t.x - (left + right) / 2) + abs(t.y - (top + bottom) / 2))
 
 
-def control(rng: random.Random) -> Example:
+def control(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A picture from its edges, silhouette, a sketch or depths and what they are."""
-    scene = sampling.any_scene(rng)
+    scene = sampling.any_scene(rng, names=language.names)
     shape = replace(scene, style=rng.choice(CONTROLS))
-    words = rng.choice(ALONG).format(noun_phrase(scene, Detail(background=scene.background != "plain")))
-    content = [image(shape), casual_typing(rng, words)]
-    return Example(
-        "control", [user(*content[:: rng.choice((1, 1, -1))]), assistant(with_colon(caption(scene)), image(scene))]
-    )
+    words = language.say(rng, "composing.along", x=phrase_with_ground(language, scene))
+    content = [image(shape), casual_typing(rng, language, words)]
+    reply = assistant(language.plan(scene), image(scene))
+    return Example("control", [user(*content[:: rng.choice((1, 1, -1))]), reply])

@@ -59,6 +59,9 @@ def held_out() -> HeldOut:
     return HeldOut(frozenset(pairs), frozenset(positions), frozenset(attributes), frozenset(colors))
 
 
+_WORD = re.compile(r"\w+")
+
+
 @functools.cache
 def handwritten_requests() -> frozenset[str]:
     """The hand-written requests, `normalized`."""
@@ -68,7 +71,7 @@ def handwritten_requests() -> frozenset[str]:
 
 def normalized(words: str) -> str:
     """Lower-case words without punctuation."""
-    return " ".join(re.findall(r"\w+", words.lower()))
+    return " ".join(_WORD.findall(words.lower()))
 
 
 def relation(a: Thing, b: Thing) -> str | None:
@@ -84,9 +87,12 @@ def relation(a: Thing, b: Thing) -> str | None:
 def is_held_out(scene: Scene) -> bool:
     """Whether training must not see this scene."""
     rule = held_out()
-    if any((thing.name, thing.color) in rule.colors for thing in scene.things):
-        return True
-    for a, b in itertools.permutations(scene.things, 2):
+    for thing in scene.things:
+        if (thing.name, thing.color) in rule.colors:
+            return True
+    for a, b in itertools.combinations(scene.things, 2):  # what is true of a and b is true of b and a
+        if a.name == b.name:
+            continue
         if frozenset((a.name, b.name)) in rule.pairs or (a.name, relation(a, b), b.name) in rule.positions:
             return True
         if frozenset(((a.name, a.color), (b.name, b.color))) in rule.attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ BOARD: Ink = (38, 62, 54)
 """What chalk draws on"""
 
 
+@functools.cache
 def mix(a: Ink, b: Ink, amount: float) -> Ink:
     return tuple(round(x + (y - x) * amount) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
@@ -72,6 +74,28 @@ WIDEST_LETTER = "M"
 """It fills its cell; most letters leave a third of theirs free."""
 
 
+@functools.cache
+def _inks(color: str) -> dict[str, Ink]:
+    """All inks of an object of this colour by name."""
+    main = COLORS[color]
+    inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
+    # wooden details, and what they are of where the object itself is brown
+    inks["spot"] = INKS["ink" if color == "brown" else "wood"]
+    inks["strap"] = INKS["cream" if color == "brown" else "wood"]
+    if color == "black":  # there is nothing darker, so the shade goes the other way
+        inks["dark"] = mix(main, (255, 255, 255), 0.15)
+    return INKS | inks
+
+
+@functools.cache
+def _widest_letter() -> tuple[float, float, float, float]:
+    """Box of the widest letter at a font size of 100."""
+    return ImageFont.load_default(100).getbbox(WIDEST_LETTER, anchor="mm", stroke_width=2)
+
+
+_font = functools.lru_cache(maxsize=64)(ImageFont.load_default)
+
+
 class Pen:
     """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
 
@@ -89,36 +113,35 @@ class Pen:
     ) -> None:
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
         self.words, self.style, self.near = words, style, near
-        main = COLORS[color]
-        self.inks = {"main": main, "dark": mix(main, (0, 0, 0), 0.28), "light": mix(main, (255, 255, 255), 0.35)}
-        # wooden details, and what they are of where the object itself is brown
-        self.inks["spot"] = INKS["ink" if color == "brown" else "wood"]
-        self.inks["strap"] = INKS["cream" if color == "brown" else "wood"]
-        if color == "black":  # there is nothing darker, so the shade goes the other way
-            self.inks["dark"] = mix(main, (255, 255, 255), 0.15)
+        self.inks = _inks(color)
         self.edge = max(1, round(half * 0.07))
 
     def ink(self, name: str, line: bool = False) -> Ink | int:
         """Of an area, or of a line by itself."""
         if self.flat is not None:
             return self.flat
-        ink = self.inks.get(name) or INKS[name]
+        ink = self.inks[name]
+        if self.style == "flat":
+            return ink
         drawn = line and self.style in ("outline", "chalk", *CONTROLS)
         return self.dimmed(line_ink(ink, self.style) if drawn else area_ink(ink, self.style))
 
     def outline(self, wanted: bool, ink: str = "main") -> Ink | int | None:
         if self.flat is not None:
             return self.flat
-        return self.dimmed(line_ink(self.inks.get(ink) or INKS[ink], self.style)) if wanted else None
+        if not wanted:
+            return None
+        return OUTLINE if self.style == "flat" else self.dimmed(line_ink(self.inks[ink], self.style))
 
     def dimmed(self, ink: Ink) -> Ink:
         """Grey by how near it is, on a depth map."""
         return mix((0, 0, 0), ink, self.near) if self.style == "depth" else ink
 
     def at(self, points: Sequence[Point]) -> list[Point]:
+        x, y, half = self.x, self.y, self.half
         if self.style == "sketch":  # an unsteady hand, the same every time
-            points = [(x + 0.07 * math.sin(9 * y + 5 * x), y + 0.07 * math.sin(8 * x - 6 * y)) for x, y in points]
-        return [(self.x + px * self.half, self.y + py * self.half) for px, py in points]
+            points = [(a + 0.07 * math.sin(9 * b + 5 * a), b + 0.07 * math.sin(8 * a - 6 * b)) for a, b in points]
+        return [(x + px * half, y + py * half) for px, py in points]
 
     def corners(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
         (a, b), (c, d) = self.at([(x0, y0), (x1, y1)])
@@ -156,11 +179,11 @@ class Pen:
         if not self.words or self.flat is not None:
             return
         left, top, right, bottom = self.corners(x0, y0, x1, y1)
-        box = ImageFont.load_default(100).getbbox(WIDEST_LETTER, anchor="mm", stroke_width=2)
+        box = _widest_letter()
         cell = min((right - left) / len(self.words), (bottom - top) * (box[2] - box[0]) / (box[3] - box[1]))
         size = 110 * cell / (box[2] - box[0])
         light = sum(part * share for part, share in zip(COLORS[self.color], (0.3, 0.59, 0.11), strict=True)) < 140
-        ink, font = COLORS["white" if light else "black"], ImageFont.load_default(size)
+        ink, font = COLORS["white" if light else "black"], _font(size)
         for number, letter in enumerate(self.words):
             x = (left + right) / 2 + (number - (len(self.words) - 1) / 2) * cell
             self.canvas.text((x, (top + bottom) / 2), letter, ink, font, anchor="mm", stroke_width=size / 28)

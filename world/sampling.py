@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .held_out import is_held_out
-from .objects import OBJECTS
+from .held_out import held_out, is_held_out
+from .objects import GENEVAL, OBJECTS
 from .pen import COLORS, STYLES
 from .scene import BACKGROUNDS, SIZES, Scene, Thing
 
@@ -15,6 +16,8 @@ SHAPES: tuple[tuple[int, int], ...] = ((128, 128), (96, 160), (160, 96))
 """Heights and widths in pixels; the first is the usual one."""
 
 NAMES = tuple(OBJECTS)
+GENEVAL_NAMES = tuple(GENEVAL)
+"""Those of the evaluation's requests, which stay the same when the world grows"""
 COLOR_NAMES = tuple(COLORS)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
@@ -39,6 +42,8 @@ USUAL_COLORS: dict[str, str] = {
     "sports ball": "orange", "frisbee": "red", "skis": "red", "snowboard": "blue", "skateboard": "blue", "surfboard": "yellow",
     "baseball bat": "brown", "baseball glove": "orange", "tennis racket": "red", "truck": "blue", "motorcycle": "red",
     "parking meter": "blue", "fire hydrant": "red", "cow": "brown", "horse": "brown", "zebra": "white", "bear": "black",
+    "house": "red", "tree": "green", "flower": "pink", "fish": "blue", "sun": "yellow", "moon": "yellow", "star": "yellow",
+    "heart": "red", "hat": "black", "rabbit": "white", "duck": "yellow", "shoe": "brown",
 }  # fmt: skip
 """The colour that a thing has where nobody says one: one answer learns faster than ten, and people expect it. Of those
 that training may show (a red apple is one of GenEval's prompts)."""
@@ -54,17 +59,32 @@ def allowed_scene(make: Callable[[], Scene]) -> Scene:
     raise AssertionError("no allowed scene in 10,000 draws")
 
 
+def _odds(*weights: int) -> tuple[int, ...]:
+    """Weights, added up as `random.choices` takes them fastest."""
+    return tuple(itertools.accumulate(weights))
+
+
+_SHAPE_ODDS = _odds(8, 1, 1)
+_BACKGROUND_ODDS = _odds(3, 1, 1, 1, 1, 1)
+_SIZE_NAMES, _ODDS_ALONE, _ODDS_AMONG_OTHERS = tuple(SIZES), _odds(1, 2, 3), _odds(1, 4, 0)
+
+
+def allowed_color(rng: random.Random, name: str) -> str:
+    """A colour that training may name with this thing."""
+    return rng.choice([color for color in COLOR_NAMES if (name, color) not in held_out().colors])
+
+
 def shape(rng: random.Random) -> tuple[int, int]:
     """Height and width in pixels, mostly the square one."""
-    return rng.choices(SHAPES, (8, 1, 1))[0]
+    return rng.choices(SHAPES, cum_weights=_SHAPE_ODDS)[0]
 
 
 def background(rng: random.Random) -> str:
-    return rng.choices(BACKGROUND_NAMES, (3, 1, 1, 1, 1, 1))[0]
+    return rng.choices(BACKGROUND_NAMES, cum_weights=_BACKGROUND_ODDS)[0]
 
 
 def size(rng: random.Random, things: int) -> str:
-    return rng.choices(tuple(SIZES), (1, 2, 3) if things == 1 else (1, 4, 0))[0]
+    return rng.choices(_SIZE_NAMES, cum_weights=_ODDS_ALONE if things == 1 else _ODDS_AMONG_OTHERS)[0]
 
 
 def colors(rng: random.Random, names: Sequence[str]) -> list[str]:
@@ -78,9 +98,9 @@ def jitter(rng: random.Random, value: float, amount: float) -> float:
     return value + rng.uniform(-amount, amount)
 
 
-def single(rng: random.Random) -> Scene:
+def single(rng: random.Random, names: Sequence[str] | None = None) -> Scene:
     """One thing near the middle."""
-    name = rng.choice(NAMES)
+    name = rng.choice(names or NAMES)
     (color,) = colors(rng, [name])
     thing = Thing(name, color, size(rng, 1), jitter(rng, 0.5, 0.06), jitter(rng, 0.5, 0.06))
     return Scene((thing,), background(rng), *shape(rng))
@@ -94,11 +114,16 @@ SPOTS: dict[int, tuple[tuple[float, float], ...]] = {
 """Centres of several objects, as fractions of the width and of the height"""
 
 
-def several(rng: random.Random, count: int | None = None, size: tuple[int, int] | None = None) -> Scene:
+def several(
+    rng: random.Random,
+    count: int | None = None,
+    size: tuple[int, int] | None = None,
+    names: Sequence[str] | None = None,
+) -> Scene:
     """Two to four of a kind, in one colour, in separate cells. Every count has one layout in a shape: of two layouts for
     three, learning makes four."""
     count = count or rng.randint(2, 4)
-    name = rng.choice(NAMES)
+    name = rng.choice(names or NAMES)
     (color,) = colors(rng, [name])
     height, width = size or shape(rng)
     spots = SPOTS[count]
@@ -109,10 +134,10 @@ def several(rng: random.Random, count: int | None = None, size: tuple[int, int] 
     return Scene(things, background(rng), height, width)
 
 
-def pair(rng: random.Random, relation: str | None = None) -> Scene:
+def pair(rng: random.Random, relation: str | None = None, names: Sequence[str] | None = None) -> Scene:
     """Two different things, the first standing in ``relation`` to the second."""
     relation = relation or rng.choices(("left of", "right of", "above", "below"), (5, 3, 2, 2))[0]
-    a, b = rng.sample(NAMES, 2)
+    a, b = rng.sample(names or NAMES, 2)
     near, far = jitter(rng, 0.26, 0.03), jitter(rng, 0.74, 0.03)
     first, second = (near, far) if relation in ("left of", "above") else (far, near)
     height, width = shape(rng)
@@ -143,7 +168,9 @@ READING_WEIGHTS = (2, 2, 5)
 """Weights of `any_scene` for pictures that are described: scenes with two different objects are learned last."""
 
 
-def any_scene(rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4)) -> Scene:
+def any_scene(
+    rng: random.Random, weights: tuple[int, int, int] = (4, 3, 4), names: Sequence[str] | None = None
+) -> Scene:
     """One thing, several of a kind or two different ones, by ``weights``."""
     make = rng.choices((single, several, pair), weights)[0]
-    return allowed_scene(lambda: make(rng))
+    return allowed_scene(lambda: make(rng, names=names))

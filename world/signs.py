@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import string
 from dataclasses import replace
 
 from . import sampling
-from .edits import seen_edit
+from .casual import casual_typing
+from .edits import seen_edit, the
+from .language import Language
+from .languages import ENGLISH
 from .messages import Example, assistant, image, user
 from .objects.signs import SIGNS
-from .phrasing import ASKS, CANS, WANTS, casual_typing
 from .scene import Scene, Thing
-from .words import BACKGROUND_PHRASES, caption, lower_first, with_article, with_colon
 
 COMMON = tuple(
     """OPEN CLOSED CAFE SHOP HELLO STOP EXIT SALE BAKERY SCHOOL WELCOME HOTEL BUS TAXI PARK ZOO BANK FOOD PIZZA TEA BAR GYM MAP
@@ -22,10 +24,6 @@ COMMON = tuple(
 )
 MAX_LETTERS = {"sign": 8, "banner": 8, "t-shirt": 4}
 """Letters"""
-SAYS = ('{thing} that says "#"', '{thing} with the word "#"', '{thing} saying "#"', '{thing} with "#" on it', '{thing}: "#"',
-        '{thing} that reads "#"', '{thing} with the text "#"', '"#" on {thing}', '{thing} with "#" written on it')  # fmt: skip
-CHANGES = ('change the word to "#"', 'it should say "#"', 'write "#" on it instead', 'now with "#"', 'make it say "#"',
-           'replace the text with "#"', '"#" instead', 'let it read "#"')  # fmt: skip
 HELD_OUT_SHARE = 0.1
 
 
@@ -56,38 +54,43 @@ def sign_scene(rng: random.Random, held_out: bool = False) -> Scene:
     return Scene((thing,), sampling.background(rng), *sampling.shape(rng))
 
 
-def with_quoted_text(rng: random.Random, form: str, words: str, **said: str) -> str:
+def with_quoted_text(rng: random.Random, language: Language, form: str, words: str) -> str:
     """Typed loosely but for what is to be written, which may be in small letters, or a common word without the quotes:
     then the plan has them."""
-    typed = casual_typing(rng, form.format(**said))
+    typed = casual_typing(rng, language, form)
     if words in COMMON and rng.random() < 0.25:
-        return typed.replace('"#"', words)
+        return re.sub('["“]#["”]', words, typed)
     return typed.replace("#", words.lower() if rng.random() < 0.2 else words)
 
 
-def plan_with_text(request: str, thing: Thing, plan: str) -> str:
+def plan_with_text(language: Language, request: str, scene: Scene, change: str = "") -> str:
     """The plan; it quotes the text to be written if the request does not."""
-    return with_colon(plan if '"' in request else f'"{thing.words}": {lower_first(plan)}')
+    if re.search('["“]', request):
+        return language.plan(scene, change)
+    change = f"{language.colon}{language.space}".join(filter(None, (f'"{scene.things[0].words}"', change)))
+    return language.plan(scene, change)
 
 
-def sign(rng: random.Random) -> Example:
+def sign(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A sign drawn, or one shown that is to say something else or to change otherwise."""
     scene = sign_scene(rng)
     thing = scene.things[0]
     if rng.random() < 0.7:
-        ground = f" {BACKGROUND_PHRASES[scene.background]}" if scene.background != "plain" or rng.random() < 0.2 else ""
-        size = f"{thing.size} " if thing.size != "large" or rng.random() < 0.1 else ""
-        said = rng.choice(SAYS).format(thing=with_article(f"{size}{thing.color} {thing.name}")) + ground
-        request = rng.choice((*ASKS, *WANTS, *CANS, "{}", "{}", "a photo of {}")).format(said)
-        request = with_quoted_text(rng, request, thing.words)
-        return Example("sign", [user(request), assistant(plan_with_text(request, thing, caption(scene)), image(scene))])
+        size = thing.size if thing.size != "large" or rng.random() < 0.1 else ""
+        said = language.put("caption.one", **language.fields(thing.name, thing.color, size))
+        said = language.say(rng, "signs.say", thing=said)
+        if scene.background != "plain" or rng.random() < 0.2:
+            said = language.on_ground(said, scene.background)
+        frame = rng.choice((*language.forms["requests.ask"], "{x}", "{x}"))
+        request = with_quoted_text(rng, language, language.fill(frame, x=said), thing.words)
+        return Example("sign", [user(request), assistant(plan_with_text(language, request, scene), image(scene))])
     if rng.random() < 0.6:
         after = replace(scene, things=(replace(thing, words=random_word(rng, MAX_LETTERS[thing.name])),))
-        request = with_quoted_text(rng, rng.choice(CHANGES), after.things[0].words)
-        plan = plan_with_text(
-            request, after.things[0], f"The {thing.name} with other words: {lower_first(caption(after))}"
-        )
+        request = with_quoted_text(rng, language, language.say(rng, "edits.written"), after.things[0].words)
+        name = language.things[thing.name][0]
+        change = language.put("plans.written", name=name, the=the(language, name))
+        plan = plan_with_text(language, request, after, change)
     else:
-        change = seen_edit(rng, rng.choice(("recolour", "background")), before=scene, pronoun=True)
-        request, after, plan = casual_typing(rng, change.instruction), change.after, change.plan
-    return Example("sign", [user(image(scene), request), assistant(with_colon(plan.rstrip(":")), image(after))])
+        edit = seen_edit(rng, rng.choice(("recolour", "background")), before=scene, pronoun=True, language=language)
+        request, after, plan = casual_typing(rng, language, edit.instruction), edit.after, edit.plan
+    return Example("sign", [user(image(scene), request), assistant(plan, image(after))])

@@ -1,119 +1,35 @@
-"""Captions and noun phrases of scenes, and the facts that a caption states."""
+"""English captions by short names, and the facts that a caption states, read by rules that know nothing of the templates."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from .grammar import PAIRED, PLURALS, plural, with_article
 from .held_out import MIRROR, relation
+from .language import Detail, canonical_order
+from .languages import ENGLISH
 from .objects import OBJECTS
 from .pen import COLORS
-from .scene import BACKGROUNDS, SIZES, Scene, Thing
+from .scene import BACKGROUNDS, SIZES, Scene
 
-NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
-BACKGROUND_PHRASES = {
-    "plain": "on a plain background",
-    "sky": "in the sky",
-    "grass": "on grass",
-    "sand": "on sand",
-    "night": "at night",
-    "room": "in a room",
-}
-STYLE_PHRASES = {
-    "flat": "",
-    "outline": " in outline",
-    "chalk": " in chalk",
-    "pastel": " in pastel",
-    "edges": "",
-    "silhouette": "",
-    "sketch": "",
-    "depth": "",
-}
-PLURALS = {
-    "bench": "benches", "broccoli": "broccoli", "bus": "buses", "computer mouse": "computer mice", "couch": "couches",
-    "knife": "knives", "person": "people", "sandwich": "sandwiches", "scissors": "scissors", "sheep": "sheep", "skis": "skis",
-    "toothbrush": "toothbrushes", "wine glass": "wine glasses",
-}  # fmt: skip
-PAIRED = ("scissors", "skis")
-"""One of them is called as many are: "red skis" """
+__all__ = [
+    "PLURALS",
+    "Detail",
+    "canonical_order",
+    "caption",
+    "facts",
+    "noun_phrase",
+    "plural",
+    "read_caption",
+    "with_article",
+]
 
-
-def plural(name: str) -> str:
-    """An object's name for two and more, such as "sheep" or "knives"."""
-    return PLURALS.get(name, name + "s")
-
-
-def with_article(phrase: str) -> str:
-    """ "a cat", "an apple"; "skis" as they are."""
-    if phrase.endswith(PAIRED):
-        return phrase
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
-
-
-@dataclass(frozen=True)
-class Detail:
-    """Which attributes a phrase names."""
-
-    color: bool = True
-    size: bool = False
-    """The size of a single object; of several, only sizes other than medium"""
-    relation: bool = True
-    background: bool = True
-
-
-def mentions_size(thing: Thing, detail: Detail, alone: bool) -> bool:
-    return detail.size and (alone or thing.size != "medium")
-
-
-def noun_phrase(scene: Scene, detail: Detail) -> str:
-    """ "a large red cat on grass", "three small red cats", "a red cat left of a blue dog"."""
-    things = scene.things
-
-    def one(index: int) -> str:
-        thing = things[index]
-        words = [thing.size] if mentions_size(thing, detail, len(things) == 1) else []
-        return with_article(" ".join([*words, *([thing.color] if detail.color else []), thing.name]))
-
-    if len({(t.name, t.color) for t in things}) == 1:
-        if len(things) == 1:
-            phrase = one(0)
-        else:
-            size = f"{things[0].size} " if mentions_size(things[0], detail, False) else ""
-            color = f"{things[0].color} " if detail.color else ""
-            phrase = f"{NUMBERS[len(things)]} {size}{color}{plural(things[0].name)}"
-    elif len(things) == 2:
-        where = relation(*things) if detail.relation else None
-        phrase = f"{one(0)} {where or 'and'} {one(1)}"
-    else:
-        phrase = ", ".join(one(i) for i in range(len(things) - 1)) + " and " + one(len(things) - 1)
-    where = f" {BACKGROUND_PHRASES[scene.background]}" if detail.background else ""
-    return phrase + where + STYLE_PHRASES[scene.style]
-
-
-def sentence(phrase: str) -> str:
-    return phrase[0].upper() + phrase[1:].rstrip(".") + "."
-
-
-def lower_first(words: str) -> str:
-    return words[0].lower() + words[1:]
-
-
-def with_colon(text: str) -> str:
-    """A sentence before a picture: "A red cat." becomes "A red cat:" """
-    return text.rstrip(".") + ":"
-
-
-def canonical_order(scene: Scene) -> Scene:
-    """The scene with two objects ordered from the left or from the top, so that a picture has one caption."""
-    if len(scene.things) == 2 and relation(*scene.things) in ("right of", "below"):
-        return replace(scene, things=scene.things[::-1])
-    return scene
-
-
-def caption(scene: Scene) -> str:
-    """The full description: the caption of a picture that is shown, and the plan of one to be drawn."""
-    return sentence(noun_phrase(canonical_order(scene), Detail(size=True)))
+NUMBERS = {n: ENGLISH.numbers[n][0] for n in (1, 2, 3, 4)}
+BACKGROUND_PHRASES = {name: phrases[0] for name, phrases in ENGLISH.grounds.items()}
+noun_phrase = ENGLISH.phrase
+caption = ENGLISH.caption
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     results = world.evaluate(nano, tmp_path, part=(1, 2), **options)
     names = [row["name"] for row in results["scores"]]
     assert names == list(all_measures(1, 1, 1))
-    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 9 + 6 + 4 + 6 + 2
+    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 9 + 6 + 5 + 6 + 2
     assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 and row["n"] == 1 for row in results["scores"])
     assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()
     # nineteen framed pictures in rows of eight

@@ -15,7 +15,7 @@ from limner.evaluation.geneval_cases import CATEGORIES, make_cases
 from limner.evaluation.judge import Judge
 from limner.evaluation.tasks import judge_accuracy
 from limner.evaluation.world import JUDGE_FOLDER
-from limner.world import sampling, talk
+from limner.world import messages, sampling
 from limner.world.scene import Scene, Thing, render
 from limner.world.words import facts, read_caption
 
@@ -56,9 +56,12 @@ def test_it_says_the_colour_and_background_of_a_plain_picture(nano):
 def test_it_tells_what_stands_where_and_how_often(nano):
     """Chance is a half for the side and a third for the count: before its tokens knew their places it got 12 of 24."""
     rng = random.Random("where")
-    scenes = [sampling.allowed_scene(lambda make=make: make(rng)) for make in (sampling.pair, sampling.several) * 12]
+    scenes = [
+        sampling.allowed_scene(lambda make=make: make(rng, names=sampling.GENEVAL_NAMES))
+        for make in (sampling.pair, sampling.several) * 12
+    ]
     asked = [
-        [{"role": "user", "content": [talk.image(render(scene)), talk.text("What is in this picture?")]}]
+        [{"role": "user", "content": [messages.image(render(scene)), messages.text("What is in this picture?")]}]
         for scene in scenes
     ]
     told = [read_caption(reply.text) for reply in nano.generate(asked, images="never")]

@@ -282,6 +282,13 @@ def test_the_world_can_be_asked_for_some_kinds_of_conversation():
         said = only.sample(0, place)[-1]["content"][0]["text"]
         assert any(words in said for words in ("I can't draw", "我还不会画", "못 그려요"))
     assert load_sources(["world"], None, 0, 0.8) == [(WorldSource(), 1.0)]
+    assert load_sources(["world/two_pictures"], None, 0, 0.8)[0][0].kinds == ("several",), (
+        "as recipes of before call it"
+    )
+    ((validation, _), (plain, _)) = load_sources(["world-validation/draw", "world"], None, 0, 0.8, phrasings=0.0)
+    assert validation == WorldSource(("draw",), 1.0, validation=True) and plain.phrasings == 0
+    assert len({source.fingerprint for source in (validation, plain, WorldSource(), WorldSource(("draw",), 1.0))}) == 4
+    assert validation.sample(0, 3) != WorldSource(("draw",), 1.0).sample(0, 3)
     with pytest.raises(ValueError, match="no conversations of the kind 'deny'; there are draw, describe"):
         load_sources(["world/refuse+deny"], None, 0, 0.8)
 

@@ -16,7 +16,12 @@ from limner.train.losses import kl_divergence
 from limner.train.objective import JointObjective
 from limner.train.random_choices import random_choices
 from limner.train.self_distillation import MAX_DISTILLED_DRAWINGS as kept_drawings
-from limner.train.self_distillation import ReplayObjective, distilled_choices, self_distillation_targets
+from limner.train.self_distillation import (
+    REFERENCE_WEIGHT,
+    ReplayObjective,
+    distilled_choices,
+    self_distillation_targets,
+)
 from limner.train.stages.joint_options import JointStage
 
 STAGE = JointStage(flow_samples=2, prompt_dropout=0.3, context_dropout=0.0)
@@ -121,7 +126,8 @@ def test_what_is_not_replayed_learns_from_the_truth(model):
     drawn = [drawing for drawing, number in own if number == 0]
     assert len(drawn) == len(own) and max(Counter(rows[d] for d in drawn).values()) <= kept_drawings
     shares = {d: rows.count(rows[d]) / [rows[e] for e in drawn].count(rows[d]) for d in drawn}
-    apart = [shares[s[0]] * (target.predicted_velocities[s] - value).square().mean() for s, value in own.items()]
+    weights = {d: shares[d] * (REFERENCE_WEIGHT if batch.references[d] else 1.0) for d in drawn}
+    apart = [weights[s[0]] * (target.predicted_velocities[s] - value).square().mean() for s, value in own.items()]
     assert torch.allclose(half["flow"], torch.stack(apart).sum() / len(rows), rtol=1e-4)
 
 
@@ -205,7 +211,7 @@ def test_replay_is_named_when_there_is_some(model, data, tmp_path, monkeypatch):
 
 def test_of_a_long_conversation_two_drawings_stand_for_all(model):
     """One time and noise each, weighted so that the conversation counts as much as with all of them."""
-    batch = Mixture([(WorldSource(("story",)), 1.0)], model.encoder, 3, 0, pool=1)(0)
+    batch = Mixture([(WorldSource(("story",)), 1.0)], model.encoder, 3, 1, pool=1)(0)
     rows = batch.stream.drawing_row.tolist()
     assert min(Counter(rows).values()) >= 3
     kept = torch.tensor([row != 2 for row in rows])

@@ -27,8 +27,10 @@ from .check import check_dataset
 from .example import Example, map_pictures, open_pictures, shuffled
 from .shards import ShardSource
 
-POOL_BATCHES = 128
-"""Batches in a pool, a number that keeps padding near 3 % of the tokens on nano's mixture (64: 6 %, 96: 4 %)."""
+POOL_BATCHES = 192
+"""Batches in a pool, a number that keeps padding near 5 % of the tokens on nano's mixture (128: 6 %, 256: 4 %)."""
+MANY_DRAWINGS = 3
+"""Conversations of so many drawings and more are sorted by their tokens alone: there are few of each number"""
 
 
 class ConversationSource(Protocol):
@@ -59,16 +61,23 @@ class WorldSource:
     """Endless conversations of the drawn world, of all kinds or of some."""
 
     kinds: tuple[str, ...] = ()
+    phrasings: float = talk.PHRASINGS_SHARE
+    """Share of strangers' words where there are some"""
+    validation: bool = False
+    """Whether those are the ones kept for validation"""
 
     @property
     def fingerprint(self) -> str:
-        return f"world/{'+'.join(self.kinds)}"
+        words = "" if self.phrasings == talk.PHRASINGS_SHARE else f", phrasings {self.phrasings}"
+        return f"world/{'+'.join(self.kinds)}{words}{', of validation' if self.validation else ''}"
 
     def name(self, seed: int, place: int) -> str:
         return f"world {seed}/{place}"
 
     def sample(self, seed: int, place: int) -> list[Message]:
-        return map_pictures(talk.conversation(rng_for(seed, place, "world"), self.kinds).messages, SceneImage)
+        rng = rng_for(seed, place, "world")
+        told = talk.conversation(rng, self.kinds, self.phrasings, self.validation)
+        return map_pictures(told.messages, SceneImage)
 
 
 @dataclass(frozen=True)
@@ -132,11 +141,12 @@ class Mixture:
         if self._pool_batches is None or self._pool_batches[0] != pool:
             size = self.pool * self.batch_size
             before, after = self.counts(pool * size), self.counts((pool + 1) * size)
-            found = sorted(
+            sized = (
                 (*conversation_size(self.encoder, self.sources[source].sample(self.seed, place)), source, place)
                 for source, places in enumerate(map(range, before, after))
                 for place in places
             )
+            found = sorted(sized, key=lambda told: (min(told[0], MANY_DRAWINGS), *told[1:]))
             batches = [
                 [(source, place, tokens) for _, tokens, source, place in found[i : i + self.batch_size]]
                 for i in range(0, size, self.batch_size)
@@ -209,10 +219,16 @@ def template_tokens(encoder: StreamEncoder) -> float:
 
 
 def load_sources(
-    data: Sequence[str], encoder: StreamEncoder, max_length: int, draw_share: float
+    data: Sequence[str],
+    encoder: StreamEncoder,
+    max_length: int,
+    draw_share: float,
+    phrasings: float = talk.PHRASINGS_SHARE,
 ) -> list[tuple[ConversationSource, float]]:
     """``DATA`` or ``DATA:WEIGHT`` each; "world" is the drawn world, "world/describe+answer" these kinds of its conversations,
-    "stream:FOLDER" a folder of shards that are read when needed. Every other set is read, checked and reported at once.
+    "world-validation" the same in the strangers' phrasings that training never says, "stream:FOLDER" a folder of shards that are
+    read when needed. Every other set is read, checked and reported at once. ``phrasings`` is the share of strangers' words in the
+    world.
 
     Raises ValueError for one that cannot be used.
     """
@@ -224,8 +240,10 @@ def load_sources(
         if streamed:
             source = ShardSource(name, draw_share)
             print(f"{given}: {source.total:,} examples in {len(source.paths)} shards, checked as they come", flush=True)
-        elif name == "world" or name.startswith("world/"):
-            source = WorldSource(talk.kinds(name.removeprefix("world").lstrip("/")))
+        elif (world := name.partition("/"))[0] == "world":
+            source = WorldSource(talk.kinds(world[2]), phrasings)
+        elif world[0] == "world-validation":
+            source = WorldSource(talk.kinds(world[2]), 1.0, validation=True)
         else:
             report = check_dataset(name, encoder, max_length)
             source = ExampleSource(report.examples, draw_share, fingerprint=report.fingerprint)

@@ -25,7 +25,8 @@ from .joint_options import JointStage, LanguageStage
 
 
 def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
-    sources = load_sources(stage.data, model.encoder, model.mllm.max_position_embeddings, stage.draw_share)
+    longest = model.mllm.max_position_embeddings
+    sources = load_sources(stage.data, model.encoder, longest, stage.draw_share, stage.phrasings)
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ...detokenizer.flow import DENSITIES
+from ...world.talk import PHRASINGS_SHARE
 from ..loop import LoopConfig
 from ..option_checks import check_choice, check_numbers, check_shares
 
@@ -29,12 +30,14 @@ class LanguageStage:
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
+    phrasings: float = PHRASINGS_SHARE
+    """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_data(self.data)
         check_numbers(self, "feature_weight", least=0)
-        check_shares(self, "word_dropout", "draw_share")
+        check_shares(self, "word_dropout", "draw_share", "phrasings")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class JointStage:
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
     """How often a captioned picture is drawn from its caption; else it is described."""
+    phrasings: float = PHRASINGS_SHARE
+    """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
     validation: tuple[str, ...] = ()
     """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
@@ -98,7 +103,7 @@ class JointStage:
                 "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned"
             )
         check_numbers(self, "flow_samples", least=1)
-        check_shares(self, "draw_share", "context_dropout", "reference_dropout", "prompt_dropout")
+        check_shares(self, "draw_share", "phrasings", "context_dropout", "reference_dropout", "prompt_dropout")
         check_choice(self, "density", DENSITIES)
         check_numbers(self, "density_mean")
         check_numbers(self, "density_std", above=0)

@@ -5,9 +5,12 @@ from it) and may use the fixed colours of `INKS` for details. To add an object, 
 GenEval class. A drawing is any function of a pen: one of `drawing`'s or one written by hand.
 """
 
-from . import common, indoors, outdoors
+from . import common, everyday, indoors, outdoors
 from .signs import SIGNS
 
-OBJECTS = common.OBJECTS | indoors.OBJECTS | outdoors.OBJECTS
+GENEVAL = common.OBJECTS | indoors.OBJECTS | outdoors.OBJECTS
+"""GenEval's eighty classes"""
+OBJECTS = GENEVAL | everyday.OBJECTS
+"""All of them; new ones come last, as the judge numbers them"""
 
-__all__ = ["OBJECTS", "SIGNS"]
+__all__ = ["GENEVAL", "OBJECTS", "SIGNS"]
