@@ -71,12 +71,17 @@ def assistant_logits(model: StreamModel, hidden: Tensor, labels: Tensor) -> tupl
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary).
+    """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary); the target is detached.
 
-    Ids at -inf in both add nothing.
+    Ids at -inf in both add nothing. The gradient is the difference of the probabilities, exactly zero where the logits are the
+    same. Autograd's own would be rounding errors there, of which an optimizer that normalises gradients makes whole steps.
     """
-    log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
-    return (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
+    with torch.no_grad():
+        log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
+        divergence = (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
+        difference = log_probs.exp() - target_log_probs.exp()
+    slope = (difference * logits.clamp(min=-1e4)).sum(-1)
+    return divergence + slope - slope.detach()
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
