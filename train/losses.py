@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..mllm.encoding import IGNORE_INDEX
-from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
+from ..mllm.stream import StreamModel
 from .data import JointBatch
 from .random_choices import RandomChoices, Sample, random_choices
 from .stages.joint_options import JointStage
@@ -60,12 +60,13 @@ class Targets:
         return values
 
 
-def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the assistant predicts a token (text, shape token, BOI, end of turn): logits (tokens, vocabulary), with -inf for
-    query slots; target ids (tokens,); and the row of the batch (tokens,)."""
-    targets = batch.labels[:, 1:]
+def assistant_logits(model: StreamModel, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the assistant predicts a token (text, shape token, BOI, end of turn), from last hidden states (batch, tokens, width)
+    and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots; target ids (tokens,); and the row of the
+    batch (tokens,)."""
+    targets = labels[:, 1:]
     counted = targets != IGNORE_INDEX
-    logits = model.logits(output.hidden[:, :-1][counted]).float()
+    logits = model.logits(hidden[:, :-1][counted]).float()
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
 
