@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +17,24 @@ from .stages.joint_options import JointStage
 
 @dataclass
 class PredictedVelocities:
-    """The MM-DiT's velocities for drawings of one shape."""
+    """The MM-DiT's velocities for the samples of one call, as patches of latents; those of pictures of different shapes are
+    padded to one length."""
 
     samples: list[Sample]
+    drawings: Tensor
+    """(samples,) index of each sample's drawing in the batch"""
     velocity: Tensor
-    """(samples, channels, h, w)"""
+    """(samples, tokens, channels · patch²)"""
     target: Tensor
+    mask: Tensor
+    """(samples, tokens), False where padding is"""
     early: Tensor | None
     """Image tokens of an early block (samples, tokens, width), if there is an alignment loss."""
 
-    @property
-    def drawings(self) -> list[int]:
-        return [drawing for drawing, _ in self.samples]
+    def error(self, target: Tensor) -> Tensor:
+        """Mean squared error of each sample's tokens (samples,) from ``target``, which is detached."""
+        errors = (self.velocity.float() - target.detach().float()).square().mean(-1)
+        return (errors * self.mask).sum(1) / self.mask.sum(1)
 
 
 class Targets:
@@ -52,10 +57,10 @@ class Targets:
         return true
 
     def velocities(self, group: PredictedVelocities) -> Tensor:
-        """Target velocities (samples, channels, h, w) of a group."""
+        """Target velocities (samples, tokens, channels · patch²) of a group."""
         return group.target
 
-    def weighted(self, values: Tensor, drawings: Sequence[int]) -> Tensor:
+    def weighted(self, values: Tensor, drawings: Tensor | slice) -> Tensor:
         """``values`` (drawings,) of the losses of features and velocities, each times the weight of its drawing."""
         return values
 
@@ -84,13 +89,15 @@ def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
     return divergence + slope - slope.detach()
 
 
-def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
-    """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,).
+def align_loss(head: nn.Module, tokens: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,) that
+    are True in ``mask`` (batch, n).
 
     ``tokens`` (batch, n, width) of an early MM-DiT block go through ``head``; ``target`` (batch, n, vision width) are the
     vision features of the clean picture.
     """
-    return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
+    similar = F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1)
+    return 1 - (similar * mask).sum(1) / mask.sum(1)
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:

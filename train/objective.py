@@ -170,6 +170,6 @@ def stream_losses(
         if inputs is not None:
             target = targets.features(pool_vision_features(trainable, inputs.vision_features))
             errors = squared_error(inputs.features, target)
-            feature_sum = targets.weighted(errors, range(len(errors))).sum()
+            feature_sum = targets.weighted(errors, slice(None)).sum()
         losses["features"] = feature_sum / count.drawings
     return losses

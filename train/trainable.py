@@ -12,6 +12,7 @@ from torch import nn
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..mllm.stream import StreamModel
+from .drawing_calls import CallShapes
 from .frozen_encoders import FrozenEncoders
 
 
@@ -37,6 +38,8 @@ class TrainableModel(nn.Module):
                 head = (nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
                 self.align = nn.Sequential(*head)
         self.frozen_encoders = FrozenEncoders(stream.vision_tower, autoencoder)
+        self.call_shapes = CallShapes()
+        """What calls of the MM-DiT are padded to"""
 
     @property
     def mmdit_detokenizer(self) -> MMDiTDetokenizer:
