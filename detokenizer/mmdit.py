@@ -338,9 +338,11 @@ class MMDiT(nn.Module):
         return self.proj_out(modulate(F.layer_norm(x[:, :own], (x.shape[-1],), eps=1e-6), shift, scale))
 
     def picture_positions(self, grids: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, Tensor | None]:
-        """Positions of pictures of ``length`` tokens, of which those of each of ``grids`` (rows, columns) come first: what is added
-        to their embeddings (1 + max_references, grids, length, width) where they are drawn (index 0) or the n-th reference, and
-        their rotary angles (1 + max_references, grids, length, head_width / 2), if there are any."""
+        """Positions of pictures of ``length`` tokens, of which those of each of ``grids`` (rows, columns) come first.
+
+        The first tensor is what is added to their embeddings (1 + max_references, grids, length, width) where they are drawn
+        (index 0) or the n-th reference, the second their rotary angles (1 + max_references, grids, length, head_width / 2), if
+        there are any."""
         device = self.reference_embed.device
         places = torch.stack(
             [

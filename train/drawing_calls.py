@@ -18,22 +18,48 @@ from ..detokenizer.mmdit import MMDiT
 from .data import JointBatch
 from .random_choices import Sample
 
-LENGTH_MULTIPLE, FIXED_LENGTH_MULTIPLE = 16, 64
-"""Pictures' tokens are padded to a multiple of it, in calls of fixed shapes to one of the second."""
+LENGTH_MULTIPLE = 16
+"""Pictures' tokens are padded to a multiple of it, so that those of about one size share a call."""
+FIXED_LENGTH_MULTIPLE = 64
+"""Lengths of pictures and conversations are padded to a multiple of it in calls of fixed shapes."""
+FIXED_GLYPH_MULTIPLE = 16
+"""As many glyph tokens, or a multiple, are there in calls of fixed shapes."""
 
 
 @dataclass(frozen=True)
 class CallShapes:
-    """What calls are padded to."""
+    """What the stream's rows and the MM-DiT's calls are padded to."""
 
     rows: int = 0
     """Rows of every call; 0 for as many as there are samples of a kind"""
-    grids: tuple[tuple[int, int], ...] = ()
-    """Rows and columns of patches of the pictures that there may be: the longest sets the length of all"""
+    pictures: tuple[int, ...] = ()
+    """Tokens of the pictures that there may be"""
 
     @property
     def fixed(self) -> bool:
+        """Whether calls have few shapes."""
         return self.rows > 0
+
+    def picture_length(self, tokens: int) -> int:
+        """The tokens that a picture is padded to."""
+        if not self.fixed:
+            return round_up(tokens, LENGTH_MULTIPLE)
+        longer = [n for n in self.pictures if n >= tokens]
+        return round_up(min(longer, default=tokens), FIXED_LENGTH_MULTIPLE)
+
+    def context_length(self, tokens: int, without_glyphs: int) -> int:
+        """The tokens that a context is padded to, of which ``without_glyphs`` are no glyphs'."""
+        if not self.fixed or tokens == without_glyphs:
+            return tokens
+        return without_glyphs + round_up(tokens - without_glyphs, FIXED_GLYPH_MULTIPLE)
+
+    def stream_length(self, columns: int) -> int:
+        """The columns that the stream's rows are padded to."""
+        return round_up(columns, FIXED_LENGTH_MULTIPLE) if self.fixed else columns
+
+
+def round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 @dataclass
@@ -73,10 +99,10 @@ def plan_calls(
     for sample in samples:
         drawing = sample[0]
         shown = [] if drawing in dropped else [counts[s] for s, _ in batch.references[drawing]]
-        own = padded_length(counts[batch.target[drawing][0]], shapes)
-        longest = padded_length(max(shown), shapes) if shown else 0
+        own = shapes.picture_length(counts[batch.target[drawing][0]])
+        longest = shapes.picture_length(max(shown)) if shown else 0
         if shapes.fixed:
-            kind = (own, max_references if shown else 0, longest, max(context))
+            kind = (own, max_references if shown else 0, longest, context[drawing])
         else:
             kind = (own, len(shown), longest, context[drawing])
         kinds.setdefault(kind, []).append(sample)
@@ -85,12 +111,6 @@ def plan_calls(
         rows = shapes.rows or len(members)
         calls += [DrawingCall(members[k : k + rows], rows, *kind) for k in range(0, len(members), rows)]
     return calls
-
-
-def padded_length(tokens: int, shapes: CallShapes) -> int:
-    """The tokens that a picture is padded to; in calls of fixed shapes at least those of the largest picture."""
-    multiple = FIXED_LENGTH_MULTIPLE if shapes.fixed else LENGTH_MULTIPLE
-    return -(-max([tokens, *(h * w for h, w in shapes.grids)]) // multiple) * multiple
 
 
 @dataclass
@@ -115,7 +135,7 @@ def picture_table(mmdit: MMDiT, latents: Sequence[Tensor], shapes: CallShapes) -
     patch = mmdit.config.patch_size
     grids = [(part.shape[-2] // patch, part.shape[-1] // patch) for part in latents]
     counts = [h * w for h, w in grids]
-    length = padded_length(max(counts), shapes)
+    length = shapes.picture_length(max(counts))
     padded = [F.pad(mmdit.patchify(part), (0, 0, 0, length - n)) for part, n in zip(latents, counts, strict=True)]
     first = [sum(len(part) for part in latents[:k]) for k in range(len(latents))]
     added, angles = mmdit.picture_positions(grids, length)

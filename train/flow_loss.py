@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ..detokenizer.condition import Condition
 from ..detokenizer.mmdit import MMDiT
 from . import parallel
 from .data import JointBatch
-from .drawing_calls import DrawingCall, PictureTable, call_inputs, padded_length, picture_table, plan_calls
+from .drawing_calls import DrawingCall, PictureTable, call_inputs, picture_table, plan_calls
 from .losses import PredictedVelocities, Targets, align_loss
 from .random_choices import RandomChoices
 from .stages.joint_options import JointStage
@@ -61,31 +61,41 @@ def predict_velocities(
     condition = condition.without_context(choices.drop_context.to(device, non_blocking=True))
     selected = None if only is None else set(only)
     samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
-    dropped = set(choices.drop_references.nonzero().flatten().tolist())
+    dropped = {drawing for drawing, drop in enumerate(choices.drop_references.tolist()) if drop}
     table = picture_table(mmdit, encode_pictures(trainable, batch), shapes)
-    context = context_lengths(trainable, batch, inputs, choices, condition.context.shape[1])
-    calls = plan_calls(batch, samples, table.counts, context, dropped, shapes, mmdit.config.max_references)
+    condition, needed = fitted_context(trainable, batch, inputs, choices, condition)
+    calls = plan_calls(batch, samples, table.counts, needed, dropped, shapes, mmdit.config.max_references)
     # before any forward: the others wait in their blocks' all-gathers
     dummy_runs = int(parallel.max_over_processes(len(calls))) - len(calls)
     made = [predict_call(trainable, stage, batch, table, condition, choices, call) for call in calls]
     return made, dummy_forward(mmdit, dummy_runs)
 
 
-def context_lengths(
-    trainable: TrainableModel, batch: JointBatch, inputs: DrawingInputs, choices: RandomChoices, length: int
-) -> list[int]:
-    """How many of the ``length`` context tokens each drawing needs: queries' features come first, then the prompt's hidden
-    states, then what is written. After a drawing's last token that counts nothing is computed for it."""
+def fitted_context(
+    trainable: TrainableModel, batch: JointBatch, inputs: DrawingInputs, choices: RandomChoices, condition: Condition
+) -> tuple[Condition, list[int]]:
+    """The condition, padded as calls of fixed shapes have it, and how many of its tokens each drawing needs.
+
+    The queries' features come first, then the prompt's hidden states, then what is written: after the last of a drawing's tokens
+    that count nothing is computed for it.
+    """
     adapter = trainable.mmdit_detokenizer.adapter
     assert adapter is not None
     features = adapter.config.num_tokens
-    prompt = features + (0 if inputs.prompt is None else inputs.prompt.shape[1])
+    plain = features + (0 if inputs.prompt is None else inputs.prompt.shape[1])
+    given = condition.context.shape[1]
+    length = trainable.call_shapes.context_length(given, plain)
+    if trainable.call_shapes.fixed:
+        context = F.pad(condition.context, (0, 0, 0, length - given))
+        padded = replace(condition, context=context, context_mask=F.pad(condition.context_mask, (0, length - given)))
+        return padded, [length] * condition.batch
     needed = []
-    for drop, drop_prompt, words in zip(
-        choices.drop_context.tolist(), choices.drop_prompt.tolist(), batch.glyph_text, strict=True
+    for drawing, (drop, drop_prompt) in enumerate(
+        zip(choices.drop_context.tolist(), choices.drop_prompt.tolist(), strict=True)
     ):
-        needed.append(features if drop else length if any(words) else features if drop_prompt else prompt)
-    return needed
+        worded = any(batch.glyph_text[drawing])
+        needed.append(features if drop else given if worded else features if drop_prompt else plain)
+    return condition, needed
 
 
 def predict_call(
@@ -177,7 +187,7 @@ def resized_features(trainable: TrainableModel, batch: JointBatch, features: Ten
     """Vision features (drawings, patches, width) on each drawing's grid of tokens: (drawings, tokens, width), padded."""
     multiple = trainable.mmdit_detokenizer.size_multiple
     grids = [(part.shape[1] // multiple, part.shape[2] // multiple) for part in batch.pictures]
-    length = padded_length(max(h * w for h, w in grids), trainable.call_shapes)
+    length = trainable.call_shapes.picture_length(max(h * w for h, w in grids))
     made = features.new_zeros(len(features), length, features.shape[2])
     for shape, (height, width) in enumerate(grids):
         of = torch.tensor([d for d, (s, _) in enumerate(batch.target) if s == shape], dtype=torch.long)

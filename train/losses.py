@@ -65,14 +65,18 @@ class Targets:
         return values
 
 
-def assistant_logits(model: StreamModel, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def assistant_logits(
+    model: StreamModel, hidden: Tensor, labels: Tensor, answers: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Where the assistant predicts a token (text, shape token, BOI, end of turn), from last hidden states (batch, tokens, width)
     and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots; target ids (tokens,); and the row of the
-    batch (tokens,)."""
-    targets = labels[:, 1:]
-    counted = targets != IGNORE_INDEX
-    logits = model.logits(hidden[:, :-1][counted]).float()
-    return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
+    batch (tokens,). ``answers`` (2, tokens) are `StreamBatch.answers`; without them the labels are looked through, for which the
+    host waits."""
+    if answers is None:
+        answers = (labels[:, 1:] != IGNORE_INDEX).nonzero().T
+    rows, columns = answers
+    logits = model.logits(hidden[rows, columns]).float()
+    return logits.index_fill(-1, model.slot_ids, float("-inf")), labels[rows, columns + 1], rows
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
