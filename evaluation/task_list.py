@@ -8,7 +8,7 @@ from functools import partial
 from ..world import sampling
 from ..world.edits import KINDS
 from ..world.languages import ENGLISH, LANGUAGES
-from . import language_tasks, requests, shapes
+from . import kept, language_tasks, requests, series, shapes, sources, stories, validation
 from .geneval_cases import CATEGORIES, has_held_out
 from .tasks import (
     Task,
@@ -23,7 +23,6 @@ from .tasks import (
     handwritten_task,
     inpainting_task,
     sign_task,
-    story_task,
     with_seeds,
 )
 
@@ -43,7 +42,15 @@ def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict
         "describe": partial(describing_task, count),
         "answer": partial(answering_task, count),
         "decide": partial(deciding_task, count),
-        "story": partial(story_task, tenth, steps),
+        **{f"draw/several/{n}": partial(series.series_task, n, quarter, steps) for n in series.PICTURE_COUNTS},
+        **{
+            f"edits/{name}/{n}": partial(kept.kept_task, n, quarter if n == 1 else tenth, steps, keep)
+            for name, keep in (("kept", "model"), ("exact", "exact"))
+            for n in kept.GOALS
+        },
+        "queries alone": partial(sources.queries_task, count, steps),
+        "story": partial(stories.story_task, tenth, steps),
+        **{f"story/{n}": partial(stories.counted_story_task, n, quarter, steps) for n in series.PICTURE_COUNTS},
         "compose": partial(composing_task, quarter, steps),
         "control": partial(control_task, quarter, steps),
         "fill": partial(inpainting_task, quarter, steps),
@@ -60,6 +67,10 @@ def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict
         made[f"draw/paired/{language.code}"] = partial(language_tasks.paired_drawing_task, language, half, steps)
     for language in others:
         made[f"describe/{language.name}"] = partial(language_tasks.describing_task, language, half)
+    made["talk/everyday"] = partial(validation.everyday_task, half)
+    for language in LANGUAGES:
+        made[f"draw/phrasings/{language.code}"] = partial(validation.phrasings_task, language, half, steps)
+        made[f"plan/phrasings/{language.code}"] = partial(validation.planning_task, language, half)
     made |= {f"by hand/{task}": partial(handwritten_task, task, limit, steps) for task in requests.TASKS}
     made |= {
         f"by hand/{language.name}": partial(handwritten_task, None, limit, steps, language.name) for language in others
