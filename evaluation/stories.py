@@ -21,6 +21,10 @@ from .series import detect_each
 from .tasks import ASKING, Grades, Task, deciding
 
 
+TRUE_STORIES = 50
+"""At most so many of the world's own stories are looked at, to measure the judge"""
+
+
 def story_task(count: int, steps: int | None = None) -> Task:
     """Stories in four pictures: right if there are four and the character is in each."""
     rng = random.Random("stories")
@@ -63,7 +67,7 @@ def counted_story_task(pictures: int, count: int, steps: int | None = None) -> T
             "right_number": sum(numbers) / count,
             "character_kept": sum(kept) / count,
             "pictures_with_the_character": sum(sum(own[:pictures]) for own in seen) / (pictures * count),
-            "kept_in_true_stories": true_stories(judge, pictures),
+            "kept_in_true_stories": true_stories(judge, pictures, min(count, TRUE_STORIES)),
         }
 
     # one picture more than requested, to see whether it stops
@@ -94,8 +98,8 @@ def keeps_character(hero: Thing, parts: Sequence[str | Image.Image], seen: Seque
     return bool(seen) and 2 * sum(seen) >= len(seen) and all(s for s, n in zip(seen, named, strict=True) if n)
 
 
-def true_stories(judge: Judge, pictures: int, count: int = 25) -> float:
-    """The share of the world's own stories, from the skeletons kept for validation, in which the judge finds the character
+def true_stories(judge: Judge, pictures: int, count: int) -> float:
+    """The share of ``count`` of the world's own stories, from the skeletons kept for validation, in which the judge finds the character
     kept."""
     rng, kept = random.Random(f"true stories/{pictures}"), 0
     assert tales(ASKING, validation=True)[pictures]

@@ -1,6 +1,7 @@
 """The ladder: prompts of so many atoms, each looked for by itself."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,18 +10,16 @@ from limner.app.cli import main as cli
 from limner.evaluation import ladder
 from limner.evaluation.judge import Detection, Verdict
 from limner.world.language import groups
-from limner.world.scenes import atoms, scene_with_atoms
+from limner.world.scenes import atoms
 
 
-def verdict(scene, **changes):
+def verdict(scene):
     found = [Detection(t.name, t.color, t.x, t.y, 1.0) for t in scene.things]
     return Verdict(tuple(found), scene.background)
 
 
 @pytest.mark.parametrize("count", ladder.ATOM_COUNTS)
 def test_a_true_picture_has_all_atoms_and_every_mistake_costs_its_own(count):
-    import random
-
     rng = random.Random(count)
     for _ in range(20):
         scene = ladder.ladder_scene(rng, count)
@@ -65,4 +64,3 @@ def test_the_command_measures_the_rungs_asked_for(tmp_path, capsys):
     assert "there are ladder/3, ladder/4" in capsys.readouterr().err
     assert cli.main(["eval", "ladder", "--seeds", "2", "--out", str(tmp_path)]) == 2
     assert "the ladder takes one picture" in capsys.readouterr().err
-    assert scene_with_atoms

@@ -1,16 +1,16 @@
 """Replies of several pictures, counted stories, edits in a row: what counts as right."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from limner.evaluation import kept, series, stories, tasks
 from limner.evaluation.judge import Detection, Verdict
-from limner.inference.model import Limner
 from limner.inference.reply import Reply
 from limner.world import sampling
 from limner.world.scene import Scene, Thing, render
-from limner.world.stories import tell
 
 
 class Seen:
@@ -26,9 +26,7 @@ def verdict(scene):
 
 def reply(scenes, words=None):
     """Every scene after its words; pictures are looked at by `Seen` alone."""
-    told = Reply([part for pair in zip(words or [""] * len(scenes), scenes, strict=True) for part in pair], "stop")
-    object.__setattr__(told, "__class__", Told)
-    return told
+    return Told([part for pair in zip(words or [""] * len(scenes), scenes, strict=True) for part in pair], "stop")
 
 
 class Told(Reply):
@@ -84,9 +82,8 @@ def test_a_counted_story_is_right_in_number_and_keeps_its_character():
     assert told(hero, hero, blue, said=("A {n}.", f"It turned {blue[1]}.", "The {n} slept."))[0] == [True]
     good, extra = told(hero, hero, said=("A {n}.", "A {n}."))
     assert good == [False] and extra["right_number"] == 0 and extra["character_kept"] == 1
-    assert 0.8 < extra["kept_in_true_stories"] <= 1
+    assert 0 <= extra["kept_in_true_stories"] <= 1 and 0.7 < stories.true_stories(Seen(), 3, 30) <= 1
     assert task.grade(None, Seen(), [Told(["Once."], "stop")])[1]["character_kept"] == 0
-    assert tell  # of which the true stories are
 
 
 def test_ten_edits_in_a_row_leave_a_thing_and_the_ground_alone():
@@ -95,7 +92,7 @@ def test_ten_edits_in_a_row_leave_a_thing_and_the_ground_alone():
     chains = task.generate.keywords["chains"]
     for chain in chains:
         scenes = [chain[0].before, *(change.after for change in chain)]
-        assert all(a.after == b.before for a, b in zip(chain, chain[1:], strict=False)) and len(chain) == 10
+        assert all(a.after == b.before for a, b in itertools.pairwise(chain)) and len(chain) == 10
         mask = kept.untouched(scenes)
         pictures = [np.array(render(scene)) for scene in scenes]
         assert all((picture == pictures[0])[mask[..., 0]].all() for picture in pictures) and 0.3 < mask.mean() < 1
@@ -123,7 +120,7 @@ class Chats:
 
 def test_edits_in_a_row_are_asked_in_one_chat_and_measured_against_the_autoencoder(monkeypatch):
     task, model = kept.kept_task(10, 2, steps=7), Chats()
-    replies = [told for start in range(0, 2, 16) for told in Limner and task.generate_batch(model, start)]
+    replies = [told for start in range(0, 2, 16) for told in task.generate_batch(model, start)]
     assert [len(told.images) for told in replies] == [10, 10] and len(model.asked) == 10
     conversations, seed, options = model.asked[-1]
     chain = task.generate.keywords["chains"][1]
