@@ -20,7 +20,6 @@ from .judge import Judge, Verdict
 from .series import detect_each
 from .tasks import ASKING, Grades, Task, deciding
 
-
 TRUE_STORIES = 50
 """At most so many of the world's own stories are looked at, to measure the judge"""
 
@@ -99,8 +98,8 @@ def keeps_character(hero: Thing, parts: Sequence[str | Image.Image], seen: Seque
 
 
 def true_stories(judge: Judge, pictures: int, count: int) -> float:
-    """The share of ``count`` of the world's own stories, from the skeletons kept for validation, in which the judge finds the character
-    kept."""
+    """The share of ``count`` of the world's own stories, from the skeletons kept for validation, in which the judge finds the
+    character kept."""
     rng, kept = random.Random(f"true stories/{pictures}"), 0
     assert tales(ASKING, validation=True)[pictures]
     for _ in range(count):

@@ -30,9 +30,12 @@ SEEDED = ("draw/", "edit/")
 """Prefixes of the names of tasks that are repeated with several seeds"""
 
 
-def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict[str, Callable[[], Task]]:
+def all_tasks(
+    count: int, limit: int, steps: int | None, seeds: int = 1, ocr: bool = False
+) -> dict[str, Callable[[], Task]]:
     """All of them in the table's order, made when called: ``count`` examples each (a quarter for an edit), drawings and edits
-    with ``seeds`` seeds each, and of the requests by hand at most ``limit`` where that is not 0."""
+    with ``seeds`` seeds each, and of the requests by hand at most ``limit`` where that is not 0. With ``ocr`` an OCR reads signs,
+    too (`ocr`)."""
     half, quarter, tenth = (max(1, count // part) for part in (2, 4, 10))
     drawn = [(c, unseen) for c in CATEGORIES for unseen in (False, True) if not unseen or has_held_out(c)]
     others = [language for language in LANGUAGES if language is not ENGLISH]
@@ -54,8 +57,8 @@ def all_tasks(count: int, limit: int, steps: int | None, seeds: int = 1) -> dict
         "compose": partial(composing_task, quarter, steps),
         "control": partial(control_task, quarter, steps),
         "fill": partial(inpainting_task, quarter, steps),
-        "sign/1-5": partial(sign_task, (1, 2, 3, 4, 5), quarter, steps),
-        "sign/6-8": partial(sign_task, (6, 7, 8), quarter, steps),
+        "sign/1-5": partial(sign_task, (1, 2, 3, 4, 5), quarter, steps, ocr),
+        "sign/6-8": partial(sign_task, (6, 7, 8), quarter, steps, ocr),
         **{
             f"size/{h}x{w}": partial(shapes.size_task, h, w, quarter, steps)
             for h, w in (*sampling.SHAPES[1:], *shapes.LARGE_SIZES)

@@ -33,6 +33,7 @@ from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_c
 from . import requests
 from .geneval_cases import SIDES, Case, Expected, halve, make_cases, near_misses
 from .judge import Judge, Verdict
+from .ocr import load_ocr, read_letters
 from .reader import Reader
 from .scores import Score, share
 
@@ -288,8 +289,9 @@ def _decide_part(part: str | dict[str, Any]) -> str | dict[str, Any]:
     return messages.image(render(Scene(**{**part, "things": tuple(Thing(*thing) for thing in part["things"])})))
 
 
-def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
-    """Signs with held-out words of these lengths: right if the reader reads the word."""
+def sign_task(lengths: Sequence[int], count: int, steps: int | None = None, ocr: bool = False) -> Task:
+    """Signs with held-out words of these lengths: right if the reader reads the word. With ``ocr`` the share stands beside it in
+    which an OCR of others reads it, too."""
     rng = random.Random(f"signs/{lengths}")
     scenes: list[Scene] = []
     while len(scenes) < count:
@@ -307,7 +309,13 @@ def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> T
         spelled, true = reader.read(first_images(replies)), reader.read([render(scene) for scene in scenes])
         letters = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(spelled, words, strict=True))
         good, seen = ([a == b for a, b in zip(read, words, strict=True)] for read in (spelled, true))
-        return good, {"letters": letters / sum(map(len, words)), "reader_accuracy": sum(seen) / count}
+        extra = {"letters": letters / sum(map(len, words)), "reader_accuracy": sum(seen) / count}
+        if ocr:
+            engine = load_ocr()
+            for name, images in (("ocr", first_images(replies)), ("ocr_accuracy", [render(s) for s in scenes])):
+                read = read_letters(engine, images)
+                extra[name] = sum(a == b for a, b in zip(read, words, strict=True)) / count
+        return good, extra
 
     return Task(f"sign/{min(lengths)}-{max(lengths)}", prompts, drawing(steps), grade)
 

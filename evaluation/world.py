@@ -20,6 +20,7 @@ from ..world.scene import render
 from . import saved_replies
 from .compare import paired_interval
 from .judge import Judge
+from .ocr import load_ocr
 from .page import SHEET_COLUMNS, Section, page_html, write_results
 from .scores import Score, format_row, format_table
 from .task_list import all_tasks
@@ -44,21 +45,25 @@ def evaluate(
     part: tuple[int, int] = (0, 1),
     seeds: int = 1,
     only: Sequence[str] = (),
+    ocr: bool = False,
 ) -> dict[str, Any] | None:
     """Run all tasks, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, and print the table.
 
     Replies of this model that ``output`` already has are not generated again. ``part`` (i, n) runs every n-th task from the
     i-th on, and returns None while other parts are unfinished. With several ``seeds`` every drawing and edit is made so many
     times, and the share of prompts with a right one stands beside the mean. ``only`` are prefixes of the names of tasks to
-    run. Raises ValueError for a negative limit, an impossible part, no seed, a prefix that no task has, a folder with replies
-    of another model or other settings, and if the judge is missing.
+    run. With ``ocr`` an OCR reads the signs beside the reader. Raises ValueError for a negative limit, an impossible part, no
+    seed, a prefix that no task has, a folder with replies of another model or other settings, and if the judge or the OCR is
+    missing.
     """
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; it must be at least 1")
     count = check_limit(limit) or DEFAULT_COUNT
+    if ocr:
+        load_ocr()  # what is missing is said before anything is drawn
     settings = {"seeds": seeds if seeds > 1 else None, "examples": count}
     return evaluate_tasks(
-        model, output, all_tasks(count, limit, steps, seeds), settings, "the drawn world", steps, part, only
+        model, output, all_tasks(count, limit, steps, seeds, ocr), settings, "the drawn world", steps, part, only, ocr
     )
 
 
@@ -71,9 +76,10 @@ def evaluate_tasks(
     steps: int | None,
     part: tuple[int, int],
     only: Sequence[str],
+    ocr: bool = False,
 ) -> dict[str, Any] | None:
     """Run these tasks, with the files, arguments and errors of `evaluate`; ``settings`` are what the replies depend on beside the
-    model and its steps, and ``title`` is that of the page."""
+    model and its steps, ``title`` is that of the page, and with ``ocr`` signs that were graded without are graded again."""
     index, parts = check_part(part)
     judge = Judge.from_pretrained(JUDGE_FOLDER)
     named = select_by_prefix(tasks, only)
@@ -83,7 +89,8 @@ def evaluate_tasks(
     fingerprint = digest(judge)
     for name, make_task in list(named.items())[index::parts]:
         folder = output / task_folder(name)
-        if (found := load_score(folder, fingerprint)) is None:
+        found = load_score(folder, fingerprint)
+        if found is None or (ocr and name.startswith("sign/") and "ocr" not in found["extra"]):
             task = make_task()
             lines = saved_replies.generate_replies(model, task, folder)
             correct, extra = task.grade(model, judge, [saved_replies.to_reply(answer, folder) for answer in lines])

@@ -18,6 +18,7 @@ def evaluate(
     limit: Whole = 0,
     only: Annotated[tuple[str, ...], Parameter(metavar="NAME")] = (),
     seeds: Whole | None = None,
+    ocr: bool = False,
     num_inference_steps: Annotated[Whole | None, Parameter(alias="--steps")] = None,
 ) -> None:
     """Measure a model.
@@ -30,10 +31,13 @@ def evaluate(
         limit: examples a category (default: all)
         only: world and ladder: measures whose names begin so, such as edit/; repeatable
         seeds: pictures of each drawing and edit (world: 1, geneval: 4; ladder has 1)
+        ocr: world: an OCR of others (limner[ocr]) reads the signs, too
         num_inference_steps: sampling steps of a picture
     """
     from ...evaluation import geneval, ladder, world
 
+    if ocr and suite != "world":
+        raise ValueError("--ocr is for world: there are no signs in other suites")
     index, _, parts = part.partition("/")
     if not (index.isdecimal() and parts.isdecimal()):
         raise ValueError(f"--part {part} is not I/N, such as 1/4")
@@ -49,4 +53,4 @@ def evaluate(
             raise ValueError(f"--seeds is {seeds}; the ladder takes one picture of every prompt")
         ladder.evaluate(loading.load(), out, only=only, **shared)
     else:
-        world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, **shared)
+        world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, ocr=ocr, **shared)
