@@ -163,7 +163,7 @@ def stream_losses(
     count: Count,
 ) -> dict[str, Tensor]:
     """Language loss and, if any process draws, feature loss."""
-    words = targets.language_error(*assistant_logits(trainable.stream, output, batch.stream))
+    words = targets.language_error(*assistant_logits(trainable.stream, output.hidden, batch.stream.labels))
     losses = {"language": words / max(1, count.tokens)}  # a batch may have no answer
     if count.drawn:
         feature_sum = output.hidden.new_zeros(())

@@ -34,14 +34,14 @@ from .config_parsing import current_keys, current_override, parse_config, with_d
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
 from .resume import check_same_run, flatten, only_run, run_settings
-from .stages import autoencoder, judge, reader, tokenizer, vision
+from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .warm_start import check_alignment, check_model_options
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", *JOINT_STAGES, "decoder")
-DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "language", "joint")
+STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "text", "language", *JOINT_STAGES, "decoder")
+DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "text", "language", "joint")
 """The stages that train a model like nano from scratch; the others are for trained parts."""
 
 
@@ -192,9 +192,9 @@ def _run(
     recipe: Recipe, stages: tuple[str, ...], folder: Path, model: Limner | None, wanted: torch.device | None
 ) -> Path:
     """`run_recipe` from a checked warm start, or from nothing, in a folder that is this run's alone."""
-    text = json.dumps(asdict(recipe), indent=1) + "\n"
+    written = json.dumps(asdict(recipe), indent=1) + "\n"
     if parallel.rank() == 0 and not (folder / RECIPE_FILE).exists():
-        write_text(folder / RECIPE_FILE, text)
+        write_text(folder / RECIPE_FILE, written)
     device = parallel.init_process_group() or wanted or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted is not None and wanted.type != device.type:
         raise ValueError(f"device is {recipe.device!r}; several processes train on {device.type}")
@@ -220,6 +220,8 @@ def _run(
         model = build_model(recipe, *made)
     print(parameter_summary(model), flush=True)
     check_space(folder, 2 * sum(p.numel() for p in model.parameters()), "the model's weights")
+    if "text" in stages:
+        text.run_text(recipe.text, model, seed, folder / "text", device, dtype)
     if "language" in stages:
         run_language(recipe.language, model, seed, folder / "language", device, dtype)
     for name in JOINT_STAGES:
@@ -232,7 +234,7 @@ def _run(
         )
     if parallel.rank() == 0:
         to_saved_precision(model.cpu(), recipe.warm_start).save_pretrained(folder / "model")
-        write_text(folder / RECIPE_FILE, text)  # of the last command that went through
+        write_text(folder / RECIPE_FILE, written)  # of the last command that went through
     parallel.barrier()
     return folder / "model"
 

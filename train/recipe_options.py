@@ -14,7 +14,7 @@ from ..inference import precision
 from ..inference.generation_config import GenerationConfig
 from ..mllm.config import LimnerConfig
 from .option_checks import check_choice, check_numbers, check_seed
-from .stages import autoencoder, judge, reader, tokenizer, vision
+from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint_options import JointStage, LanguageStage
 
 
@@ -74,6 +74,8 @@ class Recipe:
     """The autoencoder's decoder alone, at the end; the latents stay as they are"""
     autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
     vision: vision.VisionStage = field(default_factory=vision.VisionStage)
+    text: text.TextStage = field(default_factory=text.TextStage)
+    """The backbone on text alone, as many conversations as there is time for"""
     language: LanguageStage = field(default_factory=LanguageStage)
     detokenizer: JointStage = field(default_factory=lambda: JointStage(train=("detokenizer",)))
     """Features to pixels without the stream (SEED-X's first stage)"""
