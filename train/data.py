@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,8 @@ class JointBatch:
     """For each drawing: a number unique over the batch of all processes, which seeds its noise and timesteps"""
     glyph_text: list[tuple[str, ...]] = field(default_factory=list)
     """For each drawing: the text that is to be written in it"""
+    text_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    """(drawings, 4): left, top, right and bottom of where it stands, as fractions of the picture; NaN where that is not told"""
     view_keys: list[str] = field(default_factory=list)
     """`tensor_key` of each of `views` and of each picture, if they were requested"""
     picture_keys: list[list[str]] = field(default_factory=list)
@@ -58,6 +61,7 @@ class JointBatch:
             stream=self.stream.to(device),
             pictures=[p.to(device) for p in self.pictures],
             unseen_views=self.unseen_views.to(device),
+            text_boxes=self.text_boxes.to(device),
         )
 
 
@@ -78,7 +82,7 @@ def joint_batch(
     config = encoder.config
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     by_shape: dict[tuple[int, int], tuple[int, list[Tensor]]] = {}
-    target, references, target_views, drawing_ids, glyph_text = [], [], [], [], []
+    target, references, target_views, drawing_ids, glyph_text, text_boxes = [], [], [], [], [], []
     unseen: list[Tensor] = []
     stream = collate(encoded, encoder.vocabulary, config)
     views_before = 0  # views of the conversations before
@@ -99,6 +103,7 @@ def joint_batch(
                     unseen.append(normalise(picture.image, config))
                 target_views.append(view)
                 glyph_text.append(picture.glyph_text)
+                text_boxes.append(picture.text_box or (math.nan,) * 4)
                 drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
     made = JointBatch(
@@ -110,6 +115,7 @@ def joint_batch(
         target_views=target_views,
         drawing_ids=drawing_ids,
         glyph_text=glyph_text,
+        text_boxes=torch.tensor(text_boxes).reshape(-1, 4),
     )
     if keys:
         made.view_keys = [tensor_key(v) for v in made.views()]
