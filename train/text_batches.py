@@ -1,7 +1,7 @@
 """Batches of text alone: conversations without their pictures, several in a row (packing; Krell et al. 2021, arXiv:2107.02027).
 
-Nothing is rendered or seen. The tokens around a picture's features stay, the shape token and BOI with their labels, and every token
-keeps the position that it has where the features are.
+Nothing is rendered or seen. The tokens around a picture's features stay, the shape token and BOI with their labels, and every
+token keeps the position that it has where the features are.
 """
 
 from __future__ import annotations
