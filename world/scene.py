@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .objects import OBJECTS, SIGNS
+from .objects import OBJECTS, SIGNS, WRITING
 from .pen import BOARD, COLORS, CONTROLS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -93,6 +93,17 @@ class Scene:
         half = self.half(thing)
         x, y = thing.x * self.width, thing.y * self.height
         return x - half, y - half, x + half, y + half
+
+    def text_box(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right and bottom, as fractions, of where the first thing that carries words has them; None without words."""
+        for thing in self.things:
+            if thing.words:
+                half, sides = self.half(thing), (self.width, self.height) * 2
+                centre = (thing.x * self.width, thing.y * self.height) * 2
+                box = zip(WRITING[thing.name], centre, sides, strict=True)
+                left, top, right, bottom = ((middle + part * half) / side for part, middle, side in box)
+                return left, top, right, bottom
+        return None
 
 
 def ground(ink: Ink, style: str) -> Ink:
