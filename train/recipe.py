@@ -138,7 +138,16 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
     detokenizer = MMDiTDetokenizer(
         ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs
     )
-    return Limner(mllm, detokenizer, words, recipe.generation)
+    model = Limner(mllm, detokenizer, words, recipe.generation)
+    add_glyph_images(model, recipe)
+    return model
+
+
+def add_glyph_images(model: Limner, recipe: Recipe) -> None:
+    """Words in plain type, if the recipe has them set and the model does not do so already."""
+    detokenizer = model.detokenizer
+    if recipe.glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
+        detokenizer.add_glyph_images(recipe.glyphs.layout_width, model.config.feature_tokens)
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
@@ -150,6 +159,7 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
         model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
         model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(recipe.glyphs))
+    add_glyph_images(model, recipe)
     if recipe.stream.max_references > model.config.max_references:
         assert isinstance(model.detokenizer, MMDiTDetokenizer)
         model.detokenizer.mmdit.resize_references(recipe.stream.max_references)

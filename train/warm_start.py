@@ -49,7 +49,7 @@ FOLLOWING = {
 
 def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
     """What a model folder says of its parts, by the names that a recipe has for them. Of a part whose weights are another
-    source's it says nothing; a glyph encoder that is not there can be gained."""
+    source's it says nothing; a glyph encoder and a layout of words that are not there can be gained."""
     painter = folder / "detokenizer"
     own: dict[str, Mapping[str, Any]] = {
         "stream": asdict(LimnerConfig.load(folder)),
@@ -66,6 +66,8 @@ def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
         if (path / "config.json").exists():
             values = read_json(path / "config.json")
             own[part] = {name: values.get(theirs) for name, theirs in names.items()}
+    if (path := painter / "glyph_images/config.json").exists():
+        own.setdefault("glyphs", {})["layout_width"] = read_json(path)["layout_width"]
     return own
 
 
@@ -94,6 +96,8 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
         if part not in own or (part == "vision" and name not in VISION) or key == "backbone.attn_implementation":
             continue
         value, had = values[part][name], own[part].get(name)
+        if key == "glyphs.layout_width" and had is None:
+            continue  # it is gained
         if key in GROWING:
             if had is not None and value < had and is_in(key, overridden):
                 raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
