@@ -38,7 +38,7 @@ from .resume import check_same_run, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .stages.student import run_student
-from .warm_start import check_alignment, check_model_options
+from .warm_start import check_alignment, check_model_options, remove_prompt_source
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
@@ -151,7 +151,10 @@ def add_glyph_images(model: Limner, recipe: Recipe) -> None:
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
-    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies."""
+    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies; and take out
+    the prompt source where the recipe says so."""
+    if recipe.drop_prompt_source:
+        remove_prompt_source(model)
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
         model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:

@@ -58,6 +58,8 @@ class Recipe:
     warm_start: str = ""
     """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
     on (``--stages vision,language,joint``)."""
+    drop_prompt_source: bool = False
+    """Take the prompt's hidden states, the second source of context, out of the warm start: it draws from its queries alone"""
     stages: tuple[str, ...] = ()
     """The stages to run if ``--stages`` names none; if empty, `DEFAULT_STAGES`"""
     device: str = "auto"
@@ -104,6 +106,10 @@ class Recipe:
     def __post_init__(self) -> None:
         precision.check_dtype(self.dtype)
         check_seed(self)
+        if self.drop_prompt_source and not self.warm_start:
+            raise ValueError(
+                "drop_prompt_source is for a warm start; stream.prompt_tokens=0 makes a model without that source"
+            )
         check_numbers(self, "scale", above=0, most=100)
         if self.batch_factor != "auto":
             check_numbers(self, "batch_factor", least=1)
