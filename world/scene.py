@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +111,8 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     """The picture of a scene, RGB, ``scale`` times its height and width."""
     height, width = round(scene.height * scale), round(scene.width * scale)
     upper, lower = (ground(ink, scene.style) for ink in BACKGROUNDS[scene.background])
-    large = _background(width * SUPERSAMPLE, height * SUPERSAMPLE, upper, lower).copy()
+    large = _canvas(width * SUPERSAMPLE, height * SUPERSAMPLE, threading.get_ident())
+    large.paste(_background(*large.size, upper, lower))
     canvas = ImageDraw.Draw(large)
     _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
     boxes = [_reached(scene, thing, scale * SUPERSAMPLE, large.size) for thing in scene.things]
@@ -125,6 +127,12 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
         if box[0] < box[2] and box[1] < box[3]:
             image.paste(large.reduce(SUPERSAMPLE, box), (box[0] // SUPERSAMPLE, box[1] // SUPERSAMPLE))
     return image
+
+
+@functools.lru_cache(maxsize=16)
+def _canvas(width: int, height: int, thread: int) -> Image.Image:
+    """A canvas that a thread uses again: memory for a new one takes longer than most drawings."""
+    return Image.new("RGB", (width, height))
 
 
 @functools.lru_cache(maxsize=64)
