@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
@@ -72,7 +73,8 @@ class Encoded:
         self.labels.extend(ids if labelled else [IGNORE_INDEX] * len(ids))
 
 
-def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) -> int:
+@lru_cache(maxsize=4096)
+def nearest_shape(shapes: tuple[tuple[int, int], ...], height: int, width: int) -> int:
     """Index of the shape with the closest aspect ratio, of equal ones the closest in size."""
     ratio = height / width
     return min(
