@@ -50,6 +50,8 @@ class Picture:
     """Height and width in pixels."""
     glyph_text: tuple[str, ...] = ()
     """Strings to be written in it, where it is drawn"""
+    text_box: tuple[float, ...] | None = None
+    """Left, top, right and bottom of where they stand, as fractions of the picture, where that is told"""
 
 
 @dataclass
@@ -246,7 +248,7 @@ class StreamEncoder:
                 out.add(self.text_ids(part["text"]), labelled=after_assistant)
             else:
                 glyph_text = find_glyph_text(reply_text, out.last_request) if after_assistant else ()
-                self._add_image(out, part["image"], after_assistant, training, glyph_text)
+                self._add_image(out, part, after_assistant, training, glyph_text)
                 reply_text = ""
         flush()
         return out
@@ -260,9 +262,9 @@ class StreamEncoder:
         return [*spans, (piece[begin:], None)]
 
     def _add_image(
-        self, out: Encoded, image: Image.Image, drawn: bool, training: bool, glyph_text: tuple[str, ...]
+        self, out: Encoded, part: dict[str, Any], drawn: bool, training: bool, glyph_text: tuple[str, ...]
     ) -> None:
-        vocabulary, config = self.vocabulary, self.config
+        vocabulary, config, image = self.vocabulary, self.config, part["image"]
         if drawn and vocabulary.shapes:
             out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
         views = image_views(image, config, tiles=not drawn)
@@ -270,7 +272,8 @@ class StreamEncoder:
             out.add([vocabulary.patch])
             out.views.append((len(out.input_ids), view))
             out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
-        out.pictures.append(Picture(image, len(out.input_ids), drawn, (image.height, image.width), glyph_text))
+        shape = image.height, image.width
+        out.pictures.append(Picture(image, len(out.input_ids), drawn, shape, glyph_text, part.get("text_box")))
         out.add([vocabulary.boi], labelled=drawn)
         if drawn and training and config.drawn_images == "queries":
             out.queries.append(len(out.input_ids))

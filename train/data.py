@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -41,6 +42,8 @@ class JointBatch:
     """For each drawing: a number unique over the batch of all processes, which seeds its noise and timesteps"""
     glyph_text: list[tuple[str, ...]] = field(default_factory=list)
     """For each drawing: the text that is to be written in it"""
+    text_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    """(drawings, 4): left, top, right and bottom of where it stands, as fractions of the picture; NaN where that is not told"""
     view_keys: list[str] = field(default_factory=list)
     """`tensor_key` of each of `views` and of each picture, if they were requested"""
     picture_keys: list[list[str]] = field(default_factory=list)
@@ -78,6 +81,7 @@ class JointBatch:
             pictures=[change(p) for p in self.pictures],
             tiles=change(self.tiles),
             view_index=change(self.view_index),
+            text_boxes=change(self.text_boxes),
         )
 
 
@@ -99,7 +103,7 @@ def joint_batch(
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     stream = collate(encoded, encoder.vocabulary, config, pixel_values=False)
     by_shape: dict[tuple[int, int], tuple[int, list[Image.Image]]] = {}
-    target, references, target_views, drawing_ids, glyph_text = [], [], [], [], []
+    target, references, target_views, drawing_ids, glyph_text, text_boxes = [], [], [], [], [], []
     tiles: list[Image.Image] = []
     views: list[tuple[int | None, int]] = []  # index of the tensor of its pixels (None: a tile) and index in it
     unseen: list[tuple[int, int]] = []
@@ -121,6 +125,7 @@ def joint_batch(
                     unseen.append(place)
                 target_views.append(view)
                 glyph_text.append(picture.glyph_text)
+                text_boxes.append(picture.text_box or (math.nan,) * 4)
                 drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
         for start, shown in conversation.views:
@@ -142,6 +147,7 @@ def joint_batch(
         target_views=target_views,
         drawing_ids=drawing_ids,
         glyph_text=glyph_text,
+        text_boxes=torch.tensor(text_boxes).reshape(-1, 4),
     )
     if keys:
         seen = [view.pixel_values for conversation in encoded for _, view in conversation.views]

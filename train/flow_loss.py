@@ -13,7 +13,7 @@ from ..detokenizer import flow
 from ..detokenizer.mmdit import MMDiT
 from . import parallel
 from .data import JointBatch
-from .losses import PredictedVelocities, Targets, align_loss, squared_error
+from .losses import PredictedVelocities, Targets, align_loss, box_error, squared_error
 from .random_choices import RandomChoices, Sample
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
@@ -90,7 +90,7 @@ def predict_velocities(
     prompt_mask = inputs.prompt_mask
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~choices.drop_prompt.to(device)[:, None]
-    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text)
+    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text, batch.text_boxes)
     condition = condition.without_context(choices.drop_context.to(device))
     selected = None if only is None else set(only.nonzero().flatten().tolist())
     samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
@@ -103,7 +103,8 @@ def predict_velocities(
         x0 = group.latents
         noise = choices.noise(group.samples, x0.shape[1:]).to(x0)
         t = torch.stack([choices.timesteps[number, drawing] for drawing, number in group.samples]).to(device)
-        group_condition = condition.rows(group.drawings)
+        height, width = (n * detokenizer.autoencoder.downsample_factor for n in x0.shape[-2:])
+        group_condition = detokenizer.place_glyphs(condition.rows(group.drawings), height, width)
         references = mmdit.pack_references(group.references)
         early: list[Tensor] | None = [] if trainable.align is not None else None
         velocity = mmdit(
@@ -113,6 +114,7 @@ def predict_velocities(
             group_condition.pooled,
             context_mask=group_condition.context_mask,
             references=references,
+            image_bias=group_condition.image_bias,
             early=early,
             early_block=stage.align_block,
         )
@@ -130,7 +132,8 @@ def flow_losses(
     choices: RandomChoices,
     targets: Targets,
 ) -> dict[str, Tensor]:
-    """Flow loss and, if configured, alignment loss: sums over the batch's drawings, each the mean of its timesteps and noises."""
+    """Flow loss and, where there are any, those of alignment and layout: sums over the batch's drawings, the flow's each the mean
+    of its timesteps and noises."""
     groups, flow_sum = predict_velocities(trainable, stage, batch, inputs, choices)
     align_sum = torch.zeros_like(flow_sum)
     for group in groups:
@@ -142,7 +145,10 @@ def flow_losses(
             align_sum = align_sum + (weights * align_loss(trainable.align, group.early, pictured)).sum()
         weights = targets.weighted(weights, group.drawings)
         flow_sum = flow_sum + (weights * squared_error(group.velocity, targets.velocities(group))).sum()
-    return {"flow": flow_sum} | ({"align": align_sum} if trainable.align is not None else {})
+    losses = {"flow": flow_sum} | ({"align": align_sum} if trainable.align is not None else {})
+    if (glyph_images := trainable.mmdit_detokenizer.glyph_images) is not None:
+        losses["layout"] = box_error(glyph_images.predict_boxes(inputs.features), batch.text_boxes)
+    return losses
 
 
 def dummy_forward(mmdit: MMDiT, runs: int) -> Tensor:
@@ -157,7 +163,8 @@ def dummy_forward(mmdit: MMDiT, runs: int) -> Tensor:
 def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
     """The (zero) losses of a process without a drawing while other processes have some."""
     losses = {"flow": dummy_forward(trainable.mmdit_detokenizer.mmdit, int(parallel.max_over_processes(0)))}
-    return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
+    has = {"align": trainable.align is not None, "layout": trainable.mmdit_detokenizer.glyph_images is not None}
+    return losses | {name: torch.zeros(()) for name, some in has.items() if some}
 
 
 def resize_features(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..mllm.encoding import IGNORE_INDEX
-from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
+from ..mllm.stream import StreamModel
 from .data import JointBatch
 from .random_choices import RandomChoices, Sample, random_choices
 from .stages.joint_options import JointStage
@@ -60,22 +60,28 @@ class Targets:
         return values
 
 
-def assistant_logits(model: StreamModel, output: StreamOutput, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the assistant predicts a token (text, shape token, BOI, end of turn): logits (tokens, vocabulary), with -inf for
-    query slots; target ids (tokens,); and the row of the batch (tokens,)."""
-    targets = batch.labels[:, 1:]
+def assistant_logits(model: StreamModel, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the assistant predicts a token (text, shape token, BOI, end of turn), from last hidden states (batch, tokens, width)
+    and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots; target ids (tokens,); and the row of the
+    batch (tokens,)."""
+    targets = labels[:, 1:]
     counted = targets != IGNORE_INDEX
-    logits = model.logits(output.hidden[:, :-1][counted]).float()
+    logits = model.logits(hidden[:, :-1][counted]).float()
     return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary).
+    """KL(target || prediction) of each row (tokens,), from two sets of logits (tokens, vocabulary); the target is detached.
 
-    Ids at -inf in both add nothing.
+    Ids at -inf in both add nothing. The gradient is the difference of the probabilities, exactly zero where the logits are the
+    same. Autograd's own would be rounding errors there, of which an optimizer that normalises gradients makes whole steps.
     """
-    log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
-    return (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
+    with torch.no_grad():
+        log_probs, target_log_probs = (values.log_softmax(-1).clamp(min=-1e4) for values in (logits, target))
+        divergence = (target_log_probs.exp() * (target_log_probs - log_probs)).sum(-1)
+        difference = log_probs.exp() - target_log_probs.exp()
+    slope = (difference * logits.clamp(min=-1e4)).sum(-1)
+    return divergence + slope - slope.detach()
 
 
 def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
@@ -85,6 +91,12 @@ def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
     vision features of the clean picture.
     """
     return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
+
+
+def box_error(predicted: Tensor, known: Tensor) -> Tensor:
+    """The mean absolute difference of each predicted box (drawings, 4) from the known one, summed over the drawings; 0 where that
+    is NaN."""
+    return torch.where(known.isnan(), predicted.detach(), known).sub(predicted).abs().mean(1).sum()
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:

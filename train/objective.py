@@ -4,6 +4,7 @@
                             +-> query states -> output resampler -+.... features: squared error from the vision tower's
                                                                   +-> adapter -> MM-DiT -+.... flow: squared error of velocities
                                                                                          +.... align: cosine (REPA)
+                                  image features -> layout ............ layout: distance of the box in which words stand
 
 An objective is called with a batch and the number of its step, and returns the weighted sum of its losses as ``"loss"``, and
 each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes and in all
@@ -71,6 +72,7 @@ class JointObjective:
             "features": self.stage.feature_weight,
             "flow": self.stage.flow_weight,
             "align": self.stage.align_weight,
+            "layout": self.stage.layout_weight,
         }
         return add_weighted_sum(losses, weights)
 
@@ -163,7 +165,7 @@ def stream_losses(
     count: Count,
 ) -> dict[str, Tensor]:
     """Language loss and, if any process draws, feature loss."""
-    words = targets.language_error(*assistant_logits(trainable.stream, output, batch.stream))
+    words = targets.language_error(*assistant_logits(trainable.stream, output.hidden, batch.stream.labels))
     losses = {"language": words / max(1, count.tokens)}  # a batch may have no answer
     if count.drawn:
         feature_sum = output.hidden.new_zeros(())

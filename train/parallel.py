@@ -84,10 +84,15 @@ def max_over_processes(value: float) -> float:
     return _all_reduce(value, dist.ReduceOp.MAX)
 
 
+def _collective_device() -> str:
+    """Where the tensors are that processes exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 def _all_reduce(value: float, operation: Any) -> float:
     if world_size() == 1:
         return value
-    cell = torch.tensor(float(value), dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    cell = torch.tensor(float(value), dtype=torch.float64, device=_collective_device())
     dist.all_reduce(cell, operation)
     return cell.item()
 
@@ -139,11 +144,30 @@ class LossForward(nn.Module):
         """``losses(*given)``, with ``"loss"`` scaled so that the average of its gradients over the processes is their sum."""
         values = losses(*given)
         if world_size() > 1:
-            # every parameter takes part on every rank, with weight zero where a rank has no picture: a missing gradient would
-            # hang the others
-            zero = sum(p.flatten()[0] * 0 for p in self.module.parameters() if p.requires_grad and not is_sharded(p))
-            values["loss"] = (values["loss"] + zero) * world_size()
+            # what takes part on one process has to on all, or the others would wait for its gradient; what takes part on none
+            # has no gradient, as with one process, so that the optimizer leaves it as it is
+            trained = [p for p in self.module.parameters() if p.requires_grad and not is_sharded(p)]
+            zero = sum(p.flatten()[0] * 0 for p in used_on_some_process(values["loss"], trained))
+            # DDP looks for parameters in all that is returned, and waits for their gradients
+            values = {key: value.detach() for key, value in values.items()} | {
+                "loss": (values["loss"] + zero) * world_size()
+            }
         return values
+
+
+def used_on_some_process(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """The ``parameters`` that ``loss`` depends on, on any process; all of them if it depends on none."""
+    seen, nodes = set(), [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    used = {getattr(node, "variable", None) for node in seen}
+    marks = torch.tensor([float(p in used) for p in parameters], device=_collective_device())
+    if len(marks):
+        dist.all_reduce(marks, dist.ReduceOp.MAX)
+    return [p for p, mark in zip(parameters, marks.tolist(), strict=True) if mark] or list(parameters)
 
 
 def shard(module: nn.Module, kind: str) -> nn.Module:
@@ -159,11 +183,11 @@ def shard(module: nn.Module, kind: str) -> nn.Module:
     if world_size() == 1:
         return whole
     if kind == "ddp":
-        return nn.parallel.DistributedDataParallel(whole)
+        return nn.parallel.DistributedDataParallel(whole, find_unused_parameters=True)
     if kind == "hsdp" and (world_size() % 2 or world_size() < 4):
         raise ValueError(f"hsdp with {world_size()} processes; it needs an even number from 4")
     shape, names = ((world_size(),), ("shard",)) if kind == "fsdp" else ((2, world_size() // 2), ("copy", "shard"))
-    mesh = init_device_mesh("cuda" if dist.get_backend() == "nccl" else "cpu", shape, mesh_dim_names=names)
+    mesh = init_device_mesh(_collective_device(), shape, mesh_dim_names=names)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
     for name, units in module.named_modules():
         *above, last = name.split(".")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .objects import OBJECTS, SIGNS
+from .objects import OBJECTS, SIGNS, WRITING
+from .objects.shapes import Drawing
 from .pen import BOARD, COLORS, CONTROLS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -37,7 +38,7 @@ SUPERSAMPLE = 2
 HORIZON = 0.6
 """Where the lower colour of a background begins, as a fraction of the height"""
 REACH = 1.2
-"""How far from its centre a thing's lines reach, in halves of its box"""
+"""How far from its centre a thing's points and lines reach, in halves of its box, if not farther (`_reach`)"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,17 @@ class Scene:
         half = self.half(thing)
         x, y = thing.x * self.width, thing.y * self.height
         return x - half, y - half, x + half, y + half
+
+    def text_box(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right and bottom, as fractions, of where the first thing that carries words has them; None without words."""
+        for thing in self.things:
+            if thing.words:
+                half, sides = self.half(thing), (self.width, self.height) * 2
+                centre = (thing.x * self.width, thing.y * self.height) * 2
+                box = zip(WRITING[thing.name], centre, sides, strict=True)
+                left, top, right, bottom = ((middle + part * half) / side for part, middle, side in box)
+                return left, top, right, bottom
+        return None
 
 
 def ground(ink: Ink, style: str) -> Ink:
@@ -167,9 +179,20 @@ def _hole(hole: tuple[float, float, float, float], size: tuple[int, int]) -> tup
 
 def _reached(scene: Scene, thing: Thing, scale: float, size: tuple[int, int]) -> Box:
     """Left, top, right and bottom of all that a thing draws on, on a canvas of ``size``, width and height."""
-    reach = REACH * scene.half(thing) * scale + SUPERSAMPLE
+    reach = _reach(OBJECTS.get(thing.name) or SIGNS[thing.name]) * scene.half(thing) * scale + SUPERSAMPLE
     x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
     return _even_box((x - reach, y - reach, x + reach, y + reach), size)
+
+
+@functools.cache
+def _reach(draw: Drawing) -> float:
+    """How far from its centre a thing is drawn, in halves of its box: `REACH`, or more for one that was added and leaves its
+    box."""
+    half = 100
+    image = Image.new("L", (8 * half, 8 * half), 0)
+    draw(Pen(ImageDraw.Draw(image), 4 * half, 4 * half, half, "red", 1, style="sketch"))
+    farthest = max((abs(side / half - 4) for side in image.getbbox() or ()), default=0.0)
+    return max(REACH, farthest + 0.05)
 
 
 def _even_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box:

@@ -30,7 +30,7 @@ def test_gradients(mode):
     assert "queries.weight" in drawing and any(n.startswith("output_resampler") for n in drawing)
     # the picture that is being drawn is not in its own condition
     assert not any(n.startswith(("input_resampler", "vision_tower")) for n in drawing)
-    writing = touched(Targets().language_error(*assistant_logits(model, output, batch)))
+    writing = touched(Targets().language_error(*assistant_logits(model, output.hidden, batch.labels)))
     seen = mode == "seen"
     # the text after a picture sees its features in one mode, its queries in the other
     assert any(n.startswith("input_resampler") for n in writing) == seen

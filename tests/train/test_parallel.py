@@ -70,7 +70,7 @@ def one(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "processes"), [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)])
 def test_losses_are_those_of_one_process(one, tmp_path, kind, processes):
-    """Over 20 steps; in most of them some process has no picture."""
+    """Over 20 steps; in most of them some process has no picture, in some none has."""
     several = run(tmp_path / "run", kind, processes)
     assert apart(several, one) <= 1e-5
     check_evaluation(several, one, draws=kind == "ddp")
@@ -167,6 +167,18 @@ def test_what_was_sharded_runs_as_before_and_is_sharded_again(process_group):
         assert [set(unit.__dict__) for unit in module.modules()] == attributes
         assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in module.modules())
         assert all(type(p) is nn.Parameter for p in module.parameters())
+
+
+def test_what_no_process_uses_has_no_gradient(process_group, monkeypatch):
+    """With a gradient of zeros AdamW's moments would move it on, as they do not with one process."""
+    module = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the group is of one: the other process would do the same
+    losses = parallel.LossForward(module)(lambda: {"loss": module["used"](torch.ones(2)).sum()})
+    losses["loss"].backward()
+    assert module["used"].weight.grad.tolist() == [[2, 2]] and module["unused"].weight.grad is None
+    module.zero_grad()
+    parallel.LossForward(module)(lambda: {"loss": torch.zeros(())})["loss"].backward()
+    assert not any(p.grad.any() for p in module.parameters()), "DDP waits for some gradient"
 
 
 def test_values_written_to_shards_are_those_of_the_next_forward(process_group):

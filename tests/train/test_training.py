@@ -152,8 +152,14 @@ def test_a_stage_keeps_its_own_defaults_beside_what_a_recipe_or_an_override_says
 def test_stages_are_those_asked_for_the_recipes_own_or_nanos():
     released, nano = load_recipe("released"), load_recipe("nano")
     assert select_stages(released, None) == ("align", "joint", "sft") and select_stages(released, ("sft",)) == ("sft",)
-    assert select_stages(nano, None)[0] == "tokenizer" and select_stages(nano, None)[-1] == "joint"
-    assert select_stages(load_recipe("nano", ["warm_start=x"]), None) == ("language", "joint")
+    assert select_stages(nano, None)[0] == "tokenizer" and select_stages(nano, None)[-1] == "student"
+    assert select_stages(load_recipe("nano", ["warm_start=x"]), None) == (
+        "text",
+        "language",
+        "joint",
+        "decoder",
+        "student",
+    )
     with pytest.raises(ValueError, match="brings its own tokenizer"):
         select_stages(load_recipe("released", ["stages=[tokenizer,joint]"]), None)
     for recipe, asked in ((load_recipe("nano", ["stages=[joint,paint]"]), None), (nano, ("paint",))):

@@ -60,7 +60,7 @@ def run_language(
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 1)
     check_run(folder, stage, seed, model, batches)
-    trainable = TrainableModel(model.mllm.to(device, dtype), None)
+    trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
     fit("language", trainable, batches, LanguageObjective(trainable, stage), stage.loop, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...detokenizer.flow import DENSITIES
 from ...world.talk import PHRASINGS_SHARE
@@ -58,6 +59,8 @@ class JointStage:
     align_weight: float = 0.0
     align_block: int = 2
     """MM-DiT block after which the image tokens are aligned with the vision tower's features."""
+    layout_weight: float = 4.0
+    """Of the error in where words stand, which is a fraction of the picture's side and so a small number"""
     flow_samples: int = 2
     """Timesteps and noises for every picture of a batch; they share the backbone's forward."""
     density: str = "logit_normal"
@@ -70,7 +73,8 @@ class JointStage:
     never learn to use them."""
     precomputed: str = ""
     """A folder of `limner precompute`, with the outputs of vision tower and autoencoder for the data's pictures"""
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
+    """Compile the blocks; "auto" is where torch has a compiler and the stage is long enough"""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     sample_prompts: tuple[str, ...] = (
@@ -97,7 +101,16 @@ class JointStage:
         check_data(self.data)
         if not self.train:
             raise ValueError("train is empty; it lists what learns, such as [mllm, detokenizer]")
-        check_numbers(self, "language_weight", "feature_weight", "flow_weight", "align_weight", "align_block", least=0)
+        check_numbers(
+            self,
+            "language_weight",
+            "feature_weight",
+            "flow_weight",
+            "align_weight",
+            "layout_weight",
+            "align_block",
+            least=0,
+        )
         if not (self.language_weight or self.feature_weight or self.flow_weight or self.align_weight):
             raise ValueError(
                 "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned"

@@ -1,0 +1,119 @@
+"""The backbone alone on text alone: requests, plans and talk. Nothing is rendered, seen or painted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...inference.adapters import digest
+from ...inference.model import Limner
+from ...mllm.masks import attention_masks
+from ...mllm.stream import StreamModel
+from ...world.talk import PHRASINGS_SHARE
+from .. import parallel
+from ..datasets.mixture import load_sources
+from ..loop import LoopConfig, fit
+from ..losses import Targets, assistant_logits
+from ..option_checks import check_numbers, check_shares
+from ..resume import check_same_run, run_settings
+from ..text_batches import TextBatch, TextBatches
+from ..trainable import TrainableModel, freeze_parameters
+from .joint_options import check_data
+
+VALIDATION_CONVERSATIONS = 256
+"""Of each set of the validation loss"""
+
+
+@dataclass(frozen=True)
+class TextStage:
+    data: tuple[str, ...] = ("world",)
+    """Data sets, each with an optional weight; conversations in which a user shows a picture are passed over"""
+    draw_share: float = 1.0
+    """How often a captioned picture is drawn from its caption; its descriptions are no text alone"""
+    phrasings: float = PHRASINGS_SHARE
+    """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    validation: tuple[str, ...] = ("world", "world-validation/draw+several+story+sign+small_talk+follow_up")
+    """Data sets of the validation loss, which is measured of each at every sample"""
+    row_tokens: int = 512
+    """Tokens of a row, which holds several conversations"""
+    compile: bool | Literal["auto"] = False
+    """Compile the layers of the backbone; "auto" is where torch has a compiler and the stage is long enough"""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        check_numbers(self, "row_tokens", least=1)
+        check_shares(self, "draw_share", "phrasings")
+
+
+def run_text(
+    stage: TextStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Train the backbone of ``model`` in place.
+
+    Every ``sample_every`` steps the loss of fixed conversations of each validation set is measured. Raises ValueError for a run
+    of other data, from another base or by other settings in ``folder``.
+    """
+    torch.manual_seed(seed)
+    longest = model.mllm.max_position_embeddings
+
+    def batches(data: tuple[str, ...], phrasings: float, batch_size: int, first: int) -> TextBatches:
+        sources = load_sources(data, model.encoder, longest, stage.draw_share, phrasings)
+        return TextBatches(sources, model.encoder, batch_size, first, stage.row_tokens)
+
+    training = batches(stage.data, stage.phrasings, stage.loop.batch_size, seed + 1)
+
+    @cache
+    def validation() -> dict[str, TextBatch]:
+        size = VALIDATION_CONVERSATIONS
+        return {name: batches((name,), stage.phrasings, size, seed + 2)(0) for name in stage.validation}
+
+    if parallel.rank() == 0:
+        settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": training.fingerprints}
+        check_same_run(folder, settings)
+    parallel.barrier()
+    trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
+    print(freeze_parameters(trainable, ("mllm.llm",)), flush=True)
+    if stage.compile:
+        for layer in model.mllm.llm.get_decoder().layers:
+            layer.compile(dynamic=True)
+    objective = TextObjective(trainable)
+
+    def measure() -> dict[str, Tensor]:
+        return validation_losses(objective, validation())
+
+    fit("text", trainable, training, objective, stage.loop, folder, validation=measure if stage.validation else None)
+
+
+class TextObjective:
+    """Cross entropy of the assistant's tokens, averaged over those of all processes and accumulated batches."""
+
+    def __init__(self, trainable: TrainableModel) -> None:
+        self.trainable = trainable
+
+    def __call__(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
+        stream = self.trainable.stream
+        (tokens,) = parallel.sum_counts(batch.counts()[0])
+        batch = batch.to(stream.device)
+        words = Targets().language_error(*assistant_logits(stream, text_states(stream, batch), batch.labels))
+        return {"loss": words / max(1, tokens)}
+
+
+def text_states(stream: StreamModel, batch: TextBatch) -> Tensor:
+    """Last hidden states (rows, tokens, width) of packed conversations."""
+    embeds = stream.embed_tokens(batch.input_ids)
+    rows, tokens = batch.input_ids.shape
+    size = (rows, tokens, tokens)
+    masks = attention_masks(*batch.mask(), size, stream.llm.config, embeds.device, embeds.dtype)
+    return stream.backbone(embeds, masks, batch.position_ids)
+
+
+def validation_losses(objective: TextObjective, sets: dict[str, TextBatch]) -> dict[str, Tensor]:
+    """The loss of each set by its name, and their mean as ``"loss"``."""
+    losses = {name: objective(batch, 0)["loss"] for name, batch in sets.items()}
+    return {"loss": torch.stack(list(losses.values())).mean(), **losses}

@@ -1,0 +1,200 @@
+"""Batches of text alone: conversations without their pictures, several in a row (packing; Krell et al. 2021, arXiv:2107.02027).
+
+Nothing is rendered or seen. The tokens around a picture's features stay, the shape token and BOI with their labels, and every
+token keeps the position that it has where the features are.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..mllm.encoding import IGNORE_INDEX, Encoded, StreamEncoder
+from ..mllm.masks import MaskMod
+from ..mllm.messages import Message
+from . import parallel
+from .datasets.example import Openable, map_pictures, open_picture
+from .datasets.mixture import ConversationSource, SceneImage
+
+MAX_TRIES = 64
+"""After so many conversations in which a user shows a picture a source counts as one without text alone."""
+FURTHER = 2**40
+"""Places of a source are so far apart where another conversation stands in: beyond the first epochs of any data set"""
+ROUNDED = 64
+"""The tokens of a row are a multiple of it: few shapes, for which kernels are chosen or compiled once"""
+
+
+@dataclass
+class TextBatch:
+    """Packed conversations."""
+
+    input_ids: Tensor
+    """(rows, tokens)"""
+    labels: Tensor
+    """(rows, tokens), -100 where the loss ignores them"""
+    position_ids: Tensor
+    """(rows, tokens), from 0 in each conversation"""
+    conversation: Tensor
+    """(rows, tokens): which conversation of its row a token belongs to; -1 is padding"""
+    totals: tuple[int, int] | None = None
+    """`counts` summed over the batches of one step, with gradient accumulation"""
+
+    def counts(self) -> tuple[int, int]:
+        """The number of labels, over which the loss is averaged, and of drawings, as `JointBatch.counts` has them."""
+        return self.totals or (int((self.labels[:, 1:] != IGNORE_INDEX).sum()), 0)
+
+    def to(self, device: torch.device) -> TextBatch:
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "totals"}
+        return replace(self, **tensors)
+
+    def mask(self) -> tuple[MaskMod, MaskMod]:
+        """The mask and the distances (`attention_masks`): a token sees the earlier ones of its own conversation."""
+        own, positions = self.conversation, self.position_ids
+
+        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (own[batch, query] == own[batch, key]) & (key <= query)
+
+        def distance(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return positions[batch, query] - positions[batch, key]
+
+        return allowed, distance
+
+
+class TextBatches:
+    """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes: a function of (seed, step).
+
+    Conversations in which a user shows a picture are passed over: what is said of it does not follow from the text.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[ConversationSource, float]],
+        encoder: StreamEncoder,
+        batch_size: int,
+        seed: int,
+        row_tokens: int,
+    ) -> None:
+        """Raises ValueError for weights that are no shares."""
+        whole = sum(weight for _, weight in sources)
+        if not sources or whole <= 0 or any(weight < 0 for _, weight in sources):
+            raise ValueError(f"weights {[weight for _, weight in sources]}: none below 0, and some above")
+        self.sources = [source for source, _ in sources]
+        self.cumulative_shares = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
+        self.encoder, self.batch_size, self.seed, self.row_tokens = encoder, batch_size, seed, row_tokens
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the sources, by which a resumed run checks its data."""
+        return [source.fingerprint for source in self.sources]
+
+    def counts(self, total: int) -> list[int]:
+        """How many of the first ``total`` conversations come from each source."""
+        marks = [0, *(round(total * share) for share in self.cumulative_shares)]
+        return [b - a for a, b in pairwise(marks)]
+
+    def places(self, step: int) -> list[tuple[ConversationSource, int]]:
+        """A step's sources and places over all processes."""
+        before, after = self.counts(step * self.batch_size), self.counts((step + 1) * self.batch_size)
+        dealt = zip(self.sources, map(range, before, after), strict=True)
+        return [(source, place) for source, places in dealt for place in places]
+
+    def names(self, step: int) -> list[str]:
+        """Names of a step's conversations over all processes, for messages."""
+        return [source.name(self.seed, place) for source, place in self.places(step)]
+
+    def __call__(self, step: int) -> TextBatch:
+        """This process's conversations of a step. Raises ValueError where a source has no text alone."""
+        own = self.places(step)[parallel.rank() :: parallel.world_size()]
+        encoded = [text_alone(self.encoder, self.told(source, place)) for source, place in own]
+        return packed(encoded, self.encoder.vocabulary.pad, self.row_tokens)
+
+    def told(self, source: ConversationSource, place: int) -> list[Message]:
+        """The conversation of a place or, where a user shows a picture in it, another one."""
+        for attempt in range(MAX_TRIES):
+            messages = source.sample(self.seed, place + attempt * FURTHER)
+            if not shows_picture(messages):
+                return messages
+        name = source.name(self.seed, place)
+        raise ValueError(f"{name}: in each of {MAX_TRIES} conversations a user shows a picture; none is text alone")
+
+
+def shows_picture(messages: Sequence[Message]) -> bool:
+    """Whether a message that is not the assistant's has a picture."""
+    return any(
+        part["type"] == "image"
+        for message in messages
+        if message["role"] != "assistant" and not isinstance(message["content"], str)
+        for part in message["content"]
+    )
+
+
+def text_alone(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[list[int], list[int], list[int]]:
+    """Ids, labels and positions of a conversation without the tokens of image features and queries."""
+    blank = map_pictures(list(messages), blank_picture)  # only their shapes are read
+    encoded = encoder.encode(blank, training=True)
+    left_out = feature_tokens(encoded, encoder)
+    kept = [i for i in range(len(encoded.input_ids)) if i not in left_out]
+    return [encoded.input_ids[i] for i in kept], [encoded.labels[i] for i in kept], kept
+
+
+def feature_tokens(encoded: Encoded, encoder: StreamEncoder) -> set[int]:
+    """Indices of the image features and queries of a conversation."""
+    config = encoder.config
+    spans = [(start, config.image_tokens) for start, _ in encoded.views]
+    spans += [(start, config.num_queries) for start in encoded.queries]
+    return {index for start, count in spans for index in range(start, start + count)}
+
+
+def blank_picture(source: Openable) -> Image.Image:
+    """A picture of the shape of ``source``; one of the world is not drawn for that."""
+    if isinstance(source, SceneImage):
+        return blank(source.scene.width, source.scene.height)
+    return blank(*open_picture(source).size)
+
+
+@lru_cache(maxsize=64)
+def blank(width: int, height: int) -> Image.Image:
+    return Image.new("L", (width, height))
+
+
+def packed(conversations: Sequence[tuple[list[int], list[int], list[int]]], pad: int, row_tokens: int) -> TextBatch:
+    """Conversations (`text_alone`) in rows of ``row_tokens`` tokens or, where one is longer, of as many as the longest has."""
+    rows = pack([len(ids) for ids, _, _ in conversations], row_tokens)
+    longest = max(sum(len(conversations[i][0]) for i in row) for row in rows)
+    width = -(-max(row_tokens, longest) // ROUNDED) * ROUNDED
+    shape = (len(rows), width)
+    ids, labels = torch.full(shape, pad), torch.full(shape, IGNORE_INDEX)
+    positions, conversation = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+    for row, members in enumerate(rows):
+        begin = 0
+        for number, index in enumerate(members):
+            own_ids, own_labels, own_positions = conversations[index]
+            span = slice(begin, begin + len(own_ids))
+            ids[row, span], labels[row, span] = torch.tensor(own_ids), torch.tensor(own_labels)
+            positions[row, span], conversation[row, span] = torch.tensor(own_positions), number
+            begin = span.stop
+    return TextBatch(ids, labels, positions, conversation)
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Indices of ``lengths`` in rows of at most ``room`` together, by best fit, the longest first; one longer than that has a row
+    of its own."""
+    rows: list[list[int]] = []
+    left: list[tuple[int, int]] = []  # what is left of each row, ascending
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect.bisect_left(left, (lengths[index], 0))
+        if at == len(left):
+            rows.append([])
+            space, row = max(room, lengths[index]), len(rows) - 1
+        else:
+            space, row = left.pop(at)
+        rows[row].append(index)
+        bisect.insort(left, (space - lengths[index], row))
+    return rows
