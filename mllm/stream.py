@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class StreamBatch:
     query_mask: Tensor
     """(batch, tokens), True where queries go ("queries" mode)"""
     pixel_values: Tensor
-    """(views, 3, image_size, image_size), in the order of their slots"""
+    """(views, 3, image_size, image_size), in the order of their slots; none where their features are given to the model"""
     view_positions: Tensor
     """(views, 2): centres (x, y) in [0, 1] within their images; used only by models with tiles"""
     drawing_row: Tensor
@@ -43,7 +43,11 @@ class StreamBatch:
     """(drawings,) index of its BOI"""
 
     def to(self, device: torch.device) -> StreamBatch:
-        return StreamBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return self.each_tensor(lambda tensor: tensor.to(device))
+
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> StreamBatch:
+        """A batch with ``change(tensor)`` in place of every tensor."""
+        return StreamBatch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass
@@ -64,8 +68,9 @@ def collate(
     vocabulary: Vocabulary,
     config: LimnerConfig,
     padding_side: Literal["left", "right"] = "right",
+    pixel_values: bool = True,
 ) -> StreamBatch:
-    """Pads conversations (`StreamEncoder.encode`) to one batch."""
+    """Pads conversations (`StreamEncoder.encode`) to one batch; with ``pixel_values`` or without."""
     lengths = torch.tensor([len(e.input_ids) for e in encoded])
     length = int(lengths.max())
     begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
@@ -80,7 +85,7 @@ def collate(
         for start in e.queries:
             queries[row, begin + start : begin + start + config.num_queries] = True
     views = [view for e in encoded for _, view in e.views]
-    pixel_values = [view.pixel_values for view in views]
+    pixels = [view.pixel_values for view in views] if pixel_values else []
     drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
     drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
     size = config.image_size
@@ -90,7 +95,7 @@ def collate(
         lengths=lengths,
         feature_mask=features,
         query_mask=queries,
-        pixel_values=torch.stack(pixel_values) if views else torch.zeros(0, 3, size, size, dtype=torch.float32),
+        pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float32),
         view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,
         drawing_boi=begins[drawing_row] + drawing_boi,

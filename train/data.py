@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ..mllm.config import LimnerConfig
 from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
-from ..mllm.views import normalise
+from ..mllm.views import image_pixels, normalise, normalise_pixels
 
 
 @dataclass
 class JointBatch:
+    """Conversations, with every picture once, as 8-bit pixels: what the vision tower sees is made of them where the model is."""
+
     stream: StreamBatch
+    """Without its ``pixel_values``: see `views`"""
+    config: LimnerConfig
     pictures: list[Tensor]
     """8-bit pixels (count, height, width, 3), one tensor for each shape"""
     target: list[tuple[int, int]]
     """For each drawing: (index of the tensor in ``pictures``, index in it)"""
     references: list[list[tuple[int, int]]]
     """For each drawing: the pictures before its BOI, newest first, at most ``max_references``"""
-    unseen_views: Tensor
-    """(views, 3, image_size, image_size) of pictures to be drawn that the stream does not show itself ("queries" mode)"""
+    tiles: Tensor
+    """8-bit pixels (tiles, image_size, image_size, 3) of the tiles of users' pictures"""
+    view_index: Tensor
+    """(views,): for each of `views` the index of its pixels, counted through all ``pictures`` and then ``tiles``"""
     target_views: list[int]
     """For each drawing: the index in `views` of the vision tower's input of the drawn picture"""
     drawing_ids: list[int]
@@ -52,16 +60,30 @@ class JointBatch:
         return self.totals or (int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target))
 
     def views(self) -> Tensor:
-        """(views, 3, image_size, image_size): the stream's, then those it does not show."""
-        return torch.cat([self.stream.pixel_values, self.unseen_views])
+        """Inputs of the vision tower (views, 3, image_size, image_size), in the order of their slots in the stream; then those of
+        pictures to be drawn that the stream does not show itself ("queries" mode)."""
+        pixels = [p for p in (*self.pictures, self.tiles) if len(p)]
+        if not pixels:
+            size = self.config.image_size
+            return torch.zeros(0, 3, size, size, device=self.view_index.device)
+        return torch.cat([normalise_pixels(p, self.config) for p in pixels])[self.view_index]
 
     def to(self, device: torch.device) -> JointBatch:
+        """A copy on a device; from pinned memory it is made while the host goes on."""
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> JointBatch:
+        """A copy in memory that a GPU reads by itself; `DataLoader` calls it."""
+        return self._each_tensor(Tensor.pin_memory)
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> JointBatch:
         return replace(
             self,
-            stream=self.stream.to(device),
-            pictures=[p.to(device) for p in self.pictures],
-            unseen_views=self.unseen_views.to(device),
-            text_boxes=self.text_boxes.to(device),
+            stream=self.stream.each_tensor(change),
+            pictures=[change(p) for p in self.pictures],
+            tiles=change(self.tiles),
+            view_index=change(self.view_index),
+            text_boxes=change(self.text_boxes),
         )
 
 
@@ -79,46 +101,60 @@ def joint_batch(
 
     ``keys`` names every encoder's input, so that what was precomputed can be found.
     """
-    config = encoder.config
+    config, size = encoder.config, encoder.config.image_size
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
+    stream = collate(encoded, encoder.vocabulary, config, pixel_values=False)
     by_shape: dict[tuple[int, int], tuple[int, list[Tensor]]] = {}
     target, references, target_views, drawing_ids, glyph_text, text_boxes = [], [], [], [], [], []
-    unseen: list[Tensor] = []
-    stream = collate(encoded, encoder.vocabulary, config)
-    views_before = 0  # views of the conversations before
+    tiles: list[Tensor] = []
+    views: list[tuple[int | None, int]] = []  # index of the tensor of its pixels (None: a tile) and index in it
+    unseen: list[tuple[int, int]] = []
     for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
         earlier: list[tuple[int, int]] = []
-        view_at = {start: views_before + index for index, (start, _) in enumerate(conversation.views)}
-        views_before += len(conversation.views)
+        view_at = {start: len(views) + index for index, (start, _) in enumerate(conversation.views)}
+        whole: dict[int, tuple[int, int]] = {}  # pictures by the first slot of their view
         for picture in conversation.pictures:
             index, pictures = by_shape.setdefault(picture.shape, (len(by_shape), []))
             place = (index, len(pictures))
-            pictures.append(torch.from_numpy(np.array(picture.image.convert("RGB"))))
+            pictures.append(image_pixels(picture.image))
+            whole[picture.boi_index + 1] = place
             if picture.drawn:
                 target.append(place)
                 references.append(earlier[::-1][: config.max_references])
                 view = view_at.get(picture.boi_index + 1)
                 if view is None:
-                    view = len(stream.pixel_values) + len(unseen)
-                    unseen.append(normalise(picture.image, config))
+                    view = len(stream.view_positions) + len(unseen)
+                    unseen.append(place)
                 target_views.append(view)
                 glyph_text.append(picture.glyph_text)
                 text_boxes.append(picture.text_box or (math.nan,) * 4)
                 drawing_ids.append(number * MAX_PICTURES + len(earlier))
             earlier.append(place)
+        for start, shown in conversation.views:
+            views.append(whole.get(start) or (None, len(tiles)))
+            if start not in whole:
+                tiles.append(image_pixels(shown.image))
+    counts = [len(pictures) for _, pictures in by_shape.values()]
+    begins = [0, *accumulate(counts)]
     made = JointBatch(
         stream=stream,
+        config=config,
         pictures=[torch.stack(pictures) for _, pictures in by_shape.values()],
         target=target,
         references=references,
-        unseen_views=torch.stack(unseen) if unseen else torch.zeros(0, 3, config.image_size, config.image_size),
+        tiles=torch.stack(tiles) if tiles else torch.zeros(0, size, size, 3, dtype=torch.uint8),
+        view_index=torch.tensor(
+            [begins[-1 if shape is None else shape] + i for shape, i in (*views, *unseen)], dtype=torch.long
+        ),
         target_views=target_views,
         drawing_ids=drawing_ids,
         glyph_text=glyph_text,
         text_boxes=torch.tensor(text_boxes).reshape(-1, 4),
     )
     if keys:
-        made.view_keys = [tensor_key(v) for v in made.views()]
+        seen = [view.pixel_values for conversation in encoded for _, view in conversation.views]
+        hidden = [normalise(Image.fromarray(made.pictures[shape][i].numpy()), config) for shape, i in unseen]
+        made.view_keys = [tensor_key(view) for view in (*seen, *hidden)]
         made.picture_keys = [[tensor_key(p) for p in pictures] for pictures in made.pictures]
     return made
 

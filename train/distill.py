@@ -114,6 +114,10 @@ class DrawingSource:
 
     source: ConversationSource
 
+    @property
+    def kept(self) -> bool:
+        return self.source.kept
+
     def sample(self, seed: int, place: int) -> list[Message]:
         return self._found(seed, place)[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoints, parallel, tracking
-from .interrupts import Interrupted, leave_interrupts, stop_signals
+from .interrupts import Interrupted, stop_signals
+from .loading import batch_loader, choose_workers
 from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor
 from .option_checks import check_choice, check_numbers, check_shares
 
@@ -53,9 +53,8 @@ class LoopConfig:
     """Steps between figures of the losses; 0 for none"""
     tracker: str = "tensorboard"
     """Where metrics are logged: "tensorboard", or any other tracker of accelerate whose package is installed ("wandb", …)"""
-    num_workers: int | None = 1
-    """Processes that make batches. None means one if a GPU trains and 0 on a CPU, where a worker would take more time from the
-    matrix products than it saves."""
+    num_workers: int | None = None
+    """Processes that make batches; None is by the machine (`choose_workers`), 0 the process that trains."""
     save_total_limit: int = 1
     """Newest checkpoints to keep, besides the best one by validation loss."""
     parallel: str = "ddp"
@@ -228,19 +227,15 @@ class Trainer:
                 if tracker:
                     tracker.finish()
 
-    def load_batches(self, make_batch: Callable[[int], Any]) -> DataLoader[Any]:
+    def load_batches(self, make_batch: Callable[[int], Any]) -> Iterable[Any]:
         """The batches that are left. Batch number ``k`` is a function of ``k`` alone, so that resuming needs no replay."""
         config, accumulate = self.config, self.config.gradient_accumulation_steps
-        on_gpu = self.optimizer.named[0][1].device.type != "cpu"
-        workers = int(on_gpu) if config.num_workers is None else config.num_workers
-        return DataLoader(
-            range(self.progress.step * accumulate, config.steps * accumulate),  # type: ignore[arg-type]  # torch takes any sequence
-            batch_size=None,
-            collate_fn=make_batch,  # type: ignore[arg-type]  # of one item, without a batch size
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=leave_interrupts,
-        )
+        device = self.optimizer.named[0][1].device
+        workers = choose_workers(config.num_workers, device.type != "cpu")
+        if self.first and config.num_workers is None:
+            print(f"{self.name}: {workers or 'no'} worker processes make batches (num_workers)", flush=True)
+        left = range(self.progress.step * accumulate, config.steps * accumulate)
+        return batch_loader(make_batch, left, workers, pin_memory=device.type == "cuda")
 
     def step(self, step: int, batches: Sequence[tuple[int, Any]]) -> tuple[dict[str, Tensor], float]:
         """One update from numbered batches. Returns this process's share of the losses, and the gradient's norm: not finite where

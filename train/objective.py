@@ -125,7 +125,7 @@ def run_stream(trainable: TrainableModel, batch: JointBatch) -> tuple[StreamOutp
     stream = trainable.stream
     with torch.no_grad():
         features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
-    output = stream(batch.stream, features[: len(batch.stream.pixel_values)])
+    output = stream(batch.stream, features[: len(batch.stream.view_positions)])
     if not batch.target:
         return output, None
     predicted = stream.output_resampler(output.query_states)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig
 
+from ..detokenizer.condition import ConditioningAdapter
 from ..detokenizer.files import read_json
+from ..inference.model import Limner
 from ..inference.parts import load_generation_config
 from ..mllm.config import LimnerConfig
 from .recipe_options import Recipe
@@ -102,9 +105,26 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
                 raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
         elif value != had:
             brings = f"its own, {had!r}" if name in own[part] else "its own"
+            if key == "stream.prompt_tokens" and not value:
+                brings += " (drop_prompt_source=true takes them out)"
             raise ValueError(
                 f"{key} is {value!r}; the warm start {recipe.warm_start} brings {brings}: give the same or leave it out"
             )
+
+
+def remove_prompt_source(model: Limner) -> None:
+    """Take the prompt's hidden states out of what ``model`` draws from. What is left is what it drew from where they were masked.
+
+    Raises ValueError for a model that has no such source, or draws by another adapter.
+    """
+    adapter = model.detokenizer.adapter
+    if not isinstance(adapter, ConditioningAdapter) or not adapter.config.prompt_width:
+        raise ValueError(f"drop_prompt_source: {model.name} draws without the prompt's hidden states already")
+    kept = [0, 2] if adapter.config.glyph_width else [0]  # of the features, the prompt and the glyphs
+    adapter.source_embed = nn.Parameter(adapter.source_embed.detach()[kept].clone())
+    del adapter.prompt_norm, adapter.prompt_proj
+    adapter.config = replace(adapter.config, prompt_width=0)
+    model.config = model.mllm.config = model.encoder.config = replace(model.config, prompt_tokens=0)
 
 
 def as_json(values: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from .objects import OBJECTS, SIGNS, WRITING
 from .pen import BOARD, COLORS, CONTROLS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
-    # upper and lower colour; the horizon is at 60 % of the height
+    # upper and lower colour
     "plain": ((222, 222, 226), (222, 222, 226)),
     "sky": ((150, 208, 246), (150, 208, 246)),
     "grass": ((190, 228, 246), (132, 200, 104)),
@@ -31,6 +33,10 @@ NEAR: dict[str, float] = {"small": 0.4, "medium": 0.65, "large": 0.95}
 MASKED = (128, 128, 128)
 
 SUPERSAMPLE = 2
+HORIZON = 0.6
+"""Where the lower colour of a background begins, as a fraction of the height"""
+REACH = 1.2
+"""How far from its centre a thing's lines reach, in halves of its box"""
 
 
 @dataclass(frozen=True)
@@ -115,15 +121,51 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     """The picture of a scene, RGB, ``scale`` times its height and width."""
     height, width = round(scene.height * scale), round(scene.width * scale)
     upper, lower = (ground(ink, scene.style) for ink in BACKGROUNDS[scene.background])
-    image = Image.new("RGB", (width * SUPERSAMPLE, height * SUPERSAMPLE), upper)
-    canvas = ImageDraw.Draw(image)
-    if lower != upper:
-        canvas.rectangle((0, 0.6 * image.height, image.width, image.height), lower)
+    large = _background(width * SUPERSAMPLE, height * SUPERSAMPLE, upper, lower).copy()
+    canvas = ImageDraw.Draw(large)
     _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
+    boxes = [_reached(scene, thing, scale * SUPERSAMPLE, large.size) for thing in scene.things]
     if scene.hole is not None:
         left, top, right, bottom = scene.hole
-        canvas.rectangle((left * image.width, top * image.height, right * image.width, bottom * image.height), MASKED)
-    return image.reduce(SUPERSAMPLE)
+        hole = (left * large.width, top * large.height, right * large.width, bottom * large.height)
+        canvas.rectangle(hole, MASKED)
+        boxes.append(_even_box(hole, large.size))
+    # only what was drawn on is reduced: most of a picture is background
+    image = _reduced_background(width, height, upper, lower).copy()
+    for box in boxes:
+        if box[0] < box[2] and box[1] < box[3]:
+            image.paste(large.reduce(SUPERSAMPLE, box), (box[0] // SUPERSAMPLE, box[1] // SUPERSAMPLE))
+    return image
+
+
+@functools.lru_cache(maxsize=64)
+def _background(width: int, height: int, upper: Ink, lower: Ink) -> Image.Image:
+    image = Image.new("RGB", (width, height), upper)
+    if lower != upper:
+        ImageDraw.Draw(image).rectangle((0, HORIZON * height, width, height), lower)
+    return image
+
+
+@functools.lru_cache(maxsize=64)
+def _reduced_background(width: int, height: int, upper: Ink, lower: Ink) -> Image.Image:
+    return _background(width * SUPERSAMPLE, height * SUPERSAMPLE, upper, lower).reduce(SUPERSAMPLE)
+
+
+Box = tuple[int, int, int, int]
+
+
+def _reached(scene: Scene, thing: Thing, scale: float, size: tuple[int, int]) -> Box:
+    """Left, top, right and bottom of all that a thing draws on, on a canvas of ``size``, width and height."""
+    reach = REACH * scene.half(thing) * scale + SUPERSAMPLE
+    x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
+    return _even_box((x - reach, y - reach, x + reach, y + reach), size)
+
+
+def _even_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
+    """The pixels of the picture that a box touches, as a box on the canvas."""
+    left, top, right, bottom = (math.floor(side / SUPERSAMPLE) * SUPERSAMPLE for side in box)
+    width, height = size
+    return max(0, left), max(0, top), min(width, right + SUPERSAMPLE), min(height, bottom + SUPERSAMPLE)
 
 
 def label_map(scene: Scene, rows: int, columns: int) -> np.ndarray:

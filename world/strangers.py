@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import sampling
@@ -131,22 +130,35 @@ def background(person: Stranger, line: Line) -> str:
     return person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if "{bg}" in line["text"] else "plain"
 
 
-def _allowed(make: Callable[[], tuple[str, Scene]]) -> tuple[str, Scene]:
+@dataclass(frozen=True)
+class Wish:
+    """A request for one picture, and what it means."""
+
+    words: str
+    scene: Scene
+    colored: tuple[bool, ...]
+    """Of each thing of the scene, whether the words say its colour"""
+    placed: bool = False
+    """Whether they say where one thing stands to the other"""
+
+
+def wish(person: Stranger) -> Wish:
+    """One thing, several of a kind, or two in one picture, that training may show."""
+    make = person.rng.choices((_one, _count, _two), (5, 2, 4))[0]
     for _ in range(10_000):
-        words, scene = make()
-        if not is_held_out(scene):
-            return words, scene
+        made = make(person)
+        if not is_held_out(made.scene):
+            return made
     raise AssertionError("no allowed scene in 10,000 draws")
 
 
 def draw(person: Stranger) -> Example:
-    """One thing, several of a kind, or two in one picture."""
-    make = person.rng.choices((_one, _count, _two), (5, 2, 4))[0]
-    words, scene = _allowed(lambda: make(person))
-    return Example("draw", [user(words), drawing_reply(person.rng, person.language, scene)])
+    """A wish and its drawing."""
+    made = wish(person)
+    return Example("draw", [user(made.words), drawing_reply(person.rng, person.language, made.scene)])
 
 
-def _one(person: Stranger) -> tuple[str, Scene]:
+def _one(person: Stranger) -> Wish:
     line = person.line("draw_one")
     (name, color) = person.things(line)[1]
     ground = background(person, line)
@@ -157,16 +169,18 @@ def _one(person: Stranger) -> tuple[str, Scene]:
         said["at1"] = person.rng.choice(riddles)
     words = person.say(line, {1: fields}, **said)
     x, y = (sampling.jitter(person.rng, 0.5, 0.06) for _ in range(2))
-    return words, Scene((Thing(name, color, "large", x, y),), ground)
+    scene = Scene((Thing(name, color, "large", x, y),), ground)
+    return Wish(words, scene, (names_color(line["text"], 1),))
 
 
-def _count(person: Stranger) -> tuple[str, Scene]:
+def _count(person: Stranger) -> Wish:
     line = person.line("count")
     (name, color) = person.things(line)[1]
     count = person.rng.randint(2, 4)
     ground = background(person, line)
     words = person.say(line, {1: person.fields(name, color, count)}, bg=place(person.rng, person.language, ground))
-    return words, Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), ground)
+    scene = Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), ground)
+    return Wish(words, scene, (names_color(line["text"], 1),) * count)
 
 
 def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str = "plain") -> Scene:
@@ -175,14 +189,15 @@ def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str
     return Scene(tuple(Thing(*kinds[n], "medium", *spot) for n, spot in zip((1, 2), spots, strict=True)), background)
 
 
-def _two(person: Stranger) -> tuple[str, Scene]:
+def _two(person: Stranger) -> Wish:
     line = person.line("draw_two")
     kinds = person.things(line)
     ground = background(person, line)
     words = person.say(
         line, {n: person.fields(*kind) for n, kind in kinds.items()}, bg=place(person.rng, person.language, ground)
     )
-    return words, pair_scene(kinds, line["relation"] or "left", ground)
+    scene = pair_scene(kinds, line["relation"] or "left", ground)
+    return Wish(words, scene, tuple(names_color(line["text"], n) for n in (1, 2)), placed=bool(line["relation"]))
 
 
 def several(person: Stranger) -> Example:

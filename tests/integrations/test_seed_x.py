@@ -135,10 +135,12 @@ def test_its_training_step(model):
     )
     batch = JointBatch(
         stream=one,
+        config=stream.config,
         pictures=[],  # nothing is drawn in this stage
         target=[(0, 0)],
         references=[[]],
-        unseen_views=torch.zeros(1, 3, 56, 56),
+        tiles=torch.zeros(1, 56, 56, 3, dtype=torch.uint8),
+        view_index=torch.tensor([0, 0]),
         target_views=[1],
         drawing_ids=[0],
     )

@@ -241,7 +241,7 @@ def test_every_example_comes_once_an_epoch_whatever_the_batch():
     examples = [CaptionedPicture(Path(f"{i}.png"), (f"{i}" * 3,), "x") for i in range(10)]
     for size, pool in ((3, 1), (4, 5), (7, 2)):
         mixture = Mixture([(ExampleSource(examples, 1.0), 1.0)], model.encoder, size, 1, pool)
-        places = sorted(place for p in range(10) for batch in mixture.pool_batches(p) for _, place, _ in batch)
+        places = sorted(told.place for p in range(10) for batch in mixture.pool_batches(p) for told in batch)
         assert places == list(range(10 * size * pool))
     source = ExampleSource(examples, 1.0)
     for epoch in range(3):
@@ -267,7 +267,7 @@ def test_sources_come_by_their_weights():
     ten = ExampleSource([CaptionedPicture(Path(f"{i}.png"), ("x",), "x") for i in range(10)])
     mixture = Mixture([(ten, 0.3), (WorldSource(), 0.1)], model.encoder, 7, 0, pool=3)
     for pool in range(4):
-        sources = [source for batch in mixture.pool_batches(pool) for source, _, _ in batch]
+        sources = [told.source for batch in mixture.pool_batches(pool) for told in batch]
         assert len(sources) == 21 and abs(sources.count(0) - 0.75 * 21) <= 1
     assert mixture.counts(4000) == [3000, 1000]
     for weights in ([-1.0, 2.0], [0.0, 0.0]):
@@ -311,7 +311,7 @@ def test_padding_stays_below_five_percent_on_the_world():
     spent = needed = 0
     for batch in mixture.pool_batches(0):
         rows = []
-        for _, place, tokens in batch:
+        for _, place, drawings, tokens, _ in batch:
             told = WorldSource().sample(3, place)
             messages = [
                 {
@@ -325,7 +325,7 @@ def test_padding_stays_below_five_percent_on_the_world():
             ]
             encoded = encoder.encode(messages, training=True)
             rows.append((len(encoded.input_ids), sum(p.drawn for p in encoded.pictures)))
-            assert conversation_size(encoder, told) == (rows[-1][1], tokens)
+            assert conversation_size(encoder, told) == (rows[-1][1], tokens) == (drawings, tokens)
             assert abs(len(encoded.input_ids) + 16 * rows[-1][1] - tokens) <= 2
         spent += len(rows) * (max(n for n, _ in rows) + 16 * max(drawn for _, drawn in rows))
         needed += sum(n + 16 * drawn for n, drawn in rows)

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 
 from helpers import make_limner
 from limner.mllm.encoding import IGNORE_INDEX
-from limner.train import text_batches
 from limner.train.datasets.mixture import SceneImage, WorldSource, load_sources
 from limner.train.loop import LoopConfig
-from limner.train.recipe import load_recipe
+from limner.train.recipe import DEFAULT_STAGES, load_recipe
 from limner.train.stages.joint import run_language
 from limner.train.stages.joint_options import LanguageStage
 from limner.train.stages.text import TextObjective, TextStage, run_text
@@ -111,10 +110,7 @@ def test_the_stage_trains_the_backbone_alone_and_measures_what_it_never_learns_f
 
 
 def test_a_recipe_has_it_before_the_language_stage():
-    from limner.train.recipe import DEFAULT_STAGES
-
     assert DEFAULT_STAGES.index("text") + 1 == DEFAULT_STAGES.index("language")
     assert load_recipe("nano").text.loop.optimizer == "muon"
     with pytest.raises(ValueError, match="text: row_tokens is 0"):
         load_recipe("nano", ["text.row_tokens=0"])
-    assert text_batches.ROUNDED

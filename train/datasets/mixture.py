@@ -5,12 +5,13 @@ Conversations of about one length share a batch: a pool of batches is drawn, sor
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from PIL import Image
 
@@ -35,6 +36,10 @@ MANY_DRAWINGS = 3
 
 class ConversationSource(Protocol):
     """A source of conversations: the ``place``-th is a function of (seed, place)."""
+
+    kept: bool
+    """Whether a conversation takes more time to make than memory to keep: one that names its pictures, and not one that holds
+    them"""
 
     def sample(self, seed: int, place: int) -> list[Message]: ...
 
@@ -65,6 +70,7 @@ class WorldSource:
     """Share of strangers' words where there are some"""
     validation: bool = False
     """Whether those are the ones kept for validation"""
+    kept: ClassVar[bool] = True
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +95,7 @@ class ExampleSource:
     plan_share: float = 0.0
     fingerprint: str = ""
     """The data set's (`Report.fingerprint`)"""
+    kept: ClassVar[bool] = False
 
     def example(self, seed: int, place: int) -> Example:
         count = len(self.examples)
@@ -101,8 +108,23 @@ class ExampleSource:
         return self.example(seed, place).where
 
 
+class Told(NamedTuple):
+    """A conversation of a pool, before its pictures are opened."""
+
+    source: int
+    place: int
+    drawings: int
+    tokens: int
+    pickled: bytes
+    """Its messages; empty where the source makes them again (``kept``)"""
+
+
 class Mixture:
-    """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes."""
+    """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes.
+
+    A pool's conversations are told once, in parts (`tell`), and dealt (`deal`); a batch is made of those it was dealt (`make`).
+    Whoever tells and makes, `fit`'s worker processes or the caller of the mixture, the batches are the same.
+    """
 
     def __init__(
         self,
@@ -124,7 +146,7 @@ class Mixture:
         self.encoder, self.batch_size, self.seed, self.pool = encoder, batch_size, seed, pool
         self.keys = False
         """Whether batches name their encoders' inputs (`joint_batch`)"""
-        self._pool_batches: tuple[int, list[list[tuple[int, int, int]]]] | None = None
+        self._pool_batches: tuple[int, list[list[Told]]] | None = None
 
     @property
     def fingerprints(self) -> list[str]:
@@ -136,42 +158,57 @@ class Mixture:
         marks = [0, *(round(total * share) for share in self.cumulative_shares)]
         return [b - a for a, b in pairwise(marks)]
 
-    def pool_batches(self, pool: int) -> list[list[tuple[int, int, int]]]:
-        """The batches of a pool: (source, place, tokens) of every conversation."""
+    def tell(self, pool: int, part: int) -> list[Told]:
+        """A part of a pool, about as many conversations as a batch has; ``part`` is below ``self.pool``."""
+        size = self.pool * self.batch_size
+        before, after = self.counts(pool * size), self.counts((pool + 1) * size)
+        return [
+            self._told(source, place)
+            for source, places in enumerate(map(range, before, after))
+            for place in places[part :: self.pool]
+        ]
+
+    def _told(self, source: int, place: int) -> Told:
+        messages = self.sources[source].sample(self.seed, place)
+        pickled = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL) if self.sources[source].kept else b""
+        return Told(source, place, *conversation_size(self.encoder, messages), pickled)
+
+    def deal(self, pool: int, told: Sequence[Told]) -> list[list[Told]]:
+        """The batches of a pool from all of its conversations: those of a batch are of about one length."""
+        found = sorted(told, key=lambda t: (min(t.drawings, MANY_DRAWINGS), t.tokens, t.source, t.place))
+        batches = [found[i : i + self.batch_size] for i in range(0, len(found), self.batch_size)]
+        random.Random(f"{self.seed}/dealt/{pool}").shuffle(batches)
+        return batches
+
+    def pool_batches(self, pool: int) -> list[list[Told]]:
+        """The batches of a pool, told by this process; the latest pool is kept."""
         if self._pool_batches is None or self._pool_batches[0] != pool:
-            size = self.pool * self.batch_size
-            before, after = self.counts(pool * size), self.counts((pool + 1) * size)
-            sized = (
-                (*conversation_size(self.encoder, self.sources[source].sample(self.seed, place)), source, place)
-                for source, places in enumerate(map(range, before, after))
-                for place in places
-            )
-            found = sorted(sized, key=lambda told: (min(told[0], MANY_DRAWINGS), *told[1:]))
-            batches = [
-                [(source, place, tokens) for _, tokens, source, place in found[i : i + self.batch_size]]
-                for i in range(0, size, self.batch_size)
-            ]
-            random.Random(f"{self.seed}/dealt/{pool}").shuffle(batches)
-            self._pool_batches = (pool, batches)
+            told = [t for part in range(self.pool) for t in self.tell(pool, part)]
+            self._pool_batches = (pool, self.deal(pool, told))
         return self._pool_batches[1]
 
     def names(self, step: int) -> list[str]:
         """Names of a step's conversations over all processes, for messages."""
         pool, index = divmod(step, self.pool)
-        return [self.sources[source].name(self.seed, place) for source, place, _ in self.pool_batches(pool)[index]]
+        return [self.sources[told.source].name(self.seed, told.place) for told in self.pool_batches(pool)[index]]
 
     def __call__(self, step: int) -> JointBatch:
-        """This process's conversations of a step. Those whose pictures cannot be read are left out and named in the batch;
-        where none is left, the conversations of the pool's next batch stand in.
+        """This process's conversations of a step. Raises ValueError as `make` does."""
+        pool, index = divmod(step, self.pool)
+        return self.make(step, self.pool_batches(pool)[index])
+
+    def make(self, step: int, batch: Sequence[Told]) -> JointBatch:
+        """This process's conversations of a step's batch. Those whose pictures cannot be read are left out and named; where none
+        is left, the conversations of the pool's next batch stand in.
 
         Raises ValueError when none of the pool can be read.
         """
-        pool, index = divmod(step, self.pool)
-        batches = self.pool_batches(pool)
-        kept, left_out = self.read_batch(batches[index])
-        others = iter(batches[index + 1 :] + batches[:index])
-        while not kept and (batch := next(others, None)):
-            kept = self.read_batch(batch)[0]
+        kept, left_out = self.read_batch(batch)
+        if not kept:
+            pool, index = divmod(step, self.pool)
+            batches = self.pool_batches(pool)
+            read = (self.read_batch(other)[0] for other in batches[index + 1 :] + batches[:index])
+            kept = next((found for found in read if found), [])
         if not kept:
             raise ValueError(f"every conversation of step {step} and of its pool is broken; the first: {left_out[0]}")
         opened, places, sources = map(list, zip(*kept, strict=True))
@@ -179,19 +216,18 @@ class Mixture:
         made.sources, made.left_out = sources, left_out
         return made
 
-    def read_batch(
-        self, batch: Sequence[tuple[int, int, int]]
-    ) -> tuple[list[tuple[list[Message], int, int]], list[str]]:
+    def read_batch(self, batch: Sequence[Told]) -> tuple[list[tuple[list[Message], int, int]], list[str]]:
         """This process's conversations of a batch with their places in it and their sources, and those that cannot be read."""
         fit = partial(resize_to_shape, config=self.encoder.config)
         kept, left_out = [], []
-        for place in parallel.balanced_indices([float(tokens) for _, _, tokens in batch]):
-            source, number, _ = batch[place]
-            messages = self.sources[source].sample(self.seed, number)
+        for place in parallel.balanced_indices([float(told.tokens) for told in batch]):
+            told = batch[place]
+            source = self.sources[told.source]
+            messages = pickle.loads(told.pickled) if told.pickled else source.sample(self.seed, told.place)
             try:
-                kept.append((open_pictures(messages, fit), place, source))
+                kept.append((open_pictures(messages, fit), place, told.source))
             except (ValueError, OSError) as error:
-                left_out.append(f"{self.sources[source].name(self.seed, number)}: {error}")
+                left_out.append(f"{source.name(self.seed, told.place)}: {error}")
         return kept, left_out
 
 

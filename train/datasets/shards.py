@@ -56,6 +56,8 @@ class ShardSource:
     ``shards_at_once`` shards are mixed at a time. Raises ValueError for a folder without shards or without examples.
     """
 
+    kept = False
+
     def __init__(self, folder: str | Path, draw_share: float = 0.8, shards_at_once: int = 4) -> None:
         self.folder, self.draw_share, self.together = Path(folder), draw_share, shards_at_once
         self.paths = [p for p in files_of(self.folder) if p.suffix.lower() in SUFFIXES]

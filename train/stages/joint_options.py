@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...detokenizer.flow import DENSITIES
 from ...world.talk import PHRASINGS_SHARE
@@ -72,7 +73,8 @@ class JointStage:
     never learn to use them."""
     precomputed: str = ""
     """A folder of `limner precompute`, with the outputs of vision tower and autoencoder for the data's pictures"""
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
+    """Compile the blocks; "auto" is where torch has a compiler and the stage is long enough"""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     sample_prompts: tuple[str, ...] = (

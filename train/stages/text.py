@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ class TextStage:
     """Data sets of the validation loss, which is measured of each at every sample"""
     row_tokens: int = 512
     """Tokens of a row, which holds several conversations"""
-    compile: bool = False
-    """Compile the layers of the backbone: half a minute at the start, a third of every step afterwards"""
+    compile: bool | Literal["auto"] = False
+    """Compile the layers of the backbone; "auto" is where torch has a compiler and the stage is long enough"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -66,9 +67,12 @@ def run_text(
         return TextBatches(sources, model.encoder, batch_size, first, stage.row_tokens)
 
     training = batches(stage.data, stage.phrasings, stage.loop.batch_size, seed + 1)
-    validation = {
-        name: batches((name,), stage.phrasings, VALIDATION_CONVERSATIONS, seed + 2)(0) for name in stage.validation
-    }
+
+    @cache
+    def validation() -> dict[str, TextBatch]:
+        size = VALIDATION_CONVERSATIONS
+        return {name: batches((name,), stage.phrasings, size, seed + 2)(0) for name in stage.validation}
+
     if parallel.rank() == 0:
         settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": training.fingerprints}
         check_same_run(folder, settings)
@@ -79,8 +83,11 @@ def run_text(
         for layer in model.mllm.llm.get_decoder().layers:
             layer.compile(dynamic=True)
     objective = TextObjective(trainable)
-    measure = partial(validation_losses, objective, validation) if validation else None
-    fit("text", trainable, training, objective, stage.loop, folder, validation=measure)
+
+    def measure() -> dict[str, Tensor]:
+        return validation_losses(objective, validation())
+
+    fit("text", trainable, training, objective, stage.loop, folder, validation=measure if stage.validation else None)
 
 
 class TextObjective:
