@@ -143,12 +143,13 @@ class GlyphImages(nn.Module):
         self.token_proj = nn.Linear(config.feature_width, width)
         self.token_positions = nn.Parameter(torch.zeros(config.feature_tokens, width))
         nn.init.normal_(self.token_positions, std=0.5)
-        self.box = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4))
+        last = nn.Linear(width, 4)
+        self.box = nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
         self.embed = nn.Linear(config.patch**2, config.image_width, bias=False)
         with torch.no_grad():  # a new part changes no picture, and words stand in the middle
             self.embed.weight.zero_()
-            self.box[-1].weight.mul_(0.1)
-            self.box[-1].bias.copy_(torch.tensor(INITIAL_BOX).logit())
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor(INITIAL_BOX).logit())
 
     def predict_boxes(self, features: Tensor) -> Tensor:
         """Where words stand in the pictures that features (batch, feature_tokens, feature_width) are of: (batch, 4) left, top,
