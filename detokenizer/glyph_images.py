@@ -70,10 +70,13 @@ class GlyphLayout:
     """(batch, 2): how many letters the longest line has, and how many lines there are"""
     boxes: Tensor
     """(batch, 4): left, top, right and bottom as fractions of the picture"""
+    worded: tuple[int, ...]
+    """The pictures that have words, of which alone something is drawn"""
 
     def rows(self, indices: list[int]) -> GlyphLayout:
         """Of these pictures."""
-        return GlyphLayout(self.ink[indices], self.cells[indices], self.boxes[indices])
+        worded = tuple(new for new, old in enumerate(indices) if old in self.worded)
+        return GlyphLayout(self.ink[indices], self.cells[indices], self.boxes[indices], worded)
 
     def without_words(self, rows: Tensor) -> GlyphLayout:
         """Without words where ``rows`` (batch,) is True."""
@@ -165,9 +168,16 @@ class GlyphImages(nn.Module):
         boxes = self.predict_boxes(features)
         if known_boxes is not None:
             boxes = torch.where(known_boxes.isnan(), boxes, known_boxes.to(boxes))
-        return GlyphLayout(ink.to(boxes.device), cells.to(boxes.device), boxes)
+        worded = tuple(row for row, own in enumerate(lines) if any(own))
+        return GlyphLayout(ink.to(boxes.device), cells.to(boxes.device), boxes, worded)
 
     def forward(self, layout: GlyphLayout, height: int, width: int) -> Tensor:
         """What is added to the image tokens (batch, tokens, image_width) of pictures of this size, in pixels."""
-        patches = F.pixel_unshuffle(layout.draw(height, width)[:, None], self.config.patch)
-        return self.embed(patches.flatten(2).transpose(1, 2).to(self.embed.weight.dtype))
+        weight, patch = self.embed.weight, self.config.patch
+        bias = weight.new_zeros(len(layout.ink), height // patch * (width // patch), self.config.image_width)
+        if not layout.worded:
+            return bias
+        worded = list(layout.worded)
+        patches = F.pixel_unshuffle(layout.rows(worded).draw(height, width)[:, None], patch)
+        embedded = self.embed(patches.flatten(2).transpose(1, 2).to(weight.dtype))
+        return bias.index_copy(0, torch.tensor(worded, device=bias.device), embedded)

@@ -12,6 +12,7 @@ from limner.detokenizer.glyph_images import MAX_COLUMNS, GlyphImageConfig, Glyph
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit_detokenizer import GuidedVelocity, guided_velocities
 from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.distill import DistillConfig, prepare_student, student_losses
 from limner.train.objective import JointObjective
 from limner.train.recipe import extend_model, load_recipe
 from limner.train.stages.joint_options import JointStage
@@ -169,3 +170,19 @@ def test_a_scene_says_where_its_words_stand():
         and right - left == pytest.approx(2 * 0.88 * 0.45)
         and top < 0.5 < bottom
     )
+
+
+def test_a_student_is_taught_with_the_words():
+    made = model()
+    torch.nn.init.normal_(made.detokenizer.mmdit.proj_out.weight)
+    torch.nn.init.normal_(made.detokenizer.mmdit.modulation_out.weight)
+    made.detokenizer.mmdit.config.position_table = 32
+    config = DistillConfig(steps=1, teacher_steps=2, rank=2)
+    prepare_student(made, config)
+    batch = Mixture([(WorldSource(("sign",)), 1.0)], made.encoder, 2, 0, pool=1)(0)
+    trainable = TrainableModel(made.mllm, made.detokenizer)
+    losses = [
+        student_losses(trainable, config, 1.0, dataclasses.replace(batch, glyph_text=text), 0)["loss"].item()
+        for text in (batch.glyph_text, [("XYZ",)] * len(batch.target), [()] * len(batch.target))
+    ]
+    assert len(set(losses)) == 3
