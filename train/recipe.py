@@ -169,6 +169,8 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
         for name in ("max_new_tokens", "max_images")
     }
+    if model.defaults.history and recipe.generation.history:  # 0 is all
+        longest["history"] = max(model.defaults.history, recipe.generation.history)
     model.defaults = replace(model.defaults, **longest)
 
 
