@@ -25,6 +25,9 @@ UNCHECKED = frozenset(
         "max_bad_batches",
         "parallel",
         "compile",
+        "plans",
+        "judge",
+        "judged_drawings",
     )
 )
 """Options of a stage and of its loop that do not change what is learned, and may differ when a run is resumed."""
@@ -79,7 +82,8 @@ def run_settings(config: Any) -> dict[str, Any]:
     for part in (values, *(v for v in values.values() if isinstance(v, dict))):
         if isinstance(part.get("loop"), dict):
             part["loop"] = {key: value for key, value in part["loop"].items() if key not in UNCHECKED}
-        part.pop("compile", None)
+        for key in UNCHECKED.intersection(part):
+            del part[key]
     return json.loads(json.dumps(values))  # as JSON has it: lists, no tuples
 
 

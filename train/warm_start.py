@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ GROWING = (
     "stream.max_references",
     "generation.max_new_tokens",
     "generation.max_images",
+    "generation.history",
 )
 """What a warm start takes more of (`extend_model`), and keeps where a recipe has less"""
 VISION = {
@@ -101,6 +103,8 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
         if part == "glyphs" and name in GAINED and name not in own[part]:
             continue
         if key in GROWING:
+            if key == "generation.history":  # 0 is all of them
+                value, had = value or math.inf, had or math.inf
             if had is not None and value < had and is_in(key, overridden):
                 raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
         elif value != had:
