@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..resamplers import Resampler
+from .glyph_images import GlyphLayout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Condition:
     negative: tuple[Tensor, Tensor] | None = None
     """The negative condition of guidance for all rows: context (tokens, context_width) and pooled (pooled_width).
     None: an empty context and a zero vector."""
+    glyphs: GlyphLayout | None = None
+    """The words of each picture in plain type and where they stand, where a model has `GlyphImages`"""
+    image_bias: Tensor | None = None
+    """(batch, image tokens, width): of `glyphs` in pictures of one size, added to the image tokens"""
 
     @property
     def batch(self) -> int:
@@ -38,21 +43,29 @@ class Condition:
             context_mask=self.context_mask[indices],
             pooled=self.pooled[indices],
             references=[self.references[i] for i in indices] if self.references else [],
+            glyphs=None if self.glyphs is None else self.glyphs.rows(indices),
+            image_bias=None if self.image_bias is None else self.image_bias[indices],
         )
 
     def without_context(self, rows: Tensor | None = None) -> Condition:
-        """With the negative condition in place of context and pooled, in all rows or those where ``rows`` (batch,) is True."""
+        """With the negative condition in place of context and pooled, and no words, in all rows or those where ``rows`` (batch,)
+        is True."""
         rows = torch.ones_like(self.context_mask[:, 0]) if rows is None else rows
         keep = ~rows[:, None]
+        wordless = replace(
+            self,
+            glyphs=None if self.glyphs is None else self.glyphs.without_words(rows),
+            image_bias=None if self.image_bias is None else self.image_bias * keep[..., None],
+        )
         if self.negative is not None:
             context, pooled = self.negative
             return replace(
-                self,
+                wordless,
                 context=torch.where(keep[..., None], self.context, context),
                 context_mask=torch.where(keep, self.context_mask, True),
                 pooled=torch.where(keep, self.pooled, pooled),
             )
-        return replace(self, context_mask=self.context_mask & keep, pooled=self.pooled * keep)
+        return replace(wordless, context_mask=self.context_mask & keep, pooled=self.pooled * keep)
 
     def without_references(self, rows: list[int] | None = None) -> Condition:
         """Without references in all rows or those of these indices."""

@@ -33,8 +33,15 @@ class GlyphConfig:
     layers: int = 2
     heads: int = 4
     mlp_width: int = 256
+    layout_width: int = 0
+    """Of the head that says where in a picture the words stand, so that they are set there in plain type as well
+    (`glyph_images`); 0 for none"""
+    capitals: bool = False
+    """Whether they are set there in capitals, however they are asked for"""
 
     def __post_init__(self) -> None:
+        if self.layout_width < 0:
+            raise ValueError(f"layout_width is {self.layout_width}; it must not be negative")
         if self.width < 0 or min(self.layers, self.heads, self.mlp_width) < 1:
             raise ValueError(f"{self}: width must not be negative, the others must be at least 1")
         if self.width % self.heads or self.width % 4:

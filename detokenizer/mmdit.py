@@ -275,6 +275,7 @@ class MMDiT(nn.Module):
         *,
         context_mask: Tensor | None = None,
         references: tuple[Tensor, Tensor, Tensor] | None = None,
+        image_bias: Tensor | None = None,
         modulations: Modulations | None = None,
         early: list[Tensor] | None = None,
         early_block: int = -1,
@@ -283,7 +284,8 @@ class MMDiT(nn.Module):
 
         latents (batch, channels, height, width); timestep (batch,) in [0, 1]; context (batch, tokens,
         context_width), pooled (batch, pooled_width); context_mask (batch, tokens), True where a token
-        counts; references as `pack_references` gives them. With ``modulations`` they are not computed.
+        counts; references as `pack_references` gives them. ``image_bias`` (batch, tokens of the latents, width) is added to
+        the image tokens before the blocks. With ``modulations`` they are not computed.
         ``early`` collects the image tokens (batch, tokens, width) after block ``early_block``.
         """
         p = self.config.patch_size
@@ -303,6 +305,8 @@ class MMDiT(nn.Module):
             parts.append(context.new_ones(context.shape[:2], dtype=torch.bool) if mask is None else mask)
             mask = torch.cat(parts, dim=1)
         x = self.patch_embed(tokens)
+        if image_bias is not None:
+            x = torch.cat([x[:, :own] + image_bias.to(x), x[:, own:]], dim=1)
         x, rotary = self.add_positions(x, height // p, width // p, places)
         if places is not None:
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)

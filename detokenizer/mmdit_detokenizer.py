@@ -18,6 +18,7 @@ from .condition import AdapterConfig, Condition, ConditioningAdapter
 from .detokenizer import Detokenizer, Drawing
 from .drawing_options import DrawingOptions
 from .files import check_types, load_module, read_json, save_module, write_source
+from .glyph_images import GlyphImageConfig, GlyphImages
 from .glyphs import GlyphEncoder
 from .guidance import Guidance
 from .mmdit import MMDiT, Modulations
@@ -25,7 +26,7 @@ from .mmdit_config import MMDiTConfig
 
 
 class MMDiTDetokenizer(Detokenizer):
-    """Adapter, MM-DiT and autoencoder, and an encoder of words to be written where there is one.
+    """Adapter, MM-DiT and autoencoder, and for words to be written an encoder and `GlyphImages`, where there are some.
 
     ``trained_tokens`` is the token count that the timestep shift is measured from, ``base_shift`` the shift there (3 for
     SD3).
@@ -41,13 +42,23 @@ class MMDiTDetokenizer(Detokenizer):
         trained_tokens: int = 0,
         base_shift: float = 1.0,
         glyphs: GlyphEncoder | None = None,
+        glyph_images: GlyphImages | None = None,
     ) -> None:
-        """Raises ValueError for glyphs that the adapter has no place for, or of another width."""
+        """Raises ValueError for glyphs that the adapter has no place for, or of another width, and for glyph images of other
+        sizes than the MM-DiT's."""
         super().__init__()
         width, expected = glyphs.width if glyphs else 0, adapter.config.glyph_width if adapter else 0
         if width != expected:
             raise ValueError(f"glyphs of width {width}, the adapter takes {expected}")
         self.glyphs, self.adapter, self.mmdit, self.autoencoder = glyphs, adapter, mmdit, autoencoder
+        self.glyph_images = glyph_images
+        if glyph_images is not None:
+            own = glyph_images.config
+            sizes, expected_sizes = (own.patch, own.image_width), (self.size_multiple, mmdit.config.width)
+            if sizes != expected_sizes:
+                raise ValueError(
+                    f"glyph images of patch and image_width {sizes}, the MM-DiT and the autoencoder take {expected_sizes}"
+                )
         if trained_tokens < 0 or base_shift <= 0:
             raise ValueError(
                 f"trained_tokens {trained_tokens} must not be negative, base_shift {base_shift} be above 0"
@@ -70,10 +81,26 @@ class MMDiTDetokenizer(Detokenizer):
         return config.position_table * self.size_multiple if config.positions == "sincos" else None
 
     def condition(
-        self, features: Tensor, prompt: Tensor | None, prompt_mask: Tensor | None, glyph_text: Sequence[Sequence[str]]
+        self,
+        features: Tensor,
+        prompt: Tensor | None,
+        prompt_mask: Tensor | None,
+        glyph_text: Sequence[Sequence[str]],
+        text_boxes: Tensor | None = None,
     ) -> Condition:
+        """``text_boxes`` (batch, 4) are `GlyphImages.layout`'s known boxes."""
         assert self.adapter is not None
-        return self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
+        condition = self.adapter(features, prompt, prompt_mask, *(self.glyphs(glyph_text) if self.glyphs else ()))
+        if self.glyph_images is None or not any(glyph_text):
+            return condition
+        return replace(condition, glyphs=self.glyph_images.layout(glyph_text, features, text_boxes))
+
+    def place_glyphs(self, condition: Condition, height: int, width: int) -> Condition:
+        """The condition of pictures of this size, in pixels, with the ``image_bias`` of its words."""
+        if condition.glyphs is None:
+            return condition
+        assert self.glyph_images is not None
+        return replace(condition, image_bias=self.glyph_images(condition.glyphs, height, width))
 
     def add_glyph_encoder(self, glyphs: GlyphEncoder) -> None:
         """A new source of context; what is drawn without words stays what it was."""
@@ -84,6 +111,20 @@ class MMDiTDetokenizer(Detokenizer):
         state["source_embed"] = torch.cat([old.source_embed, torch.zeros_like(old.source_embed[:1])])
         self.adapter.load_state_dict(state)
         self.glyphs = glyphs.to(old.source_embed)
+
+    def add_glyph_images(self, layout_width: int, feature_tokens: int, capitals: bool = False) -> None:
+        """Words in plain type, where a head of ``layout_width`` on ``feature_tokens`` image features has them stand; what is
+        drawn stays what it was. ``capitals`` is `GlyphImageConfig`'s."""
+        assert self.glyph_images is None and self.adapter is not None
+        sizes = GlyphImageConfig(
+            self.adapter.config.feature_width,
+            feature_tokens,
+            layout_width,
+            self.size_multiple,
+            self.mmdit.config.width,
+            capitals,
+        )
+        self.glyph_images = GlyphImages(sizes).to(self.mmdit.proj_out.weight)
 
     def timestep_shift(self, height: int, width: int) -> float:
         """The resolution shift α = base_shift · sqrt(m / n)."""
@@ -124,7 +165,8 @@ class MMDiTDetokenizer(Detokenizer):
             times = flow.inference_timesteps(options.num_inference_steps, self.timestep_shift(height, width))
         x = self.noise(seeds, height, width)
         dtype = next(self.mmdit.parameters()).dtype
-        guided = GuidedVelocity(self.mmdit, condition, options.guidance, times.to(x.device), dtype)
+        placed = self.place_glyphs(condition, height, width)
+        guided = GuidedVelocity(self.mmdit, placed, options.guidance, times.to(x.device), dtype)
         begin = partial(samplers.sampler(options.sampler), x, times)
         return Drawing(begin, guided, len(times) - 1, (tuple(x.shape[1:]), *guided.shape))
 
@@ -139,6 +181,8 @@ class MMDiTDetokenizer(Detokenizer):
         folder = Path(folder)
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
+        if self.glyph_images is not None:
+            save_module(self.glyph_images, folder / "glyph_images")
         assert self.adapter is not None
         save_module(self.adapter, folder / "adapter")
         if source is None:
@@ -168,10 +212,13 @@ class MMDiTDetokenizer(Detokenizer):
             mmdit = load_module(MMDiT, MMDiTConfig, folder / "mmdit", variant)
             components = mmdit, Autoencoder.from_pretrained(folder / "vae", variant)
         glyphs = GlyphEncoder.from_pretrained(folder / "glyphs", variant) if (folder / "glyphs").exists() else None
+        glyph_images = None
+        if (folder / "glyph_images").exists():
+            glyph_images = load_module(GlyphImages, GlyphImageConfig, folder / "glyph_images", variant)
         path = folder / "scheduler/config.json"
         scheduler = read_json(path, ("trained_tokens", "base_shift"))
         check_types(scheduler, cls.__init__, path)
-        return cls(adapter, *components, **scheduler, glyphs=glyphs)
+        return cls(adapter, *components, **scheduler, glyphs=glyphs, glyph_images=glyph_images)
 
 
 class GuidedVelocity:
@@ -196,20 +243,24 @@ class GuidedVelocity:
         """Whether a pass has no masked context: once, as every look at a mask waits for the device"""
         rows = [row for form in conditions for row in (form.references or [[]] * form.batch)]
         self.references = mmdit.pack_references(rows) if self.has_references else None
+        biases = [form.image_bias for form in conditions if form.image_bias is not None]
+        self.image_bias = torch.cat(biases).to(dtype) if biases else None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Tokens of context and references: drawings of the same shape can run as one batch."""
         return self.context.shape[1], self.references[0].shape[1] if self.references else 0
 
-    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None, Any, Modulations]:
-        """Latents, context, its mask, references and modulations of all passes at time ``t``, (passes · batch, …) each."""
+    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None, Any, Tensor | None, Modulations]:
+        """Latents, context, its mask, references, image bias and modulations of all passes at time ``t``, (passes · batch, …)
+        each."""
         passes = len(self.guidance.passes(t, self.has_references))
         rows = slice(0, passes * self.batch)
         mask = None if all(self.is_whole[:passes]) else self.mask[rows]
         references = None if self.references is None else tuple(part[rows] for part in self.references)
         modulations = self.modulations.at(self.step_of[t], rows)
-        return x.to(self.dtype).repeat(passes, 1, 1, 1), self.context[rows], mask, references, modulations
+        bias = None if self.image_bias is None else self.image_bias[rows]
+        return x.to(self.dtype).repeat(passes, 1, 1, 1), self.context[rows], mask, references, bias, modulations
 
     def combine(self, out: Tensor, x: Tensor, t: float) -> Tensor:
         """The guided velocity of x's shape and precision, from those of the passes (passes · batch, channels, h, w)."""
@@ -223,20 +274,35 @@ class GuidedVelocity:
 def guided_velocities(drawings: Sequence[tuple[GuidedVelocity, Tensor, float]]) -> list[Tensor]:
     """The velocities of drawings of one shape, each at its own time, by one forward of the MM-DiT."""
     inputs = [guided.inputs(x, t) for guided, x, t in drawings]
-    latents, context, mask, references, modulations = inputs[0] if len(inputs) == 1 else joint_inputs(inputs)
+    latents, context, mask, references, bias, modulations = inputs[0] if len(inputs) == 1 else joint_inputs(inputs)
     out = drawings[0][0].mmdit(
-        latents, None, context, None, context_mask=mask, references=references, modulations=modulations
+        latents,
+        None,
+        context,
+        None,
+        context_mask=mask,
+        references=references,
+        image_bias=bias,
+        modulations=modulations,
     )
     parts = out.split([len(own[0]) for own in inputs])
     return [guided.combine(part, x, t) for (guided, x, t), part in zip(drawings, parts, strict=True)]
 
 
-def joint_inputs(inputs: Sequence[tuple[Tensor, Tensor, Tensor | None, Any, Modulations]]) -> tuple[Any, ...]:
+def joint_inputs(
+    inputs: Sequence[tuple[Tensor, Tensor, Tensor | None, Any, Tensor | None, Modulations]],
+) -> tuple[Any, ...]:
     """`GuidedVelocity.inputs` of several drawings as those of one."""
-    latents, context, masks, references, modulations = zip(*inputs, strict=True)
+    latents, context, masks, references, biases, modulations = zip(*inputs, strict=True)
     mask = None
     if any(own is not None for own in masks):
         full = [c.new_ones(c.shape[:2], dtype=torch.bool) for c in context]
         mask = torch.cat([other if own is None else own for own, other in zip(masks, full, strict=True)])
     packed = None if references[0] is None else tuple(map(torch.cat, zip(*references, strict=True)))
-    return torch.cat(latents), torch.cat(context), mask, packed, Modulations.cat(modulations)
+    bias = None
+    some = next((own for own in biases if own is not None), None)
+    if some is not None:
+        bias = torch.cat(
+            [some.new_zeros(len(x), *some.shape[1:]) if b is None else b for x, b in zip(latents, biases, strict=True)]
+        )
+    return torch.cat(latents), torch.cat(context), mask, packed, bias, Modulations.cat(modulations)

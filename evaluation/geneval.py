@@ -29,7 +29,7 @@ from .judge import Judge, Verdict
 from .page import write_results
 from .scores import Score, share
 from .tasks import BATCH_SIZE, MAX_NEW_TOKENS
-from .world import JUDGE_FOLDER, check_part, check_same_model
+from .world import JUDGE_FOLDER, check_limit, check_part, check_same_model
 
 SAMPLES_PER_PROMPT = 4
 """Pictures a prompt, with seeds 0 to 3"""
@@ -130,7 +130,8 @@ def evaluate(
     Raises ValueError for a negative limit, a part that is none, a folder with another model's pictures or other settings, or
     where the judge is missing.
     """
-    index, parts = check_part(limit, part)
+    index, parts = check_part(part)
+    check_limit(limit)
     judge = Judge.from_pretrained(JUDGE_FOLDER)
     check_same_model(output, model, steps)
     chosen = load_prompts(limit)

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..detokenizer.autoencoder import to_pixels, to_uint8
 from ..inference.inputs import Messages
+from ..inference.kept_pixels import reconstructed
 from ..inference.model import Limner
 from ..inference.reply import Reply
 from ..world import composing as compose
 from ..world import messages, sampling, signs
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
+from ..world.language import groups
 from ..world.languages import ENGLISH
 from ..world.pen import CONTROLS
 from ..world.questions import question
@@ -33,6 +34,7 @@ from ..world.words import BACKGROUND_PHRASES, Detail, facts, noun_phrase, read_c
 from . import requests
 from .geneval_cases import SIDES, Case, Expected, halve, make_cases, near_misses
 from .judge import Judge, Verdict
+from .ocr import load_ocr, read_letters
 from .reader import Reader
 from .scores import Score, share
 
@@ -208,10 +210,7 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 def reconstruct(model: Limner, pixels: np.ndarray) -> np.ndarray:
     """8-bit pixels (height, width, 3), encoded and decoded by the model's autoencoder: no drawing can be closer to them."""
-    vae = model.detokenizer.autoencoder
-    with torch.inference_mode():
-        given = to_pixels(torch.from_numpy(pixels)[None]).to(next(vae.parameters()))
-        return to_uint8(vae.decode(vae.encode(given)))[0].cpu().numpy()
+    return reconstructed(torch.from_numpy(pixels)[None], model.detokenizer.autoencoder)[0].numpy()
 
 
 def psnr_of_the_rest(
@@ -231,6 +230,22 @@ def psnr_of_the_rest(
             scores.append([psnr(picture, true, mask) for picture in pictures])
     rest, most = np.mean(scores, axis=0).tolist() if scores else (None, None)
     return {"psnr_of_the_rest": rest, "autoencoder_alone": most}
+
+
+def new_things_task(count: int, steps: int | None = None) -> Task:
+    """Drawings of things that are not among GenEval's, alone, several of a kind or two of them, with all that a phrase says of
+    them: right if the judge sees them so."""
+    rng = random.Random("new things")
+    names = tuple(name for name in sampling.NAMES if name not in sampling.GENEVAL_NAMES)
+    scenes = [replace(sampling.any_scene(rng, names=names), height=128, width=128) for _ in range(count)]
+    expected = [Expected.of(s, relation(*s.things) if len(groups(s)) == 2 else None) for s in scenes]
+
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        true = judge_pictures(judge, expected, [render(scene) for scene in scenes])
+        return judge_pictures(judge, expected, first_images(replies)), {"judge_accuracy": sum(true) / count}
+
+    prompts = [f"draw {noun_phrase(scene, Detail())}" for scene in scenes]
+    return Task("draw/new_things", prompts, drawing(steps), grade)
 
 
 def any_scene(rng: random.Random) -> Scene:
@@ -291,8 +306,9 @@ def _decide_part(part: str | dict[str, Any]) -> str | dict[str, Any]:
     return messages.image(render(Scene(**{**part, "things": tuple(Thing(*thing) for thing in part["things"])})))
 
 
-def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> Task:
-    """Signs with held-out words of these lengths: right if the reader reads the word."""
+def sign_task(lengths: Sequence[int], count: int, steps: int | None = None, ocr: bool = False) -> Task:
+    """Signs with held-out words of these lengths: right if the reader reads the word. With ``ocr`` the share stands beside it in
+    which an OCR of others reads it, too."""
     rng = random.Random(f"signs/{lengths}")
     scenes: list[Scene] = []
     while len(scenes) < count:
@@ -310,7 +326,13 @@ def sign_task(lengths: Sequence[int], count: int, steps: int | None = None) -> T
         spelled, true = reader.read(first_images(replies)), reader.read([render(scene) for scene in scenes])
         letters = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(spelled, words, strict=True))
         good, seen = ([a == b for a, b in zip(read, words, strict=True)] for read in (spelled, true))
-        return good, {"letters": letters / sum(map(len, words)), "reader_accuracy": sum(seen) / count}
+        extra = {"letters": letters / sum(map(len, words)), "reader_accuracy": sum(seen) / count}
+        if ocr:
+            engine = load_ocr()
+            for name, images in (("ocr", first_images(replies)), ("ocr_accuracy", [render(s) for s in scenes])):
+                read = read_letters(engine, images)
+                extra[name] = sum(a == b for a, b in zip(read, words, strict=True)) / count
+        return good, extra
 
     return Task(f"sign/{min(lengths)}-{max(lengths)}", prompts, drawing(steps), grade)
 
@@ -365,24 +387,6 @@ def inpainting_task(count: int, steps: int | None = None) -> Task:
 
     prompts = [image_prompt(render(scene), request) for scene, request in zip(covered, words, strict=True)]
     return Task("fill", prompts, drawing(steps), grade)
-
-
-def story_task(count: int, steps: int | None = None) -> Task:
-    """Stories in four pictures: right if there are four and the character is in each."""
-    rng = random.Random("stories")
-    heroes = [sampling.allowed_scene(lambda: sampling.single(rng, ASKING.names)).things[0] for _ in range(count)]
-    prompts = [f"tell me a story about {with_article(f'{h.color} {h.name}')} in four pictures" for h in heroes]
-
-    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
-        there = [
-            [any((d.name, d.color) == (hero.name, hero.color) for d in verdict.detections) for verdict in verdicts]
-            for hero, verdicts in zip(heroes, (judge.detect(reply.images[:4]) for reply in replies), strict=True)
-        ]
-        good = [len(reply.images) == 4 == sum(seen) for reply, seen in zip(replies, there, strict=True)]
-        return good, {"pictures_with_the_character": sum(map(sum, there)) / (4 * count)}
-
-    # one picture more than requested, to see whether it stops
-    return Task("story", prompts, deciding(5, steps), grade)
 
 
 def handwritten_task(task: str | None, limit: int, steps: int | None = None, language: str = "english") -> Task:

@@ -15,9 +15,12 @@ from ..inference.adapters import digest
 from ..inference.model import Limner
 from ..inference.output import check_folder, write_text
 from ..world import sampling
+from ..world.languages import ENGLISH
 from ..world.scene import render
 from . import saved_replies
+from .compare import paired_interval
 from .judge import Judge
+from .ocr import load_ocr
 from .page import SHEET_COLUMNS, Section, page_html, write_results
 from .scores import Score, format_row, format_table
 from .task_list import all_tasks
@@ -26,6 +29,10 @@ from .tasks import Task, psnr, reconstruct
 DEFAULT_COUNT = 500
 """Examples of each category, if no limit is given."""
 JUDGE_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "judge"
+PAIRED = "draw/paired"
+"""Beginning of the names of tasks that ask for the same in every language"""
+SHOWN = ("draw/", "edit/", "ladder/")
+"""Prefixes of the names of tasks whose first pictures are on the sheet"""
 SETTINGS_FILE = "of.json"
 """File with the model and the settings of the replies in a folder."""
 
@@ -38,29 +45,52 @@ def evaluate(
     part: tuple[int, int] = (0, 1),
     seeds: int = 1,
     only: Sequence[str] = (),
+    ocr: bool = False,
 ) -> dict[str, Any] | None:
     """Run all tasks, write ``results.json``, ``table.txt``, ``sheet.png`` and ``index.html``, and print the table.
 
     Replies of this model that ``output`` already has are not generated again. ``part`` (i, n) runs every n-th task from the
     i-th on, and returns None while other parts are unfinished. With several ``seeds`` every drawing and edit is made so many
     times, and the share of prompts with a right one stands beside the mean. ``only`` are prefixes of the names of tasks to
-    run. Raises ValueError for a negative limit, an impossible part, no seed, a prefix that no task has, a folder with replies
-    of another model or other settings, and if the judge is missing.
+    run. With ``ocr`` an OCR reads the signs beside the reader. Raises ValueError for a negative limit, an impossible part, no
+    seed, a prefix that no task has, a folder with replies of another model or other settings, and if the judge or the OCR is
+    missing.
     """
-    index, parts = check_part(limit, part)
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; it must be at least 1")
+    count = check_limit(limit) or DEFAULT_COUNT
+    if ocr:
+        load_ocr()  # what is missing is said before anything is drawn
+    settings = {"seeds": seeds if seeds > 1 else None, "examples": count}
+    return evaluate_tasks(
+        model, output, all_tasks(count, limit, steps, seeds, ocr), settings, "the drawn world", steps, part, only, ocr
+    )
+
+
+def evaluate_tasks(
+    model: Limner,
+    output: Path,
+    tasks: dict[str, Callable[[], Task]],
+    settings: dict[str, Any],
+    title: str,
+    steps: int | None,
+    part: tuple[int, int],
+    only: Sequence[str],
+    ocr: bool = False,
+) -> dict[str, Any] | None:
+    """Run these tasks, with the files, arguments and errors of `evaluate`; ``settings`` are what the replies depend on beside the
+    model and its steps, ``title`` is that of the page, and with ``ocr`` signs that were graded without are graded again."""
+    index, parts = check_part(part)
     judge = Judge.from_pretrained(JUDGE_FOLDER)
-    count = limit or DEFAULT_COUNT
-    about = model_info(model) | {"examples": count}
-    if seeds > 1:
-        about["seeds"] = seeds
-    named = select_by_prefix(all_tasks(count, limit, steps, seeds), only)
-    check_same_model(output, model, steps, {"seeds": None} | about)
+    named = select_by_prefix(tasks, only)
+    about = model_info(model) | settings
+    check_same_model(output, model, steps, about)
+    about = {key: value for key, value in about.items() if value is not None}
     fingerprint = digest(judge)
     for name, make_task in list(named.items())[index::parts]:
         folder = output / task_folder(name)
-        if (found := load_score(folder, fingerprint)) is None:
+        found = load_score(folder, fingerprint)
+        if found is None or (ocr and name.startswith("sign/") and "ocr" not in found["extra"]):
             task = make_task()
             lines = saved_replies.generate_replies(model, task, folder)
             correct, extra = task.grade(model, judge, [saved_replies.to_reply(answer, folder) for answer in lines])
@@ -72,18 +102,32 @@ def evaluate(
         print(f"{len(named) - len(done)} tasks are still to be done by other parts; the last one writes the table")
         return None
     chapters = [
-        Section(to_score(n, f).row(), task_folder(n), saved_replies.load_replies(output / task_folder(n)), f["right"])
+        Section(
+            to_score(n, f).row() | beside_english(n, done),
+            task_folder(n),
+            saved_replies.load_replies(output / task_folder(n)),
+            f["right"],
+        )
         for n, f in done.items()
     ]
-    about["autoencoder_psnr"] = autoencoder_psnr(model, min(count, 100))
+    about["autoencoder_psnr"] = autoencoder_psnr(model, min(about["examples"], 100))
     about["minutes"] = sum(answer["seconds"] for chapter in chapters for answer in chapter.lines) / 60
     results = {**about, "scores": [chapter.row for chapter in chapters]}
-    shots = [
-        shot for c in chapters if c.row["name"].startswith(("draw/", "edit/")) for shot in sheet_pictures(output, c)
-    ]
-    page = page_html(f"{about['model']}, the drawn world", chapters)
+    shots = [shot for c in chapters if c.row["name"].startswith(SHOWN) for shot in sheet_pictures(output, c)]
+    page = page_html(f"{about['model']}, {title}", chapters)
     write_results(output, results, format_table(results["scores"], about), shots, page)
     return results
+
+
+def beside_english(name: str, done: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Of the drawing cases that every language is asked for: this language's rate less that of English, question by question,
+    with its 95 % interval (`paired_interval`). Nothing for other tasks, English, and where English was not asked."""
+    task, _, code = name.rpartition("/")
+    if task != PAIRED or code == ENGLISH.code or f"{PAIRED}/{ENGLISH.code}" not in done:
+        return {}
+    english, own = done[f"{PAIRED}/{ENGLISH.code}"]["right"], done[name]["right"]
+    found = paired_interval(name, [float(b) - float(a) for a, b in zip(english, own, strict=True)])
+    return {"less_english": found["change"], "from": found["low"], "to": found["high"]}
 
 
 def select_by_prefix(named: dict[str, Callable[[], Task]], only: Sequence[str]) -> dict[str, Callable[[], Task]]:
@@ -94,11 +138,16 @@ def select_by_prefix(named: dict[str, Callable[[], Task]], only: Sequence[str]) 
     return {name: value for name, value in named.items() if not only or name.startswith(tuple(only))}
 
 
-def check_part(limit: int, part: tuple[int, int]) -> tuple[int, int]:
-    """``part``. Raises ValueError for a negative limit, or a part outside of the number of parts."""
-    index, parts = part
+def check_limit(limit: int) -> int:
+    """``limit``. Raises ValueError for a negative one."""
     if limit < 0:
         raise ValueError(f"--limit is {limit}; it must not be negative")
+    return limit
+
+
+def check_part(part: tuple[int, int]) -> tuple[int, int]:
+    """``part``. Raises ValueError for one outside of the number of parts."""
+    index, parts = part
     if not 0 <= index < parts:
         raise ValueError(f"part {index + 1} of {parts}: parts are counted from 1 to {parts}")
     return part
@@ -153,10 +202,8 @@ def autoencoder_psnr(model: Limner, count: int) -> float:
 def sheet_pictures(output: Path, chapter: Section) -> list[Image.Image]:
     """The first pictures of a task, a row of the sheet."""
     pairs = list(zip(chapter.lines, chapter.correct, strict=True))[:SHEET_COLUMNS]
-    return [
-        with_border(saved_replies.to_reply(saved, output / chapter.folder).images[0], correct)
-        for saved, correct in pairs
-    ]
+    replies = [(saved_replies.to_reply(saved, output / chapter.folder), correct) for saved, correct in pairs]
+    return [with_border(image, correct) for reply, correct in replies for image in reply.images[:1]]
 
 
 def with_border(image: Image.Image, correct: bool) -> Image.Image:

@@ -166,7 +166,7 @@ class Chat:
         history = self.model.defaults.updated({"history": history}).history
         hidden = self._masked_picture(question)
         if hidden is not None:  # it was brought to the size of the answer
-            wanted |= {"height": hidden[0].height, "width": hidden[0].width}
+            wanted |= {"height": hidden[0].height, "width": hidden[0].width, "keep": "model"}
         system = [message for message in before[:1] if message["role"] == "system"]
         turns = before[len(system) :]
         count = len(turns) // 2

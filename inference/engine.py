@@ -119,7 +119,7 @@ class Engine(Scheduler):
         request.rows = [
             RequestRow(
                 index,
-                request.config,
+                request.options(encoded),
                 request.events.append,
                 torch.Generator().manual_seed(seed % 2**63),
                 TextStream(tokenizer, request.config.stop),

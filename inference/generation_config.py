@@ -114,6 +114,9 @@ class GenerationConfig(DecodingOptions, DrawingOptions):
 
     boxes: bool = False
     """ask for boxes (`Reply.boxes`) where the chat template has a form for it"""
+    keep: str = "model"
+    """model: a picture is as the model draws it; exact: what an edit does not change is pasted back from the picture that was
+    shown or drawn last before, pixel for pixel"""
     history: int = 0
     """exchanges that the model is shown before the last message; 0 is as many as it holds"""
 
@@ -125,6 +128,8 @@ class GenerationConfig(DecodingOptions, DrawingOptions):
                 object.__setattr__(self, field.name, CHECKS[kind](field.name, value))
         DecodingOptions.__post_init__(self)
         DrawingOptions.__post_init__(self)
+        if self.keep not in ("model", "exact"):
+            raise ValueError(f"keep is {self.keep!r}; it can be model or exact")
         if self.history < 0:
             raise ValueError(f"history is {self.history}; it must not be negative")
 
@@ -162,4 +167,5 @@ class GenerationOptions(TypedDict, total=False):
     sampler: str | None
     partial_images: int | None
     boxes: bool | None
+    keep: str | None
     history: int | None

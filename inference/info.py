@@ -21,6 +21,7 @@ def count_parameters(model: Limner) -> dict[str, int]:
         "queries and resamplers": [mllm.queries, mllm.input_resampler, mllm.output_resampler],
         "conditioning adapter": [detokenizer.adapter],
         **({"glyphs (t5)": [detokenizer.glyphs]} if getattr(detokenizer, "glyphs", None) else {}),
+        **({"glyph images": [detokenizer.glyph_images]} if getattr(detokenizer, "glyph_images", None) else {}),
         f"transformer ({type(detokenizer.transformer).__name__})": [detokenizer.transformer],
         f"autoencoder ({type(detokenizer.autoencoder.vae).__name__})": [detokenizer.autoencoder],
     }

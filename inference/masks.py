@@ -1,6 +1,7 @@
 """Edits of a part of a picture: it is shown to the model in the colour of masks, and what is drawn elsewhere is not used.
 
-A mask is an image of mode "L" of the picture's size, 255 where the picture is to be edited and 0 elsewhere.
+A mask is an image of mode "L" of the picture's size, 255 where the picture is to be edited and 0 elsewhere. Where none is given,
+`kept_pixels` finds out what an edit has not changed.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Limner(nn.Module):
                 )
             self.engine.check(own, config)
         given = self.adapters.changed_weights(weights)
-        return Request(
+        request = Request(
             [once for once in encoded for _ in range(n)],
             seeds,
             config,
@@ -234,6 +234,10 @@ class Limner(nn.Module):
                 for row, own in enumerate(seeds)
             ],
         )
+        for own in encoded:
+            if (size := request.options(own).size) not in (None, config.size):
+                self.detokenizer.check_size(*size)
+        return request
 
     @overload
     def draw(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -299,7 +303,8 @@ class Limner(nn.Module):
     ) -> Reply:
         """`draw` of one picture from another, whatever `load_image` reads, changed as the prompt says. With a ``mask``
         (`read_mask`) only what it marks is drawn: the model is shown the picture with that part hidden, scaled and cropped to
-        the size of the answer, and what it draws elsewhere is replaced by the picture's own pixels.
+        the size of the answer, and what it draws elsewhere is replaced by the picture's own pixels. With ``keep="exact"`` what an
+        edit without a mask does not change is replaced by them, too (`kept_pixels`).
 
         Raises ValueError for what `draw` and `read_mask` refuse.
         """
@@ -307,7 +312,7 @@ class Limner(nn.Module):
         if mask is not None:
             size = self.defaults.updated(options).size
             picture, marked = mask_picture(picture, mask, self.config, size, self.allow_urls)
-            options["height"], options["width"] = picture.height, picture.width
+            options |= {"height": picture.height, "width": picture.width, "keep": "model"}
             if callback is not None:
                 told = lambda event: callback(edited_event(event, picture, marked))  # noqa: E731
         content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]

@@ -122,6 +122,7 @@ class PictureMetadata:
         """The command that draws the picture again with the same model and adapters. None where there is none: `limner draw`
         takes a single prompt and gives the first picture."""
         options = dict(self.options)
+        options.pop("keep", None)  # of a picture that was edited
         if not self.single_prompt or self.index or options.pop("boxes", False) or options.get("images") == "never":
             return None
         if options.pop("images", "auto") == "force":

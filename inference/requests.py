@@ -17,6 +17,7 @@ from ..mllm.encoding import Encoded
 from ..mllm.events import Event
 from .adapters import Adapter
 from .generation_config import GenerationConfig
+from .kept_pixels import kept_size
 from .picture_metadata import PictureMetadata
 from .reply import Reply
 
@@ -44,6 +45,12 @@ class Request:
     changed: threading.Condition = field(default_factory=threading.Condition)
     """Told of its events"""
 
+    def options(self, encoded: Encoded) -> GenerationConfig:
+        """Of a reply to this conversation. Raises ValueError where it is to keep pixels and has another size than the picture."""
+        if self.config.keep == "exact" and encoded.pictures:
+            return kept_size(self.config, encoded.pictures[-1].image)
+        return self.config
+
     @property
     def over(self) -> bool:
         """Whether all events are there."""
@@ -63,6 +70,11 @@ class RequestRow(Row):
     encoded: Encoded = None  # type: ignore[assignment]
     max_tokens: int = 0
     """Its conversation and the longest reply to it"""
+
+    @property
+    def edited(self) -> Image.Image | None:
+        """The newest picture before the reply, which its pictures are edits of; None where there is none."""
+        return self.encoded.pictures[-1].image if self.encoded.pictures else None
 
     def add_image(self, image: Image.Image) -> None:
         """Takes the image that the row waited for, which from here on says how it was drawn."""

@@ -28,6 +28,7 @@ from .drawing import begin_drawing
 from .generation_config import GenerationConfig
 from .isolation import isolated
 from .kept_conversations import KeptConversations
+from .kept_pixels import with_kept_pixels
 from .offload import ModelOffload
 from .requests import PictureGroup, Request, RequestRow, RowGroup
 
@@ -302,7 +303,11 @@ class Scheduler:
             images: list[Image.Image] = []
             for pictures in drawn:
                 with self._failing(pictures.group.rows[0].request):
-                    images += map(Image.fromarray, pictures.detokenizer.decode(pictures.drawing).numpy())
+                    pixels = pictures.detokenizer.decode(pictures.drawing)
+                    if pictures.group.rows[0].request.config.keep == "exact":
+                        edited = [row.edited for row in pictures.group.rows]
+                        pixels = with_kept_pixels(pixels, edited, pictures.detokenizer.autoencoder)
+                    images += map(Image.fromarray, pixels.numpy())
             if any(row.request.error for row in rows):
                 return  # the others' turn comes again
             self._bring("mllm")

@@ -34,7 +34,8 @@ class EmittedText(str):
 def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A prompt or messages as a list of ``{"role", "content": [parts]}``.
 
-    A part is ``{"type": "text", "text": str}`` or ``{"type": "image", "image": PIL.Image}``. Raises
+    A part is ``{"type": "text", "text": str}`` or ``{"type": "image", "image": PIL.Image}``. A picture's part may have a
+    ``"text_box"``, from which training learns where words stand: left, top, right and bottom as fractions of the picture. Raises
     ValueError for anything else, naming the message.
     """
     if isinstance(messages, str):
@@ -73,8 +74,20 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and set(part) == {"type", "text"} and isinstance(part["text"], str):
         return part
-    if kind == "image" and set(part) == {"type", "image"} and isinstance(part["image"], Image.Image):
+    if kind == "image" and set(part) - {"text_box"} == {"type", "image"} and isinstance(part["image"], Image.Image):
+        check_text_box(part.get("text_box"), where)
         return part
     raise ValueError(
         f'{where}: a part must be {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, not {part!r:.80}'
     )
+
+
+def check_text_box(box: Any, where: str) -> None:
+    """Raises ValueError for what is no box in a picture; None is none."""
+    if box is None:
+        return
+    numbers = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(n, (int, float)) for n in box)
+    if not numbers or not (box[0] < box[2] and box[1] < box[3]):
+        raise ValueError(
+            f"{where}: text_box is {box!r:.80}; it is left, top, right and bottom of words as fractions of the picture"
+        )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,12 +99,13 @@ def collate(
     lengths = torch.tensor([len(e.input_ids) for e in encoded])
     length = int(lengths.max())
     begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
-    ids = torch.full((len(encoded), length), vocabulary.pad)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    features, queries = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
+    # numpy, where a row takes a tenth of the time
+    ids = np.full((len(encoded), length), vocabulary.pad)
+    labels = np.full_like(ids, IGNORE_INDEX)
+    features, queries = (np.zeros(ids.shape, dtype=bool) for _ in range(2))
     for row, (begin, e) in enumerate(zip(begins.tolist(), encoded, strict=True)):
-        ids[row, begin : begin + len(e.input_ids)] = torch.tensor(e.input_ids)
-        labels[row, begin : begin + len(e.labels)] = torch.tensor(e.labels)
+        ids[row, begin : begin + len(e.input_ids)] = e.input_ids
+        labels[row, begin : begin + len(e.labels)] = e.labels
         for start, _ in e.views:
             features[row, begin + start : begin + start + config.image_tokens] = True
         for start in e.queries:
@@ -120,17 +122,17 @@ def collate(
         branch_boi[row, : len(bois)] = begins[row] + torch.tensor(bois, dtype=torch.long)
     size = config.image_size
     return StreamBatch(
-        input_ids=ids,
-        labels=labels,
+        input_ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
         lengths=lengths,
-        feature_index=features.flatten().nonzero()[:, 0],
-        query_index=queries.flatten().nonzero()[:, 0],
+        feature_index=torch.from_numpy(features.reshape(-1).nonzero()[0]),
+        query_index=torch.from_numpy(queries.reshape(-1).nonzero()[0]),
         pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float32),
         view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,
         drawing_boi=drawing_boi,
         branch_boi=branch_boi,
-        answers=(labels[:, 1:] != IGNORE_INDEX).nonzero().T.contiguous(),
+        answers=torch.from_numpy(np.stack((labels[:, 1:] != IGNORE_INDEX).nonzero())),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -74,9 +74,10 @@ def parse_config(cls: type, values: Any, where: str = "") -> Any:
 
 def converted(value: Any, kind: Any, where: str) -> Any:
     """``value`` as a field of type ``kind`` holds it: whole numbers become floats, lists tuples, mappings dataclasses."""
-    if isinstance(kind, UnionType):  # "float | None"
-        (kind,) = (k for k in get_args(kind) if k is not NoneType)
-        return None if value is None else converted(value, kind, where)
+    if get_origin(kind) in (UnionType, Union):  # "float | None", 'int | Literal["auto"]'
+        words = [word for k in get_args(kind) if get_origin(k) is Literal for word in get_args(k)]
+        (kind,) = (k for k in get_args(kind) if k is not NoneType and get_origin(k) is not Literal)
+        return value if value is None or value in words else converted(value, kind, where)
     if isinstance(kind, type) and is_dataclass(kind):
         return parse_config(kind, value, where)
     plain = get_origin(kind) or kind

@@ -191,9 +191,10 @@ def student_losses(
     latents = encode_pictures(trainable, batch)
     total = torch.zeros((), device=condition.context.device)
     for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
-        group_condition = replace(condition.rows(group.drawings), references=group.references)
+        rows = condition.rows(group.drawings)
         noise = choices.noise(group.samples, group.latents.shape[1:], condition.context.device)
         height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
+        group_condition = replace(detokenizer.place_glyphs(rows, height, width), references=group.references)
         shift = detokenizer.timestep_shift(height, width)
         total = total + path_loss(detokenizer.mmdit, group_condition, noise, shift, config, scale).sum()
     return {"loss": total / count_over_processes(batch).drawings}

@@ -15,7 +15,7 @@ from ..detokenizer.mmdit import MMDiT
 from . import parallel
 from .data import JointBatch
 from .drawing_calls import DrawingCall, PictureTable, call_inputs, picture_table, plan_calls
-from .losses import PredictedVelocities, Targets, align_loss
+from .losses import PredictedVelocities, Targets, align_loss, box_error
 from .random_choices import RandomChoices
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
@@ -57,7 +57,7 @@ def predict_velocities(
     prompt_mask = inputs.prompt_mask
     if prompt_mask is not None:
         prompt_mask = prompt_mask & ~choices.drop_prompt.to(device, non_blocking=True)[:, None]
-    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text)
+    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text, batch.text_boxes)
     condition = condition.without_context(choices.drop_context.to(device, non_blocking=True))
     selected = None if only is None else set(only)
     samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
@@ -67,7 +67,8 @@ def predict_velocities(
     calls = plan_calls(batch, samples, table.counts, needed, dropped, shapes, mmdit.config.max_references)
     # before any forward: the others wait in their blocks' all-gathers
     dummy_runs = int(parallel.max_over_processes(len(calls))) - len(calls)
-    made = [predict_call(trainable, stage, batch, table, condition, choices, call) for call in calls]
+    bias = image_bias(trainable, batch, condition, table.tokens.shape[1])
+    made = [predict_call(trainable, stage, batch, table, condition, bias, choices, call) for call in calls]
     return made, dummy_forward(mmdit, dummy_runs)
 
 
@@ -98,16 +99,34 @@ def fitted_context(
     return condition, needed
 
 
+def image_bias(trainable: TrainableModel, batch: JointBatch, condition: Condition, length: int) -> Tensor | None:
+    """What the words of each drawing add to its image tokens (drawings, length, width), padded; None where there are none."""
+    if condition.glyphs is None:
+        return None
+    detokenizer = trainable.mmdit_detokenizer
+    like, width = detokenizer.mmdit.proj_out.weight, detokenizer.mmdit.config.width
+    bias = like.new_zeros(condition.batch, length, width)
+    for shape, pictures in enumerate(batch.pictures):
+        of = [d for d in condition.glyphs.worded if batch.target[d][0] == shape]
+        if of:
+            placed = detokenizer.place_glyphs(condition.rows(of), *pictures.shape[1:3]).image_bias
+            assert placed is not None
+            rows = torch.tensor(of).to(bias.device, non_blocking=True)
+            bias = bias.index_copy(0, rows, F.pad(placed, (0, 0, 0, length - placed.shape[1])).to(bias))
+    return bias
+
+
 def predict_call(
     trainable: TrainableModel,
     stage: JointStage,
     batch: JointBatch,
     table: PictureTable,
     condition: Condition,
+    bias: Tensor | None,
     choices: RandomChoices,
     call: DrawingCall,
 ) -> PredictedVelocities:
-    """The velocities of one call of the MM-DiT."""
+    """The velocities of one call of the MM-DiT; ``bias`` is `image_bias`."""
     mmdit = trainable.mmdit_detokenizer.mmdit
     device, samples = mmdit.proj_out.weight.device, len(call.samples)
     given = call_inputs(table, batch, call)
@@ -120,8 +139,11 @@ def predict_call(
     tokens = torch.cat([flow.interpolate(x0, noise, times), given.references], dim=1)
     mask = torch.cat([given.image_mask, condition.context_mask[drawings, : call.context]], dim=1)
     early: list[Tensor] | None = [] if trainable.align is not None else None
+    x = mmdit.patch_embed(tokens) + given.added.to(tokens)
+    if bias is not None:
+        x = x + F.pad(bias[drawings, : call.own], (0, 0, 0, x.shape[1] - call.own))
     velocity = mmdit.velocity_tokens(
-        mmdit.patch_embed(tokens) + given.added.to(tokens),
+        x,
         call.own,
         condition.context[drawings, : call.context],
         mmdit.modulations(times, condition.pooled[drawings]),
@@ -150,7 +172,8 @@ def flow_losses(
     choices: RandomChoices,
     targets: Targets,
 ) -> dict[str, Tensor]:
-    """Flow loss and, if configured, alignment loss: sums over the batch's drawings, each the mean of its timesteps and noises."""
+    """Flow loss and, where there are any, those of alignment and layout: sums over the batch's drawings, the flow's each the mean
+    of its timesteps and noises."""
     groups, flow_sum = predict_velocities(trainable, stage, batch, inputs, choices)
     align_sum = torch.zeros_like(flow_sum)
     weights = choices.weights.to(flow_sum.device, non_blocking=True)
@@ -165,7 +188,10 @@ def flow_losses(
             align_sum = align_sum + (weight * align_loss(trainable.align, group.early, seen, group.mask)).sum()
         weight = targets.weighted(weight, group.drawings)
         flow_sum = flow_sum + (weight * group.error(targets.velocities(group))).sum()
-    return {"flow": flow_sum} | ({"align": align_sum} if trainable.align is not None else {})
+    losses = {"flow": flow_sum} | ({"align": align_sum} if trainable.align is not None else {})
+    if (glyph_images := trainable.mmdit_detokenizer.glyph_images) is not None:
+        losses["layout"] = box_error(glyph_images.predict_boxes(inputs.features), batch.text_boxes)
+    return losses
 
 
 def dummy_forward(mmdit: MMDiT, runs: int) -> Tensor:
@@ -180,7 +206,8 @@ def dummy_forward(mmdit: MMDiT, runs: int) -> Tensor:
 def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
     """The (zero) losses of a process without a drawing while other processes have some."""
     losses = {"flow": dummy_forward(trainable.mmdit_detokenizer.mmdit, int(parallel.max_over_processes(0)))}
-    return losses | ({"align": torch.zeros(())} if trainable.align is not None else {})
+    has = {"align": trainable.align is not None, "layout": trainable.mmdit_detokenizer.glyph_images is not None}
+    return losses | {name: torch.zeros(()) for name, some in has.items() if some}
 
 
 def resized_features(trainable: TrainableModel, batch: JointBatch, features: Tensor) -> Tensor:

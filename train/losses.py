@@ -104,6 +104,12 @@ def align_loss(head: nn.Module, tokens: Tensor, target: Tensor, mask: Tensor) ->
     return 1 - (similar * mask).sum(1) / mask.sum(1)
 
 
+def box_error(predicted: Tensor, known: Tensor) -> Tensor:
+    """The mean absolute difference of each predicted box (drawings, 4) from the known one, summed over the drawings; 0 where that
+    is NaN."""
+    return torch.where(known.isnan(), predicted.detach(), known).sub(predicted).abs().mean(1).sum()
+
+
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each row (batch,); the target is detached."""
     return (predicted.float() - target.detach().float()).square().flatten(1).mean(1)

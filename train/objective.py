@@ -4,6 +4,7 @@
                             +-> query states -> output resampler -+.... features: squared error from the vision tower's
                                                                   +-> adapter -> MM-DiT -+.... flow: squared error of velocities
                                                                                          +.... align: cosine (REPA)
+                                  image features -> layout ............ layout: distance of the box in which words stand
 
 An objective is called with a batch and the number of its step, and returns the weighted sum of its losses as ``"loss"``, and
 each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes and in all
@@ -71,6 +72,7 @@ class JointObjective:
             "features": self.stage.feature_weight,
             "flow": self.stage.flow_weight,
             "align": self.stage.align_weight,
+            "layout": self.stage.layout_weight,
         }
         return add_weighted_sum(losses, weights)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from ..detokenizer.condition import ConditioningAdapter
 from ..detokenizer.glyphs import GlyphEncoder
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
-from ..inference import precision
 from ..inference.adapters import digest
 from ..inference.devices import check_device
 from ..inference.model import Limner
@@ -30,19 +29,44 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
+from .card import measured, note_command, parameter_summary, run_history, write_card
 from .config_parsing import current_keys, current_override, parse_config, with_defaults
+from .machine import MachineChoices, choose_for_machine, plan, read_choices, recipe_text, sized
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
 from .resume import check_same_run, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint import run_joint, run_language
-from .warm_start import check_alignment, check_model_options
+from .stages.student import run_student
+from .warm_start import check_alignment, check_model_options, remove_prompt_source
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
-STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "text", "language", *JOINT_STAGES, "decoder")
-DEFAULT_STAGES = ("tokenizer", "autoencoder", "vision", "judge", "reader", "text", "language", "joint")
-"""The stages that train a model like nano from scratch; the others are for trained parts."""
+STAGES = (
+    "tokenizer",
+    "autoencoder",
+    "vision",
+    "judge",
+    "reader",
+    "text",
+    "language",
+    *JOINT_STAGES,
+    "decoder",
+    "student",
+)
+DEFAULT_STAGES = (
+    "tokenizer",
+    "autoencoder",
+    "vision",
+    "judge",
+    "reader",
+    "text",
+    "language",
+    "joint",
+    "decoder",
+    "student",
+)
+"""The stages that train a model like nano from scratch, with all that is shipped; the others are for trained parts."""
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -114,15 +138,28 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
     detokenizer = MMDiTDetokenizer(
         ConditioningAdapter(adapter), MMDiT(mmdit), vae, trained_tokens=tokens, glyphs=glyphs
     )
-    return Limner(mllm, detokenizer, words, recipe.generation)
+    model = Limner(mllm, detokenizer, words, recipe.generation)
+    add_glyph_images(model, recipe)
+    return model
+
+
+def add_glyph_images(model: Limner, recipe: Recipe) -> None:
+    """Words in plain type, if the recipe has them set and the model does not do so already."""
+    detokenizer, glyphs = model.detokenizer, recipe.glyphs
+    if glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
+        detokenizer.add_glyph_images(glyphs.layout_width, model.config.feature_tokens, glyphs.capitals)
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
-    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies."""
+    """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies; and take out
+    the prompt source where the recipe says so."""
+    if recipe.drop_prompt_source:
+        remove_prompt_source(model)
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
         model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
         model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(recipe.glyphs))
+    add_glyph_images(model, recipe)
     if recipe.stream.max_references > model.config.max_references:
         assert isinstance(model.detokenizer, MMDiTDetokenizer)
         model.detokenizer.mmdit.resize_references(recipe.stream.max_references)
@@ -132,6 +169,8 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
         for name in ("max_new_tokens", "max_images")
     }
+    if model.defaults.history and recipe.generation.history:  # 0 is all
+        longest["history"] = max(model.defaults.history, recipe.generation.history)
     model.defaults = replace(model.defaults, **longest)
 
 
@@ -189,51 +228,64 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
 
 
 def _run(
-    recipe: Recipe, stages: tuple[str, ...], folder: Path, model: Limner | None, wanted: torch.device | None
+    given: Recipe, stages: tuple[str, ...], folder: Path, model: Limner | None, wanted: torch.device | None
 ) -> Path:
     """`run_recipe` from a checked warm start, or from nothing, in a folder that is this run's alone."""
-    written = json.dumps(asdict(recipe), indent=1) + "\n"
-    if parallel.rank() == 0 and not (folder / RECIPE_FILE).exists():
-        write_text(folder / RECIPE_FILE, written)
     device = parallel.init_process_group() or wanted or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted is not None and wanted.type != device.type:
-        raise ValueError(f"device is {recipe.device!r}; several processes train on {device.type}")
-    dtype = parallel.common_dtype(precision.choose_dtype(device, recipe.dtype))
-    print(f"precision {str(dtype).removeprefix('torch.')} on {device}", flush=True)
-    seed = recipe.seed
+        raise ValueError(f"device is {given.device!r}; several processes train on {device.type}")
+    choices = choose_for_machine(given, device, read_choices(folder / RECIPE_FILE))
+    parallel.barrier()  # all have read what the first is to write
+    written = recipe_text(given, choices)
+    if parallel.rank() == 0:
+        if not (folder / RECIPE_FILE).exists():
+            write_text(folder / RECIPE_FILE, written)
+        note_command(folder)
+    recipe = sized(given, choices, stages)
+    print(f"sized to  {choices}\nplan      {plan(recipe, stages)}", flush=True)
+    dtype, seed = getattr(torch, choices.dtype), recipe.seed
     if model is not None:
         model.mllm.llm.set_attn_implementation(recipe.backbone.attn_implementation)
         torch.manual_seed(seed)
         extend_model(model, recipe)
-        run_evaluation_stages(recipe, stages, model.detokenizer.autoencoder, folder, device, dtype)
+        run_evaluation_stages(recipe, stages, model.detokenizer.autoencoder, folder, device, choices)
         if set(stages) <= set(EVALUATION_STAGES):
             return folder
         if "vision" in stages:
             check_stage(recipe, "vision", folder, model.mllm.vision_tower)
-            model.mllm.vision_tower = vision.run_vision(
-                recipe.vision, model.config, seed, folder / "vision", device, dtype, model.mllm.vision_tower
-            )
+            with measured(folder, "vision", recipe.vision.loop, choices):
+                model.mllm.vision_tower = vision.run_vision(
+                    recipe.vision, model.config, seed, folder / "vision", device, dtype, model.mllm.vision_tower
+                )
     else:
-        made = train_parts(recipe, stages, folder, device, dtype)
+        made = train_parts(recipe, stages, folder, device, choices)
         if made is None:
             return folder
         model = build_model(recipe, *made)
     print(parameter_summary(model), flush=True)
     check_space(folder, 2 * sum(p.numel() for p in model.parameters()), "the model's weights")
-    if "text" in stages:
-        text.run_text(recipe.text, model, seed, folder / "text", device, dtype)
-    if "language" in stages:
-        run_language(recipe.language, model, seed, folder / "language", device, dtype)
-    for name in JOINT_STAGES:
+    runs: dict[str, Callable[..., None]] = {
+        "text": partial(text.run_text, recipe.text),
+        "language": partial(run_language, recipe.language),
+        **{name: partial(run_joint, getattr(recipe, name), name=name) for name in JOINT_STAGES},
+    }
+    for name, run in runs.items():
         if name in stages:
-            run_joint(getattr(recipe, name), model, seed, folder / name, device, dtype, name)
+            with measured(folder, name, getattr(recipe, name).loop, choices):
+                run(model, seed=seed, folder=folder / name, device=device, dtype=dtype)
     if "decoder" in stages:
-        check_stage(recipe, "decoder", folder, model.detokenizer.autoencoder)
-        autoencoder.run_decoder(
-            recipe.decoder, model.detokenizer.autoencoder.float(), seed + 8, folder / "decoder", device, dtype
-        )
+        vae = model.detokenizer.autoencoder
+        check_stage(recipe, "decoder", folder, vae)
+        with measured(folder, "decoder", recipe.decoder.loop, choices):
+            autoencoder.run_decoder(recipe.decoder, vae.float(), seed + 8, folder / "decoder", device, dtype)
     if parallel.rank() == 0:
         to_saved_precision(model.cpu(), recipe.warm_start).save_pretrained(folder / "model")
+    parallel.barrier()
+    if "student" in stages:
+        with measured(folder, "student", recipe.student.loop, choices):
+            run_student(recipe.student, folder / "model", folder / "student", device, recipe.joint.sample_prompts[:8])
+    if parallel.rank() == 0:
+        write_card(folder / "model", run_history(given, choices, folder), parameter_summary(model))
         write_text(folder / RECIPE_FILE, written)  # of the last command that went through
     parallel.barrier()
     return folder / "model"
@@ -272,10 +324,11 @@ def dry_run(recipe: Recipe, stages: tuple[str, ...] | None = None) -> None:
     """Two steps, a sample and a checkpoint of every stage at full size, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         words = replace(recipe.tokenizer, num_lines=min(recipe.tokenizer.num_lines, 2000))
-        trial: dict[str, Any] = {"output": folder, "tokenizer": words}
+        trial: dict[str, Any] = {"output": folder, "tokenizer": words, "scale": 1.0}
         for name in set(STAGES) - {"tokenizer"}:
             stage = getattr(recipe, name)
-            loop = replace(stage.loop, steps=2, save_every=2, sample_every=2, warmup_steps=1)
+            samples = 2 if stage.loop.sample_every or name != "student" else 0  # it draws before and after
+            loop = replace(stage.loop, steps=2, save_every=2, sample_every=samples, warmup_steps=1)
             trial[name] = replace(stage, loop=loop)
         run_recipe(replace(recipe, **trial), stages)
 
@@ -292,46 +345,40 @@ def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> No
 
 
 def run_evaluation_stages(
-    recipe: Recipe, stages: tuple[str, ...], vae: Autoencoder, folder: Path, device: torch.device, dtype: torch.dtype
+    recipe: Recipe,
+    stages: tuple[str, ...],
+    vae: Autoencoder,
+    folder: Path,
+    device: torch.device,
+    choices: MachineChoices,
 ) -> None:
     """Train the judge and the reader, networks of the evaluation; `limner eval` reads them from weights/."""
     for name, run in (("judge", judge.run_judge), ("reader", reader.run_reader)):
         if name in stages:
             check_stage(recipe, name, folder, vae)
-            run(getattr(recipe, name), vae, recipe.seed, folder / name, device, dtype)
+            stage, dtype = getattr(recipe, name), getattr(torch, choices.dtype)
+            with measured(folder, name, stage.loop, choices):
+                run(stage, vae, recipe.seed, folder / name, device, dtype)
             vae.to("cpu", torch.float32)
 
 
 def train_parts(
-    recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, dtype: torch.dtype
+    recipe: Recipe, stages: tuple[str, ...], folder: Path, device: torch.device, choices: MachineChoices
 ) -> tuple[PreTrainedTokenizerBase, VisionTower, Autoencoder] | None:
     """Train tokenizer, autoencoder and vision tower, and the evaluation's networks; None if they end earlier."""
-    seed = recipe.seed
+    seed, dtype = recipe.seed, getattr(torch, choices.dtype)
     check_stage(recipe, "tokenizer", folder)
-    words = tokenizer.run_tokenizer(recipe.tokenizer, seed, folder / "tokenizer")
+    with measured(folder, "tokenizer", None, choices):
+        words = tokenizer.run_tokenizer(recipe.tokenizer, seed, folder / "tokenizer")
     if "autoencoder" not in stages:
         return None
     check_stage(recipe, "autoencoder", folder)
-    vae = autoencoder.run_autoencoder(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
-    run_evaluation_stages(recipe, stages, vae, folder, device, dtype)
+    with measured(folder, "autoencoder", recipe.autoencoder.loop, choices):
+        vae = autoencoder.run_autoencoder(recipe.autoencoder, seed, folder / "autoencoder", device, dtype)
+    run_evaluation_stages(recipe, stages, vae, folder, device, choices)
     if "vision" not in stages:
         return None
     check_stage(recipe, "vision", folder)
-    return words, vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype), vae
-
-
-def parameter_summary(model: Limner) -> str:
-    """A line with the number of parameters of each part, in millions."""
-    parts: dict[str, Any] = {
-        "backbone": model.mllm.llm,
-        "vision tower": model.mllm.vision_tower,
-        "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
-        "adapter": model.detokenizer.adapter,
-        "mmdit": model.detokenizer.mmdit,
-        "autoencoder": model.detokenizer.autoencoder,
-    }
-    counts = {
-        name: sum(p.numel() for m in (part if isinstance(part, list) else [part]) for p in m.parameters()) / 1e6
-        for name, part in parts.items()
-    }
-    return ", ".join(f"{k} {v:.2f} M" for k, v in counts.items()) + f", in all {sum(counts.values()):.2f} M"
+    with measured(folder, "vision", recipe.vision.loop, choices):
+        eye = vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
+    return words, eye, vae

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from transformers import CONFIG_MAPPING
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -13,6 +14,7 @@ from ..detokenizer.mmdit_config import MMDiTConfig
 from ..inference import precision
 from ..inference.generation_config import GenerationConfig
 from ..mllm.config import LimnerConfig
+from .distill import DistillConfig
 from .option_checks import check_choice, check_numbers, check_seed
 from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint_options import JointStage, LanguageStage
@@ -56,12 +58,19 @@ class Recipe:
     warm_start: str = ""
     """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
     on (``--stages vision,language,joint``)."""
+    drop_prompt_source: bool = False
+    """Take the prompt's hidden states, the second source of context, out of the warm start: it draws from its queries alone"""
     stages: tuple[str, ...] = ()
     """The stages to run if ``--stages`` names none; if empty, `DEFAULT_STAGES`"""
     device: str = "auto"
     dtype: str = "auto"
     """Of the weights while training: "auto" is what the machine computes faster, bfloat16 or float32. The optimizer's masters
     are fp32 in any case."""
+    scale: float = 1.0
+    """Every stage's steps and warm-up times this: 0.05 for a twentieth of the length"""
+    batch_factor: int | Literal["auto"] = 1
+    """Batches of the recipe's size in one, over as many conversations at a higher rate (`machine.with_batches`); "auto" is as
+    many as a GPU's memory takes of nano's, and 1 on a CPU"""
     stream: LimnerConfig = field(default_factory=LimnerConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -91,12 +100,23 @@ class Recipe:
     """Like ``joint``, on conversations of one's own"""
     judge: judge.JudgeStage = field(default_factory=judge.JudgeStage)
     reader: reader.ReaderStage = field(default_factory=reader.ReaderStage)
+    student: DistillConfig = field(default_factory=DistillConfig)
+    """A few-step student, which becomes a part of the model"""
 
     def __post_init__(self) -> None:
         precision.check_dtype(self.dtype)
         check_seed(self)
+        if self.drop_prompt_source and not self.warm_start:
+            raise ValueError(
+                "drop_prompt_source is for a warm start; stream.prompt_tokens=0 makes a model without that source"
+            )
+        check_numbers(self, "scale", above=0, most=100)
+        if self.batch_factor != "auto":
+            check_numbers(self, "batch_factor", least=1)
         for name, stage in vars(self).items():
-            if hasattr(stage, "loop") and not stage.loop.learning_rate:
+            if name != "student" and hasattr(stage, "loop") and not stage.loop.learning_rate:
                 raise ValueError(f"{name}.loop: learning_rate is 0, by which nothing is learned")
+        if self.detokenizer.text_batch_size:
+            raise ValueError("detokenizer: text_batch_size has no effect, the stream does not run")
         if not self.detokenizer.flow_weight and not self.detokenizer.align_weight:
             raise ValueError("detokenizer: flow_weight and align_weight are 0; the stage has no other losses")

@@ -24,9 +24,13 @@ UNCHECKED = frozenset(
         "tracker",
         "max_bad_batches",
         "parallel",
+        "compile",
+        "plans",
+        "judge",
+        "judged_drawings",
     )
 )
-"""Options of a loop that do not change what is learned, and may differ when a run is resumed."""
+"""Options of a stage and of its loop that do not change what is learned, and may differ when a run is resumed."""
 
 LOCK_FILE = ".limner.lock"
 """In the output of a command that trains until it has gone through: it marks a folder that was empty when it was begun"""
@@ -78,6 +82,8 @@ def run_settings(config: Any) -> dict[str, Any]:
     for part in (values, *(v for v in values.values() if isinstance(v, dict))):
         if isinstance(part.get("loop"), dict):
             part["loop"] = {key: value for key, value in part["loop"].items() if key not in UNCHECKED}
+        for key in UNCHECKED.intersection(part):
+            del part[key]
     return json.loads(json.dumps(values))  # as JSON has it: lists, no tuples
 
 
@@ -96,7 +102,8 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}; take {folder} away to begin anew") from error
     now = dict(flatten(settings))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    checked = [key for key in {**before, **now} if key.rpartition(".")[2] not in UNCHECKED]
+    changed = [key for key in checked if before.get(key) != now.get(key)]
     if changed:
         differences = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig
 
+from ..detokenizer.condition import ConditioningAdapter
 from ..detokenizer.files import read_json
+from ..inference.model import Limner
 from ..inference.parts import load_generation_config
 from ..mllm.config import LimnerConfig
 from .recipe_options import Recipe
@@ -21,6 +25,7 @@ GROWING = (
     "stream.max_references",
     "generation.max_new_tokens",
     "generation.max_images",
+    "generation.history",
 )
 """What a warm start takes more of (`extend_model`), and keeps where a recipe has less"""
 VISION = {
@@ -32,6 +37,8 @@ VISION = {
 }
 """Sizes of the vision tower, as its own configuration calls them"""
 GLYPHS = {"width": "d_model", "layers": "num_layers", "heads": "num_heads", "mlp_width": "d_ff"}
+GAINED = ("layout_width", "capitals")
+"""Of the glyphs: how words are set in plain type, which a warm start that does not do so gains"""
 FOLLOWING = {
     "adapter.feature_width": "vision.width",
     "adapter.prompt_width": "backbone.hidden_size",
@@ -46,7 +53,7 @@ FOLLOWING = {
 
 def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
     """What a model folder says of its parts, by the names that a recipe has for them. Of a part whose weights are another
-    source's it says nothing; a glyph encoder that is not there can be gained."""
+    source's it says nothing; a glyph encoder and a layout of words that are not there can be gained."""
     painter = folder / "detokenizer"
     own: dict[str, Mapping[str, Any]] = {
         "stream": asdict(LimnerConfig.load(folder)),
@@ -63,6 +70,8 @@ def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
         if (path / "config.json").exists():
             values = read_json(path / "config.json")
             own[part] = {name: values.get(theirs) for name, theirs in names.items()}
+    if (path := painter / "glyph_images/config.json").exists():
+        own["glyphs"] = {**own.get("glyphs", {}), **{name: read_json(path).get(name) for name in GAINED}}
     return own
 
 
@@ -91,14 +100,35 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
         if part not in own or (part == "vision" and name not in VISION) or key == "backbone.attn_implementation":
             continue
         value, had = values[part][name], own[part].get(name)
+        if part == "glyphs" and name in GAINED and name not in own[part]:
+            continue
         if key in GROWING:
+            if key == "generation.history":  # 0 is all of them
+                value, had = value or math.inf, had or math.inf
             if had is not None and value < had and is_in(key, overridden):
                 raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
         elif value != had:
             brings = f"its own, {had!r}" if name in own[part] else "its own"
+            if key == "stream.prompt_tokens" and not value:
+                brings += " (drop_prompt_source=true takes them out)"
             raise ValueError(
                 f"{key} is {value!r}; the warm start {recipe.warm_start} brings {brings}: give the same or leave it out"
             )
+
+
+def remove_prompt_source(model: Limner) -> None:
+    """Take the prompt's hidden states out of what ``model`` draws from. What is left is what it drew from where they were masked.
+
+    Raises ValueError for a model that has no such source, or draws by another adapter.
+    """
+    adapter = model.detokenizer.adapter
+    if not isinstance(adapter, ConditioningAdapter) or not adapter.config.prompt_width:
+        raise ValueError(f"drop_prompt_source: {model.name} draws without the prompt's hidden states already")
+    kept = [0, 2] if adapter.config.glyph_width else [0]  # of the features, the prompt and the glyphs
+    adapter.source_embed = nn.Parameter(adapter.source_embed.detach()[kept].clone())
+    del adapter.prompt_norm, adapter.prompt_proj
+    adapter.config = replace(adapter.config, prompt_width=0)
+    model.config = model.mllm.config = model.encoder.config = replace(model.config, prompt_tokens=0)
 
 
 def as_json(values: Any) -> Any:

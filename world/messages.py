@@ -21,8 +21,9 @@ class Example:
 
 
 def image(scene: Scene | Image.Image) -> dict[str, Any]:
-    """A message's part that holds a scene, or the picture of one."""
-    return {"type": "image", "image": scene}
+    """A message's part that holds a scene, or the picture of one. It says where the scene has words, if it has some."""
+    box = scene.text_box() if isinstance(scene, Scene) else None
+    return {"type": "image", "image": scene} | ({"text_box": box} if box else {})
 
 
 def text(words: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import sampling
@@ -27,7 +27,7 @@ from .stories import BESIDE, PHRASINGS, is_for_validation, story_reply, tell
 Line = dict[str, Any]
 OTHER_NAME_SHARE, OTHER_COLOR_SHARE = 0.15, 0.1
 RIDDLE_SHARE = 0.25
-"""Share of the requests in which a riddle can stand for the thing"""
+"""Share of the requests for one thing that describe it instead of naming it"""
 TYPOS_SHARE = 0.35
 """Share of the lines that are typed casually; many were written so"""
 
@@ -74,12 +74,15 @@ class Stranger:
         self.lines = lines(language.code, validation)
         self.validation = validation
 
-    def line(self, kind: str, **wanted: Any) -> Line:
-        """A random line of a kind, with these values; where validation has none, one of training."""
+    def line(self, kind: str, bare: str = "", **wanted: Any) -> Line:
+        """A random line of a kind, with these values, and with a slot ``bare`` and no colour of that thing; where validation has
+        none, one of training."""
         for rows in (self.lines[kind], lines(self.language.code, False)[kind]):
-            fitting = (
-                [row for row in rows if all(row.get(key) == value for key, value in wanted.items())] if wanted else rows
-            )
+            fitting: Sequence[Line] = rows
+            if wanted:
+                fitting = [row for row in fitting if all(row.get(key) == value for key, value in wanted.items())]
+            if bare:
+                fitting = [r for r in fitting if f"{{{bare}" in r["text"] and not names_color(r["text"], int(bare[-1]))]
             if fitting:
                 return self.rng.choice(fitting)
         raise AssertionError(f"no {kind} with {wanted} in {self.language.code}")
@@ -110,6 +113,12 @@ class Stranger:
             return words
         return casual_typing(self.rng, self.language, words)
 
+    def riddle(self, name: str) -> str:
+        """A description of a thing, of those for training or for validation; empty if there is none."""
+        riddles = lexicon(self.language.code).get(name, ((), ()))[1]
+        own = [riddle for riddle in riddles if is_for_validation(riddle) == self.validation]
+        return self.rng.choice(own) if own else ""
+
     def name(self) -> str:
         return self.rng.choice(self.language.names)
 
@@ -131,42 +140,57 @@ def background(person: Stranger, line: Line) -> str:
     return person.rng.choice(sampling.BACKGROUND_NAMES[1:]) if "{bg}" in line["text"] else "plain"
 
 
-def _allowed(make: Callable[[], tuple[str, Scene]]) -> tuple[str, Scene]:
+@dataclass(frozen=True)
+class Wish:
+    """A request for one picture, and what it means."""
+
+    words: str
+    scene: Scene
+    colored: tuple[bool, ...]
+    """Of each thing of the scene, whether the words say its colour"""
+    placed: bool = False
+    """Whether they say where one thing stands to the other"""
+
+
+def wish(person: Stranger) -> Wish:
+    """One thing, several of a kind, or two in one picture, that training may show."""
+    make = person.rng.choices((_one, _count, _two), (5, 2, 4))[0]
     for _ in range(10_000):
-        words, scene = make()
-        if not is_held_out(scene):
-            return words, scene
+        made = make(person)
+        if not is_held_out(made.scene):
+            return made
     raise AssertionError("no allowed scene in 10,000 draws")
 
 
 def draw(person: Stranger) -> Example:
-    """One thing, several of a kind, or two in one picture."""
-    make = person.rng.choices((_one, _count, _two), (5, 2, 4))[0]
-    words, scene = _allowed(lambda: make(person))
-    return Example("draw", [user(words), drawing_reply(person.rng, person.language, scene)])
+    """A wish and its drawing."""
+    made = wish(person)
+    return Example("draw", [user(made.words), drawing_reply(person.rng, person.language, made.scene)])
 
 
-def _one(person: Stranger) -> tuple[str, Scene]:
-    line = person.line("draw_one")
+def _one(person: Stranger) -> Wish:
+    slot = "at1" if "slots.at" in person.language.forms else "t1"  # of the thing without its colour
+    with_riddle = person.rng.random() < RIDDLE_SHARE
+    line = person.line("draw_one", bare=slot) if with_riddle else person.line("draw_one")
     (name, color) = person.things(line)[1]
     ground = background(person, line)
-    fields = person.fields(name, color)
     said = {"bg": place(person.rng, person.language, ground)}
-    riddles = lexicon(person.language.code).get(name, ((), ()))[1]
-    if riddles and "{at1}" in line["text"] and person.rng.random() < RIDDLE_SHARE:
-        said["at1"] = person.rng.choice(riddles)
-    words = person.say(line, {1: fields}, **said)
+    if with_riddle and (riddle := person.riddle(name)):
+        said[slot] = riddle
+    words = person.say(line, {1: person.fields(name, color)}, **said)
     x, y = (sampling.jitter(person.rng, 0.5, 0.06) for _ in range(2))
-    return words, Scene((Thing(name, color, "large", x, y),), ground)
+    scene = Scene((Thing(name, color, "large", x, y),), ground)
+    return Wish(words, scene, (names_color(line["text"], 1),))
 
 
-def _count(person: Stranger) -> tuple[str, Scene]:
+def _count(person: Stranger) -> Wish:
     line = person.line("count")
     (name, color) = person.things(line)[1]
     count = person.rng.randint(2, 4)
     ground = background(person, line)
     words = person.say(line, {1: person.fields(name, color, count)}, bg=place(person.rng, person.language, ground))
-    return words, Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), ground)
+    scene = Scene(tuple(Thing(name, color, "medium", *spot) for spot in sampling.SPOTS[count]), ground)
+    return Wish(words, scene, (names_color(line["text"], 1),) * count)
 
 
 def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str = "plain") -> Scene:
@@ -175,14 +199,15 @@ def pair_scene(kinds: dict[int, tuple[str, str]], relation: str, background: str
     return Scene(tuple(Thing(*kinds[n], "medium", *spot) for n, spot in zip((1, 2), spots, strict=True)), background)
 
 
-def _two(person: Stranger) -> tuple[str, Scene]:
+def _two(person: Stranger) -> Wish:
     line = person.line("draw_two")
     kinds = person.things(line)
     ground = background(person, line)
     words = person.say(
         line, {n: person.fields(*kind) for n, kind in kinds.items()}, bg=place(person.rng, person.language, ground)
     )
-    return words, pair_scene(kinds, line["relation"] or "left", ground)
+    scene = pair_scene(kinds, line["relation"] or "left", ground)
+    return Wish(words, scene, tuple(names_color(line["text"], n) for n in (1, 2)), placed=bool(line["relation"]))
 
 
 def several(person: Stranger) -> Example:

@@ -6,7 +6,7 @@ from typing import Unpack
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 from .draw import check_drawing, show_drawn
 from .options import (
-    DRAWING,
+    EDITING,
     LOADING,
     AllowUrl,
     Loading,
@@ -21,7 +21,7 @@ from .options import (
 from .paths import typed_mask
 
 
-@takes(GenerationConfig, DRAWING, shown=False)
+@takes(GenerationConfig, EDITING, shown=False)
 def edit(
     image: str,
     prompt: Prompt,

@@ -9,7 +9,7 @@ from .options import LOADING, Loading, Out, Whole
 
 
 def evaluate(
-    suite: Literal["world", "geneval"],
+    suite: Literal["world", "geneval", "ladder"],
     /,
     *,
     loading: Loading = LOADING,
@@ -18,21 +18,26 @@ def evaluate(
     limit: Whole = 0,
     only: Annotated[tuple[str, ...], Parameter(metavar="NAME")] = (),
     seeds: Whole | None = None,
+    ocr: bool = False,
     num_inference_steps: Annotated[Whole | None, Parameter(alias="--steps")] = None,
 ) -> None:
     """Measure a model.
 
     Args:
-        suite: world: drawing, describing, answering, editing, deciding; geneval: GenEval's prompts
+        suite: world: drawing, describing, answering, editing, deciding; geneval: GenEval's prompts;
+            ladder: scenes of three to ten atoms
         out: folder of the answers, results and pages; a run that was cut goes on in it
         part: the I-th of N runs that share the work in one folder
         limit: examples a category (default: all)
-        only: world: measures whose names begin so, such as edit/; repeatable
-        seeds: pictures of each drawing and edit (world: 1, geneval: 4)
+        only: world and ladder: measures whose names begin so, such as edit/; repeatable
+        seeds: pictures of each drawing and edit (world: 1, geneval: 4; ladder has 1)
+        ocr: world: an OCR of others (limner[ocr]) reads the signs, too
         num_inference_steps: sampling steps of a picture
     """
-    from ...evaluation import geneval, world
+    from ...evaluation import geneval, ladder, world
 
+    if ocr and suite != "world":
+        raise ValueError("--ocr is for world: there are no signs in other suites")
     index, _, parts = part.partition("/")
     if not (index.isdecimal() and parts.isdecimal()):
         raise ValueError(f"--part {part} is not I/N, such as 1/4")
@@ -41,7 +46,11 @@ def evaluate(
         if seeds not in (None, geneval.SAMPLES_PER_PROMPT):
             raise ValueError(f"--seeds is {seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt")
         if only:
-            raise ValueError("--only is for world; GenEval's prompts are asked together")
+            raise ValueError("--only is for world and ladder; GenEval's prompts are asked together")
         geneval.evaluate(loading.load(), out, **shared)
+    elif suite == "ladder":
+        if seeds not in (None, 1):
+            raise ValueError(f"--seeds is {seeds}; the ladder takes one picture of every prompt")
+        ladder.evaluate(loading.load(), out, only=only, **shared)
     else:
-        world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, **shared)
+        world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, ocr=ocr, **shared)

@@ -94,10 +94,11 @@ SPECIAL = {
     ),
 }
 """Fields whose flag has another name too, or another form"""
-SETTLED = ("images", "max_images", "boxes", "history", "partial_images")
-"""Options that a command which draws one picture does not take"""
+SETTLED = ("images", "max_images", "boxes", "history", "partial_images", "keep")
+"""Options that a command which draws one picture from words does not take"""
 DRAWING = tuple(field.name for field in fields(GenerationConfig) if field.name not in SETTLED)
-CHATTING = (*DRAWING, "images", "max_images", "history")
+EDITING = (*DRAWING, "keep")
+CHATTING = (*EDITING, "images", "max_images", "history")
 DESCRIBING = ("max_new_tokens", "temperature", "top_p", "top_k", "stop")
 
 

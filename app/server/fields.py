@@ -72,6 +72,7 @@ BOUNDS: dict[str, Any] = {
     "guidance_scale": Field(ge=0, le=1000),
     "image_guidance_scale": Field(ge=0, le=1000),
     "sampler": Field(json_schema_extra={"enum": ["euler", "heun", "multistep", None]}),
+    "keep": Field(json_schema_extra={"enum": ["model", "exact", None]}),
     "partial_images": Field(ge=0, le=3),
     "history": Field(ge=0, le=10_000),
 }
@@ -104,10 +105,13 @@ DRAWING = (
     "sampler",
 )
 """Options of a picture that all interfaces take"""
+EDITING = ("keep",)
+"""Options of a picture that is made from another one"""
 DECODING = ("temperature", "top_p", "top_k")
 
 DrawingFields = options_model("DrawingFields", DRAWING)
-DecodingFields = options_model("DecodingFields", (*DECODING, *DRAWING))
+EditingFields = options_model("EditingFields", EDITING)
+DecodingFields = options_model("DecodingFields", (*DECODING, *DRAWING, *EDITING))
 
 
 class Extensions(RequestModel):

@@ -191,6 +191,7 @@ def test_drawing_takes_every_option_of_a_drawing(run, model):
         "boxes",
         "history",
         "partial_images",
+        "keep",
         "num_inference_steps",
         "guidance_scale",
         "height",
@@ -240,7 +241,7 @@ def test_evaluation_s_options(run, monkeypatch, model):
     monkeypatch.setattr(world, "evaluate", lambda model, out, **options: seen.update(options, out=str(out)))
     assert run(*"eval world --limit 40 --only edit/ --only draw --part 1/4 --steps 4 --dtype float32".split())[0] == 0
     assert seen.pop("only") == ("edit/", "draw") and model.loaded["dtype"] == "float32"
-    assert seen == {"limit": 40, "part": (0, 4), "steps": 4, "seeds": 1, "out": "eval"}
+    assert seen == {"limit": 40, "part": (0, 4), "steps": 4, "seeds": 1, "ocr": False, "out": "eval"}
     run("eval", "world", "--output", "elsewhere")
     assert seen["out"] == "elsewhere" and seen["part"] == (0, 1)
 

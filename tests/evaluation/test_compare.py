@@ -6,7 +6,7 @@ import math
 import pytest
 
 from limner.app.cli.main import main
-from limner.evaluation import saved_replies
+from limner.evaluation import saved_replies, world
 from limner.evaluation.compare import compare
 
 
@@ -77,3 +77,12 @@ def test_nothing_is_compared_that_differs_otherwise(tmp_path, capsys):
         compare(base, tmp_path / "fewer")
     assert main(["compare", str(base), str(tmp_path / "none")]) == 2
     assert "no task in common" in capsys.readouterr().err
+
+
+def test_languages_are_compared_with_english_question_by_question():
+    done = {f"draw/paired/{code}": {"right": right} for code, right in (("en", [1, 1, 0, 0]), ("zh", [1, 0, 0, 0]))}
+    beside = world.beside_english("draw/paired/zh", done)
+    assert beside["less_english"] == -0.25 and beside["from"] < -0.25 < beside["to"]
+    assert world.beside_english("draw/paired/en", done) == {} == world.beside_english("draw/phrasings/zh", done)
+    del done["draw/paired/en"]
+    assert world.beside_english("draw/paired/zh", done) == {}

@@ -3,7 +3,7 @@ import re
 from PIL import Image
 
 from limner.evaluation.judge import Detection, Verdict
-from limner.evaluation.tasks import story_task
+from limner.evaluation.stories import story_task
 from limner.inference.reply import Reply
 
 

@@ -11,6 +11,7 @@ import limner
 from helpers import picture
 from limner.detokenizer.autoencoder import kl_autoencoder
 from limner.train import recipe as recipes
+from limner.train.machine import MachineChoices
 
 
 @pytest.mark.slow
@@ -24,6 +25,11 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
         model.generate([{"role": "user", "content": [{"type": "image", "image": picture(1)}]}], images="never")
         is not None
     )
+    assert (
+        model.student_steps == 1 and reply.images[0] != model.generate("draw a red cat", num_inference_steps=2).images
+    )
+    card = (folder / "README.md").read_text()
+    assert all(f"| `{name}` |" in card for name in recipes.DEFAULT_STAGES) and "from nothing" in card
     assert (tmp_path / "joint/samples/000004.png").exists()
     assert len((tmp_path / "joint/validation.jsonl").read_text().splitlines()) == 1
     before = json.loads((tmp_path / "joint/checkpoints/00000004/progress.json").read_text())
@@ -122,5 +128,6 @@ def test_a_dry_run_takes_two_steps_of_every_stage_and_leaves_nothing(tmp_path, m
 def test_the_evaluation_s_networks_are_stages(tmp_path):
     recipe = recipes.load_recipe("tiny", [f"output={tmp_path}"])
     vae = kl_autoencoder((8, 16), 4, 2)
-    recipes.run_evaluation_stages(recipe, ("judge", "reader"), vae, tmp_path, torch.device("cpu"), torch.float32)
+    choices = MachineChoices("a test", "float32", False, 1)
+    recipes.run_evaluation_stages(recipe, ("judge", "reader"), vae, tmp_path, torch.device("cpu"), choices)
     assert all((tmp_path / name / "model/config.json").exists() for name in ("judge", "reader"))

@@ -1,4 +1,4 @@
-"""A joint step at the machine's speed: nothing waits for the device, few graphs are compiled, and the losses are what they were."""
+"""A joint step at the machine's speed: nothing waits for the device, few graphs are compiled, the losses are what they were."""
 
 import traceback
 from collections import Counter
@@ -32,8 +32,9 @@ def make_trainable(**options):
     model = make_limner(prompt_tokens=6, shapes=SHAPES, **options)
     model.detokenizer.mmdit.config.position_table = 32
     model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(GlyphConfig(16, 2, 2, 32)))
+    model.detokenizer.add_glyph_images(16, model.config.feature_tokens)
     for name, parameter in model.detokenizer.named_parameters():
-        if name.startswith(("mmdit", "adapter")):  # which begin at zero
+        if name.startswith(("mmdit", "adapter", "glyph_images.embed")):  # which begin at zero
             torch.nn.init.normal_(parameter, std=0.1)
     return model, TrainableModel(model.mllm, model.detokenizer, align=True)
 
@@ -62,7 +63,7 @@ def one_by_one(trainable, batch, step, seed=0):
     mmdit = detokenizer.mmdit
     _, inputs = run_stream(trainable, batch)
     prompt_mask = inputs.prompt_mask & ~choices.drop_prompt[:, None]
-    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text)
+    condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text, batch.text_boxes)
     condition = condition.without_context(choices.drop_context)
     latents = [trainable.frozen_encoders.latents(p, ()) for p in batch.pictures]
     total = {"flow": 0.0, "align": 0.0}
@@ -70,12 +71,12 @@ def one_by_one(trainable, batch, step, seed=0):
         shape, index = batch.target[drawing]
         x0 = latents[shape][index][None]
         tokens = mmdit.patchify(x0)
-        noise = mmdit.patchify(x0)  # of the same shape
-        noise = choices.noise([(drawing, number)], noise.shape[1:])
+        noise = choices.noise([(drawing, number)], tokens.shape[1:])
         noise = mmdit.unpatchify(as_network(mmdit, noise), *x0.shape[-2:])
         t = choices.timesteps[number, drawing][None]
         shown = [] if choices.drop_references[drawing] else [latents[s][i] for s, i in batch.references[drawing]]
-        row, early = condition.rows([drawing]), []
+        height, width = batch.pictures[shape].shape[1:3]
+        row, early = detokenizer.place_glyphs(condition.rows([drawing]), height, width), []
         velocity = mmdit(
             flow.interpolate(x0, noise, t),
             t,
@@ -83,6 +84,7 @@ def one_by_one(trainable, batch, step, seed=0):
             row.pooled,
             context_mask=row.context_mask,
             references=mmdit.pack_references([shown]),
+            image_bias=row.image_bias,
             early=early,
             early_block=0,
         )

@@ -152,8 +152,14 @@ def test_a_stage_keeps_its_own_defaults_beside_what_a_recipe_or_an_override_says
 def test_stages_are_those_asked_for_the_recipes_own_or_nanos():
     released, nano = load_recipe("released"), load_recipe("nano")
     assert select_stages(released, None) == ("align", "joint", "sft") and select_stages(released, ("sft",)) == ("sft",)
-    assert select_stages(nano, None)[0] == "tokenizer" and select_stages(nano, None)[-1] == "joint"
-    assert select_stages(load_recipe("nano", ["warm_start=x"]), None) == ("language", "joint")
+    assert select_stages(nano, None)[0] == "tokenizer" and select_stages(nano, None)[-1] == "student"
+    assert select_stages(load_recipe("nano", ["warm_start=x"]), None) == (
+        "text",
+        "language",
+        "joint",
+        "decoder",
+        "student",
+    )
     with pytest.raises(ValueError, match="brings its own tokenizer"):
         select_stages(load_recipe("released", ["stages=[tokenizer,joint]"]), None)
     for recipe, asked in ((load_recipe("nano", ["stages=[joint,paint]"]), None), (nano, ("paint",))):
@@ -186,7 +192,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     assert len(as_queries.stream.view_positions) == 1 and len(as_queries.view_index) == 4
     for batch in (made, as_queries):
         drawn = [normalise(p, model.config) for p in (picture(2, (16, 32)), picture(3), picture(2, (16, 32)))]
-        assert (batch.views()[batch.target_views] - torch.stack(drawn)).abs().max() < 1.01 * 2 / 255
+        assert (batch.views()[batch.target_views] - torch.stack(drawn)).abs().max() < 2.01 * 2 / 255
     latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
     groups = group_by_shape(made, latents, [(0, 0), (0, 1), (1, 0), (2, 0)], dropped={1})
     assert sorted(reduce(operator.iadd, (g.samples for g in groups), [])) == [(0, 0), (0, 1), (1, 0), (2, 0)]

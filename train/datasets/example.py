@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,5 +154,19 @@ def map_pictures(messages: list[Message], change: Callable[[Any], Any]) -> list[
 
 
 def open_pictures(messages: list[Message], fit: Callable[[Image.Image], Image.Image]) -> list[Message]:
-    """The messages with every picture opened, made to fit by ``fit(image)``, and checked."""
-    return normalize_messages(map_pictures(messages, lambda source: fit(open_picture(source))))
+    """The messages with every picture opened, made to fit by ``fit(image)``, which scales and crops it about its centre, and
+    checked."""
+    opened = map_pictures(messages, open_picture)
+    fitted = map_pictures(opened, fit)
+    for before, after in zip(opened, fitted, strict=True):
+        for own, part in zip(before["content"], after["content"], strict=True):
+            if "text_box" in part:
+                part["text_box"] = fitted_box(part["text_box"], own["image"].size, part["image"].size)
+    return normalize_messages(fitted)
+
+
+def fitted_box(box: Sequence[float], before: tuple[int, int], after: tuple[int, int]) -> tuple[float, ...]:
+    """Left, top, right and bottom, as fractions, in a picture scaled and cropped about its centre from one size to another."""
+    covered = max(new / old for new, old in zip(after, before, strict=True))
+    scales = [old * covered / new for new, old in zip(after, before, strict=True)] * 2
+    return tuple(0.5 + (edge - 0.5) * scale for edge, scale in zip(box, scales, strict=True))

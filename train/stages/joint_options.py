@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...detokenizer.flow import DENSITIES
 from ...world.talk import PHRASINGS_SHARE
@@ -48,6 +49,9 @@ class JointStage:
     """How often a captioned picture is drawn from its caption; else it is described."""
     phrasings: float = PHRASINGS_SHARE
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    text_batch_size: int = 0
+    """Conversations of text alone beside every batch, of ``text_data``, by which nothing is rendered, seen or painted"""
+    text_data: tuple[str, ...] = ("world",)
     validation: tuple[str, ...] = ()
     """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
@@ -58,6 +62,8 @@ class JointStage:
     align_weight: float = 0.0
     align_block: int = 2
     """MM-DiT block after which the image tokens are aligned with the vision tower's features."""
+    layout_weight: float = 4.0
+    """Of the error in where words stand, which is a fraction of the picture's side and so a small number"""
     flow_samples: int = 2
     """Timesteps and noises for every picture of a batch; they share the backbone's forward."""
     density: str = "logit_normal"
@@ -70,7 +76,8 @@ class JointStage:
     never learn to use them."""
     precomputed: str = ""
     """A folder of `limner precompute`, with the outputs of vision tower and autoencoder for the data's pictures"""
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
+    """Compile the blocks; "auto" is where torch has a compiler and the stage is long enough"""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they computed: less memory, more time."""
     sample_prompts: tuple[str, ...] = (
@@ -91,13 +98,29 @@ class JointStage:
         "draw a small black bird in the sky",
         "draw a yellow train, wide",
     )
+    judge: str = ""
+    """A judge's folder: at every sample it looks at drawings from the queries alone and from both sources (``sources.jsonl``)"""
+    judged_drawings: int = 24
+    """Of each"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_data(self.data)
+        check_data(self.text_data)
+        check_numbers(self, "text_batch_size", least=0)
+        check_numbers(self, "judged_drawings", least=1)
         if not self.train:
             raise ValueError("train is empty; it lists what learns, such as [mllm, detokenizer]")
-        check_numbers(self, "language_weight", "feature_weight", "flow_weight", "align_weight", "align_block", least=0)
+        check_numbers(
+            self,
+            "language_weight",
+            "feature_weight",
+            "flow_weight",
+            "align_weight",
+            "layout_weight",
+            "align_block",
+            least=0,
+        )
         if not (self.language_weight or self.feature_weight or self.flow_weight or self.align_weight):
             raise ValueError(
                 "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned"

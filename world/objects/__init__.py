@@ -6,11 +6,11 @@ GenEval class. A drawing is any function of a pen: one of `drawing`'s or one wri
 """
 
 from . import common, everyday, indoors, outdoors
-from .signs import SIGNS
+from .signs import SIGNS, WRITING
 
 GENEVAL = common.OBJECTS | indoors.OBJECTS | outdoors.OBJECTS
 """GenEval's eighty classes"""
 OBJECTS = GENEVAL | everyday.OBJECTS
 """All of them; new ones come last, as the judge numbers them"""
 
-__all__ = ["GENEVAL", "OBJECTS", "SIGNS"]
+__all__ = ["GENEVAL", "OBJECTS", "SIGNS", "WRITING"]

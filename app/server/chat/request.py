@@ -12,6 +12,7 @@ from ..errors import APIError
 from ..fields import (
     DECODING,
     DRAWING,
+    EDITING,
     NO_EFFECT,
     AlwaysFalse,
     AlwaysTrue,
@@ -167,7 +168,7 @@ class ChatCompletionRequest(Extensions, DecodingFields):  # type: ignore[misc, v
 
 def options(body: ChatCompletionRequest) -> dict[str, Any]:
     """Of `Limner.generate`. Raises ValueError for those that exclude each other."""
-    made = given(body, (*DECODING, *DRAWING, "max_images", "stop")) | parse_size(body.size)
+    made = given(body, (*DECODING, *DRAWING, *EDITING, "max_images", "stop")) | parse_size(body.size)
     limits = {limit for limit in (body.max_completion_tokens, body.max_tokens) if limit is not None}
     if len(limits) > 1:
         raise APIError("max_tokens and max_completion_tokens differ", param="max_tokens")

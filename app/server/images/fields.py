@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..errors import APIError
-from ..fields import DRAWING, NO_EFFECT, DrawingFields, Extensions, RequestModel, given, parse_size
+from ..fields import (
+    DRAWING,
+    EDITING,
+    NO_EFFECT,
+    DrawingFields,
+    EditingFields,
+    Extensions,
+    RequestModel,
+    given,
+    parse_size,
+)
 
 
 def size_or_auto(text: str) -> str:
@@ -62,7 +72,7 @@ class GenerationRequest(ImageFields):
     style: Literal["vivid"] | None = Field(None, json_schema_extra=NO_EFFECT, description="say it in the prompt")
 
 
-class EditFields(ImageFields):
+class EditFields(ImageFields, EditingFields):  # type: ignore[misc, valid-type]  # the fields are made
     """Of an edit, but for its pictures."""
 
     input_fidelity: Literal["low", "high"] | None = Field(
@@ -108,7 +118,7 @@ def drawing_options(body: ImageFields) -> dict[str, Any]:
             param="output_compression",
             code="invalid_value",
         )
-    return given(body, (*DRAWING, "partial_images")) | parse_size(body.size)
+    return given(body, (*DRAWING, *EDITING, "partial_images")) | parse_size(body.size)
 
 
 def edit_body() -> dict[str, Any]:

@@ -68,6 +68,7 @@ def edit_work(service: Service, history: History, edit: Edit, options: dict[str,
         except ValueError as error:
             raise APIError(f"mask: {error}", param="mask", code="invalid_image") from None
         images[0] = masked(*kept, model.config.mask_color)
+        options = options | {"keep": "model"}  # the mask says what is kept
     messages = [history.message("user", [*images, edit.body.prompt])]
     return Work("image_edit", messages, options | {"height": height, "width": width}, kept, headers)
 

@@ -106,7 +106,7 @@ def routes(service: Service, history: History) -> APIRouter:
         check_tools(body, service, has_pictures)
         kept = await service.in_thread(mask_picture, body, service, history, before, own_input.messages)
         if kept is not None:
-            wanted |= {"height": kept[0].height, "width": kept[0].width}
+            wanted |= {"height": kept[0].height, "width": kept[0].width, "keep": "model"}
         messages = with_instructions(body.instructions, [*before, *own_input.messages])
         last = service.model.defaults.updated(given(body, ("history",))).history
         seed = random_seed() if body.seed is None else body.seed

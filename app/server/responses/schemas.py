@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from ..fields import (
     DECODING,
     DRAWING,
+    EDITING,
     NO_EFFECT,
     AlwaysFalse,
     Empty,
@@ -18,7 +19,7 @@ from ..fields import (
     options_model,
 )
 
-ResponseOptions = options_model("ResponseOptions", (*DECODING, *DRAWING, "max_images", "history"))
+ResponseOptions = options_model("ResponseOptions", (*DECODING, *DRAWING, *EDITING, "max_images", "history"))
 ID = Annotated[str, Field(max_length=128)]
 
 

@@ -11,7 +11,7 @@ from ....inference.masks import fit_mask, masked
 from ....inference.resizing import nearest_size
 from ....mllm.messages import Message
 from ..errors import APIError
-from ..fields import DECODING, DRAWING, given, parse_size
+from ..fields import DECODING, DRAWING, EDITING, given, parse_size
 from ..history import History
 from ..service import Service
 from .schemas import ResponseRequest
@@ -19,7 +19,7 @@ from .schemas import ResponseRequest
 
 def options(body: ResponseRequest, service: Service) -> dict[str, Any]:
     """Of `Limner.generate`. Raises APIError for those that exclude each other and a size that is not drawn."""
-    tool, made = body.tool, given(body, (*DECODING, *DRAWING, "max_images"))
+    tool, made = body.tool, given(body, (*DECODING, *DRAWING, *EDITING, "max_images"))
     if body.max_output_tokens is not None:
         made["max_new_tokens"] = body.max_output_tokens
     calls = body.max_tool_calls

@@ -14,6 +14,7 @@ from PIL import Image
 
 from helpers import make_limner, picture, png_bytes
 from limner.app.server.images.routes import edited_size
+from limner.inference import kept_pixels
 from served import served
 
 URI = "data:image/png;base64," + base64.b64encode(png_bytes(1)).decode()
@@ -356,3 +357,23 @@ def test_the_document_describes_both_bodies(server):
     assert {"image", "image[]", "mask", "prompt", "seed"} <= set(form["properties"]) and form["required"] == ["prompt"]
     assert set(json["required"]) == {"prompt", "images"} and "$ref" not in str(content)
     assert json["properties"]["images"]["items"]["required"] == ["image_url"]
+
+
+def test_what_an_edit_leaves_alone_is_kept_exactly_where_that_is_asked_for(tiny, client, server, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "THRESHOLD", 256)  # an untrained model changes everything
+    request = {"seed": 7, "keep": "exact"}
+    made = checked(client.images.edit(image=png_bytes(1), prompt="blue", extra_body=request))
+    assert np.array_equal(opened(made.data[0].b64_json), np.asarray(picture(1)))
+    assert not np.array_equal(drawn(tiny, [picture(1)]), np.asarray(picture(1)))
+    with_mask = {"image": png_bytes(1), "prompt": "blue", "mask": mask_bytes()}
+    plain, exact = (
+        checked(client.images.edit(**with_mask, extra_body={"seed": 7, "keep": k})) for k in ("model", "exact")
+    )
+    assert plain.data[0].b64_json == exact.data[0].b64_json, "the mask says what is kept"
+    refused = edit(server, {"keep": "all"}, {"image": png_bytes(1)})
+    assert refused.status_code == 400 and "keep" in refused.json()["error"]["message"]
+    refused = edit(server, {"keep": "exact", "size": "64x64"}, {"image": png_bytes(1)})
+    assert refused.status_code == 400 and "scale the picture" in refused.json()["error"]["message"]
+    refused = client.images.with_raw_response
+    with pytest.raises(openai.BadRequestError, match="keep"):
+        refused.generate(prompt="a cat", extra_body={"keep": "exact"})
