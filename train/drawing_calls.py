@@ -101,10 +101,8 @@ def plan_calls(
         shown = [] if drawing in dropped else [counts[s] for s, _ in batch.references[drawing]]
         own = shapes.picture_length(counts[batch.target[drawing][0]])
         longest = shapes.picture_length(max(shown)) if shown else 0
-        if shapes.fixed:
-            kind = (own, max_references if shown else 0, longest, context[drawing])
-        else:
-            kind = (own, len(shown), longest, context[drawing])
+        count = max_references if shown and shapes.fixed else len(shown)
+        kind = (own, count, longest, context[drawing])
         kinds.setdefault(kind, []).append(sample)
     calls = []
     for kind, members in kinds.items():

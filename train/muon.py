@@ -99,8 +99,8 @@ def gathered(shards: Tensor, like: Sequence[Tensor]) -> Tensor:
     """The whole matrices of which this process has ``shards`` (matrices, rows, columns), sharded as those of ``like``."""
     if not isinstance(like[0], DTensor):
         return shards
-    pairs = zip(shards, like, strict=True)
-    return torch.stack([DTensor.from_local(s, p.device_mesh, p.placements).full_tensor() for s, p in pairs])
+    mesh, placements = like[0].device_mesh, like[0].placements
+    return torch.stack([DTensor.from_local(shard, mesh, placements).full_tensor() for shard in shards])
 
 
 def own_shards(whole: Tensor, like: Sequence[Tensor]) -> Tensor:
