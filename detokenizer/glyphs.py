@@ -36,6 +36,8 @@ class GlyphConfig:
     layout_width: int = 0
     """Of the head that says where in a picture the words stand, so that they are set there in plain type as well
     (`glyph_images`); 0 for none"""
+    capitals: bool = False
+    """Whether they are set there in capitals, however they are asked for"""
 
     def __post_init__(self) -> None:
         if self.layout_width < 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -74,12 +75,13 @@ def collate(
     lengths = torch.tensor([len(e.input_ids) for e in encoded])
     length = int(lengths.max())
     begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
-    ids = torch.full((len(encoded), length), vocabulary.pad)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    features, queries = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
+    # numpy, where a row takes a tenth of the time
+    ids = np.full((len(encoded), length), vocabulary.pad)
+    labels = np.full_like(ids, IGNORE_INDEX)
+    features, queries = (np.zeros(ids.shape, dtype=bool) for _ in range(2))
     for row, (begin, e) in enumerate(zip(begins.tolist(), encoded, strict=True)):
-        ids[row, begin : begin + len(e.input_ids)] = torch.tensor(e.input_ids)
-        labels[row, begin : begin + len(e.labels)] = torch.tensor(e.labels)
+        ids[row, begin : begin + len(e.input_ids)] = e.input_ids
+        labels[row, begin : begin + len(e.labels)] = e.labels
         for start, _ in e.views:
             features[row, begin + start : begin + start + config.image_tokens] = True
         for start in e.queries:
@@ -90,11 +92,11 @@ def collate(
     drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
     size = config.image_size
     return StreamBatch(
-        input_ids=ids,
-        labels=labels,
+        input_ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
         lengths=lengths,
-        feature_mask=features,
-        query_mask=queries,
+        feature_mask=torch.from_numpy(features),
+        query_mask=torch.from_numpy(queries),
         pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float32),
         view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,

@@ -145,9 +145,9 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
 
 def add_glyph_images(model: Limner, recipe: Recipe) -> None:
     """Words in plain type, if the recipe has them set and the model does not do so already."""
-    detokenizer = model.detokenizer
-    if recipe.glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
-        detokenizer.add_glyph_images(recipe.glyphs.layout_width, model.config.feature_tokens)
+    detokenizer, glyphs = model.detokenizer, recipe.glyphs
+    if glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
+        detokenizer.add_glyph_images(glyphs.layout_width, model.config.feature_tokens, glyphs.capitals)
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
