@@ -95,7 +95,7 @@ def plan_calls(
     ``counts`` are the tokens of a picture of each of the batch's shapes, ``context`` the context tokens that each drawing needs;
     the drawings in ``dropped`` lose their references.
     """
-    kinds: dict[tuple[int, ...], list[Sample]] = {}
+    kinds: dict[tuple[int, int, int, int], list[Sample]] = {}
     for sample in samples:
         drawing = sample[0]
         shown = [] if drawing in dropped else [counts[s] for s, _ in batch.references[drawing]]
