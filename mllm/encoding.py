@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import LimnerConfig
 from .glyph_text import find_glyph_text
 from .messages import EmittedText, Message, normalize_messages
+from .utf8 import Utf8Table, utf8_table
 from .views import View, image_views
 from .vocabulary import Vocabulary
 
@@ -28,6 +30,12 @@ IGNORE_INDEX = -100
 """The label that the loss ignores, as in transformers."""
 MAX_TEMPLATE_STEPS = 1_000_000
 """Far more than any conversation that fits into a context needs"""
+MAX_KEPT_PIECES = 4096
+"""Conversations of so many structures keep what the chat template makes of them, and so many short texts their ids"""
+SHORT_TEXT = 12
+"""Characters of the texts between control tokens that a template writes around every message"""
+Spans = list[tuple[str, int | None]]
+"""A piece of a template as pairs of text and the added token after it"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Encoded:
         self.labels.extend(ids if labelled else [IGNORE_INDEX] * len(ids))
 
 
-def nearest_shape(shapes: Sequence[tuple[int, int]], height: int, width: int) -> int:
+@lru_cache(maxsize=4096)
+def nearest_shape(shapes: tuple[tuple[int, int], ...], height: int, width: int) -> int:
     """Index of the shape with the closest aspect ratio, of equal ones the closest in size."""
     ratio = height / width
     return min(
@@ -136,6 +145,8 @@ class StreamEncoder:
             if token.special or (token.content.strip() and token.content in str(tokenizer.chat_template))
         }
         self._never_text = (markers - {tokenizer.unk_token_id}) | vocabulary.control | set(vocabulary.end_of_turn)
+        self._kept_pieces: dict[Any, list[int | Spans]] = {}
+        self._short_texts: dict[str, list[int]] = {}
         self._template_ids = sorted(added, key=lambda number: -len(added[number].content))
         """The longest first; by the number of their group in the pattern"""
         longest_first = [added[number] for number in self._template_ids]
@@ -145,6 +156,11 @@ class StreamEncoder:
                 for token in longest_first
             )
         )
+
+    @cached_property
+    def utf8(self) -> Utf8Table | None:
+        """Which tokens keep a reply's bytes UTF-8; None where tokens are no bytes."""
+        return utf8_table(self.tokenizer)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.
@@ -156,8 +172,12 @@ class StreamEncoder:
             return list(text.ids)
         # a lone surrogate has no UTF-8 form and the tokenizer would raise; "replace" writes a question mark
         text = text.encode("utf-8", "replace").decode()
+        if (kept := self._short_texts.get(text)) is not None:
+            return kept
         found = self._plain_tokenizer.encode(text, add_special_tokens=False)
         if self._never_text.isdisjoint(found.ids):
+            if len(text) <= SHORT_TEXT and len(self._short_texts) < MAX_KEPT_PIECES:
+                self._short_texts[text] = found.ids
             return found.ids
         cuts = [
             begin + 1 for number, (begin, _) in zip(found.ids, found.offsets, strict=True) if number in self._never_text
@@ -203,9 +223,11 @@ class StreamEncoder:
                 out.add(self.text_ids(plain), labelled)
             plain = ""
 
-        for piece in self._render_template(normalize_messages(messages), add_generation_prompt, images, boxes):
-            if isinstance(piece, str):
-                spans = self._split_added_tokens(piece)
+        messages = normalize_messages(messages)
+        parts = [(message["role"], part) for message in messages for part in message["content"]]
+        for piece in self._template_pieces(messages, training, add_generation_prompt, images, boxes):
+            if not isinstance(piece, int):
+                spans = piece
                 # the end of turn after a reply is labelled: the model decides it
                 ending = after_assistant and any(token in self.vocabulary.end_of_turn for _, token in spans)
                 for text, token in spans:
@@ -215,7 +237,7 @@ class StreamEncoder:
                         out.add([token], ending)
                         ending = ending and token not in self.vocabulary.end_of_turn
                 continue
-            role, part = piece
+            role, part = parts[piece]
             if role != "assistant" and after_assistant:
                 out.last_request = reply_text = ""
             after_assistant = role == "assistant"
@@ -237,7 +259,7 @@ class StreamEncoder:
         flush()
         return out
 
-    def _split_added_tokens(self, piece: str) -> list[tuple[str, int | None]]:
+    def _split_added_tokens(self, piece: str) -> Spans:
         """A piece of the template as pairs of text and the added token after it (None at the end)."""
         spans, begin = [], 0
         for found in self._template_pattern.finditer(piece):
@@ -267,19 +289,29 @@ class StreamEncoder:
             out.add(vocabulary.slots[: config.image_tokens])
         out.add([vocabulary.eoi])
 
-    def _render_template(
-        self, messages: list[Message], add_generation_prompt: bool, images: str, boxes: bool
-    ) -> list[str | tuple[str, dict[str, Any]]]:
-        """The rendered template as its pieces (strings) and the contents between them (role, part), in order.
+    def _template_pieces(
+        self, messages: list[Message], kept: bool, add_generation_prompt: bool, images: str, boxes: bool
+    ) -> list[int | Spans]:
+        """The rendered template as its pieces (`_split_added_tokens`) and, between them, the numbers of the contents, in order.
 
-        It is rendered with random marks in place of contents and split there, so that no content is parsed as template.
+        It depends on the messages' roles and numbers of parts alone, and is ``kept`` in training: a template may write the date.
         """
-        marks: dict[str, tuple[str, dict[str, Any]]] = {}
-        masked = []
-        for message in messages:
-            names = [secrets.token_hex(12) for _ in message["content"]]
-            marks |= {name: (message["role"], part) for name, part in zip(names, message["content"], strict=True)}
-            masked.append({"role": message["role"], "content": "".join(names)})
+        structure = tuple((message["role"], len(message["content"])) for message in messages)
+        key = (str(self.tokenizer.chat_template), structure, add_generation_prompt, images, boxes)
+        pieces = self._kept_pieces.get(key) if kept else None
+        if pieces is None:
+            pieces = self._render_template(structure, add_generation_prompt, images, boxes)
+            if kept and len(self._kept_pieces) < MAX_KEPT_PIECES:
+                self._kept_pieces[key] = pieces
+        return pieces
+
+    def _render_template(
+        self, structure: Sequence[tuple[str, int]], add_generation_prompt: bool, images: str, boxes: bool
+    ) -> list[int | Spans]:
+        """`_template_pieces`, rendered with random marks in place of contents and split there, so that no content is parsed as
+        template."""
+        marks = [[secrets.token_hex(12) for _ in range(count)] for _, count in structure]
+        masked = [{"role": role, "content": "".join(names)} for (role, _), names in zip(structure, marks, strict=True)]
         try:
             with limited_template_steps():
                 text = self.tokenizer.apply_chat_template(
@@ -288,10 +320,10 @@ class StreamEncoder:
         except Exception as error:  # a template is a program of somebody else's, and fails as one
             said = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"the chat template refuses these messages: {said:.300}") from error
-        pieces: list[str | tuple[str, dict[str, Any]]] = []
-        for name, content in marks.items():
+        pieces: list[int | Spans] = []
+        for number, name in enumerate(itertools.chain.from_iterable(marks)):
             before, found, text = text.partition(name)
             if not found or name in text:
                 raise ValueError("the chat template drops, repeats or reorders a message's content")
-            pieces += [before, content]
-        return [*pieces, text]
+            pieces += [self._split_added_tokens(before), number]
+        return [*pieces, self._split_added_tokens(text)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -67,41 +67,60 @@ def best_grid(width: int, height: int, grids: Grids, tile: int) -> tuple[int, in
     return min(picks, key=lambda size: size[0] * size[1])
 
 
-def image_pixels(image: Image.Image) -> Tensor:
-    """8-bit pixels (height, width, 3) of an image."""
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    return torch.from_numpy(np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(image.height, image.width, 3))
-
-
 def normalise(image: Image.Image, config: LimnerConfig) -> Tensor:
     """An RGB image, stretched to a square, to pixel values (3, image_size, image_size)."""
     size = (config.image_size, config.image_size)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    return normalise_pixels(image_pixels(image)[None], config)[0]
+    return normalise_pixels(stack_pixels([image]), config)[0]
+
+
+def stack_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """8-bit pixels (images, height, width, 3) of images of one size."""
+    width, height = images[0].size
+    data = bytearray().join((i if i.mode == "RGB" else i.convert("RGB")).tobytes() for i in images)
+    return torch.frombuffer(data, dtype=torch.uint8).view(len(images), height, width, 3)
+
+
+def stretch_pixels(pixels: Tensor, size: int) -> Tensor:
+    """8-bit pixels (images, height, width, 3) stretched to a square (images, size, size, 3), on their device.
+
+    They differ from Pillow's by two of 255 steps at most, and that in a few of a hundred pixels.
+    """
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    channels_first = pixels.permute(0, 3, 1, 2)
+    if pixels.device.type == "cpu":  # ten times as fast as in floats; GPUs have no kernel for it
+        stretched = F.interpolate(channels_first, (size, size), mode="bicubic", antialias=True)
+    else:
+        stretched = stretch_floats(channels_first.float(), size).to(torch.uint8)
+    return stretched.permute(0, 2, 3, 1)
+
+
+def stretch_floats(values: Tensor, size: int) -> Tensor:
+    """Values from 0 to 255 (images, 3, height, width) stretched to a square, and rounded after the rows and after the columns,
+    as Pillow does."""
+    for shape in ((values.shape[2], size), (size, size)):
+        values = F.interpolate(values, shape, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    return values
 
 
 def normalise_pixels(pixels: Tensor, config: LimnerConfig) -> Tensor:
-    """`normalise` of many images of one shape at once, on their device: 8-bit pixels (images, height, width, 3) to pixel values
-    (images, 3, image_size, image_size).
+    """8-bit pixels (images, image_size, image_size, 3) to pixel values (images, 3, image_size, image_size), on their device.
 
-    Images of other sizes are stretched with at most one of 255 steps' difference from Pillow, which rounds to 8 bits after the
-    rows and after the columns, too.
+    They stay where they are in memory, colour by colour of a pixel (torch's channels_last): moving them would take longer than
+    all else.
     """
-    values = pixels.permute(0, 3, 1, 2).contiguous().float()
-    side = config.image_size
-    for size in ((values.shape[2], side), (side, side)):
-        if values.shape[2:] != size:
-            stretched = F.interpolate(values, size, mode="bicubic", antialias=True)
-            values = stretched.round_().clamp_(0, 255)
-    mean, std = (by_channel(v, values.device) for v in (config.image_mean, config.image_std))
-    return values.div_(255).sub_(mean).div_(std)
+    images, size = len(pixels), config.image_size
+    mean, std = (rows_of(v, size, pixels.device) for v in (config.image_mean, config.image_std))
+    values = pixels.reshape(images, size, size * 3).float().div_(255).sub_(mean).div_(std)
+    return values.view(images, size, size, 3).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=16)
-def by_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Red's, green's and blue's value (3, 1, 1), kept on the device: a GPU would be waited for at every copy."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+def rows_of(values: tuple[float, float, float], size: int, device: torch.device) -> Tensor:
+    """Red's, green's and blue's value for every pixel of a row (size · 3,), kept on the device: a copy would be waited for."""
+    return torch.tensor(values, dtype=torch.float32, device=device).repeat(size)
 
 
 def image_views(image: Image.Image, config: LimnerConfig, tiles: bool) -> list[View]:

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..mllm.config import LimnerConfig
-from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
+from ..mllm.encoding import StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
-from ..mllm.views import image_pixels, normalise, normalise_pixels
+from ..mllm.views import normalise, normalise_pixels, stack_pixels, stretch_pixels
 
 
 @dataclass
@@ -57,16 +57,18 @@ class JointBatch:
     def counts(self) -> tuple[int, int]:
         """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings, of this batch or, with
         gradient accumulation, of all batches of the step."""
-        return self.totals or (int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target))
+        return self.totals or (self.stream.answers.shape[1], len(self.target))
 
     def views(self) -> Tensor:
         """Inputs of the vision tower (views, 3, image_size, image_size), in the order of their slots in the stream; then those of
         pictures to be drawn that the stream does not show itself ("queries" mode)."""
-        pixels = [p for p in (*self.pictures, self.tiles) if len(p)]
-        if not pixels:
-            size = self.config.image_size
-            return torch.zeros(0, 3, size, size, device=self.view_index.device)
-        return torch.cat([normalise_pixels(p, self.config) for p in pixels])[self.view_index]
+        size = self.config.image_size
+        squares = torch.cat([*(stretch_pixels(pixels, size) for pixels in self.pictures), self.tiles])
+        return normalise_pixels(squares.index_select(0, self.view_index), self.config)
+
+    def target_view_index(self, device: torch.device) -> Tensor:
+        """``target_views`` as a tensor, copied while the host goes on: indexing by a list would wait for the device."""
+        return torch.tensor(self.target_views, dtype=torch.long).to(device, non_blocking=True)
 
     def to(self, device: torch.device) -> JointBatch:
         """A copy on a device; from pinned memory it is made while the host goes on."""
@@ -104,9 +106,9 @@ def joint_batch(
     config, size = encoder.config, encoder.config.image_size
     encoded = [encoder.encode(messages, training=True) for messages in conversations]
     stream = collate(encoded, encoder.vocabulary, config, pixel_values=False)
-    by_shape: dict[tuple[int, int], tuple[int, list[Tensor]]] = {}
+    by_shape: dict[tuple[int, int], tuple[int, list[Image.Image]]] = {}
     target, references, target_views, drawing_ids, glyph_text, text_boxes = [], [], [], [], [], []
-    tiles: list[Tensor] = []
+    tiles: list[Image.Image] = []
     views: list[tuple[int | None, int]] = []  # index of the tensor of its pixels (None: a tile) and index in it
     unseen: list[tuple[int, int]] = []
     for conversation, number in zip(encoded, range(len(encoded)) if places is None else places, strict=True):
@@ -116,7 +118,7 @@ def joint_batch(
         for picture in conversation.pictures:
             index, pictures = by_shape.setdefault(picture.shape, (len(by_shape), []))
             place = (index, len(pictures))
-            pictures.append(image_pixels(picture.image))
+            pictures.append(picture.image)
             whole[picture.boi_index + 1] = place
             if picture.drawn:
                 target.append(place)
@@ -133,16 +135,16 @@ def joint_batch(
         for start, shown in conversation.views:
             views.append(whole.get(start) or (None, len(tiles)))
             if start not in whole:
-                tiles.append(image_pixels(shown.image))
+                tiles.append(shown.image)
     counts = [len(pictures) for _, pictures in by_shape.values()]
     begins = [0, *accumulate(counts)]
     made = JointBatch(
         stream=stream,
         config=config,
-        pictures=[torch.stack(pictures) for _, pictures in by_shape.values()],
+        pictures=[stack_pixels(pictures) for _, pictures in by_shape.values()],
         target=target,
         references=references,
-        tiles=torch.stack(tiles) if tiles else torch.zeros(0, size, size, 3, dtype=torch.uint8),
+        tiles=stack_pixels(tiles) if tiles else torch.zeros(0, size, size, 3, dtype=torch.uint8),
         view_index=torch.tensor(
             [begins[-1 if shape is None else shape] + i for shape, i in (*views, *unseen)], dtype=torch.long
         ),

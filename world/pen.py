@@ -97,7 +97,8 @@ _font = functools.lru_cache(maxsize=64)(ImageFont.load_default)
 
 
 class Pen:
-    """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made."""
+    """Draws one object. ``flat`` replaces every ink by one value: that is how label maps are made. ``corner`` is where the
+    canvas lies in the picture, left and top: it may be a part of it."""
 
     def __init__(
         self,
@@ -110,7 +111,9 @@ class Pen:
         words: str = "",
         style: str = "flat",
         near: float = 1.0,
+        corner: tuple[int, int] = (0, 0),
     ) -> None:
+        self.left, self.top = corner
         self.canvas, self.x, self.y, self.half, self.color, self.flat = canvas, x, y, half, color, flat
         self.words, self.style, self.near = words, style, near
         self.inks = _inks(color)
@@ -138,10 +141,10 @@ class Pen:
         return mix((0, 0, 0), ink, self.near) if self.style == "depth" else ink
 
     def at(self, points: Sequence[Point]) -> list[Point]:
-        x, y, half = self.x, self.y, self.half
+        x, y, half, left, top = self.x, self.y, self.half, self.left, self.top
         if self.style == "sketch":  # an unsteady hand, the same every time
             points = [(a + 0.07 * math.sin(9 * b + 5 * a), b + 0.07 * math.sin(8 * a - 6 * b)) for a, b in points]
-        return [(x + px * half, y + py * half) for px, py in points]
+        return [(x + px * half - left, y + py * half - top) for px, py in points]  # in this order: no other rounding
 
     def corners(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
         (a, b), (c, d) = self.at([(x0, y0), (x1, y1)])

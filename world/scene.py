@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .objects import OBJECTS, SIGNS, WRITING
+from .objects.shapes import Drawing
 from .pen import BOARD, COLORS, CONTROLS, STYLES, Ink, Pen, mix
 
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -36,7 +38,7 @@ SUPERSAMPLE = 2
 HORIZON = 0.6
 """Where the lower colour of a background begins, as a fraction of the height"""
 REACH = 1.2
-"""How far from its centre a thing's lines reach, in halves of its box"""
+"""How far from its centre a thing's points and lines reach, in halves of its box, if not farther (`_reach`)"""
 
 
 @dataclass(frozen=True)
@@ -121,44 +123,76 @@ def render(scene: Scene, scale: float = 1.0) -> Image.Image:
     """The picture of a scene, RGB, ``scale`` times its height and width."""
     height, width = round(scene.height * scale), round(scene.width * scale)
     upper, lower = (ground(ink, scene.style) for ink in BACKGROUNDS[scene.background])
-    large = _background(width * SUPERSAMPLE, height * SUPERSAMPLE, upper, lower).copy()
-    canvas = ImageDraw.Draw(large)
-    _draw(scene, canvas, scale * SUPERSAMPLE, flat=False)
-    boxes = [_reached(scene, thing, scale * SUPERSAMPLE, large.size) for thing in scene.things]
-    if scene.hole is not None:
-        left, top, right, bottom = scene.hole
-        hole = (left * large.width, top * large.height, right * large.width, bottom * large.height)
-        canvas.rectangle(hole, MASKED)
-        boxes.append(_even_box(hole, large.size))
-    # only what was drawn on is reduced: most of a picture is background
-    image = _reduced_background(width, height, upper, lower).copy()
-    for box in boxes:
-        if box[0] < box[2] and box[1] < box[3]:
-            image.paste(large.reduce(SUPERSAMPLE, box), (box[0] // SUPERSAMPLE, box[1] // SUPERSAMPLE))
+    size = width * SUPERSAMPLE, height * SUPERSAMPLE
+    image = _background(width, height, upper, lower).copy()
+    # large enough for its lines to be smooth is only what is drawn: most of a picture is background
+    for box, things in _areas(scene, scale * SUPERSAMPLE, size):
+        left, top, right, bottom = box
+        part = Image.new("RGB", (right - left, bottom - top), upper)
+        canvas = ImageDraw.Draw(part)
+        if lower != upper and bottom > HORIZON * size[1]:
+            canvas.rectangle((0, max(0, HORIZON * size[1] - top), right, bottom), lower)
+        _draw(scene, canvas, scale * SUPERSAMPLE, things, (left, top))
+        if scene.hole is not None:
+            x0, y0, x1, y1 = _hole(scene.hole, size)
+            if x1 >= left and y1 >= top:
+                canvas.rectangle((max(0, x0 - left), max(0, y0 - top), x1 - left, y1 - top), MASKED)
+        image.paste(part.reduce(SUPERSAMPLE), (left // SUPERSAMPLE, top // SUPERSAMPLE))
     return image
 
 
 @functools.lru_cache(maxsize=64)
 def _background(width: int, height: int, upper: Ink, lower: Ink) -> Image.Image:
-    image = Image.new("RGB", (width, height), upper)
+    image = Image.new("RGB", (width * SUPERSAMPLE, height * SUPERSAMPLE), upper)
     if lower != upper:
-        ImageDraw.Draw(image).rectangle((0, HORIZON * height, width, height), lower)
-    return image
-
-
-@functools.lru_cache(maxsize=64)
-def _reduced_background(width: int, height: int, upper: Ink, lower: Ink) -> Image.Image:
-    return _background(width * SUPERSAMPLE, height * SUPERSAMPLE, upper, lower).reduce(SUPERSAMPLE)
+        ImageDraw.Draw(image).rectangle((0, HORIZON * image.height, image.width, image.height), lower)
+    return image.reduce(SUPERSAMPLE)
 
 
 Box = tuple[int, int, int, int]
 
 
+def _areas(scene: Scene, scale: float, size: tuple[int, int]) -> list[tuple[Box, list[int]]]:
+    """Boxes, of which none overlaps another, of all that is drawn on a canvas of ``size``, and the numbers of their things."""
+    found: list[tuple[Box, list[int]]] = []
+    boxes = [(_reached(scene, thing, scale, size), [number]) for number, thing in enumerate(scene.things)]
+    if scene.hole is not None:
+        boxes.append((_even_box(_hole(scene.hole, size), size), []))
+    for box, things in boxes:
+        if box[0] >= box[2] or box[1] >= box[3]:
+            continue  # outside
+        while near := [
+            a for a in found if a[0][0] < box[2] and box[0] < a[0][2] and a[0][1] < box[3] and box[1] < a[0][3]
+        ]:
+            for area in near:
+                found.remove(area)
+                other = area[0]
+                box = min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
+                things = sorted(things + area[1])
+        found.append((box, things))
+    return found
+
+
+def _hole(hole: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    return hole[0] * size[0], hole[1] * size[1], hole[2] * size[0], hole[3] * size[1]
+
+
 def _reached(scene: Scene, thing: Thing, scale: float, size: tuple[int, int]) -> Box:
     """Left, top, right and bottom of all that a thing draws on, on a canvas of ``size``, width and height."""
-    reach = REACH * scene.half(thing) * scale + SUPERSAMPLE
+    reach = _reach(OBJECTS.get(thing.name) or SIGNS[thing.name]) * scene.half(thing) * scale + SUPERSAMPLE
     x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
     return _even_box((x - reach, y - reach, x + reach, y + reach), size)
+
+
+@functools.cache
+def _reach(draw: Drawing) -> float:
+    """How far from its centre a thing is drawn, in halves of its box: `REACH`, or more for one that was added and leaves its
+    box."""
+    half = 100
+    image = Image.new("L", (8 * half, 8 * half), 0)
+    draw(Pen(ImageDraw.Draw(image), 4 * half, 4 * half, half, "red", 1, style="sketch"))
+    farthest = max((abs(side / half - 4) for side in image.getbbox() or ()), default=0.0)
+    return max(REACH, farthest + 0.05)
 
 
 def _even_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
@@ -172,7 +206,7 @@ def label_map(scene: Scene, rows: int, columns: int) -> np.ndarray:
     """Which thing covers most of each patch: (rows, columns) of 0 (none) or 1 + its index."""
     cells = 4  # the map is drawn at four cells a patch and side
     image = Image.new("L", (scene.width, scene.height), 0)
-    _draw(scene, ImageDraw.Draw(image), 1.0, flat=True)
+    _draw(scene, ImageDraw.Draw(image), 1.0, range(len(scene.things)), flat=True)
     small = image.resize((columns * cells, rows * cells), Image.Resampling.NEAREST)
     labels = np.asarray(small).reshape(rows, cells, columns, cells)
     votes = np.stack([(labels == k).sum((1, 3)) for k in range(len(scene.things) + 1)])
@@ -180,11 +214,19 @@ def label_map(scene: Scene, rows: int, columns: int) -> np.ndarray:
     return votes.argmax(0)
 
 
-def _draw(scene: Scene, canvas: ImageDraw.ImageDraw, scale: float, flat: bool) -> None:
-    for index, thing in enumerate(scene.things):
+def _draw(
+    scene: Scene,
+    canvas: ImageDraw.ImageDraw,
+    scale: float,
+    things: Iterable[int],
+    corner: tuple[int, int] = (0, 0),
+    flat: bool = False,
+) -> None:
+    """Draw the things of these numbers; ``flat``: in the number 1 + theirs."""
+    for number in things:
+        thing = scene.things[number]
         half = scene.half(thing) * scale
         x, y = thing.x * scene.width * scale, thing.y * scene.height * scale
-        pen = Pen(
-            canvas, x, y, half, thing.color, index + 1 if flat else None, thing.words, scene.style, NEAR[thing.size]
-        )
+        ink = number + 1 if flat else None
+        pen = Pen(canvas, x, y, half, thing.color, ink, thing.words, scene.style, NEAR[thing.size], corner)
         (OBJECTS.get(thing.name) or SIGNS[thing.name])(pen)

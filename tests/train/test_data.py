@@ -7,7 +7,7 @@ from PIL import Image
 
 from helpers import make_limner, picture
 from limner.mllm.stream import collate
-from limner.mllm.views import image_pixels, normalise, normalise_pixels
+from limner.mllm.views import normalise, normalise_pixels, stack_pixels, stretch_floats, stretch_pixels
 from limner.train.data import joint_batch
 
 RNG = np.random.default_rng(0)
@@ -47,15 +47,15 @@ def test_views_are_those_of_inference(grids, drawn_images):
     views = made.views()
     assert views.shape == expected.shape and len(made.stream.view_positions) == len(views) - len(unseen)
     steps = (views - expected).abs() / 2 * 255  # nano's numbers go from -1 to 1
-    assert steps.max() < 1.01, "one of 255 steps at most"
+    assert steps.max() < 2.01, "two of 255 steps at most"
     exact = [not row.any() for row in steps]
     whole = [view.image.size == (size, size) for e in encoded for _, view in e.views]
     whole += [image.size == (size, size) for image in unseen]
     assert all(same for same, square in zip(exact, whole, strict=True) if square) and sum(whole) >= 2
-    assert (steps > 0.5).float().mean() < 0.02, "and that where Pillow's rounding is a tie"
+    assert (steps > 0.5).float().mean() < 0.02, "and that in a few pixels"
     targets = [p.image for e in encoded for p in e.pictures if p.drawn]
     for view, image in zip(made.target_views, targets, strict=True):
-        assert (views[view] - normalise(image, encoder.config)).abs().max() < 1.01 * 2 / 255
+        assert (views[view] - normalise(image, encoder.config)).abs().max() < 2.01 * 2 / 255
 
 
 def test_large_and_small_pictures_are_stretched_as_by_pillow():
@@ -63,9 +63,11 @@ def test_large_and_small_pictures_are_stretched_as_by_pillow():
     for height, width, size in ((96, 160, 128), (160, 96, 128), (40, 64, 128), (511, 733, 224), (1024, 1024, 448)):
         config.image_size = size
         image = noise(height, width)
-        made = normalise_pixels(image_pixels(image)[None], config)[0]
-        steps = (made - normalise(image, config)).abs() / 2 * 255
-        assert steps.max() < 1.01 and (steps > 0.5).float().mean() < 0.05, (height, width)
+        pixels = stack_pixels([image])
+        on_gpu = stretch_floats(pixels.permute(0, 3, 1, 2).float(), size).permute(0, 2, 3, 1).to(torch.uint8)
+        for stretched, most in ((stretch_pixels(pixels, size), 2), (on_gpu, 1)):
+            steps = (normalise_pixels(stretched, config)[0] - normalise(image, config)).abs() / 2 * 255
+            assert steps.max() < most + 0.01 and (steps > 0.5).float().mean() < 0.05, (height, width)
 
 
 def test_a_picture_travels_once_as_bytes():

@@ -17,7 +17,7 @@ from limner.mllm.views import normalise
 from limner.train import tracking
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.flow_loss import group_by_shape
+from limner.train.distill import group_by_shape
 from limner.train.interrupts import Interrupted
 from limner.train.loop import LoopConfig, fit, validation_loss
 from limner.train.objective import DetokenizerObjective, JointObjective
@@ -192,7 +192,7 @@ def test_drawings_are_paired_with_their_pictures_and_references():
     assert len(as_queries.stream.view_positions) == 1 and len(as_queries.view_index) == 4
     for batch in (made, as_queries):
         drawn = [normalise(p, model.config) for p in (picture(2, (16, 32)), picture(3), picture(2, (16, 32)))]
-        assert (batch.views()[batch.target_views] - torch.stack(drawn)).abs().max() < 1.01 * 2 / 255
+        assert (batch.views()[batch.target_views] - torch.stack(drawn)).abs().max() < 2.01 * 2 / 255
     latents = [torch.arange(len(p)).view(-1, 1, 1, 1).float() for p in made.pictures]
     groups = group_by_shape(made, latents, [(0, 0), (0, 1), (1, 0), (2, 0)], dropped={1})
     assert sorted(reduce(operator.iadd, (g.samples for g in groups), [])) == [(0, 0), (0, 1), (1, 0), (2, 0)]
