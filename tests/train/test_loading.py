@@ -12,6 +12,7 @@ from helpers import make_limner
 from limner.train import loading
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.loading import PoolWorker, batch_loader, choose_workers
+from limner.train.loop import LoopConfig, fit
 
 
 class Logged(Mixture):
@@ -109,3 +110,19 @@ def test_the_number_of_workers_is_chosen_by_the_machine(monkeypatch):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert (choose_workers(None, True), choose_workers(None, False)) == (gpu, cpu), cores
     assert choose_workers(3, True) == choose_workers(3, False) == 3 and choose_workers(0, True) == 0
+
+
+def test_a_run_says_how_many_processes_make_its_batches(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loading, "usable_cores", lambda: 2)
+    module = torch.nn.Linear(1, 1)
+
+    def losses(batch, step):
+        return {"loss": module(batch).square().mean()}
+
+    def run(name, **options):
+        config = LoopConfig(steps=1, warmup_steps=0, sample_every=0, **options)
+        fit(name, module, lambda step: torch.ones(2, 1), losses, config, tmp_path / name)
+        return capsys.readouterr().out
+
+    assert "first: no worker processes make batches (num_workers)" in run("first")
+    assert "worker processes" not in run("second", num_workers=0)
