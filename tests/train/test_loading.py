@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,16 @@ def test_the_last_pool_may_be_cut_and_only_one_pool_is_told_ahead(monkeypatch):
         most = max(most, max(told) - step // 3)
         assert same(batch, mixture()(step))
     assert step == 6 and told == {0, 1, 2} and most == 1
+
+
+def test_a_run_may_go_on_at_any_step_of_a_pool(monkeypatch):
+    """The next pool is then told in few steps, or after all of this one's."""
+    alone = mixture()
+    expected = [alone(step) for step in range(7)]
+    monkeypatch.setattr(loading, "DataLoader", lambda dataset, sampler, **_: (dataset[t] for t in islice(sampler, 50)))
+    for begin in range(7):
+        found = list(batch_loader(mixture(), range(begin, 7), 1))
+        assert len(found) == 7 - begin and all(map(same, found, expected[begin:])), begin
 
 
 def test_what_a_worker_gets_to_make_a_batch_is_small():
