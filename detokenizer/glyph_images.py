@@ -123,11 +123,13 @@ class GlyphImageConfig:
     """Side in pixels of what one image token stands for"""
     image_width: int = 1536
     """Of the MM-DiT's image tokens"""
+    capitals: bool = False
+    """Whether words are set in capitals, however they are asked for: for a model whose pictures have no small letters"""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("feature_width", "feature_tokens", "layout_width", "patch", "image_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 class GlyphImages(nn.Module):
@@ -141,12 +143,13 @@ class GlyphImages(nn.Module):
         self.token_proj = nn.Linear(config.feature_width, width)
         self.token_positions = nn.Parameter(torch.zeros(config.feature_tokens, width))
         nn.init.normal_(self.token_positions, std=0.5)
-        self.box = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4))
+        last = nn.Linear(width, 4)
+        self.box = nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
         self.embed = nn.Linear(config.patch**2, config.image_width, bias=False)
         with torch.no_grad():  # a new part changes no picture, and words stand in the middle
             self.embed.weight.zero_()
-            self.box[-1].weight.mul_(0.1)
-            self.box[-1].bias.copy_(torch.tensor(INITIAL_BOX).logit())
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor(INITIAL_BOX).logit())
 
     def predict_boxes(self, features: Tensor) -> Tensor:
         """Where words stand in the pictures that features (batch, feature_tokens, feature_width) are of: (batch, 4) left, top,
@@ -161,6 +164,8 @@ class GlyphImages(nn.Module):
         """The words of each picture, a string a line, in the box that its features say or, where it is known, in that of
         ``known_boxes`` (batch, 4), which holds NaN elsewhere."""
         lines = [tuple(line[:MAX_COLUMNS] for line in text[:MAX_LINES]) for text in glyph_text]
+        if self.config.capitals:
+            lines = [tuple(line.upper() for line in own) for own in lines]
         pictures = [plain_type(own) for own in lines]
         rows, columns = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
         ink = torch.stack([F.pad(p, (0, columns - p.shape[1], 0, rows - p.shape[0])) for p in pictures])

@@ -112,9 +112,9 @@ class MMDiTDetokenizer(Detokenizer):
         self.adapter.load_state_dict(state)
         self.glyphs = glyphs.to(old.source_embed)
 
-    def add_glyph_images(self, layout_width: int, feature_tokens: int) -> None:
+    def add_glyph_images(self, layout_width: int, feature_tokens: int, capitals: bool = False) -> None:
         """Words in plain type, where a head of ``layout_width`` on ``feature_tokens`` image features has them stand; what is
-        drawn stays what it was."""
+        drawn stays what it was. ``capitals`` is `GlyphImageConfig`'s."""
         assert self.glyph_images is None and self.adapter is not None
         sizes = GlyphImageConfig(
             self.adapter.config.feature_width,
@@ -122,6 +122,7 @@ class MMDiTDetokenizer(Detokenizer):
             layout_width,
             self.size_multiple,
             self.mmdit.config.width,
+            capitals,
         )
         self.glyph_images = GlyphImages(sizes).to(self.mmdit.proj_out.weight)
 

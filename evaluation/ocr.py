@@ -20,8 +20,9 @@ def load_ocr() -> Any:
         from rapidocr import RapidOCR
     except ImportError:
         raise ValueError("an OCR is needed: pip install 'limner[ocr]'") from None
+    ocr = RapidOCR()
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)  # it warns of every picture without letters
-    return RapidOCR()
+    return ocr
 
 
 def read_letters(ocr: Any, images: Sequence[Image.Image]) -> list[str]:

@@ -15,7 +15,7 @@ from ..world import sampling
 from ..world.grammar import with_article
 from ..world.pen import COLORS
 from ..world.scene import Thing, render
-from ..world.stories import tales, tell
+from ..world.stories import tell
 from .judge import Judge, Verdict
 from .series import detect_each
 from .tasks import ASKING, Grades, Task, deciding
@@ -44,8 +44,8 @@ def story_task(count: int, steps: int | None = None) -> Task:
 
 def counted_story_task(pictures: int, count: int, steps: int | None = None) -> Task:
     """Stories in so many pictures: right if there are as many and the character is kept (`keeps_character`). Beside it stand
-    both alone, the share of the pictures asked for that show the character, and what of the world's own stories of that length,
-    those of validation, the judge finds kept: a story may show another thing alone for a while."""
+    both alone, the share of the pictures asked for that show the character, and what of the world's own stories of that length
+    the judge finds kept: a story may show another thing alone for a while."""
     rng = random.Random(f"stories/{pictures}")
     heroes, prompts = [], []
     for _ in range(count):
@@ -98,12 +98,11 @@ def keeps_character(hero: Thing, parts: Sequence[str | Image.Image], seen: Seque
 
 
 def true_stories(judge: Judge, pictures: int, count: int) -> float:
-    """The share of ``count`` of the world's own stories, from the skeletons kept for validation, in which the judge finds the
-    character kept."""
+    """The share of ``count`` of the world's own stories in which the judge finds the character kept: in some it hides, or is said
+    to have gone home."""
     rng, kept = random.Random(f"true stories/{pictures}"), 0
-    assert tales(ASKING, validation=True)[pictures]
     for _ in range(count):
-        told = tell(rng, ASKING, pictures, validation=True)
+        told = tell(rng, ASKING, pictures)
         images = [render(scene) for scene in told.scenes]
         parts: list[Any] = [part for pair in zip(told.sentences, images, strict=True) for part in pair]
         hero = Thing(*told.kinds[1], "large", 0.5, 0.5)

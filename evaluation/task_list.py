@@ -22,6 +22,7 @@ from .tasks import (
     editing_task,
     handwritten_task,
     inpainting_task,
+    new_things_task,
     sign_task,
     with_seeds,
 )
@@ -45,6 +46,7 @@ def all_tasks(
         "describe": partial(describing_task, count),
         "answer": partial(answering_task, count),
         "decide": partial(deciding_task, count),
+        "draw/new_things": partial(new_things_task, quarter, steps),
         **{f"draw/several/{n}": partial(series.series_task, n, quarter, steps) for n in series.PICTURE_COUNTS},
         **{
             f"edits/{name}/{n}": partial(kept.kept_task, n, quarter if n == 1 else tenth, steps, keep)

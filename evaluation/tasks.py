@@ -25,6 +25,7 @@ from ..world import composing as compose
 from ..world import messages, sampling, signs
 from ..world.edits import Edit, seen_edit
 from ..world.held_out import relation
+from ..world.language import groups
 from ..world.languages import ENGLISH
 from ..world.pen import CONTROLS
 from ..world.questions import question
@@ -229,6 +230,22 @@ def psnr_of_the_rest(
             scores.append([psnr(picture, true, mask) for picture in pictures])
     rest, most = np.mean(scores, axis=0).tolist() if scores else (None, None)
     return {"psnr_of_the_rest": rest, "autoencoder_alone": most}
+
+
+def new_things_task(count: int, steps: int | None = None) -> Task:
+    """Drawings of things that are not among GenEval's, alone, several of a kind or two of them, with all that a phrase says of
+    them: right if the judge sees them so."""
+    rng = random.Random("new things")
+    names = tuple(name for name in sampling.NAMES if name not in sampling.GENEVAL_NAMES)
+    scenes = [replace(sampling.any_scene(rng, names=names), height=128, width=128) for _ in range(count)]
+    expected = [Expected.of(s, relation(*s.things) if len(groups(s)) == 2 else None) for s in scenes]
+
+    def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
+        true = judge_pictures(judge, expected, [render(scene) for scene in scenes])
+        return judge_pictures(judge, expected, first_images(replies)), {"judge_accuracy": sum(true) / count}
+
+    prompts = [f"draw {noun_phrase(scene, Detail())}" for scene in scenes]
+    return Task("draw/new_things", prompts, drawing(steps), grade)
 
 
 def any_scene(rng: random.Random) -> Scene:

@@ -19,6 +19,8 @@ from .generation_config import GenerationConfig
 
 THRESHOLD = 12.0
 """Of the difference in a colour channel, of 255: less counts as unchanged"""
+STRONG = 1 / 3
+"""Of the largest difference: a part that differs nowhere by so much is not what was asked for"""
 UNITS = 64
 """Parts of the shorter side that a unit of `changed_part` is"""
 
@@ -59,13 +61,19 @@ def changed_part(before: Tensor, after: Tensor) -> Tensor:
     """How much of each pixel (height, width) is taken from ``after``, in [0, 1], from 8-bit pixels (height, width, 3).
 
     With u a unit, 1/64 of the shorter side: the signed difference of each channel is averaged over a square of 2u + 1 pixels, in
-    which noise cancels out; where a channel's average is more than `THRESHOLD`, something has changed. That part is grown by 2u,
-    and its edge feathered by averaging over 2u + 1 pixels: what is farther than 3u from a change is 0.
+    which noise cancels out. Where a channel's average is above `THRESHOLD` something differs; it counts as changed where that
+    part, across gaps of u pixels, reaches a place that differs by `STRONG` of the largest difference: what a model redraws
+    beside what it was asked for differs less. The changed part is grown by 2u, and its edge feathered by averaging over 2u + 1
+    pixels: what is farther than 3u from it is 0.
     """
     unit = max(1, round(min(before.shape[:2]) / UNITS))
     difference = (after.float() - before.float()).permute(2, 0, 1)
-    changed = pooled(F.avg_pool2d, difference, unit).abs().amax(0, keepdim=True) > THRESHOLD
-    return pooled(F.avg_pool2d, pooled(F.max_pool2d, changed.float(), 2 * unit), unit)[0]
+    size = pooled(F.avg_pool2d, difference, unit).abs().amax(0, keepdim=True)
+    differs = (size > THRESHOLD).float()
+    changed = differs * (size >= STRONG * size.max())
+    while not torch.equal(grown := differs * pooled(F.max_pool2d, changed, unit), changed):
+        changed = grown
+    return pooled(F.avg_pool2d, pooled(F.max_pool2d, changed, 2 * unit), unit)[0]
 
 
 def pooled(pool: Callable[..., Tensor], values: Tensor, radius: int) -> Tensor:

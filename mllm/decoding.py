@@ -23,6 +23,7 @@ from .messages import EmittedText
 from .stream import StreamModel, collate
 from .text_stream import TextStream
 from .token_keys import view_keys
+from .utf8 import WHOLE
 from .views import View
 
 Part = str | Image.Image
@@ -69,6 +70,8 @@ class Row:
     shape_id: int | None = None
     finish_reason: str = ""
     """Empty while it is decoded"""
+    utf8_state: int = WHOLE
+    """Of the bytes of ``text`` (`Utf8Table`)"""
     broken: bool = False
     """Its logits held NaN: no token can be chosen"""
     fitting_images: int = 10**9
@@ -93,6 +96,7 @@ class Row:
 
     def end_text(self) -> None:
         """The text since the last image becomes a part of the reply."""
+        self.utf8_state = WHOLE
         if not self.text.ids:
             return
         rest, text = self.text.end()
@@ -123,6 +127,9 @@ class Decoder:
         self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
         self.suppressed_ids = torch.tensor(self.vocabulary.not_sampled, device=model.device)
         self.begin_image_tensor = torch.tensor(self.begin_image_ids, device=model.device)
+        self.utf8 = encoder.utf8
+        self.forbidden_bytes: Tensor | None = None
+        """(states, vocabulary), True where a token would make no UTF-8; on the device, as wide as the logits"""
 
     def prefill(
         self,
@@ -136,7 +143,7 @@ class Decoder:
         cache = StreamCache(model, len(encoded)) if past is None else past
         batch = collate(encoded, self.vocabulary, self.config, padding_side="left").to(model.device)
         features = model.get_image_features(model.vision_tower(batch.pixel_values), batch.view_positions)
-        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_mask, features)
+        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_index, features)
         lengths = [len(e.input_ids) for e in encoded] if past is None else None
         logits = model.logits(cache.extend(embeds, lengths)[:, -1])
         append_keys(cache, keys or [e.input_ids for e in encoded])
@@ -157,6 +164,8 @@ class Decoder:
                 row.finish("stop")
             else:
                 row.add_text(token)
+                if self.utf8 is not None:
+                    row.utf8_state = int(self.utf8.following[row.utf8_state, token])
 
     def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int | None]:
         """A token for every row from logits (rows, vocabulary), by one copy from the device; None for a row that holds NaN."""
@@ -164,6 +173,7 @@ class Decoder:
         allowed = torch.tensor([self._allowed_begins(row) for row in rows], device=logits.device)
         only_images = [row.options.images == "force" and not row.parts and not row.text.ids for row in rows]
         scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
+        scores = self.whole_characters(rows, scores)
         begin_scores = scores[:, begin].masked_fill(~allowed, float("-inf"))
         if any(only_images):
             scores = scores.masked_fill(torch.tensor(only_images, device=logits.device)[:, None], float("-inf"))
@@ -187,6 +197,16 @@ class Decoder:
             for row, state in zip(rows, states, strict=True):
                 row.generator.set_state(state)
             raise
+
+    def whole_characters(self, rows: Sequence[Row], scores: Tensor) -> Tensor:
+        """Scores (rows, vocabulary) of which those are -inf whose tokens would make a row's bytes no UTF-8."""
+        if self.utf8 is None:
+            return scores
+        if self.forbidden_bytes is None:
+            self.forbidden_bytes = torch.from_numpy(self.utf8.forbidden(scores.shape[1])).to(scores.device)
+        states = [row.utf8_state for row in rows]
+        forbidden = self.forbidden_bytes[states] if any(states) else self.forbidden_bytes[WHOLE]
+        return scores.masked_fill(forbidden, float("-inf"))
 
     def _allowed_begins(self, row: Row) -> list[bool]:
         """Which of `begin_image_ids` may come next."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import LimnerConfig
 from .glyph_text import find_glyph_text
 from .messages import EmittedText, Message, normalize_messages
+from .utf8 import Utf8Table, utf8_table
 from .views import View, image_views
 from .vocabulary import Vocabulary
 
@@ -155,6 +156,11 @@ class StreamEncoder:
                 for token in longest_first
             )
         )
+
+    @cached_property
+    def utf8(self) -> Utf8Table | None:
+        """Which tokens keep a reply's bytes UTF-8; None where tokens are no bytes."""
+        return utf8_table(self.tokenizer)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a content's text; `EmittedText` keeps the ids it was decoded from.

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..inference.model import Limner
 from ..inference.output import write_text
 from . import parallel
 from .checkpoints import saved_checkpoints
@@ -173,3 +174,20 @@ def run_section(run: dict[str, Any]) -> str:
     return (
         f"Recipe `{run['recipe']}`, seed {run['seed']}{base}:\n\n{commands}\n\n" + "\n".join(rows) + f"\n\n{summary}\n"
     )
+
+
+def parameter_summary(model: Limner) -> str:
+    """A line with the number of parameters of each part, in millions."""
+    parts: dict[str, Any] = {
+        "backbone": model.mllm.llm,
+        "vision tower": model.mllm.vision_tower,
+        "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
+        "adapter": model.detokenizer.adapter,
+        "mmdit": model.detokenizer.mmdit,
+        "autoencoder": model.detokenizer.autoencoder,
+    }
+    counts = {
+        name: sum(p.numel() for m in (part if isinstance(part, list) else [part]) for p in m.parameters()) / 1e6
+        for name, part in parts.items()
+    }
+    return ", ".join(f"{k} {v:.2f} M" for k, v in counts.items()) + f", in all {sum(counts.values()):.2f} M"

@@ -53,6 +53,10 @@ UNUSED_STAGE_FIELDS = (
     "align_block",
     "compile",
     "sample_prompts",
+    "text_batch_size",
+    "text_data",
+    "judge",
+    "judged_drawings",
 )
 """Options of a joint stage that fine-tuning does not use."""
 ADAPTER_NAME = "new"

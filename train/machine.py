@@ -44,7 +44,7 @@ class MachineChoices:
     """Batches of the recipe's size in one of the run's"""
 
     def __str__(self) -> str:
-        compiled = "compiled" if self.compile else "nothing compiled"
+        compiled = "compiled where it pays" if self.compile else "nothing compiled"
         size = "batches of the recipe's size"
         if self.batch_factor > 1:
             size = f"up to {self.batch_factor} of the recipe's batches in one"

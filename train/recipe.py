@@ -29,12 +29,12 @@ from ..mllm.vision_tower import VisionTower
 from ..mllm.vocabulary import add_control_tokens
 from . import parallel
 from .block_expansion import expand_blocks
-from .card import measured, note_command, run_history, write_card
+from .card import measured, note_command, parameter_summary, run_history, write_card
 from .config_parsing import current_keys, current_override, parse_config, with_defaults
 from .machine import MachineChoices, choose_for_machine, plan, read_choices, recipe_text, sized
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
-from .resume import check_same_run, flatten, only_run, run_settings
+from .resume import check_same_run, default_settings, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .stages.student import run_student
@@ -145,9 +145,9 @@ def build_model(recipe: Recipe, words: PreTrainedTokenizerBase, vision_tower: Vi
 
 def add_glyph_images(model: Limner, recipe: Recipe) -> None:
     """Words in plain type, if the recipe has them set and the model does not do so already."""
-    detokenizer = model.detokenizer
-    if recipe.glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
-        detokenizer.add_glyph_images(recipe.glyphs.layout_width, model.config.feature_tokens)
+    detokenizer, glyphs = model.detokenizer, recipe.glyphs
+    if glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
+        detokenizer.add_glyph_images(glyphs.layout_width, model.config.feature_tokens, glyphs.capitals)
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
@@ -169,6 +169,8 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
         name: max(getattr(model.defaults, name), getattr(recipe.generation, name))
         for name in ("max_new_tokens", "max_images")
     }
+    if model.defaults.history and recipe.generation.history:  # 0 is all
+        longest["history"] = max(model.defaults.history, recipe.generation.history)
     model.defaults = replace(model.defaults, **longest)
 
 
@@ -337,8 +339,9 @@ def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> No
     Raises ValueError if it was begun or finished there with another ``base`` or other settings.
     """
     if parallel.rank() == 0:
-        stage = run_settings(getattr(recipe, name))
-        check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+        stage = getattr(recipe, name)
+        settings = {"stage": run_settings(stage), "seed": recipe.seed, "base": digest(*base)}
+        check_same_run(folder / name, settings, default_settings(stage))
     parallel.barrier()
 
 
@@ -380,20 +383,3 @@ def train_parts(
     with measured(folder, "vision", recipe.vision.loop, choices):
         eye = vision.run_vision(recipe.vision, recipe.stream, seed, folder / "vision", device, dtype)
     return words, eye, vae
-
-
-def parameter_summary(model: Limner) -> str:
-    """A line with the number of parameters of each part, in millions."""
-    parts: dict[str, Any] = {
-        "backbone": model.mllm.llm,
-        "vision tower": model.mllm.vision_tower,
-        "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
-        "adapter": model.detokenizer.adapter,
-        "mmdit": model.detokenizer.mmdit,
-        "autoencoder": model.detokenizer.autoencoder,
-    }
-    counts = {
-        name: sum(p.numel() for m in (part if isinstance(part, list) else [part]) for p in m.parameters()) / 1e6
-        for name, part in parts.items()
-    }
-    return ", ".join(f"{k} {v:.2f} M" for k, v in counts.items()) + f", in all {sum(counts.values()):.2f} M"

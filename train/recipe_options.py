@@ -116,5 +116,7 @@ class Recipe:
         for name, stage in vars(self).items():
             if name != "student" and hasattr(stage, "loop") and not stage.loop.learning_rate:
                 raise ValueError(f"{name}.loop: learning_rate is 0, by which nothing is learned")
+        if self.detokenizer.text_batch_size:
+            raise ValueError("detokenizer: text_batch_size has no effect, the stream does not run")
         if not self.detokenizer.flow_weight and not self.detokenizer.align_weight:
             raise ValueError("detokenizer: flow_weight and align_weight are 0; the stage has no other losses")

@@ -20,13 +20,16 @@ from ..mllm.encoding import IGNORE_INDEX, Encoded, StreamEncoder
 from ..mllm.masks import MaskMod
 from ..mllm.messages import Message
 from . import parallel
+from .data import JointBatch
 from .datasets.example import Openable, map_pictures, open_picture
-from .datasets.mixture import ConversationSource, SceneImage
+from .datasets.mixture import ConversationSource, Mixture, SceneImage, Told
 
 MAX_TRIES = 64
 """After so many conversations in which a user shows a picture a source counts as one without text alone."""
 FURTHER = 2**40
 """Places of a source are so far apart where another conversation stands in: beyond the first epochs of any data set"""
+ROW_TOKENS = 512
+"""Of a row, by default: nano's conversations, of 100 tokens in the mean, fill 95 % of such rows"""
 ROUNDED = 64
 """The tokens of a row are a multiple of it: few shapes, for which kernels are chosen or compiled once"""
 
@@ -79,7 +82,7 @@ class TextBatches:
         encoder: StreamEncoder,
         batch_size: int,
         seed: int,
-        row_tokens: int,
+        row_tokens: int = ROW_TOKENS,
     ) -> None:
         """Raises ValueError for weights that are no shares."""
         whole = sum(weight for _, weight in sources)
@@ -123,6 +126,46 @@ class TextBatches:
                 return messages
         name = source.name(self.seed, place)
         raise ValueError(f"{name}: in each of {MAX_TRIES} conversations a user shows a picture; none is text alone")
+
+
+@dataclass
+class MixedBatch:
+    """A batch of conversations with pictures, and text alone beside it."""
+
+    joint: JointBatch
+    text: TextBatch
+    totals: tuple[int, int] | None = None
+    """`counts` summed over the batches of one step, with gradient accumulation"""
+
+    def counts(self) -> tuple[int, int]:
+        """The number of labels of both, and of drawings."""
+        (tokens, drawings), (more, _) = self.joint.counts(), self.text.counts()
+        return self.totals or (tokens + more, drawings)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Conversations that could not be used, and why."""
+        return self.joint.left_out
+
+
+class MixedBatches:
+    """A mixture with text alone beside each of its batches, dealt as the mixture is (`loading.PooledBatches`)."""
+
+    def __init__(self, joint: Mixture, text: TextBatches) -> None:
+        self.joint, self.text, self.pool = joint, text, joint.pool
+        self.tell, self.deal, self.names = joint.tell, joint.deal, joint.names
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the sources, by which a resumed run checks its data."""
+        return [*self.joint.fingerprints, *self.text.fingerprints]
+
+    def __call__(self, step: int) -> MixedBatch:
+        return MixedBatch(self.joint(step), self.text(step))
+
+    def make(self, step: int, batch: Sequence[Told]) -> MixedBatch:
+        """A step of conversations that were dealt to it."""
+        return MixedBatch(self.joint.make(step, batch), self.text(step))
 
 
 def shows_picture(messages: Sequence[Message]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ GROWING = (
     "stream.max_references",
     "generation.max_new_tokens",
     "generation.max_images",
+    "generation.history",
 )
 """What a warm start takes more of (`extend_model`), and keeps where a recipe has less"""
 VISION = {
@@ -35,6 +37,8 @@ VISION = {
 }
 """Sizes of the vision tower, as its own configuration calls them"""
 GLYPHS = {"width": "d_model", "layers": "num_layers", "heads": "num_heads", "mlp_width": "d_ff"}
+GAINED = ("layout_width", "capitals")
+"""Of the glyphs: how words are set in plain type, which a warm start that does not do so gains"""
 FOLLOWING = {
     "adapter.feature_width": "vision.width",
     "adapter.prompt_width": "backbone.hidden_size",
@@ -67,7 +71,7 @@ def own_parts(folder: Path) -> dict[str, Mapping[str, Any]]:
             values = read_json(path / "config.json")
             own[part] = {name: values.get(theirs) for name, theirs in names.items()}
     if (path := painter / "glyph_images/config.json").exists():
-        own.setdefault("glyphs", {})["layout_width"] = read_json(path)["layout_width"]
+        own["glyphs"] = {**own.get("glyphs", {}), **{name: read_json(path).get(name) for name in GAINED}}
     return own
 
 
@@ -96,9 +100,11 @@ def check_model_options(recipe: Recipe, given: Collection[str] | None = None, ov
         if part not in own or (part == "vision" and name not in VISION) or key == "backbone.attn_implementation":
             continue
         value, had = values[part][name], own[part].get(name)
-        if key == "glyphs.layout_width" and had is None:
-            continue  # it is gained
+        if part == "glyphs" and name in GAINED and name not in own[part]:
+            continue
         if key in GROWING:
+            if key == "generation.history":  # 0 is all of them
+                value, had = value or math.inf, had or math.inf
             if had is not None and value < had and is_in(key, overridden):
                 raise ValueError(f"{key} is {value}; the warm start {recipe.warm_start} has {had} and takes more only")
         elif value != had:

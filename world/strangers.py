@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from .stories import BESIDE, PHRASINGS, is_for_validation, story_reply, tell
 Line = dict[str, Any]
 OTHER_NAME_SHARE, OTHER_COLOR_SHARE = 0.15, 0.1
 RIDDLE_SHARE = 0.25
-"""Share of the requests in which a riddle can stand for the thing"""
+"""Share of the requests for one thing that describe it instead of naming it"""
 TYPOS_SHARE = 0.35
 """Share of the lines that are typed casually; many were written so"""
 
@@ -73,12 +74,15 @@ class Stranger:
         self.lines = lines(language.code, validation)
         self.validation = validation
 
-    def line(self, kind: str, **wanted: Any) -> Line:
-        """A random line of a kind, with these values; where validation has none, one of training."""
+    def line(self, kind: str, bare: str = "", **wanted: Any) -> Line:
+        """A random line of a kind, with these values, and with a slot ``bare`` and no colour of that thing; where validation has
+        none, one of training."""
         for rows in (self.lines[kind], lines(self.language.code, False)[kind]):
-            fitting = (
-                [row for row in rows if all(row.get(key) == value for key, value in wanted.items())] if wanted else rows
-            )
+            fitting: Sequence[Line] = rows
+            if wanted:
+                fitting = [row for row in fitting if all(row.get(key) == value for key, value in wanted.items())]
+            if bare:
+                fitting = [r for r in fitting if f"{{{bare}" in r["text"] and not names_color(r["text"], int(bare[-1]))]
             if fitting:
                 return self.rng.choice(fitting)
         raise AssertionError(f"no {kind} with {wanted} in {self.language.code}")
@@ -108,6 +112,12 @@ class Stranger:
         if keep or self.rng.random() >= TYPOS_SHARE:
             return words
         return casual_typing(self.rng, self.language, words)
+
+    def riddle(self, name: str) -> str:
+        """A description of a thing, of those for training or for validation; empty if there is none."""
+        riddles = lexicon(self.language.code).get(name, ((), ()))[1]
+        own = [riddle for riddle in riddles if is_for_validation(riddle) == self.validation]
+        return self.rng.choice(own) if own else ""
 
     def name(self) -> str:
         return self.rng.choice(self.language.names)
@@ -159,15 +169,15 @@ def draw(person: Stranger) -> Example:
 
 
 def _one(person: Stranger) -> Wish:
-    line = person.line("draw_one")
+    slot = "at1" if "slots.at" in person.language.forms else "t1"  # of the thing without its colour
+    with_riddle = person.rng.random() < RIDDLE_SHARE
+    line = person.line("draw_one", bare=slot) if with_riddle else person.line("draw_one")
     (name, color) = person.things(line)[1]
     ground = background(person, line)
-    fields = person.fields(name, color)
     said = {"bg": place(person.rng, person.language, ground)}
-    riddles = lexicon(person.language.code).get(name, ((), ()))[1]
-    if riddles and "{at1}" in line["text"] and person.rng.random() < RIDDLE_SHARE:
-        said["at1"] = person.rng.choice(riddles)
-    words = person.say(line, {1: fields}, **said)
+    if with_riddle and (riddle := person.riddle(name)):
+        said[slot] = riddle
+    words = person.say(line, {1: person.fields(name, color)}, **said)
     x, y = (sampling.jitter(person.rng, 0.5, 0.06) for _ in range(2))
     scene = Scene((Thing(name, color, "large", x, y),), ground)
     return Wish(words, scene, (names_color(line["text"], 1),))

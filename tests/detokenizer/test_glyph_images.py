@@ -9,14 +9,17 @@ import torch
 import limner
 from helpers import make_limner
 from limner.detokenizer.glyph_images import MAX_COLUMNS, GlyphImageConfig, GlyphImages, plain_type
+from limner.detokenizer.glyphs import GlyphConfig
 from limner.detokenizer.guidance import Guidance
 from limner.detokenizer.mmdit_detokenizer import GuidedVelocity, guided_velocities
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.distill import DistillConfig, prepare_student, student_losses
 from limner.train.objective import JointObjective
 from limner.train.recipe import extend_model, load_recipe
+from limner.train.recipe_options import Recipe
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel
+from limner.train.warm_start import check_model_options
 from limner.world.sampling import rng_for
 from limner.world.scene import Scene, Thing, render
 from limner.world.signs import random_word, sign_scene
@@ -69,6 +72,8 @@ def test_lines_are_centred_long_ones_cut_and_unknown_characters_left_empty():
     layout = images().layout([("A" * 100,), ()], torch.zeros(2, 4, 16))
     assert layout.cells.tolist() == [[MAX_COLUMNS, 1], [0, 1]]
     assert not layout.draw(32, 32)[1].any()
+    same = images(capitals=True).layout([("open",), ("OPEN",)], torch.zeros(2, 4, 16)).ink
+    assert torch.equal(same[0], same[1]) and not torch.equal(same[0], plain_type(("open",)))
 
 
 def test_ink_does_not_depend_on_the_batch_and_is_only_in_its_box():
@@ -144,11 +149,20 @@ def test_the_layout_learns_from_told_boxes_and_from_the_flow_where_none_is_told(
     assert learned("layout", untold) == 0 and learned("flow", untold) > 0
 
 
-def test_a_recipe_s_warm_start_gains_the_layout():
+def test_a_recipe_s_warm_start_gains_the_layout(tmp_path):
     made = make_limner(prompt_tokens=6, max_references=2)
     before = drawn(made, 'a "CAT"')
-    extend_model(made, load_recipe("nano", ["glyphs.width=0", "glyphs.layout_width=8", "backbone.num_hidden_layers=2"]))
-    assert made.detokenizer.glyph_images.config.layout_width == 8 and drawn(made, 'a "CAT"') == before
+    less = ["glyphs.width=0", "backbone.num_hidden_layers=2"]
+    extend_model(made, load_recipe("nano", [*less, "glyphs.layout_width=8"]))
+    sizes = made.detokenizer.glyph_images.config
+    assert sizes.layout_width == 8 and sizes.capitals and drawn(made, 'a "CAT"') == before
+    made.save_pretrained(tmp_path / "m")
+    given = ["warm_start", "glyphs.layout_width", "glyphs.capitals"]
+    check_model_options(
+        Recipe(warm_start=str(tmp_path / "m"), glyphs=GlyphConfig(layout_width=8, capitals=True)), given
+    )
+    with pytest.raises(ValueError, match=r"glyphs.layout_width is 16; the warm start .* brings its own, 8"):
+        check_model_options(Recipe(warm_start=str(tmp_path / "m"), glyphs=GlyphConfig(layout_width=16)), given[:2])
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -97,6 +97,8 @@ def test_ten_edits_in_a_row_leave_a_thing_and_the_ground_alone():
         pictures = [np.array(render(scene)) for scene in scenes]
         assert all((picture == pictures[0])[mask[..., 0]].all() for picture in pictures) and 0.3 < mask.mean() < 1
         (bystander,) = set.intersection(*(set(scene.things) for scene in scenes))
+        inner = kept.shrunk(mask)
+        assert not (inner & ~mask).any() and inner.sum() < mask.sum()
         x, y = round(bystander.x * 128), round(bystander.y * 128)
         assert mask[y - 15 : y + 15, x - 15 : x + 15].all()
 

@@ -40,6 +40,10 @@ def test_noise_is_no_change_and_a_change_is_taken_with_a_soft_edge():
     beyond[40 - 8 : 60 + 8, 100 - 8 : 130 + 8] = 0
     assert not beyond.any(), "and nothing far from it: the window reaches 2 pixels, it grows by 4, the edge is 2"
     assert weights.gt(0).logical_and(weights.lt(1)).any()
+    noisy[80:100, 20:40, 1] += 16
+    assert changed_part(before, noisy).equal(weights), "a weaker difference elsewhere was not asked for"
+    noisy[50:100, 40:100, 1] += 16
+    assert changed_part(before, noisy)[80:100, 20:40].eq(1).all(), "one that reaches the change belongs to it"
     assert not changed_part(before, before + 11).any() and changed_part(before, before + 14).eq(1).all()
 
 

@@ -29,6 +29,10 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
     model.save_pretrained(tmp_path / "m")
     again = Limner.from_pretrained(tmp_path / "m")
     assert (again.defaults.max_images, again.defaults.max_new_tokens) == (6, 192), "the longer of both"
+    assert again.defaults.history == 0, "all exchanges, as before"
+    again.defaults = replace(again.defaults, history=3)
+    extend_model(again, recipe)
+    assert again.defaults.history == 8
     extend_model(again, recipe)
     assert drawn(again) == before
 

@@ -1,5 +1,6 @@
 """Text alone: packed conversations have the losses that they have one by one, and nothing of a picture is made."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,18 @@ import torch.nn.functional as F
 
 from helpers import make_limner
 from limner.mllm.encoding import IGNORE_INDEX
-from limner.train.datasets.mixture import SceneImage, WorldSource, load_sources
-from limner.train.loop import LoopConfig
+from limner.train.datasets.mixture import Mixture, SceneImage, WorldSource, load_sources
+from limner.train.finetune import load_config
+from limner.train.loading import PooledBatches
+from limner.train.loop import LoopConfig, with_shared_totals
+from limner.train.objective import JointObjective
 from limner.train.recipe import DEFAULT_STAGES, load_recipe
+from limner.train.stages import joint as joint_stage
 from limner.train.stages.joint import run_language
-from limner.train.stages.joint_options import LanguageStage
-from limner.train.stages.text import TextObjective, TextStage, run_text
-from limner.train.text_batches import TextBatches, pack, packed, shows_picture, text_alone
+from limner.train.stages.joint_options import JointStage, LanguageStage
+from limner.train.stages.text import TextStage, run_text
+from limner.train.text_batches import MixedBatches, TextBatches, pack, packed, shows_picture, text_alone
+from limner.train.text_objective import MixedObjective, TextObjective
 from limner.train.trainable import TrainableModel
 
 
@@ -92,7 +98,8 @@ def test_rows_are_filled():
     assert sorted(sum(lengths[i] for i in row) for row in rows) == [100, 100, 100, 100, 250]
 
 
-def test_the_stage_trains_the_backbone_alone_and_measures_what_it_never_learns_from(tmp_path):
+def test_the_stage_trains_the_backbone_alone_and_measures_what_it_never_learns_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("limner.train.stages.text.VALIDATION_CONVERSATIONS", 4)
     model = make_limner()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     loop = LoopConfig(steps=4, batch_size=4, num_workers=0, sample_every=2, warmup_steps=1)
@@ -105,6 +112,11 @@ def test_the_stage_trains_the_backbone_alone_and_measures_what_it_never_learns_f
     further = LanguageStage(data=("world/draw",), loop=replace(loop, steps=1, sample_every=0))
     run_language(further, model, 1, tmp_path / "language", torch.device("cpu"), torch.float32)
     assert not torch.equal(model.mllm.queries.weight, queries), "a later stage trains the rest again"
+    further = replace(further, loop=replace(loop, steps=1, sample_every=1), word_dropout=0.5)
+    run_language(further, model, 1, tmp_path / "measured", torch.device("cpu"), torch.float32)
+    assert {"step", "loss", "language", "features"} == set(
+        json.loads((tmp_path / "measured/validation.jsonl").read_text())
+    )
     with pytest.raises(ValueError, match=r"phrasings was 0\.35, now 0\.9"):
         run_text(TextStage(loop=loop, phrasings=0.9), make_limner(), 1, tmp_path, torch.device("cpu"), torch.float32)
 
@@ -114,3 +126,60 @@ def test_a_recipe_has_it_before_the_language_stage():
     assert load_recipe("nano").text.loop.optimizer == "muon"
     with pytest.raises(ValueError, match="text: row_tokens is 0"):
         load_recipe("nano", ["text.row_tokens=0"])
+
+
+def test_text_beside_a_batch_adds_its_tokens_to_the_language_loss_alone():
+    model = make_limner()
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    stage = JointStage(language_weight=3.0)
+    joint = JointObjective(trainable, stage, 0)
+    sources = load_sources(("world/draw",), model.encoder, 10**9, 1.0)
+    batches = MixedBatches(Mixture(sources, model.encoder, 2, 0, pool=2), world_batches(model, size=3))
+    batch = batches(1)
+    assert isinstance(batches, PooledBatches) and torch.equal(batches(1).text.input_ids, batch.text.input_ids)
+    alone, text = joint(batch.joint, 1), TextObjective(trainable)(batch.text, 1)["loss"]
+    both = MixedObjective(joint)(batch, 1)
+    (a, drawings), (b, _) = batch.joint.counts(), batch.text.counts()
+    assert batch.counts() == (a + b, drawings)
+    expected = (alone["language"] * a + text * b) / (a + b)
+    assert both["language"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert both["flow"].item() == pytest.approx(alone["flow"].item(), rel=1e-5)
+    others = alone["loss"] - 3 * alone["language"]
+    assert both["loss"].item() == pytest.approx((others + 3 * expected).item(), rel=1e-5)
+    accumulated = with_shared_totals([(0, batch), (1, batches(0))])
+    assert (
+        accumulated[0][1].counts()
+        == accumulated[1][1].counts()
+        == (
+            batch.counts()[0] + batches(0).counts()[0],
+            drawings + batches(0).counts()[1],
+        )
+    )
+
+
+def test_the_joint_stage_takes_text_beside_its_batches_and_counts_what_the_queries_carry(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(joint_stage.Judge, "from_pretrained", lambda path: f"the judge of {path}")
+    monkeypatch.setattr(joint_stage, "queries_and_both", lambda *given: seen.append(given[1:]) or (0.5, 0.75))
+    loop = LoopConfig(steps=2, batch_size=2, num_workers=0, sample_every=2, warmup_steps=1)
+    stage = JointStage(data=("world/draw",), text_batch_size=3, judge="examiner", judged_drawings=6, loop=loop)
+    stage = replace(stage, sample_prompts=("a cat",))
+    joint_stage.run_joint(stage, make_limner(), 1, tmp_path, torch.device("cpu"), torch.float32)
+    assert json.loads((tmp_path / "sources.jsonl").read_text()) == {"step": 2, "queries": 0.5, "both": 0.75}
+    assert seen == [("the judge of examiner", 6, joint_stage.JUDGED_STEPS)]
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert len(settings["data"]) == 2 and "judge" not in settings["stage"]
+    with pytest.raises(ValueError, match="detokenizer: text_batch_size has no effect"):
+        load_recipe("tiny", ["detokenizer.text_batch_size=4"])
+    with pytest.raises(ValueError, match=r"joint\.text_batch_size has no effect here"):
+        load_config(["joint.text_batch_size=4"])
+
+
+def test_plans_are_read_while_it_trains(tmp_path):
+    """A model that says nothing sensible has no plan right; one that says what was meant has all."""
+    model = make_limner()
+    loop = LoopConfig(steps=1, batch_size=2, num_workers=0, sample_every=1, warmup_steps=1)
+    stage = TextStage(data=("world/small_talk",), validation=(), plans=1, loop=loop)
+    run_text(stage, model, 1, tmp_path, torch.device("cpu"), torch.float32)
+    line = json.loads((tmp_path / "plans.jsonl").read_text())
+    assert line.pop("step") == 1 and set(line.values()) == {0.0} and len(line) == 3

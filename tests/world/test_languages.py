@@ -125,9 +125,11 @@ def colored_things(language):
         for w in (word, language.grammar.plural(word))
     }
     colors = {words[0]: color for color, words in language.colors.items()}
+    for color, words in language.colors.items():  # 橘黄色的, which is orange, is not 黄色的
+        colors = dict.fromkeys(words, color) | colors
     space, edge = ("", "") if language is CHINESE else (" ", r"\b")
     longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    pattern = re.compile(f"{edge}({'|'.join(colors)}){space}({longest_first}){edge}")
+    pattern = re.compile(f"{edge}({'|'.join(sorted(colors, key=len, reverse=True))}){space}({longest_first}){edge}")
     return lambda words: [(names[name], colors[color]) for color, name in pattern.findall(words.lower())]
 
 

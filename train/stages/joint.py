@@ -4,24 +4,33 @@ de-tokenizer; `objective` has their losses."""
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...detokenizer.detokenizer import NotFiniteError
+from ...evaluation.judge import Judge
 from ...evaluation.sheet import save_sheet
+from ...evaluation.sources import queries_and_both
 from ...inference.adapters import digest
 from ...inference.model import Limner
 from .. import parallel
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, load_sources
 from ..frozen_encoders import EncoderCache, encoders_fingerprint
-from ..loop import fit
+from ..loop import append_line, backward, fit
 from ..objective import DetokenizerObjective, JointObjective, LanguageObjective
-from ..resume import check_same_run, run_settings
-from ..trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
+from ..resume import check_same_run, default_settings, run_settings
+from ..text_batches import MixedBatches, TextBatches
+from ..text_objective import MixedObjective
+from ..trainable import TrainableModel, compile_blocks, fix_call_shapes, freeze_parameters, gradient_checkpointing
 from .joint_options import JointStage, LanguageStage
+
+JUDGED_STEPS = 8
+"""Of a drawing that is only counted right or wrong"""
 
 
 def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
@@ -30,16 +39,24 @@ def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) ->
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
 
 
-def check_run(folder: Path, stage: LanguageStage | JointStage, seed: int, model: Limner, batches: Mixture) -> None:
+def with_text(model: Limner, stage: JointStage, seed: int, batches: Mixture) -> MixedBatches:
+    """``batches`` with the stage's text alone beside them."""
+    longest = model.mllm.max_position_embeddings
+    sources = load_sources(stage.text_data, model.encoder, longest, 1.0, stage.phrasings)
+    return MixedBatches(batches, TextBatches(sources, model.encoder, stage.text_batch_size, seed))
+
+
+def check_run(
+    folder: Path, stage: LanguageStage | JointStage, seed: int, model: Limner, batches: Mixture | MixedBatches
+) -> None:
     """Raises ValueError where a run of other data, from another base or by other settings has begun in ``folder``."""
     if parallel.rank() == 0:
-        check_same_run(
-            folder, {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": batches.fingerprints}
-        )
+        settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": batches.fingerprints}
+        check_same_run(folder, settings, default_settings(stage))
     parallel.barrier()
 
 
-def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
+def validation_batch(model: Limner, stage: LanguageStage | JointStage, batches: Mixture, seed: int) -> JointBatch:
     """A batch at least twice as large as in training, with examples of every source, however small its weight.
 
     Raises ValueError for data sets that cannot be used.
@@ -56,12 +73,26 @@ def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: i
 def run_language(
     stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Train ``model.mllm`` in place, without the MM-DiT. Raises ValueError as `check_run` does."""
+    """Train ``model.mllm`` in place, without the MM-DiT. Every ``sample_every`` steps the losses of a fixed batch are measured.
+    Raises ValueError as `check_run` does."""
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 1)
     check_run(folder, stage, seed, model, batches)
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
-    fit("language", trainable, batches, LanguageObjective(trainable, stage), stage.loop, folder)
+    measured = LanguageObjective(trainable, replace(stage, word_dropout=0.0))
+    validation = partial(measured, validation_batch(model, stage, batches, seed + 2), 0)
+    objective = LanguageObjective(trainable, stage)
+    fit("language", trainable, batches, objective, stage.loop, folder, validation=validation)
+
+
+def warm_up(trainable: TrainableModel, objective: JointObjective, validation: partial[dict[str, Tensor]]) -> None:
+    """Compile every graph of a run, with a gradient and without one, by the batch of validation, which has conversations of all
+    kinds. Nothing is learned."""
+    with torch.no_grad():
+        validation()
+    backward(objective(validation.args[0], 0)["loss"])
+    for parameter in trainable.parameters():
+        parameter.grad = None
 
 
 def run_joint(
@@ -76,18 +107,23 @@ def run_joint(
     """Train the stream and the de-tokenizer of ``model`` in place.
 
     Every ``sample_every`` steps the losses of a fixed batch, at fixed timesteps and noises, are measured and the sample prompts
-    drawn. Raises ValueError as `check_run` does.
+    drawn; those of a judge are counted from both sources of context and from the queries alone. Raises ValueError as `check_run`
+    does, and for a judge that is none.
     """
     torch.manual_seed(seed)
-    batches = make_mixture(model, stage, seed + 3)
+    mixture = make_mixture(model, stage, seed + 3)
+    batches = with_text(model, stage, seed + 4, mixture) if stage.text_batch_size else mixture
     check_run(folder, stage, seed, model, batches)
+    judge = Judge.from_pretrained(Path(stage.judge)) if stage.judge else None
     model.to(device, dtype).requires_grad_(True)  # also what an earlier stage froze
     trainable = TrainableModel(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze_parameters(trainable, stage.train), flush=True)
     if stage.compile:
+        if device.type == "cuda":
+            fix_call_shapes(trainable, stage.loop.batch_size * stage.flow_samples)
         compile_blocks(trainable)
     if stage.precomputed:
-        batches.keys = True
+        mixture.keys = True
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     form = DetokenizerObjective if name == "detokenizer" else JointObjective
 
@@ -99,9 +135,16 @@ def run_joint(
             warnings.warn(f"no samples at step {step}: {error}", stacklevel=2)
             return
         save_sheet([reply.images[0] for reply in replies], 8, folder / f"samples/{step:06d}.png")
+        if judge is not None:
+            with torch.compiler.set_stance("force_eager"):
+                queries, both = queries_and_both(model, judge, stage.judged_drawings, JUDGED_STEPS)
+            append_line(folder / "sources.jsonl", {"step": step, "queries": queries, "both": both})
 
     objective = form(trainable, stage, seed)
-    validation = partial(form(trainable, stage, 0), validation_batch(model, stage, batches, seed + 2), 0)
+    validation = partial(form(trainable, stage, 0), validation_batch(model, stage, mixture, seed + 2), 0)
+    losses = MixedObjective(objective) if stage.text_batch_size else objective
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
-        fit(name, trainable, batches, objective, stage.loop, folder, validation=validation, sample=sample)
+        if trainable.call_shapes.fixed and parallel.world_size() == 1:
+            warm_up(trainable, objective, validation)
+        fit(name, trainable, batches, losses, stage.loop, folder, validation=validation, sample=sample)
     trainable.frozen_encoders.report_misses()

@@ -33,6 +33,8 @@ class LanguageStage:
     """How often a captioned picture is drawn from its caption; else it is described."""
     phrasings: float = PHRASINGS_SHARE
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    validation: tuple[str, ...] = ()
+    """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,9 @@ class JointStage:
     """How often a captioned picture is drawn from its caption; else it is described."""
     phrasings: float = PHRASINGS_SHARE
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    text_batch_size: int = 0
+    """Conversations of text alone beside every batch, of ``text_data``, by which nothing is rendered, seen or painted"""
+    text_data: tuple[str, ...] = ("world",)
     validation: tuple[str, ...] = ()
     """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     train: tuple[str, ...] = ("mllm", "detokenizer")
@@ -95,10 +100,17 @@ class JointStage:
         "draw a small black bird in the sky",
         "draw a yellow train, wide",
     )
+    judge: str = ""
+    """A judge's folder: at every sample it looks at drawings from the queries alone and from both sources (``sources.jsonl``)"""
+    judged_drawings: int = 24
+    """Of each"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_data(self.data)
+        check_data(self.text_data)
+        check_numbers(self, "text_batch_size", least=0)
+        check_numbers(self, "judged_drawings", least=1)
         if not self.train:
             raise ValueError("train is empty; it lists what learns, such as [mllm, detokenizer]")
         check_numbers(

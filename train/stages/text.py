@@ -10,18 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...evaluation.validation import planning_task
 from ...inference.adapters import digest
 from ...inference.model import Limner
-from ...mllm.masks import attention_masks
-from ...mllm.stream import StreamModel
+from ...world.languages import LANGUAGES
 from ...world.talk import PHRASINGS_SHARE
 from .. import parallel
 from ..datasets.mixture import load_sources
-from ..loop import LoopConfig, fit
-from ..losses import Targets, assistant_logits
+from ..loop import LoopConfig, append_line, fit
 from ..option_checks import check_numbers, check_shares
-from ..resume import check_same_run, run_settings
-from ..text_batches import TextBatch, TextBatches
+from ..resume import check_same_run, default_settings, run_settings
+from ..text_batches import ROW_TOKENS, TextBatch, TextBatches
+from ..text_objective import TextObjective
 from ..trainable import TrainableModel, freeze_parameters
 from .joint_options import check_data
 
@@ -39,7 +39,9 @@ class TextStage:
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
     validation: tuple[str, ...] = ("world", "world-validation/draw+several+story+sign+small_talk+follow_up")
     """Data sets of the validation loss, which is measured of each at every sample"""
-    row_tokens: int = 512
+    plans: int = 0
+    """Requests in each language whose plans are read at every sample (`plans`)"""
+    row_tokens: int = ROW_TOKENS
     """Tokens of a row, which holds several conversations"""
     compile: bool | Literal["auto"] = False
     """Compile the layers of the backbone; "auto" is where torch has a compiler and the stage is long enough"""
@@ -48,6 +50,7 @@ class TextStage:
     def __post_init__(self) -> None:
         check_data(self.data)
         check_numbers(self, "row_tokens", least=1)
+        check_numbers(self, "plans", least=0)
         check_shares(self, "draw_share", "phrasings")
 
 
@@ -56,8 +59,9 @@ def run_text(
 ) -> None:
     """Train the backbone of ``model`` in place.
 
-    Every ``sample_every`` steps the loss of fixed conversations of each validation set is measured. Raises ValueError for a run
-    of other data, from another base or by other settings in ``folder``.
+    Every ``sample_every`` steps the loss of fixed conversations of each validation set is measured, and the share of plans that
+    say the right scene (``plans.jsonl``). Raises ValueError for a run of other data, from another base or by other settings in
+    ``folder``.
     """
     torch.manual_seed(seed)
     longest = model.mllm.max_position_embeddings
@@ -75,7 +79,7 @@ def run_text(
 
     if parallel.rank() == 0:
         settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": training.fingerprints}
-        check_same_run(folder, settings)
+        check_same_run(folder, settings, default_settings(stage))
     parallel.barrier()
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
     print(freeze_parameters(trainable, ("mllm.llm",)), flush=True)
@@ -87,30 +91,26 @@ def run_text(
     def measure() -> dict[str, Tensor]:
         return validation_losses(objective, validation())
 
-    fit("text", trainable, training, objective, stage.loop, folder, validation=measure if stage.validation else None)
+    def sample(step: int) -> None:
+        append_line(folder / "plans.jsonl", {"step": step, **plans(model, stage.plans)})
+
+    fit(
+        "text",
+        trainable,
+        training,
+        objective,
+        stage.loop,
+        folder,
+        validation=measure if stage.validation else None,
+        sample=sample if stage.plans else None,
+    )
 
 
-class TextObjective:
-    """Cross entropy of the assistant's tokens, averaged over those of all processes and accumulated batches."""
-
-    def __init__(self, trainable: TrainableModel) -> None:
-        self.trainable = trainable
-
-    def __call__(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
-        stream = self.trainable.stream
-        (tokens,) = parallel.sum_counts(batch.counts()[0])
-        batch = batch.to(stream.device)
-        words = Targets().language_error(*assistant_logits(stream, text_states(stream, batch), batch.labels))
-        return {"loss": words / max(1, tokens)}
-
-
-def text_states(stream: StreamModel, batch: TextBatch) -> Tensor:
-    """Last hidden states (rows, tokens, width) of packed conversations."""
-    embeds = stream.embed_tokens(batch.input_ids)
-    rows, tokens = batch.input_ids.shape
-    size = (rows, tokens, tokens)
-    masks = attention_masks(*batch.mask(), size, stream.llm.config, embeds.device, embeds.dtype)
-    return stream.backbone(embeds, masks, batch.position_ids)
+def plans(model: Limner, count: int) -> dict[str, float]:
+    """By language, the share of ``count`` requests in strangers' words, kept for validation, whose plan says the right scene."""
+    with torch.compiler.set_stance("force_eager"):  # a cache that grows would be compiled again at every length
+        scores = [planning_task(language, count).run(model, None) for language in LANGUAGES]  # type: ignore[arg-type]  # words need no judge
+    return {language.name: score.correct / score.total for language, score in zip(LANGUAGES, scores, strict=True)}
 
 
 def validation_losses(objective: TextObjective, sets: dict[str, TextBatch]) -> dict[str, Tensor]:
