@@ -76,7 +76,8 @@ class GlyphLayout:
     def rows(self, indices: list[int]) -> GlyphLayout:
         """Of these pictures."""
         worded = tuple(new for new, old in enumerate(indices) if old in self.worded)
-        return GlyphLayout(self.ink[indices], self.cells[indices], self.boxes[indices], worded)
+        index = torch.tensor(indices, dtype=torch.long).to(self.ink.device, non_blocking=True)
+        return GlyphLayout(self.ink[index], self.cells[index], self.boxes[index], worded)
 
     def without_words(self, rows: Tensor) -> GlyphLayout:
         """Without words where ``rows`` (batch,) is True."""
@@ -87,7 +88,8 @@ class GlyphLayout:
 
         It has a gradient with respect to the boxes."""
         columns, lines = self.cells.unbind(1)
-        left, top, right, bottom = (self.boxes.float() * self.boxes.new_tensor([width, height] * 2).float()).unbind(1)
+        left, top, right, bottom = self.boxes.float().unbind(1)
+        left, right, top, bottom = left * width, right * width, top * height, bottom * height
         cell = torch.minimum((right - left) / columns.clamp(min=1), (bottom - top) / (lines - 1 + LINE_HEIGHT))
         cell = cell.clamp(min=0.5)
         places = []
@@ -174,7 +176,8 @@ class GlyphImages(nn.Module):
         if known_boxes is not None:
             boxes = torch.where(known_boxes.isnan(), boxes, known_boxes.to(boxes))
         worded = tuple(row for row, own in enumerate(lines) if any(own))
-        return GlyphLayout(ink.to(boxes.device), cells.to(boxes.device), boxes, worded)
+        ink, cells = (part.to(boxes.device, non_blocking=True) for part in (ink, cells))
+        return GlyphLayout(ink, cells, boxes, worded)
 
     def forward(self, layout: GlyphLayout, height: int, width: int) -> Tensor:
         """What is added to the image tokens (batch, tokens, image_width) of pictures of this size, in pixels."""
@@ -185,4 +188,4 @@ class GlyphImages(nn.Module):
         worded = list(layout.worded)
         patches = F.pixel_unshuffle(layout.rows(worded).draw(height, width)[:, None], patch)
         embedded = self.embed(patches.flatten(2).transpose(1, 2).to(weight.dtype))
-        return bias.index_copy(0, torch.tensor(worded, device=bias.device), embedded)
+        return bias.index_copy(0, torch.tensor(worded).to(bias.device, non_blocking=True), embedded)

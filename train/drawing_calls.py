@@ -95,16 +95,14 @@ def plan_calls(
     ``counts`` are the tokens of a picture of each of the batch's shapes, ``context`` the context tokens that each drawing needs;
     the drawings in ``dropped`` lose their references.
     """
-    kinds: dict[tuple[int, ...], list[Sample]] = {}
+    kinds: dict[tuple[int, int, int, int], list[Sample]] = {}
     for sample in samples:
         drawing = sample[0]
         shown = [] if drawing in dropped else [counts[s] for s, _ in batch.references[drawing]]
         own = shapes.picture_length(counts[batch.target[drawing][0]])
         longest = shapes.picture_length(max(shown)) if shown else 0
-        if shapes.fixed:
-            kind = (own, max_references if shown else 0, longest, context[drawing])
-        else:
-            kind = (own, len(shown), longest, context[drawing])
+        count = max_references if shown and shapes.fixed else len(shown)
+        kind = (own, count, longest, context[drawing])
         kinds.setdefault(kind, []).append(sample)
     calls = []
     for kind, members in kinds.items():
