@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
 import limner
 from helpers import make_limner
@@ -163,6 +164,23 @@ def test_a_recipe_s_warm_start_gains_the_layout(tmp_path):
     )
     with pytest.raises(ValueError, match=r"glyphs.layout_width is 16; the warm start .* brings its own, 8"):
         check_model_options(Recipe(warm_start=str(tmp_path / "m"), glyphs=GlyphConfig(layout_width=16)), given[:2])
+
+
+def test_a_font_of_ones_own_goes_with_the_model(tmp_path):
+    file = tmp_path / "own.ttf"
+    file.write_bytes(ImageFont.load_default(10).font_bytes)
+    made = make_limner(prompt_tokens=6)
+    less = ["glyphs.width=0", "backbone.num_hidden_layers=2", "glyphs.layout_width=8"]
+    extend_model(made, load_recipe("nano", [*less, f"glyphs.font={file}"]))
+    made.save_pretrained(tmp_path / "m")
+    again = limner.load(tmp_path / "m").detokenizer.glyph_images
+    assert again.font == file.read_bytes() and torch.equal(plain_type(("A1",), again.font), plain_type(("A1",)))
+    for broken in (tmp_path / "m/detokenizer/glyph_images/font.ttf", file):
+        broken.write_bytes(b"no font")
+    with pytest.raises(ValueError, match=r"font\.ttf: no font that can be read"):
+        limner.load(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"own\.ttf: no font that can be read"):
+        extend_model(make_limner(prompt_tokens=6), load_recipe("nano", [*less, f"glyphs.font={file}"]))
 
 
 def test_sizes_that_do_not_fit_are_refused():
