@@ -35,7 +35,7 @@ from .config_parsing import current_keys, current_override, parse_config, with_d
 from .machine import MachineChoices, choose_for_machine, plan, read_choices, recipe_text, sized
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
-from .resume import check_same_run, flatten, only_run, run_settings
+from .resume import check_same_run, default_settings, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, text, tokenizer, vision
 from .stages.joint import run_joint, run_language
 from .stages.student import run_student
@@ -341,8 +341,9 @@ def check_stage(recipe: Recipe, name: str, folder: Path, *base: nn.Module) -> No
     Raises ValueError if it was begun or finished there with another ``base`` or other settings.
     """
     if parallel.rank() == 0:
-        stage = run_settings(getattr(recipe, name))
-        check_same_run(folder / name, {"stage": stage, "seed": recipe.seed, "base": digest(*base)})
+        stage = getattr(recipe, name)
+        settings = {"stage": run_settings(stage), "seed": recipe.seed, "base": digest(*base)}
+        check_same_run(folder / name, settings, default_settings(stage))
     parallel.barrier()
 
 

@@ -26,6 +26,7 @@ UNCHECKED = frozenset(
         "parallel",
         "compile",
         "plans",
+        "validation",
         "judge",
         "judged_drawings",
     )
@@ -87,8 +88,14 @@ def run_settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values))  # as JSON has it: lists, no tuples
 
 
-def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a new run to ``folder``, or compare them with those of the run there.
+def default_settings(stage: Any) -> dict[str, Any]:
+    """What a run of before had of the options that a stage has gained since: their defaults, by which all is as it was."""
+    return {"stage": run_settings(type(stage)())}
+
+
+def check_same_run(folder: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Write the settings of a new run to ``folder``, or compare them with those of the run there; what that does not name is as
+    in ``defaults``.
 
     Raises ValueError, naming what differs, for a run of other data, another base model or other settings.
     """
@@ -98,7 +105,8 @@ def check_same_run(folder: Path, settings: Mapping[str, Any]) -> None:
         write_text(path, json.dumps(settings, indent=1) + "\n")
         return
     try:
-        before = dict(flatten(current_keys(json.loads(path.read_text(encoding="utf-8")))))
+        before = dict(flatten(dict(defaults or {})))
+        before |= dict(flatten(current_keys(json.loads(path.read_text(encoding="utf-8")))))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}; take {folder} away to begin anew") from error
     now = dict(flatten(settings))

@@ -20,7 +20,7 @@ from limner.train.machine import (
     with_batches,
 )
 from limner.train.recipe import load_recipe
-from limner.train.resume import check_same_run, run_settings
+from limner.train.resume import check_same_run, default_settings, run_settings
 from limner.train.stages.joint_options import JointStage
 
 CPU = torch.device("cpu")
@@ -103,6 +103,13 @@ def test_stages_are_compiled_where_there_is_a_compiler_and_it_pays(monkeypatch):
 def test_a_run_goes_on_compiled_or_not(tmp_path):
     before = {"stage": run_settings(JointStage()) | {"compile": True}}  # as it was written once
     (tmp_path / "settings.json").write_text(json.dumps(before))
-    check_same_run(tmp_path, {"stage": run_settings(JointStage(compile=False))})
+    stage = JointStage(compile=False)
+    check_same_run(tmp_path, {"stage": run_settings(stage)})
+    del before["stage"]["text_batch_size"]  # before there was such an option
+    (tmp_path / "settings.json").write_text(json.dumps(before))
+    check_same_run(tmp_path, {"stage": run_settings(stage)}, default_settings(stage))
+    with pytest.raises(ValueError, match=r"stage\.text_batch_size was 0, now 4"):
+        more = replace(stage, text_batch_size=4)
+        check_same_run(tmp_path, {"stage": run_settings(more)}, default_settings(more))
     with pytest.raises(ValueError, match=r"stage\.loop\.steps"):
         check_same_run(tmp_path, {"stage": run_settings(JointStage(loop=LoopConfig(steps=3)))})

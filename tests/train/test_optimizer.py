@@ -56,6 +56,6 @@ def test_muon_takes_the_steps_of_torch_s_own(tall, dtype):
         made.step()
         reference.step()
     moved, expected = ours.detach() - start, theirs.detach() - start
-    assert (moved - expected).norm() <= (0.0 if dtype == torch.bfloat16 else 0.02) * expected.norm() + 1e-9
-    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), torch.float32))
+    assert (moved - expected).norm() <= (2e-6 if dtype == torch.bfloat16 else 0.02) * expected.norm()
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, *shape), torch.float32))
     assert values.min() > 0.3 and values.max() < 1.3

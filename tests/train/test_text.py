@@ -112,6 +112,11 @@ def test_the_stage_trains_the_backbone_alone_and_measures_what_it_never_learns_f
     further = LanguageStage(data=("world/draw",), loop=replace(loop, steps=1, sample_every=0))
     run_language(further, model, 1, tmp_path / "language", torch.device("cpu"), torch.float32)
     assert not torch.equal(model.mllm.queries.weight, queries), "a later stage trains the rest again"
+    further = replace(further, loop=replace(loop, steps=1, sample_every=1), word_dropout=0.5)
+    run_language(further, model, 1, tmp_path / "measured", torch.device("cpu"), torch.float32)
+    assert {"step", "loss", "language", "features"} == set(
+        json.loads((tmp_path / "measured/validation.jsonl").read_text())
+    )
     with pytest.raises(ValueError, match=r"phrasings was 0\.35, now 0\.9"):
         run_text(TextStage(loop=loop, phrasings=0.9), make_limner(), 1, tmp_path, torch.device("cpu"), torch.float32)
 

@@ -17,7 +17,7 @@ from limner.mllm.views import normalise
 from limner.train import tracking
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.flow_loss import group_by_shape
+from limner.train.distill import group_by_shape
 from limner.train.interrupts import Interrupted
 from limner.train.loop import LoopConfig, fit, validation_loss
 from limner.train.objective import DetokenizerObjective, JointObjective

@@ -4,10 +4,12 @@ de-tokenizer; `objective` has their losses."""
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...detokenizer.detokenizer import NotFiniteError
 from ...evaluation.judge import Judge
@@ -19,12 +21,12 @@ from .. import parallel
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, load_sources
 from ..frozen_encoders import EncoderCache, encoders_fingerprint
-from ..loop import append_line, fit
+from ..loop import append_line, backward, fit
 from ..objective import DetokenizerObjective, JointObjective, LanguageObjective
-from ..resume import check_same_run, run_settings
+from ..resume import check_same_run, default_settings, run_settings
 from ..text_batches import MixedBatches, TextBatches
 from ..text_objective import MixedObjective
-from ..trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
+from ..trainable import TrainableModel, compile_blocks, fix_call_shapes, freeze_parameters, gradient_checkpointing
 from .joint_options import JointStage, LanguageStage
 
 JUDGED_STEPS = 8
@@ -49,13 +51,12 @@ def check_run(
 ) -> None:
     """Raises ValueError where a run of other data, from another base or by other settings has begun in ``folder``."""
     if parallel.rank() == 0:
-        check_same_run(
-            folder, {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": batches.fingerprints}
-        )
+        settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": batches.fingerprints}
+        check_same_run(folder, settings, default_settings(stage))
     parallel.barrier()
 
 
-def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: int) -> JointBatch:
+def validation_batch(model: Limner, stage: LanguageStage | JointStage, batches: Mixture, seed: int) -> JointBatch:
     """A batch at least twice as large as in training, with examples of every source, however small its weight.
 
     Raises ValueError for data sets that cannot be used.
@@ -72,12 +73,26 @@ def validation_batch(model: Limner, stage: JointStage, batches: Mixture, seed: i
 def run_language(
     stage: LanguageStage, model: Limner, seed: int, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Train ``model.mllm`` in place, without the MM-DiT. Raises ValueError as `check_run` does."""
+    """Train ``model.mllm`` in place, without the MM-DiT. Every ``sample_every`` steps the losses of a fixed batch are measured.
+    Raises ValueError as `check_run` does."""
     torch.manual_seed(seed)
     batches = make_mixture(model, stage, seed + 1)
     check_run(folder, stage, seed, model, batches)
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
-    fit("language", trainable, batches, LanguageObjective(trainable, stage), stage.loop, folder)
+    measured = LanguageObjective(trainable, replace(stage, word_dropout=0.0))
+    validation = partial(measured, validation_batch(model, stage, batches, seed + 2), 0)
+    objective = LanguageObjective(trainable, stage)
+    fit("language", trainable, batches, objective, stage.loop, folder, validation=validation)
+
+
+def warm_up(trainable: TrainableModel, objective: JointObjective, validation: partial[dict[str, Tensor]]) -> None:
+    """Compile every graph of a run, with a gradient and without one, by the batch of validation, which has conversations of all
+    kinds. Nothing is learned."""
+    with torch.no_grad():
+        validation()
+    backward(objective(validation.args[0], 0)["loss"])
+    for parameter in trainable.parameters():
+        parameter.grad = None
 
 
 def run_joint(
@@ -104,6 +119,8 @@ def run_joint(
     trainable = TrainableModel(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze_parameters(trainable, stage.train), flush=True)
     if stage.compile:
+        if device.type == "cuda":
+            fix_call_shapes(trainable, stage.loop.batch_size * stage.flow_samples)
         compile_blocks(trainable)
     if stage.precomputed:
         mixture.keys = True
@@ -127,5 +144,7 @@ def run_joint(
     validation = partial(form(trainable, stage, 0), validation_batch(model, stage, mixture, seed + 2), 0)
     losses = MixedObjective(objective) if stage.text_batch_size else objective
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
+        if trainable.call_shapes.fixed and parallel.world_size() == 1:
+            warm_up(trainable, objective, validation)
         fit(name, trainable, batches, losses, stage.loop, folder, validation=validation, sample=sample)
     trainable.frozen_encoders.report_misses()

@@ -33,6 +33,8 @@ class LanguageStage:
     """How often a captioned picture is drawn from its caption; else it is described."""
     phrasings: float = PHRASINGS_SHARE
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    validation: tuple[str, ...] = ()
+    """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

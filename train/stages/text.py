@@ -19,7 +19,7 @@ from .. import parallel
 from ..datasets.mixture import load_sources
 from ..loop import LoopConfig, append_line, fit
 from ..option_checks import check_numbers, check_shares
-from ..resume import check_same_run, run_settings
+from ..resume import check_same_run, default_settings, run_settings
 from ..text_batches import ROW_TOKENS, TextBatch, TextBatches
 from ..text_objective import TextObjective
 from ..trainable import TrainableModel, freeze_parameters
@@ -79,7 +79,7 @@ def run_text(
 
     if parallel.rank() == 0:
         settings = {"stage": run_settings(stage), "seed": seed, "base": digest(model), "data": training.fingerprints}
-        check_same_run(folder, settings)
+        check_same_run(folder, settings, default_settings(stage))
     parallel.barrier()
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
     print(freeze_parameters(trainable, ("mllm.llm",)), flush=True)
