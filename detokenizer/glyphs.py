@@ -38,6 +38,9 @@ class GlyphConfig:
     (`glyph_images`); 0 for none"""
     capitals: bool = False
     """Whether they are set there in capitals, however they are asked for"""
+    font: str = ""
+    """The font file that they are set in, TrueType or OpenType, which the model's folder then holds; Pillow's own, which has
+    Latin letters and digits alone, if empty"""
 
     def __post_init__(self) -> None:
         if self.layout_width < 0:
