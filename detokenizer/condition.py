@@ -37,14 +37,15 @@ class Condition:
 
     def rows(self, indices: list[int]) -> Condition:
         """The condition of these rows."""
+        index = torch.tensor(indices, dtype=torch.long).to(self.context.device, non_blocking=True)
         return replace(
             self,
-            context=self.context[indices],
-            context_mask=self.context_mask[indices],
-            pooled=self.pooled[indices],
+            context=self.context[index],
+            context_mask=self.context_mask[index],
+            pooled=self.pooled[index],
             references=[self.references[i] for i in indices] if self.references else [],
             glyphs=None if self.glyphs is None else self.glyphs.rows(indices),
-            image_bias=None if self.image_bias is None else self.image_bias[indices],
+            image_bias=None if self.image_bias is None else self.image_bias[index],
         )
 
     def without_context(self, rows: Tensor | None = None) -> Condition:

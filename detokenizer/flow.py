@@ -28,15 +28,19 @@ DENSITIES = ("logit_normal", "mode", "cosmap", "uniform")
 def sample_timesteps(
     count: int, density: str = "logit_normal", a: float = 0.0, b: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Training timesteps (count,) in [0, 1] (section 3.1 of the paper).
+    """Training timesteps (count,) in [0, 1]: `timesteps_at` uniform numbers."""
+    return timesteps_at(torch.rand(count, generator=generator, dtype=torch.float32), density, a, b)
+
+
+def timesteps_at(u: Tensor, density: str = "logit_normal", a: float = 0.0, b: float = 1.0) -> Tensor:
+    """The timesteps in [0, 1] of a density's quantiles ``u`` in (0, 1) (section 3.1 of the paper; any shape).
 
     ``logit_normal``: sigmoid of N(a, b²); ``mode``: heavy tails, scale ``a``; ``cosmap``; ``uniform``.
     Raises ValueError for another name (diffusers' `compute_density_for_timestep_sampling`, which has no CosMap, takes it for
     uniform).
     """
     if density == "logit_normal":
-        return torch.sigmoid(a + b * torch.randn(count, generator=generator, dtype=torch.float32))
-    u = torch.rand(count, generator=generator, dtype=torch.float32)
+        return torch.sigmoid(a + b * torch.special.ndtri(u))
     if density == "uniform":
         return u
     if density == "mode":

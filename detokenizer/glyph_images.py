@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+
+from .files import load_module, save_module
 
 CELL = 32
 """Width and height in pixels of a letter's cell in plain type"""
@@ -30,33 +34,52 @@ INITIAL_BOX = (0.5, 0.5, 0.8, 0.4)
 """Centre (x, y), width and height where a new head has words stand"""
 
 
-@lru_cache(maxsize=512)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
+FONT_FILE = "font.ttf"
+"""File of the font in the part's folder, where it is not Pillow's own"""
+FONT_SIZE = round(1.2 * CELL)
+
+
+@lru_cache(maxsize=8)
+def load_font(file: bytes) -> ImageFont.FreeTypeFont:
+    """The font of a file's bytes, TrueType or OpenType; without any Pillow's own. Raises ValueError for what is no font."""
+    try:
+        font = ImageFont.truetype(BytesIO(file), FONT_SIZE) if file else ImageFont.load_default(FONT_SIZE)
+    except OSError as error:
+        raise ValueError(f"no font that can be read: {error}") from error
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow is built without FreeType"
     return font
 
 
-@lru_cache(maxsize=4096)
-def is_in_font(letter: str) -> bool:
+def read_font(path: Path) -> bytes:
+    """A font's file for `load_font`. Raises ValueError, naming it, for one that is missing or no font."""
+    try:
+        file = path.read_bytes()
+        load_font(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return file
+
+
+@lru_cache(maxsize=8192)
+def is_in_font(letter: str, file: bytes = b"") -> bool:
     """Whether the font has this character; for one that it has not it draws a box."""
-    font = _font(CELL)
+    font = load_font(file)
     return bytes(font.getmask(letter)) != bytes(font.getmask("\ue000"))
 
 
 @lru_cache(maxsize=4096)
-def plain_type(lines: tuple[str, ...]) -> Tensor:
+def plain_type(lines: tuple[str, ...], file: bytes = b"") -> Tensor:
     """The ink (rows, columns), in [0, 1], of lines in plain type, each letter in the middle of a cell, each line in the middle,
-    with half a cell around. A character that the font has not leaves its cell empty."""
+    with half a cell around. A character that the font (`load_font`) has not leaves its cell empty."""
     longest = max(map(len, lines), default=0)
     image = Image.new("L", ((longest + 1) * CELL, (len(lines) + 1) * CELL))
-    canvas, size = ImageDraw.Draw(image), round(1.2 * CELL)
+    canvas, font = ImageDraw.Draw(image), load_font(file)
     for row, line in enumerate(lines):
         for column, letter in enumerate(line):
             x = (column + (longest - len(line)) / 2 + 1) * CELL
-            if is_in_font(letter):
+            if is_in_font(letter, file):
                 place = (x, (row + 1) * CELL)
-                canvas.text(place, letter, 255, _font(size), anchor="mm", stroke_width=size / 28)
+                canvas.text(place, letter, 255, font, anchor="mm", stroke_width=FONT_SIZE / 28)
     return torch.from_numpy(np.array(image)).float() / 255
 
 
@@ -76,7 +99,8 @@ class GlyphLayout:
     def rows(self, indices: list[int]) -> GlyphLayout:
         """Of these pictures."""
         worded = tuple(new for new, old in enumerate(indices) if old in self.worded)
-        return GlyphLayout(self.ink[indices], self.cells[indices], self.boxes[indices], worded)
+        index = torch.tensor(indices, dtype=torch.long).to(self.ink.device, non_blocking=True)
+        return GlyphLayout(self.ink[index], self.cells[index], self.boxes[index], worded)
 
     def without_words(self, rows: Tensor) -> GlyphLayout:
         """Without words where ``rows`` (batch,) is True."""
@@ -87,7 +111,8 @@ class GlyphLayout:
 
         It has a gradient with respect to the boxes."""
         columns, lines = self.cells.unbind(1)
-        left, top, right, bottom = (self.boxes.float() * self.boxes.new_tensor([width, height] * 2).float()).unbind(1)
+        left, top, right, bottom = self.boxes.float().unbind(1)
+        left, right, top, bottom = left * width, right * width, top * height, bottom * height
         cell = torch.minimum((right - left) / columns.clamp(min=1), (bottom - top) / (lines - 1 + LINE_HEIGHT))
         cell = cell.clamp(min=0.5)
         places = []
@@ -135,9 +160,11 @@ class GlyphImageConfig:
 class GlyphImages(nn.Module):
     """Says where the words of a picture stand (`layout`), and embeds them in plain type there (`forward`)."""
 
-    def __init__(self, config: GlyphImageConfig) -> None:
+    def __init__(self, config: GlyphImageConfig, font: bytes = b"") -> None:
+        """``font`` is `load_font`'s."""
         super().__init__()
-        self.config = config
+        self.config, self.font = config, font
+        load_font(font)
         width = config.layout_width
         self.norm = nn.RMSNorm(config.feature_width, eps=1e-6)
         self.token_proj = nn.Linear(config.feature_width, width)
@@ -150,6 +177,20 @@ class GlyphImages(nn.Module):
             self.embed.weight.zero_()
             last.weight.mul_(0.1)
             last.bias.copy_(torch.tensor(INITIAL_BOX).logit())
+
+    def save_pretrained(self, folder: Path) -> None:
+        """With the font, where it is not Pillow's own."""
+        save_module(self, folder)
+        if self.font:
+            (folder / FONT_FILE).write_bytes(self.font)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, variant: str | None = None) -> GlyphImages:
+        """Raises ValueError for weights that do not fit and for a font that cannot be read."""
+        made = load_module(cls, GlyphImageConfig, folder, variant)
+        if (folder / FONT_FILE).exists():
+            made.font = read_font(folder / FONT_FILE)
+        return made
 
     def predict_boxes(self, features: Tensor) -> Tensor:
         """Where words stand in the pictures that features (batch, feature_tokens, feature_width) are of: (batch, 4) left, top,
@@ -166,7 +207,7 @@ class GlyphImages(nn.Module):
         lines = [tuple(line[:MAX_COLUMNS] for line in text[:MAX_LINES]) for text in glyph_text]
         if self.config.capitals:
             lines = [tuple(line.upper() for line in own) for own in lines]
-        pictures = [plain_type(own) for own in lines]
+        pictures = [plain_type(own, self.font) for own in lines]
         rows, columns = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
         ink = torch.stack([F.pad(p, (0, columns - p.shape[1], 0, rows - p.shape[0])) for p in pictures])
         cells = torch.tensor([(max(map(len, own), default=0), max(1, len(own))) for own in lines], dtype=torch.float32)
@@ -174,7 +215,8 @@ class GlyphImages(nn.Module):
         if known_boxes is not None:
             boxes = torch.where(known_boxes.isnan(), boxes, known_boxes.to(boxes))
         worded = tuple(row for row, own in enumerate(lines) if any(own))
-        return GlyphLayout(ink.to(boxes.device), cells.to(boxes.device), boxes, worded)
+        ink, cells = (part.to(boxes.device, non_blocking=True) for part in (ink, cells))
+        return GlyphLayout(ink, cells, boxes, worded)
 
     def forward(self, layout: GlyphLayout, height: int, width: int) -> Tensor:
         """What is added to the image tokens (batch, tokens, image_width) of pictures of this size, in pixels."""
@@ -185,4 +227,4 @@ class GlyphImages(nn.Module):
         worded = list(layout.worded)
         patches = F.pixel_unshuffle(layout.rows(worded).draw(height, width)[:, None], patch)
         embedded = self.embed(patches.flatten(2).transpose(1, 2).to(weight.dtype))
-        return bias.index_copy(0, torch.tensor(worded, device=bias.device), embedded)
+        return bias.index_copy(0, torch.tensor(worded).to(bias.device, non_blocking=True), embedded)

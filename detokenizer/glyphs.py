@@ -38,6 +38,9 @@ class GlyphConfig:
     (`glyph_images`); 0 for none"""
     capitals: bool = False
     """Whether they are set there in capitals, however they are asked for"""
+    font: str = ""
+    """The font file that they are set in, TrueType or OpenType, which the model's folder then holds; Pillow's own, which has
+    Latin letters and digits alone, if empty"""
 
     def __post_init__(self) -> None:
         if self.layout_width < 0:
@@ -92,16 +95,19 @@ class GlyphEncoder(nn.Module):
 
         T5 encodes only relative positions. An image has to place every letter, so positions in the string are added.
         """
-        ids = byte_ids(glyph_text).to(self.encoder.device)
+        ids = byte_ids(glyph_text).to(self.encoder.device, non_blocking=True)
         mask = ids != PAD
         # a row of padding alone must attend to something
         attended = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)
-        features = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
+        # as it is added to the scores: at one of ones and zeros transformers would look, and the host wait for the device
+        dtype = self.encoder.dtype
+        added = torch.zeros_like(attended, dtype=dtype).masked_fill(~attended, torch.finfo(dtype).min)[:, None, None]
+        features = self.encoder(input_ids=ids, attention_mask=added).last_hidden_state
         half = self.width // 2
         table = torch.cat(
             [sincos_1d(half, side).unflatten(0, ids.shape) for side in byte_positions(glyph_text, ids.shape[1])], dim=-1
         )
-        return features + table.to(features), mask
+        return features + table.to(features, non_blocking=True), mask
 
 
 def byte_positions(glyph_text: Sequence[Sequence[str]], length: int) -> tuple[Tensor, Tensor]:

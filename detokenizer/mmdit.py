@@ -310,6 +310,25 @@ class MMDiT(nn.Module):
         x, rotary = self.add_positions(x, height // p, width // p, places)
         if places is not None:
             x = torch.cat([x[:, :own], x[:, own:] + self.reference_embed[places[..., 0].long() - 1].to(x)], dim=1)
+        x = self.velocity_tokens(x, own, context, modulations, rotary, mask, early, early_block)
+        return self.unpatchify(x, height, width)
+
+    def velocity_tokens(
+        self,
+        x: Tensor,
+        own: int,
+        context: Tensor,
+        modulations: Modulations,
+        rotary: Tensor | None = None,
+        mask: Tensor | None = None,
+        early: list[Tensor] | None = None,
+        early_block: int = -1,
+    ) -> Tensor:
+        """Velocity of the first ``own`` image tokens (batch, own, patch² · channels), as `unpatchify` takes them.
+
+        ``x`` (batch, tokens, width) are embedded image tokens with their positions; ``mask`` (batch, image and context tokens) is
+        True where a token counts; the rest as in `forward`. Rows may be of pictures of different shapes, padded to one length.
+        """
         context = self.context_embed(context.to(x.dtype))
         for index, (block, (image_mods, context_mods)) in enumerate(zip(self.blocks, modulations.blocks, strict=True)):
             block_inputs = (x, context, image_mods, context_mods, rotary, mask)
@@ -320,5 +339,25 @@ class MMDiT(nn.Module):
             if early is not None and index == early_block:
                 early.append(x[:, :own])
         scale, shift = modulations.out.chunk(2, dim=-1)
-        x = modulate(F.layer_norm(x[:, :own], (x.shape[-1],), eps=1e-6), shift, scale)
-        return self.unpatchify(self.proj_out(x), height, width)
+        return self.proj_out(modulate(F.layer_norm(x[:, :own], (x.shape[-1],), eps=1e-6), shift, scale))
+
+    def picture_positions(self, grids: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, Tensor | None]:
+        """Positions of pictures of ``length`` tokens, of which those of each of ``grids`` (rows, columns) come first.
+
+        The first tensor is what is added to their embeddings (1 + max_references, grids, length, width) where they are drawn
+        (index 0) or the n-th reference, the second their rotary angles (1 + max_references, grids, length, head_width / 2), if
+        there are any."""
+        device = self.reference_embed.device
+        places = torch.stack(
+            [
+                F.pad(grid, (0, 0, 0, length - len(grid)))
+                for grid in (centred_grid(self.config, *g, device) for g in grids)
+            ]
+        )
+        added = F.pad(self.reference_embed, (0, 0, 1, 0))[:, None, None].expand(-1, len(grids), length, -1)
+        if self.config.positions == "sincos":
+            return added + sincos_table(self.config, places).to(added), None
+        index = torch.arange(len(added), device=device)[:, None, None, None].expand(-1, *places.shape[:2], 1)
+        numbered = torch.cat([index.to(places), places.expand(len(added), -1, -1, -1)], dim=-1).flatten(0, 1)
+        angles = rotary_angles(numbered, self.config.width // self.config.heads)
+        return added, angles[:, 0].unflatten(0, added.shape[:2])

@@ -112,9 +112,11 @@ class MMDiTDetokenizer(Detokenizer):
         self.adapter.load_state_dict(state)
         self.glyphs = glyphs.to(old.source_embed)
 
-    def add_glyph_images(self, layout_width: int, feature_tokens: int, capitals: bool = False) -> None:
+    def add_glyph_images(
+        self, layout_width: int, feature_tokens: int, capitals: bool = False, font: bytes = b""
+    ) -> None:
         """Words in plain type, where a head of ``layout_width`` on ``feature_tokens`` image features has them stand; what is
-        drawn stays what it was. ``capitals`` is `GlyphImageConfig`'s."""
+        drawn stays what it was. ``capitals`` is `GlyphImageConfig`'s, ``font`` `load_font`'s."""
         assert self.glyph_images is None and self.adapter is not None
         sizes = GlyphImageConfig(
             self.adapter.config.feature_width,
@@ -124,7 +126,7 @@ class MMDiTDetokenizer(Detokenizer):
             self.mmdit.config.width,
             capitals,
         )
-        self.glyph_images = GlyphImages(sizes).to(self.mmdit.proj_out.weight)
+        self.glyph_images = GlyphImages(sizes, font).to(self.mmdit.proj_out.weight)
 
     def timestep_shift(self, height: int, width: int) -> float:
         """The resolution shift α = base_shift · sqrt(m / n)."""
@@ -182,7 +184,7 @@ class MMDiTDetokenizer(Detokenizer):
         if self.glyphs is not None:
             self.glyphs.encoder.save_pretrained(folder / "glyphs")
         if self.glyph_images is not None:
-            save_module(self.glyph_images, folder / "glyph_images")
+            self.glyph_images.save_pretrained(folder / "glyph_images")
         assert self.adapter is not None
         save_module(self.adapter, folder / "adapter")
         if source is None:
@@ -214,7 +216,7 @@ class MMDiTDetokenizer(Detokenizer):
         glyphs = GlyphEncoder.from_pretrained(folder / "glyphs", variant) if (folder / "glyphs").exists() else None
         glyph_images = None
         if (folder / "glyph_images").exists():
-            glyph_images = load_module(GlyphImages, GlyphImageConfig, folder / "glyph_images", variant)
+            glyph_images = GlyphImages.from_pretrained(folder / "glyph_images", variant)
         path = folder / "scheduler/config.json"
         scheduler = read_json(path, ("trained_tokens", "base_shift"))
         check_types(scheduler, cls.__init__, path)

@@ -144,7 +144,7 @@ class PlainGeneration:
         features = mllm.get_image_features(mllm.vision_tower(batch.pixel_values), batch.view_positions)
         vocab_size = self.llm.config.get_text_config().vocab_size
         inputs = PlainInputs(
-            inputs_embeds=mllm.build_inputs_embeds(batch.input_ids, batch.feature_mask, features),
+            inputs_embeds=mllm.build_inputs_embeds(batch.input_ids, batch.feature_index, features),
             attention_mask=(torch.arange(length, device=mllm.device) >= length - batch.lengths[:, None]).long(),
             logits_processor=LogitsProcessorList(
                 [ImageTokenLogitsProcessor(self.vocabulary, config.num_queries, vocab_size, options.images, shape)]

@@ -143,7 +143,7 @@ class Decoder:
         cache = StreamCache(model, len(encoded)) if past is None else past
         batch = collate(encoded, self.vocabulary, self.config, padding_side="left").to(model.device)
         features = model.get_image_features(model.vision_tower(batch.pixel_values), batch.view_positions)
-        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_mask, features)
+        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_index, features)
         lengths = [len(e.input_ids) for e in encoded] if past is None else None
         logits = model.logits(cache.extend(embeds, lengths)[:, -1])
         append_keys(cache, keys or [e.input_ids for e in encoded])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -30,10 +31,10 @@ class StreamBatch:
     """(batch, tokens), -100 where the loss ignores them"""
     lengths: Tensor
     """(batch,) tokens that are not padding"""
-    feature_mask: Tensor
-    """(batch, tokens), True where a view's features go"""
-    query_mask: Tensor
-    """(batch, tokens), True where queries go ("queries" mode)"""
+    feature_index: Tensor
+    """(slots,) where the views' features go, counted through the whole batch"""
+    query_index: Tensor
+    """(slots,) where queries go ("queries" mode)"""
     pixel_values: Tensor
     """(views, 3, image_size, image_size), in the order of their slots; none where their features are given to the model"""
     view_positions: Tensor
@@ -42,9 +43,32 @@ class StreamBatch:
     """(drawings,) row of each image to be drawn, ascending"""
     drawing_boi: Tensor
     """(drawings,) index of its BOI"""
+    branch_boi: Tensor
+    """(batch, branches) index of the BOI of each branch, -1 where a row has fewer; without columns in "queries" mode"""
+    answers: Tensor
+    """(2, answers): row and column of each state that predicts a token which the labels count"""
 
     def to(self, device: torch.device) -> StreamBatch:
         return self.each_tensor(lambda tensor: tensor.to(device))
+
+    def padded(self, pad: int, columns: int) -> StreamBatch:
+        """Padded on the right with the token ``pad`` to ``columns`` columns."""
+        tokens = self.input_ids.shape[1]
+        more = columns - tokens
+        assert more >= 0
+        if not more:
+            return self
+
+        def moved(index: Tensor) -> Tensor:
+            return index + index // tokens * more
+
+        return replace(
+            self,
+            input_ids=F.pad(self.input_ids, (0, more), value=pad),
+            labels=F.pad(self.labels, (0, more), value=IGNORE_INDEX),
+            feature_index=moved(self.feature_index),
+            query_index=moved(self.query_index),
+        )
 
     def each_tensor(self, change: Callable[[Tensor], Tensor]) -> StreamBatch:
         """A batch with ``change(tensor)`` in place of every tensor."""
@@ -90,17 +114,25 @@ def collate(
     pixels = [view.pixel_values for view in views] if pixel_values else []
     drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
     drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
+    drawing_boi = begins[drawing_row] + drawing_boi
+    in_row = [[picture.boi_index for picture in e.pictures if picture.drawn] for e in encoded]
+    branches = max(map(len, in_row)) if config.drawn_images == "seen" else 0
+    branch_boi = torch.full((len(encoded), branches), -1)
+    for row, bois in enumerate(in_row[: len(encoded) if branches else 0]):
+        branch_boi[row, : len(bois)] = begins[row] + torch.tensor(bois, dtype=torch.long)
     size = config.image_size
     return StreamBatch(
         input_ids=torch.from_numpy(ids),
         labels=torch.from_numpy(labels),
         lengths=lengths,
-        feature_mask=torch.from_numpy(features),
-        query_mask=torch.from_numpy(queries),
+        feature_index=torch.from_numpy(features.reshape(-1).nonzero()[0]),
+        query_index=torch.from_numpy(queries.reshape(-1).nonzero()[0]),
         pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float32),
         view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
         drawing_row=drawing_row,
-        drawing_boi=begins[drawing_row] + drawing_boi,
+        drawing_boi=drawing_boi,
+        branch_boi=branch_boi,
+        answers=torch.from_numpy(np.stack((labels[:, 1:] != IGNORE_INDEX).nonzero())),
     )
 
 
@@ -206,26 +238,26 @@ class StreamModel(nn.Module):
         return torch.where(matches.any(-1, keepdim=True), queries.to(embeds.dtype), embeds)
 
     def build_inputs_embeds(
-        self, input_ids: Tensor, feature_mask: Tensor, features: Tensor, query_mask: Tensor | None = None
+        self, input_ids: Tensor, feature_index: Tensor, features: Tensor, query_index: Tensor | None = None
     ) -> Tensor:
         """Ids (batch, tokens) to embeddings (batch, tokens, width), with image features and queries in their slots.
 
-        ``feature_mask`` and ``query_mask`` (batch, tokens) mark the slots of ``features`` (views, image_tokens, width) and of
-        queries. Raises ValueError when there are more or fewer slots than features.
+        ``feature_index`` and ``query_index`` (slots,), counted through the whole batch, are the slots of ``features`` (views,
+        image_tokens, width) and of queries. Raises ValueError when there are more or fewer slots than features.
         """
-        slots, num_features = int(feature_mask.sum()), features.shape[0] * features.shape[1]
+        slots, num_features = len(feature_index), features.shape[0] * features.shape[1]
         if slots != num_features:
             raise ValueError(f"{slots} slots for {num_features} image features")
         # the embedding rows of slots are never read, so that frozen and tied embeddings need no special case
         plain = torch.where(torch.isin(input_ids, self.slot_ids), self.vocabulary.pad, input_ids)
         embeds = self.embed_tokens(plain)
+        rows = embeds.flatten(0, 1)
         if num_features:
-            embeds = embeds.masked_scatter(feature_mask[..., None], features.to(embeds.dtype))
-        if query_mask is not None and query_mask.any():
-            blocks = int(query_mask.sum()) // self.config.num_queries
-            queries = self.queries.weight.repeat(blocks, 1).to(embeds.dtype)
-            embeds = embeds.masked_scatter(query_mask[..., None], queries)
-        return embeds
+            rows = rows.index_copy(0, feature_index, features.flatten(0, 1).to(rows.dtype))
+        if query_index is not None and len(query_index):
+            blocks = len(query_index) // self.config.num_queries
+            rows = rows.index_copy(0, query_index, self.queries.weight.repeat(blocks, 1).to(rows.dtype))
+        return rows.view_as(embeds)
 
     def backbone(
         self, embeds: Tensor, masks: Masks, position_ids: Tensor, past_key_values: Cache | None = None
@@ -263,26 +295,22 @@ class StreamModel(nn.Module):
             vision_features = self.vision_tower(batch.pixel_values)
         embeds = self.build_inputs_embeds(
             batch.input_ids,
-            batch.feature_mask,
+            batch.feature_index,
             self.get_image_features(vision_features, batch.view_positions),
-            batch.query_mask,
+            batch.query_index,
         )
         rows, main = embeds.shape[:2]
-        drawings = batch.drawing_row.shape[0]
-        on_branches = config.drawn_images == "seen" and drawings > 0
+        drawings, branches = batch.drawing_row.shape[0], batch.branch_boi.shape[1]
         # drawings are sorted by row: the k-th of a row is its branch k
         order = torch.arange(drawings, device=embeds.device) - torch.searchsorted(batch.drawing_row, batch.drawing_row)
-        branches = int(order.max()) + 1 if on_branches else 0
-        begin = torch.full((rows, branches), -1, device=embeds.device)
-        if on_branches:
-            begin[batch.drawing_row, order] = batch.drawing_boi
+        if branches:
             block = self.queries.weight.to(embeds.dtype).repeat(branches, 1).expand(rows, -1, -1)
             embeds = torch.cat([embeds, block], dim=1)
-        allowed, distance, position_ids = branch_mask(batch.lengths, main, begin, n)
+        allowed, distance, position_ids = branch_mask(batch.lengths, main, batch.branch_boi, n)
         size = (rows, embeds.shape[1], embeds.shape[1])
         masks = attention_masks(allowed, distance, size, self.llm.config, embeds.device, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
-        start = main + order * n if on_branches else batch.drawing_boi + 1
+        start = main + order * n if branches else batch.drawing_boi + 1
         columns = start[:, None] + torch.arange(n, device=embeds.device)
         query_states = hidden[batch.drawing_row[:, None], columns]
         prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)

@@ -106,7 +106,7 @@ class Resampler(nn.Module):
     def positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         """Sine-cosine positions (rows · columns, width) of a grid. One of another size than the queries' lies between their
         positions, as in Qwen-VL's interpolation."""
-        return sincos_2d(self.query.shape[1], *self.cell_coordinates(grid)).to(like)
+        return sincos_2d(self.query.shape[1], *self.cell_coordinates(grid)).to(like, non_blocking=True)
 
     def cell_coordinates(self, grid: tuple[int, int]) -> list[Tensor]:
         """Rows and columns of ``grid``, measured in cells of the queries' grid."""
@@ -140,7 +140,7 @@ class Resampler(nn.Module):
         if self.locality is None:
             hidden = self.attn(query + query_positions, key, value, mask)
         else:
-            bias = -self.locality[:, None, None] * self.squared_distances(grid).to(x)
+            bias = -self.locality[:, None, None] * self.squared_distances(grid).to(x, non_blocking=True)
             hidden = self.query + self.attn(query + query_positions, key, value, mask, bias)
         for block in self.blocks:
             hidden = block(hidden, query_positions, key, value, mask)

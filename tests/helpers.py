@@ -347,7 +347,7 @@ def adapted_outputs(model):
     mllm, detokenizer = halves(model)
     encoded = model.encoder.encode("a red cat", add_generation_prompt=True)
     ids = torch.tensor([[*encoded.input_ids, mllm.vocabulary.boi]])
-    none = torch.zeros_like(ids, dtype=torch.bool)
+    none = torch.zeros(0, dtype=torch.long)
     embeds = mllm.build_inputs_embeds(ids, none, torch.zeros(0, 4, mllm.width))
     hidden = mllm.llm.base_model(inputs_embeds=embeds).last_hidden_state
     generator = torch.Generator().manual_seed(0)

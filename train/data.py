@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..mllm.config import LimnerConfig
-from ..mllm.encoding import IGNORE_INDEX, StreamEncoder
+from ..mllm.encoding import StreamEncoder
 from ..mllm.messages import Message
 from ..mllm.stream import StreamBatch, collate
 from ..mllm.views import normalise, normalise_pixels, stack_pixels, stretch_pixels
@@ -57,7 +57,7 @@ class JointBatch:
     def counts(self) -> tuple[int, int]:
         """What losses are averaged over: the number of the assistant's tokens (labels) and of drawings, of this batch or, with
         gradient accumulation, of all batches of the step."""
-        return self.totals or (int((self.stream.labels[:, 1:] != IGNORE_INDEX).sum()), len(self.target))
+        return self.totals or (self.stream.answers.shape[1], len(self.target))
 
     def views(self) -> Tensor:
         """Inputs of the vision tower (views, 3, image_size, image_size), in the order of their slots in the stream; then those of
@@ -65,6 +65,10 @@ class JointBatch:
         size = self.config.image_size
         squares = torch.cat([*(stretch_pixels(pixels, size) for pixels in self.pictures), self.tiles])
         return normalise_pixels(squares.index_select(0, self.view_index), self.config)
+
+    def target_view_index(self, device: torch.device) -> Tensor:
+        """``target_views`` as a tensor, copied while the host goes on: indexing by a list would wait for the device."""
+        return torch.tensor(self.target_views, dtype=torch.long).to(device, non_blocking=True)
 
     def to(self, device: torch.device) -> JointBatch:
         """A copy on a device; from pinned memory it is made while the host goes on."""

@@ -42,12 +42,12 @@ from .adapter_training import (
 from .config_parsing import parse_overrides
 from .data import JointBatch
 from .datasets.mixture import ConversationSource, Mixture, load_sources
-from .flow_loss import encode_pictures, group_by_shape
+from .flow_loss import encode_pictures
 from .loop import LoopConfig, fit
 from .losses import squared_error
 from .objective import count_over_processes, run_stream
 from .option_checks import check_numbers, check_seed
-from .random_choices import random_choices
+from .random_choices import Sample, random_choices
 from .resume import only_run
 from .stages.joint_options import JointStage, check_data
 from .trainable import TrainableModel
@@ -141,6 +141,41 @@ def switch_student(mmdit: MMDiT, on: bool) -> None:
     lora.set_scale(mmdit, {ADAPTER_NAME: float(on)})
 
 
+@dataclass
+class DrawingGroup:
+    """Samples whose pictures and references have the same shapes, so that nothing is padded."""
+
+    samples: list[Sample]
+    latents: Tensor
+    """(samples, channels, h, w)"""
+    references: list[list[Tensor]]
+
+    @property
+    def drawings(self) -> list[int]:
+        return [drawing for drawing, _ in self.samples]
+
+
+def group_by_shape(
+    batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]
+) -> list[DrawingGroup]:
+    """``samples`` of the batch's drawings, grouped by the shapes of their pictures and references.
+
+    ``latents`` are `encode_pictures`; the drawings in ``dropped`` lose their references.
+    """
+    groups: dict[tuple, list[Sample]] = {}
+    for drawing, number in samples:
+        references = () if drawing in dropped else tuple(s for s, _ in batch.references[drawing])
+        groups.setdefault((batch.target[drawing][0], references), []).append((drawing, number))
+    return [
+        DrawingGroup(
+            members,
+            torch.stack([latents[s][i] for s, i in (batch.target[d] for d, _ in members)]),
+            [[latents[s][i] for s, i in batch.references[d]] if references else [] for d, _ in members],
+        )
+        for (_, references), members in groups.items()
+    ]
+
+
 def student_losses(
     trainable: TrainableModel, config: DistillConfig, scale: float, batch: JointBatch, step: int
 ) -> dict[str, Tensor]:
@@ -157,7 +192,7 @@ def student_losses(
     total = torch.zeros((), device=condition.context.device)
     for group in group_by_shape(batch, latents, [(drawing, 0) for drawing in range(len(batch.target))], set()):
         rows = condition.rows(group.drawings)
-        noise = choices.noise(group.samples, group.latents.shape[1:]).to(condition.context.device)
+        noise = choices.noise(group.samples, group.latents.shape[1:], condition.context.device)
         height, width = (n * detokenizer.autoencoder.downsample_factor for n in group.latents.shape[-2:])
         group_condition = replace(detokenizer.place_glyphs(rows, height, width), references=group.references)
         shift = detokenizer.timestep_shift(height, width)

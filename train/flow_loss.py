@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..detokenizer import flow
+from ..detokenizer.condition import Condition
 from ..detokenizer.mmdit import MMDiT
 from . import parallel
 from .data import JointBatch
-from .losses import PredictedVelocities, Targets, align_loss, box_error, squared_error
-from .random_choices import RandomChoices, Sample
+from .drawing_calls import DrawingCall, PictureTable, call_inputs, picture_table, plan_calls
+from .losses import PredictedVelocities, Targets, align_loss, box_error
+from .random_choices import RandomChoices
 from .stages.joint_options import JointStage
 from .trainable import TrainableModel
 
@@ -32,41 +34,6 @@ class DrawingInputs:
     prompt_mask: Tensor | None
 
 
-@dataclass
-class DrawingGroup:
-    """Samples whose pictures and references have the same shapes, so that nothing is padded."""
-
-    samples: list[Sample]
-    latents: Tensor
-    """(samples, channels, h, w)"""
-    references: list[list[Tensor]]
-
-    @property
-    def drawings(self) -> list[int]:
-        return [drawing for drawing, _ in self.samples]
-
-
-def group_by_shape(
-    batch: JointBatch, latents: list[Tensor], samples: Sequence[Sample], dropped: set[int]
-) -> list[DrawingGroup]:
-    """``samples`` of the batch's drawings, grouped by the shapes of their pictures and references.
-
-    ``latents`` are `encode_pictures`; the drawings in ``dropped`` lose their references.
-    """
-    groups: dict[tuple, list[Sample]] = {}
-    for drawing, number in samples:
-        references = () if drawing in dropped else tuple(s for s, _ in batch.references[drawing])
-        groups.setdefault((batch.target[drawing][0], references), []).append((drawing, number))
-    return [
-        DrawingGroup(
-            members,
-            torch.stack([latents[s][i] for s, i in (batch.target[d] for d, _ in members)]),
-            [[latents[s][i] for s, i in batch.references[d]] if references else [] for d, _ in members],
-        )
-        for (_, references), members in groups.items()
-    ]
-
-
 @torch.no_grad()
 def encode_pictures(trainable: TrainableModel, batch: JointBatch) -> list[Tensor]:
     """Latents of all the batch's pictures, one tensor (pictures, channels, h, w) for each of its shapes."""
@@ -80,48 +47,121 @@ def predict_velocities(
     batch: JointBatch,
     inputs: DrawingInputs,
     choices: RandomChoices,
-    only: Tensor | None = None,
+    only: Sequence[int] | None = None,
 ) -> tuple[list[PredictedVelocities], Tensor]:
-    """Velocities of all samples, or ``only`` of the drawings in a mask (drawings,), and a zero that carries the gradient of
-    `dummy_forward`: all processes have to run the MM-DiT equally often."""
-    detokenizer = trainable.mmdit_detokenizer
+    """Velocities of all samples, or those of the drawings ``only``, and a zero that carries the gradient of `dummy_forward`: all
+    processes have to run the MM-DiT equally often."""
+    detokenizer, shapes = trainable.mmdit_detokenizer, trainable.call_shapes
     mmdit = detokenizer.mmdit
     device = mmdit.proj_out.weight.device
     prompt_mask = inputs.prompt_mask
     if prompt_mask is not None:
-        prompt_mask = prompt_mask & ~choices.drop_prompt.to(device)[:, None]
+        prompt_mask = prompt_mask & ~choices.drop_prompt.to(device, non_blocking=True)[:, None]
     condition = detokenizer.condition(inputs.features, inputs.prompt, prompt_mask, batch.glyph_text, batch.text_boxes)
-    condition = condition.without_context(choices.drop_context.to(device))
-    selected = None if only is None else set(only.nonzero().flatten().tolist())
+    condition = condition.without_context(choices.drop_context.to(device, non_blocking=True))
+    selected = None if only is None else set(only)
     samples = [sample for sample in choices.samples if selected is None or sample[0] in selected]
-    dropped = set(choices.drop_references.nonzero().flatten().tolist())
-    groups = group_by_shape(batch, encode_pictures(trainable, batch), samples, dropped)
+    dropped = {drawing for drawing, drop in enumerate(choices.drop_references.tolist()) if drop}
+    table = picture_table(mmdit, encode_pictures(trainable, batch), shapes)
+    condition, needed = fitted_context(trainable, batch, inputs, choices, condition)
+    calls = plan_calls(batch, samples, table.counts, needed, dropped, shapes, mmdit.config.max_references)
     # before any forward: the others wait in their blocks' all-gathers
-    dummy_runs = int(parallel.max_over_processes(len(groups))) - len(groups)
-    made = []
-    for group in groups:
-        x0 = group.latents
-        noise = choices.noise(group.samples, x0.shape[1:]).to(x0)
-        t = torch.stack([choices.timesteps[number, drawing] for drawing, number in group.samples]).to(device)
-        height, width = (n * detokenizer.autoencoder.downsample_factor for n in x0.shape[-2:])
-        group_condition = detokenizer.place_glyphs(condition.rows(group.drawings), height, width)
-        references = mmdit.pack_references(group.references)
-        early: list[Tensor] | None = [] if trainable.align is not None else None
-        velocity = mmdit(
-            flow.interpolate(x0, noise, t),
-            t,
-            group_condition.context,
-            group_condition.pooled,
-            context_mask=group_condition.context_mask,
-            references=references,
-            image_bias=group_condition.image_bias,
-            early=early,
-            early_block=stage.align_block,
-        )
-        made.append(
-            PredictedVelocities(group.samples, velocity, flow.velocity_target(x0, noise), early[0] if early else None)
-        )
+    dummy_runs = int(parallel.max_over_processes(len(calls))) - len(calls)
+    bias = image_bias(trainable, batch, condition, table.tokens.shape[1])
+    made = [predict_call(trainable, stage, batch, table, condition, bias, choices, call) for call in calls]
     return made, dummy_forward(mmdit, dummy_runs)
+
+
+def fitted_context(
+    trainable: TrainableModel, batch: JointBatch, inputs: DrawingInputs, choices: RandomChoices, condition: Condition
+) -> tuple[Condition, list[int]]:
+    """The condition, padded as calls of fixed shapes have it, and how many of its tokens each drawing needs.
+
+    The queries' features come first, then the prompt's hidden states, then what is written: after the last of a drawing's tokens
+    that count nothing is computed for it.
+    """
+    adapter = trainable.mmdit_detokenizer.adapter
+    assert adapter is not None
+    features = adapter.config.num_tokens
+    plain = features + (0 if inputs.prompt is None else inputs.prompt.shape[1])
+    given = condition.context.shape[1]
+    length = trainable.call_shapes.context_length(given, plain)
+    if trainable.call_shapes.fixed:
+        context = F.pad(condition.context, (0, 0, 0, length - given))
+        padded = replace(condition, context=context, context_mask=F.pad(condition.context_mask, (0, length - given)))
+        return padded, [length] * condition.batch
+    needed = []
+    for drawing, (drop, drop_prompt) in enumerate(
+        zip(choices.drop_context.tolist(), choices.drop_prompt.tolist(), strict=True)
+    ):
+        worded = any(batch.glyph_text[drawing])
+        needed.append(features if drop else given if worded else features if drop_prompt else plain)
+    return condition, needed
+
+
+def image_bias(trainable: TrainableModel, batch: JointBatch, condition: Condition, length: int) -> Tensor | None:
+    """What the words of each drawing add to its image tokens (drawings, length, width), padded; None where there are none."""
+    if condition.glyphs is None:
+        return None
+    detokenizer = trainable.mmdit_detokenizer
+    like, width = detokenizer.mmdit.proj_out.weight, detokenizer.mmdit.config.width
+    bias = like.new_zeros(condition.batch, length, width)
+    for shape, pictures in enumerate(batch.pictures):
+        of = [d for d in condition.glyphs.worded if batch.target[d][0] == shape]
+        if of:
+            placed = detokenizer.place_glyphs(condition.rows(of), *pictures.shape[1:3]).image_bias
+            assert placed is not None
+            rows = torch.tensor(of).to(bias.device, non_blocking=True)
+            bias = bias.index_copy(0, rows, F.pad(placed, (0, 0, 0, length - placed.shape[1])).to(bias))
+    return bias
+
+
+def predict_call(
+    trainable: TrainableModel,
+    stage: JointStage,
+    batch: JointBatch,
+    table: PictureTable,
+    condition: Condition,
+    bias: Tensor | None,
+    choices: RandomChoices,
+    call: DrawingCall,
+) -> PredictedVelocities:
+    """The velocities of one call of the MM-DiT; ``bias`` is `image_bias`."""
+    mmdit = trainable.mmdit_detokenizer.mmdit
+    device, samples = mmdit.proj_out.weight.device, len(call.samples)
+    given = call_inputs(table, batch, call)
+    padded = call.samples + call.samples[-1:] * (call.rows - samples)
+    numbers = torch.tensor([[number for _, number in padded], [drawing for drawing, _ in padded]])
+    times = choices.timesteps[numbers[0], numbers[1]].to(device, non_blocking=True)
+    drawings = numbers[1].to(device, non_blocking=True)
+    x0 = given.latents
+    noise = choices.noise(padded, x0.shape[1:], device).to(x0)
+    tokens = torch.cat([flow.interpolate(x0, noise, times), given.references], dim=1)
+    mask = torch.cat([given.image_mask, condition.context_mask[drawings, : call.context]], dim=1)
+    early: list[Tensor] | None = [] if trainable.align is not None else None
+    x = mmdit.patch_embed(tokens) + given.added.to(tokens)
+    if bias is not None:
+        x = x + F.pad(bias[drawings, : call.own], (0, 0, 0, x.shape[1] - call.own))
+    velocity = mmdit.velocity_tokens(
+        x,
+        call.own,
+        condition.context[drawings, : call.context],
+        mmdit.modulations(times, condition.pooled[drawings]),
+        given.rotary,
+        mask,
+        early,
+        stage.align_block,
+    )
+    patch = mmdit.config.patch_size
+    velocity = velocity.unflatten(-1, (patch, patch, -1)).permute(0, 1, 4, 2, 3).flatten(2)  # as in `patchify`
+    return PredictedVelocities(
+        call.samples,
+        drawings[:samples],
+        velocity[:samples],
+        flow.velocity_target(x0, noise)[:samples],
+        given.image_mask[:samples, : call.own],
+        early[0][:samples] if early else None,
+    )
 
 
 def flow_losses(
@@ -136,15 +176,18 @@ def flow_losses(
     of its timesteps and noises."""
     groups, flow_sum = predict_velocities(trainable, stage, batch, inputs, choices)
     align_sum = torch.zeros_like(flow_sum)
+    weights = choices.weights.to(flow_sum.device, non_blocking=True)
+    pictured = None
+    if trainable.align is not None:
+        pictured = resized_features(trainable, batch, inputs.vision_features)
     for group in groups:
-        weights = choices.weights[group.drawings].to(flow_sum.device)
+        weight = weights[group.drawings]
         if group.early is not None:
-            assert trainable.align is not None
-            patch_size = trainable.mmdit_detokenizer.mmdit.config.patch_size
-            pictured = resize_features(inputs.vision_features[group.drawings], group.target.shape[-2:], patch_size)
-            align_sum = align_sum + (weights * align_loss(trainable.align, group.early, pictured)).sum()
-        weights = targets.weighted(weights, group.drawings)
-        flow_sum = flow_sum + (weights * squared_error(group.velocity, targets.velocities(group))).sum()
+            assert trainable.align is not None and pictured is not None
+            seen = pictured[group.drawings, : group.mask.shape[1]]
+            align_sum = align_sum + (weight * align_loss(trainable.align, group.early, seen, group.mask)).sum()
+        weight = targets.weighted(weight, group.drawings)
+        flow_sum = flow_sum + (weight * group.error(targets.velocities(group))).sum()
     losses = {"flow": flow_sum} | ({"align": align_sum} if trainable.align is not None else {})
     if (glyph_images := trainable.mmdit_detokenizer.glyph_images) is not None:
         losses["layout"] = box_error(glyph_images.predict_boxes(inputs.features), batch.text_boxes)
@@ -167,11 +210,24 @@ def dummy_losses(trainable: TrainableModel) -> dict[str, Tensor]:
     return losses | {name: torch.zeros(()) for name, some in has.items() if some}
 
 
-def resize_features(features: Tensor, latent_size: torch.Size, patch: int) -> Tensor:
-    """Vision features (drawings, patches, width), resized to the MM-DiT's token grid (drawings, tokens, width)."""
+def resized_features(trainable: TrainableModel, batch: JointBatch, features: Tensor) -> Tensor:
+    """Vision features (drawings, patches, width) on each drawing's grid of tokens: (drawings, tokens, width), padded."""
+    multiple = trainable.mmdit_detokenizer.size_multiple
+    grids = [(part.shape[1] // multiple, part.shape[2] // multiple) for part in batch.pictures]
+    length = trainable.call_shapes.picture_length(max(h * w for h, w in grids))
+    made = features.new_zeros(len(features), length, features.shape[2])
+    for shape, (height, width) in enumerate(grids):
+        of = torch.tensor([d for d, (s, _) in enumerate(batch.target) if s == shape], dtype=torch.long)
+        if len(of):
+            of = of.to(features.device, non_blocking=True)
+            made[of, : height * width] = resize_features(features[of], height, width).to(made)
+    return made
+
+
+def resize_features(features: Tensor, height: int, width: int) -> Tensor:
+    """Vision features (drawings, patches, width), resized to a grid of ``height`` x ``width`` (drawings, tokens, width)."""
     side = round(features.shape[1] ** 0.5)
-    size = (latent_size[0] // patch, latent_size[1] // patch)
-    if size == (side, side):
+    if (height, width) == (side, side):
         return features
     grid = features.transpose(1, 2).unflatten(2, (side, side)).float()
-    return F.interpolate(grid, size, mode="bilinear").flatten(2).transpose(1, 2)
+    return F.interpolate(grid, (height, width), mode="bilinear").flatten(2).transpose(1, 2)

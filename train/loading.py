@@ -84,6 +84,11 @@ class PoolWorker:
         return self.batches.make(*task)
 
 
+def pool_parts(pool: int, count: int) -> Iterator[Part]:
+    """So many parts of a pool, to be told."""
+    return (Part(pool, number) for number in range(count))
+
+
 def pooled_batches(batches: PooledBatches, steps: range, options: dict[str, Any]) -> Iterator[Any]:
     """Batches of pools whose conversations are each told once, by one of the workers, whatever their number.
 
@@ -94,13 +99,13 @@ def pooled_batches(batches: PooledBatches, steps: range, options: dict[str, Any]
 
     def tasks() -> Iterator[Part | tuple[int, Sequence[Any]] | None]:
         pools = range(steps.start // batches.pool, (steps.stop - 1) // batches.pool + 1)
-        parts = iter(Part(pools[0], number) for number in range(batches.pool))
+        parts = pool_parts(pools[0], batches.pool)
         for pool in pools:
             yield from parts
             while len(told[pool]) < batches.pool:
                 yield None
             dealt = batches.deal(pool, [t for part in told.pop(pool) for t in part.told])
-            parts = iter(Part(pool + 1, number) for number in range(batches.pool if pool + 1 in pools else 0))
+            parts = pool_parts(pool + 1, batches.pool if pool + 1 in pools else 0)
             for step in range(max(steps.start, pool * batches.pool), min(steps.stop, (pool + 1) * batches.pool)):
                 yield step, dealt[step % batches.pool]
                 yield from islice(parts, 2)  # so that all have come when this pool ends

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ class LoopConfig:
         return f"warm-up   {self.warmup} steps in place of {self.warmup_steps}: half of the run's {self.steps}"
 
 
+CHECK_EVERY = 10
+"""Steps on a GPU after which the gradients' norms are looked at, without ``log_every``: the host waits for the device then."""
 MAX_SKIPPED_SHARE = 0.01
 """Share of the examples that may be broken before training stops."""
 SURE_STEPS = 1000
@@ -179,6 +182,10 @@ class Trainer:
             kept = config.save_total_limit + (validation is not None)
             checkpoints.check_space(folder / "checkpoints", self.optimizer.state_bytes, kept)
         self.smooth: dict[str, float] = {}
+        self.unchecked: list[tuple[int, Tensor]] = []
+        """Steps whose gradients' norms were not looked at yet"""
+        waits = self.optimizer.named[0][1].device.type == "cpu" or parallel.world_size() > 1
+        self.check_every = 1 if waits else config.log_every or CHECK_EVERY
         self.begun = time.monotonic()
 
     def train(self, make_batch: Callable[[int], Any]) -> None:
@@ -203,18 +210,19 @@ class Trainer:
                 batches = enumerate(self.load_batches(make_batch), begin * accumulate)
                 for step in bar:
                     values, norm = self.step(step, [next(batches) for _ in range(accumulate)])
-                    if not math.isfinite(norm):
-                        self.count_bad_batch(step, batch_names(make_batch, step, accumulate))
-                    else:
-                        self.progress.bad_in_a_row = 0
-                        if config.log_every and step % config.log_every == 0:
-                            self.log(step, values, norm, tracker)
-                            bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+                    self.unchecked.append((step, norm))
                     done, last = step + 1, step + 1 == config.steps
+                    logged = bool(config.log_every) and step % config.log_every == 0
                     stopping = bool(parallel.max_over_processes(len(stop)))
                     due = bool(config.sample_every) and (done % config.sample_every == 0 or last)
+                    saved = stopping or last or (bool(config.save_every) and done % config.save_every == 0)
+                    if logged or due or saved or len(self.unchecked) >= self.check_every:
+                        self.check_norms(partial(batch_names, make_batch, accumulate=accumulate))
+                    if logged and math.isfinite(norm):
+                        self.log(step, values, float(norm), tracker)
+                        bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
                     best = due and not stopping and self.evaluate()
-                    if best or stopping or last or (config.save_every and done % config.save_every == 0):
+                    if best or saved:
                         self.save()
                     if done == SURE_STEPS:
                         self.check_learned()
@@ -237,9 +245,9 @@ class Trainer:
         left = range(self.progress.step * accumulate, config.steps * accumulate)
         return batch_loader(make_batch, left, workers, pin_memory=device.type == "cuda")
 
-    def step(self, step: int, batches: Sequence[tuple[int, Any]]) -> tuple[dict[str, Tensor], float]:
+    def step(self, step: int, batches: Sequence[tuple[int, Any]]) -> tuple[dict[str, Tensor], Tensor]:
         """One update from numbered batches. Returns this process's share of the losses, and the gradient's norm: not finite where
-        the gradient or the loss is not, and the weights stay as they are."""
+        the gradient or the loss is not, and the weights stay as they are. Nothing here waits for the device."""
         config = self.config
         values: dict[str, Tensor] = {}
         for number, batch, share in with_shared_totals(batches):
@@ -248,12 +256,21 @@ class Trainer:
             backward(parts["loss"])
             values |= {key: values.get(key, 0) + value.detach() for key, value in parts.items()}
         self.progress.step = step + 1
-        # an infinite loss may have a finite gradient: a target token of probability zero
-        if parallel.max_over_processes(not math.isfinite(values["loss"])):
-            self.optimizer.skip()
-            return values, math.nan
         rate = learning_rate_factor(step, config.steps, config.warmup, config.decay_ratio, config.schedule)
-        return values, self.optimizer.step(rate, config.max_grad_norm or 0.0)
+        # the loss too: an infinite one may have a finite gradient, with a target token of probability zero
+        loss = parallel.sum_tensor(values["loss"])
+        return values, self.optimizer.step(rate, config.max_grad_norm or 0.0, loss)
+
+    def check_norms(self, names: Callable[[int], str]) -> None:
+        """Look at the gradients' norms of the steps since the last time, and count those that are not finite; ``names(step)`` are
+        its examples."""
+        norms = torch.stack([norm for _, norm in self.unchecked]).tolist()
+        for (step, _), norm in zip(self.unchecked, norms, strict=True):
+            if math.isfinite(norm):
+                self.progress.bad_in_a_row = 0
+            else:
+                self.count_bad_batch(step, names(step))
+        self.unchecked.clear()
 
     def count_bad_batch(self, step: int, names: str) -> None:
         """Say that a step's gradient was not finite. Raises FloatingPointError if that were too many in a row."""
@@ -369,7 +386,7 @@ def count_skipped(name: str, batch: Any, progress: checkpoints.RunState, seen: i
         )
 
 
-def batch_names(make_batch: Callable[[int], Any], step: int, accumulate: int) -> str:
+def batch_names(make_batch: Callable[[int], Any], step: int, *, accumulate: int) -> str:
     """The examples of a step for an error message, if the batches know them."""
     of = getattr(make_batch, "names", None)
     if of is None:

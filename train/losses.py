@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +17,24 @@ from .stages.joint_options import JointStage
 
 @dataclass
 class PredictedVelocities:
-    """The MM-DiT's velocities for drawings of one shape."""
+    """The MM-DiT's velocities for the samples of one call, as patches of latents; those of pictures of different shapes are
+    padded to one length."""
 
     samples: list[Sample]
+    drawings: Tensor
+    """(samples,) index of each sample's drawing in the batch"""
     velocity: Tensor
-    """(samples, channels, h, w)"""
+    """(samples, tokens, channels · patch²)"""
     target: Tensor
+    mask: Tensor
+    """(samples, tokens), False where padding is"""
     early: Tensor | None
     """Image tokens of an early block (samples, tokens, width), if there is an alignment loss."""
 
-    @property
-    def drawings(self) -> list[int]:
-        return [drawing for drawing, _ in self.samples]
+    def error(self, target: Tensor) -> Tensor:
+        """Mean squared error of each sample's tokens (samples,) from ``target``, which is detached."""
+        errors = (self.velocity.float() - target.detach().float()).square().mean(-1)
+        return (errors * self.mask).sum(1) / self.mask.sum(1)
 
 
 class Targets:
@@ -52,22 +57,26 @@ class Targets:
         return true
 
     def velocities(self, group: PredictedVelocities) -> Tensor:
-        """Target velocities (samples, channels, h, w) of a group."""
+        """Target velocities (samples, tokens, channels · patch²) of a group."""
         return group.target
 
-    def weighted(self, values: Tensor, drawings: Sequence[int]) -> Tensor:
+    def weighted(self, values: Tensor, drawings: Tensor | slice) -> Tensor:
         """``values`` (drawings,) of the losses of features and velocities, each times the weight of its drawing."""
         return values
 
 
-def assistant_logits(model: StreamModel, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def assistant_logits(
+    model: StreamModel, hidden: Tensor, labels: Tensor, answers: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Where the assistant predicts a token (text, shape token, BOI, end of turn), from last hidden states (batch, tokens, width)
     and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots; target ids (tokens,); and the row of the
-    batch (tokens,)."""
-    targets = labels[:, 1:]
-    counted = targets != IGNORE_INDEX
-    logits = model.logits(hidden[:, :-1][counted]).float()
-    return logits.index_fill(-1, model.slot_ids, float("-inf")), targets[counted], counted.nonzero()[:, 0]
+    batch (tokens,). ``answers`` (2, tokens) are `StreamBatch.answers`; without them the labels are looked through, for which the
+    host waits."""
+    if answers is None:
+        answers = (labels[:, 1:] != IGNORE_INDEX).nonzero().T
+    rows, columns = answers
+    logits = model.logits(hidden[rows, columns]).float()
+    return logits.index_fill(-1, model.slot_ids, float("-inf")), labels[rows, columns + 1], rows
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
@@ -84,13 +93,15 @@ def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
     return divergence + slope - slope.detach()
 
 
-def align_loss(head: nn.Module, tokens: Tensor, target: Tensor) -> Tensor:
-    """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,).
+def align_loss(head: nn.Module, tokens: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Alignment loss of REPA (Yu et al. 2024, arXiv:2410.06940): 1 - cosine, averaged over the tokens of each row (batch,) that
+    are True in ``mask`` (batch, n).
 
     ``tokens`` (batch, n, width) of an early MM-DiT block go through ``head``; ``target`` (batch, n, vision width) are the
     vision features of the clean picture.
     """
-    return 1 - F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1).mean(1)
+    similar = F.cosine_similarity(head(tokens).float(), target.detach().float(), dim=-1)
+    return 1 - (similar * mask).sum(1) / mask.sum(1)
 
 
 def box_error(predicted: Tensor, known: Tensor) -> Tensor:

@@ -125,11 +125,16 @@ def run_stream(trainable: TrainableModel, batch: JointBatch) -> tuple[StreamOutp
     stream = trainable.stream
     with torch.no_grad():
         features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
-    output = stream(batch.stream, features[: len(batch.stream.view_positions)])
+    conversations, queries = batch.stream, batch.stream.branch_boi.shape[1] * stream.config.num_queries
+    columns = conversations.input_ids.shape[1] + queries
+    padded = trainable.call_shapes.stream_length(columns) - queries
+    conversations = conversations.padded(stream.vocabulary.pad, padded)
+    output = stream(conversations, features[: len(batch.stream.view_positions)])
     if not batch.target:
         return output, None
     predicted = stream.output_resampler(output.query_states)
-    return output, DrawingInputs(predicted, features[batch.target_views], output.prompt, output.prompt_mask)
+    shown = features[batch.target_view_index(features.device)]
+    return output, DrawingInputs(predicted, shown, output.prompt, output.prompt_mask)
 
 
 def vision_inputs(trainable: TrainableModel, batch: JointBatch) -> DrawingInputs | None:
@@ -138,7 +143,9 @@ def vision_inputs(trainable: TrainableModel, batch: JointBatch) -> DrawingInputs
         return None
     names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
     with torch.no_grad():
-        features = trainable.frozen_encoders.features(batch.views()[batch.target_views], names)
+        features = trainable.frozen_encoders.features(
+            batch.views()[batch.target_view_index(batch.view_index.device)], names
+        )
     pooled = pool_vision_features(trainable, features)
     adapter = trainable.mmdit_detokenizer.adapter
     assert adapter is not None
@@ -165,13 +172,15 @@ def stream_losses(
     count: Count,
 ) -> dict[str, Tensor]:
     """Language loss and, if any process draws, feature loss."""
-    words = targets.language_error(*assistant_logits(trainable.stream, output.hidden, batch.stream.labels))
+    words = targets.language_error(
+        *assistant_logits(trainable.stream, output.hidden, batch.stream.labels, batch.stream.answers)
+    )
     losses = {"language": words / max(1, count.tokens)}  # a batch may have no answer
     if count.drawn:
         feature_sum = output.hidden.new_zeros(())
         if inputs is not None:
             target = targets.features(pool_vision_features(trainable, inputs.vision_features))
             errors = squared_error(inputs.features, target)
-            feature_sum = targets.weighted(errors, range(len(errors))).sum()
+            feature_sum = targets.weighted(errors, slice(None)).sum()
         losses["features"] = feature_sum / count.drawings
     return losses

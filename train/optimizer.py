@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.distributed.tensor import DTensor
 
 from ..inference import precision
 from .muon import Muon
@@ -62,49 +62,58 @@ class MasterOptimizer:
             self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
         self.ema = {name: master.detach().clone() for name, master in self.masters.items()} if ema_decay else {}
-        self.updates = 0
-        """Steps by which something was learned"""
+        self.sharded = any(isinstance(p, DTensor) for _, p in self.named)
+        self._updates = torch.zeros((), device=self.named[0][1].device)
 
-    def step(self, rate: float, clip: float = 0.0) -> float:
-        """One update at ``rate`` times the learning rate; returns the gradient norm before it is clipped to ``clip`` (0: never).
+    @property
+    def updates(self) -> int:
+        """Steps by which something was learned. Reading it waits for the device."""
+        return int(self._updates)
+
+    @torch.no_grad()
+    def step(self, rate: float, clip: float = 0.0, loss: Tensor | None = None) -> Tensor:
+        """One update at ``rate`` times the learning rate; returns the gradient norm before it is clipped to ``clip`` (0: never),
+        which is not finite where the ``loss`` is not.
 
         A gradient that is not finite changes nothing: no weight, moment or average (the caller sees the norm and counts it).
         Neither does one of zero, by which nothing is learned: moments would move the weights on, and `updates` not be what was
-        learned.
+        learned. All this is decided on the device, which the host does not wait for; only with sharded weights it does.
         """
         used = [(self.masters[name], p) for name, p in self.named if p.grad is not None]
-        grads = []
-        for _, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
+        for master, p in used:  # one by one: all of both precisions at once would be six bytes a parameter
             assert p.grad is not None
-            grads.append(p.grad.float())
-            p.grad = None
-        norm = float(full_tensor(nn.utils.get_total_norm(grads)))
-        if norm > MAX_NORM:
-            return math.inf
-        if math.isfinite(norm) and norm:
-            if 0 < clip < norm:
-                torch._foreach_mul_([local_shard(g) for g in grads], clip / norm)
-            for (master, _), grad in zip(used, grads, strict=True):
-                master.grad = grad
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * rate
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            self.updates += 1
-            with torch.no_grad():
-                masters = [local_shard(m) for m in self.masters.values()]
-                torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
-                if self.ema:  # a new average follows faster (as in timm and diffusers)
-                    decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
-                    # diffusers' EMAModel does the same through a copy of all weights
-                    get_ema_multi_avg_fn(decay)([local_shard(e) for e in self.ema.values()], masters, self.updates)
+            master.grad, p.grad = p.grad.float(), None
+        norm = full_tensor(nn.utils.get_total_norm([m.grad for m, _ in used if m.grad is not None]))
+        if loss is not None:
+            norm = torch.where(loss.isfinite(), norm, math.nan)
+        norm = torch.where(norm > MAX_NORM, math.inf, norm)
+        learned = norm.isfinite() & (norm > 0)
+        scale = (norm / clip).clamp(min=1.0) if clip > 0 else torch.ones_like(norm)
+        if self.sharded:
+            torch._foreach_div_([local_shard(m.grad) for m, _ in used if m.grad is not None], scale)
+        if not self.sharded or bool(learned):
+            self._update(rate, scale, learned)
+        for master, _ in used:
+            master.grad = None
         return norm
 
-    def skip(self) -> None:
-        """Drop the gradients of a step that is not taken."""
-        for _, p in self.named:
-            p.grad = None
+    def _update(self, rate: float, scale: Tensor, learned: Tensor) -> None:
+        """The update by the masters' gradients, divided by ``scale``, if ``learned`` is True."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * rate
+            if not self.sharded:
+                optimizer.grad_scale, optimizer.found_inf = scale, (~learned).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        self._updates += learned
+        masters = [local_shard(m) for m in self.masters.values()]
+        torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
+        if self.ema:  # a new average follows faster (as in timm and diffusers)
+            decay = ((1 + self._updates) / (10 + self._updates)).clamp(max=self.ema_decay)
+            # diffusers' EMAModel does the same through a copy of all weights
+            torch._foreach_lerp_(
+                [local_shard(e) for e in self.ema.values()], masters, [(1 - decay) * learned] * len(masters)
+            )
 
     @property
     def state_bytes(self) -> int:
@@ -156,7 +165,7 @@ class MasterOptimizer:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Raises ValueError for the state of other parameters."""
         self.check_shapes({key: tuple(value.shape) for key, value in state.items()}, Path("the state"))
-        self.updates = int(state["updates"])
+        self._updates.fill_(int(state["updates"]))
         with torch.no_grad():
             for name, p in self.named:
                 self.masters[name].copy_(state[f"master.{name}"])

@@ -97,6 +97,14 @@ def _all_reduce(value: float, operation: Any) -> float:
     return cell.item()
 
 
+def sum_tensor(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on its device."""
+    if world_size() > 1:
+        value = value.detach().to(_collective_device(), copy=True)
+        dist.all_reduce(value)
+    return value
+
+
 def common_dtype(dtype: torch.dtype) -> torch.dtype:
     """One precision for all processes: float32 if any of them chose it."""
     return torch.float32 if max_over_processes(dtype == torch.float32) else dtype

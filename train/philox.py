@@ -33,9 +33,10 @@ def uniform(key: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(((bits >> 8).float() + 0.5) * 2**-24 for bits in (first, second))  # type: ignore[return-value]  # two
 
 
-def normal(key: int, rows: Tensor, count: int) -> Tensor:
-    """``count`` standard normal numbers for each of ``rows`` (rows,), 32-bit numbers: (rows, count), by Box and Muller."""
-    columns = torch.arange((count + 1) // 2, device=rows.device)
-    radius, angle = uniform(key, columns, rows[:, None])
+def normal(key: int, low: Tensor, high: Tensor, count: int) -> Tensor:
+    """``count`` standard normal numbers for each of the first counters ``low`` and ``high`` (rows,), as (rows, count), by Box and
+    Muller; the counters after ``low``, half of ``count``, are used too."""
+    following = torch.arange((count + 1) // 2, device=low.device)
+    radius, angle = uniform(key, low[:, None] + following, high[:, None])
     radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1)[:, :count]

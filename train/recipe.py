@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from ..detokenizer.autoencoder import Autoencoder
 from ..detokenizer.condition import ConditioningAdapter
+from ..detokenizer.glyph_images import read_font
 from ..detokenizer.glyphs import GlyphEncoder
 from ..detokenizer.mmdit import MMDiT
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
@@ -147,7 +148,8 @@ def add_glyph_images(model: Limner, recipe: Recipe) -> None:
     """Words in plain type, if the recipe has them set and the model does not do so already."""
     detokenizer, glyphs = model.detokenizer, recipe.glyphs
     if glyphs.layout_width and isinstance(detokenizer, MMDiTDetokenizer) and detokenizer.glyph_images is None:
-        detokenizer.add_glyph_images(glyphs.layout_width, model.config.feature_tokens, glyphs.capitals)
+        font = read_font(Path(glyphs.font)) if glyphs.font else b""
+        detokenizer.add_glyph_images(glyphs.layout_width, model.config.feature_tokens, glyphs.capitals, font)
 
 
 def extend_model(model: Limner, recipe: Recipe) -> None:

@@ -6,7 +6,6 @@ a gradient even where nothing new is to be learned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -70,7 +69,7 @@ class SelfDistillationTargets(Targets):
     predicted_features: Tensor | None
     """(drawings, feature_tokens, vision width); None if nothing is drawn or replayed"""
     predicted_velocities: dict[Sample, Tensor]
-    """(channels, h, w) for each sample of a replayed drawing"""
+    """(tokens, channels · patch²) for each sample of a replayed drawing"""
 
     def choices(self, stage: JointStage, batch: JointBatch, seed: int, step: int) -> RandomChoices:
         """Those of `distilled_choices`; and without context only the base is learned, as guidance would enlarge a difference."""
@@ -91,10 +90,15 @@ class SelfDistillationTargets(Targets):
 
     def velocities(self, group: PredictedVelocities) -> Tensor:
         """The base's velocities for replayed drawings."""
-        of = self.predicted_velocities
-        return torch.stack([of.get(sample, true) for sample, true in zip(group.samples, group.target, strict=True)])
+        of, length = self.predicted_velocities, group.target.shape[1]
 
-    def weighted(self, values: Tensor, drawings: Sequence[int]) -> Tensor:
+        def target(sample: Sample, true: Tensor) -> Tensor:
+            # by what else is in a call, its rows are padded to other lengths
+            return F.pad(of[sample], (0, 0, 0, length - len(of[sample]))) if sample in of else true
+
+        return torch.stack([target(*pair) for pair in zip(group.samples, group.target, strict=True)])
+
+    def weighted(self, values: Tensor, drawings: Tensor | slice) -> Tensor:
         """Those of replayed drawings by `weights`."""
         return values * self.weights[drawings]
 
@@ -109,7 +113,7 @@ def distilled_choices(stage: JointStage, batch: JointBatch, seed: int, step: int
     for drawing in distilled.nonzero().flatten().tolist():
         by_row.setdefault(rows[drawing], []).append(drawing)
     for drawings in by_row.values():
-        selected = sorted(drawings, key=lambda d: choices.seeds[d])[:MAX_DISTILLED_DRAWINGS]
+        selected = sorted(drawings, key=lambda d: choices.order[d])[:MAX_DISTILLED_DRAWINGS]
         for drawing in drawings:
             counts[drawing] = int(drawing in selected)
             weights[drawing] = counts[drawing] * len(drawings) / len(selected)
@@ -142,13 +146,14 @@ def self_distillation_targets(
     if not parallel.sum_over_processes(int(conversations.sum())):  # saves the forward of the backbone
         return targets
     output, inputs = run_stream(trainable, batch)
-    logits, _, rows = assistant_logits(trainable.stream, output.hidden, batch.stream.labels)
+    logits, _, rows = assistant_logits(trainable.stream, output.hidden, batch.stream.labels, batch.stream.answers)
     targets.logits = logits[conversations[rows]]
     drawn = count_over_processes(batch).drawn
     if inputs is not None:
         targets.predicted_features = inputs.features
         choices = distilled_choices(stage, batch, seed, step, drawings)
-        for group in predict_velocities(trainable, stage, batch, inputs, choices, only=drawings)[0]:
+        only = drawings.nonzero().flatten().tolist()
+        for group in predict_velocities(trainable, stage, batch, inputs, choices, only)[0]:
             targets.predicted_velocities |= zip(group.samples, group.velocity, strict=True)
     elif drawn:  # other processes have some
         dummy_losses(trainable)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ..mllm.encoding import IGNORE_INDEX
 from ..mllm.masks import attention_masks
 from ..mllm.stream import StreamModel
 from . import parallel
@@ -24,8 +25,10 @@ class TextObjective:
     def __call__(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
         stream = self.trainable.stream
         (tokens,) = parallel.sum_counts(batch.counts()[0])
+        # looked for before they are on a device, which would be waited for
+        answers = (batch.labels[:, 1:] != IGNORE_INDEX).nonzero().T.to(stream.device, non_blocking=True)
         batch = batch.to(stream.device)
-        words = Targets().language_error(*assistant_logits(stream, text_states(stream, batch), batch.labels))
+        words = Targets().language_error(*assistant_logits(stream, text_states(stream, batch), batch.labels, answers))
         return {"loss": words / max(1, tokens)}
 
 

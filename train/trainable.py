@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,11 @@ from torch import nn
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.mmdit_detokenizer import MMDiTDetokenizer
 from ..mllm.stream import StreamModel
+from .drawing_calls import CallShapes
 from .frozen_encoders import FrozenEncoders
+
+MAX_CALL_ROWS = 512
+"""Rows of a call of the MM-DiT of fixed shape: more fill no chip better."""
 
 
 class TrainableModel(nn.Module):
@@ -37,6 +42,8 @@ class TrainableModel(nn.Module):
                 head = (nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, stream.vision_tower.width))
                 self.align = nn.Sequential(*head)
         self.frozen_encoders = FrozenEncoders(stream.vision_tower, autoencoder)
+        self.call_shapes = CallShapes()
+        """What calls of the MM-DiT are padded to"""
 
     @property
     def mmdit_detokenizer(self) -> MMDiTDetokenizer:
@@ -96,10 +103,30 @@ def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> I
         llm.eval()
 
 
-def compile_blocks(trainable: TrainableModel) -> None:
-    """Compile each block of the MM-DiT and each layer of the backbone by itself."""
-    # they share one forward a class, the last block's streams differ, and kernels are made for small and large batches:
-    # beyond the usual limit of 8 variants the rest would run uncompiled
+def compile_blocks(trainable: TrainableModel, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the MM-DiT's blocks and the backbone's layers, one graph for all of a kind, and their calls' shapes with them.
+
+    The MM-DiT's shapes are those of `CallShapes`: fixed ones, or any. Those of the backbone are any: the lengths of conversations
+    differ too much.
+    """
+    # they share one forward a class, the last block's streams differ, and validation has no gradient; beyond the usual limit of
+    # 8 variants the rest would run uncompiled
     torch._dynamo.config.recompile_limit = 64
-    for block in [*trainable.mmdit_detokenizer.mmdit.blocks, *trainable.stream.llm.get_decoder().layers]:
-        block.compile(dynamic=True)
+    # sizes that are the same the first time need not be so the next time
+    torch.fx.experimental._config.use_duck_shape = False
+    for block in trainable.mmdit_detokenizer.mmdit.blocks:
+        block.compile(dynamic=not trainable.call_shapes.fixed, fullgraph=True, backend=backend)
+    for layer in trainable.stream.llm.get_decoder().layers:
+        layer.compile(dynamic=True, fullgraph=True, backend=backend)
+
+
+def fix_call_shapes(trainable: TrainableModel, drawings: int) -> None:
+    """Let every call of the MM-DiT have one of few shapes, as a GPU wants them.
+
+    ``drawings`` are about those of a batch, each as often as it has noises. An eighth of them make a call, so that little is
+    padding.
+    """
+    multiple = trainable.mmdit_detokenizer.size_multiple
+    rows = 2 ** max(0, min(MAX_CALL_ROWS, drawings // 8).bit_length() - 1)
+    pictures = tuple((h // multiple) * (w // multiple) for h, w in trainable.stream.config.shapes)
+    trainable.call_shapes = CallShapes(rows, pictures)

@@ -37,7 +37,7 @@ VISION = {
 }
 """Sizes of the vision tower, as its own configuration calls them"""
 GLYPHS = {"width": "d_model", "layers": "num_layers", "heads": "num_heads", "mlp_width": "d_ff"}
-GAINED = ("layout_width", "capitals")
+GAINED = ("layout_width", "capitals", "font")
 """Of the glyphs: how words are set in plain type, which a warm start that does not do so gains"""
 FOLLOWING = {
     "adapter.feature_width": "vision.width",

@@ -41,16 +41,21 @@ def arrange(kinds: list[tuple[str, str]], counts: tuple[int, ...], row: bool, ba
 
 def arranged_scene(rng: random.Random, names: tuple[str, ...]) -> Scene:
     """A random scene of many things that training may show."""
-    while True:
-        counts = rng.choice(COUNTS)
-        chosen = rng.sample(names, len(counts))
-        kinds = list(zip(chosen, sampling.colors(rng, chosen), strict=True))
-        scene = arrange(kinds, counts, rng.random() < 0.65, sampling.background(rng))
-        things = tuple(
-            replace(t, x=sampling.jitter(rng, t.x, 0.01), y=sampling.jitter(rng, t.y, 0.01)) for t in scene.things
-        )
-        if not is_held_out(scene := replace(scene, things=things)):
-            return scene
+    while is_held_out(scene := any_arranged_scene(rng, names)):
+        continue
+    return scene
+
+
+def any_arranged_scene(rng: random.Random, names: tuple[str, ...] = sampling.NAMES) -> Scene:
+    """A random scene of many things, held out or not, in a square picture."""
+    counts = rng.choice(COUNTS)
+    chosen = rng.sample(names, len(counts))
+    kinds = list(zip(chosen, sampling.colors(rng, chosen), strict=True))
+    scene = arrange(kinds, counts, rng.random() < 0.65, sampling.background(rng))
+    things = tuple(
+        replace(t, x=sampling.jitter(rng, t.x, 0.01), y=sampling.jitter(rng, t.y, 0.01)) for t in scene.things
+    )
+    return replace(scene, things=things)
 
 
 def atoms(scene: Scene, detail: Detail = Detail()) -> int:  # noqa: B008 (frozen)

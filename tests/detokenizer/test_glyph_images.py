@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
 import limner
 from helpers import make_limner
@@ -100,15 +101,21 @@ def test_a_new_part_changes_no_picture_and_a_taught_one_only_those_with_words(tm
 
 
 def test_drawings_with_and_without_words_share_a_batch():
-    made = model()
-    torch.nn.init.normal_(made.detokenizer.mmdit.proj_out.weight)
-    torch.nn.init.normal_(made.detokenizer.mmdit.modulation_out.weight)
-    asked = ['a "CAT"', "a cat"]
-    alone = [made.generate(text, **ASKED, guidance_scale=3.0).images[0] for text in asked]
-    together = made.generate(asked, **ASKED, guidance_scale=3.0)
-    for one, reply in zip(alone, together, strict=True):
-        difference = np.asarray(one, float) - np.asarray(reply.images[0], float)
-        assert np.abs(difference).max() <= 1
+    made = model().detokenizer
+    for layer in (made.mmdit.proj_out, made.mmdit.modulation_out):
+        torch.nn.init.normal_(layer.weight)
+    side = 32 // made.autoencoder.downsample_factor
+    x, times = torch.ones(1, made.autoencoder.channels, side, side), torch.tensor([1.0, 0.0])
+
+    def guided(*words):
+        condition = made.condition(torch.ones(1, 4, 16), torch.ones(1, 6, 32), torch.ones(1, 6).bool(), [words])
+        return GuidedVelocity(made.mmdit, made.place_glyphs(condition, 32, 32), Guidance(2.0), times, torch.float32)
+
+    drawings = [(guided(*words), x, 1.0) for words in (("A",), (), ("B",))]
+    alone = [guided_velocities([drawing])[0] for drawing in drawings]
+    for one, together in zip(alone, guided_velocities(drawings), strict=True):
+        torch.testing.assert_close(together, one, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(alone[0], alone[2])
 
 
 def test_without_its_context_a_picture_has_no_words():
@@ -163,6 +170,23 @@ def test_a_recipe_s_warm_start_gains_the_layout(tmp_path):
     )
     with pytest.raises(ValueError, match=r"glyphs.layout_width is 16; the warm start .* brings its own, 8"):
         check_model_options(Recipe(warm_start=str(tmp_path / "m"), glyphs=GlyphConfig(layout_width=16)), given[:2])
+
+
+def test_a_font_of_ones_own_goes_with_the_model(tmp_path):
+    file = tmp_path / "own.ttf"
+    file.write_bytes(ImageFont.load_default(10).font_bytes)
+    made = make_limner(prompt_tokens=6)
+    less = ["glyphs.width=0", "backbone.num_hidden_layers=2", "glyphs.layout_width=8"]
+    extend_model(made, load_recipe("nano", [*less, f"glyphs.font={file}"]))
+    made.save_pretrained(tmp_path / "m")
+    again = limner.load(tmp_path / "m").detokenizer.glyph_images
+    assert again.font == file.read_bytes() and torch.equal(plain_type(("A1",), again.font), plain_type(("A1",)))
+    for broken in (tmp_path / "m/detokenizer/glyph_images/font.ttf", file):
+        broken.write_bytes(b"no font")
+    with pytest.raises(ValueError, match=r"font\.ttf: no font that can be read"):
+        limner.load(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"own\.ttf: no font that can be read"):
+        extend_model(make_limner(prompt_tokens=6), load_recipe("nano", [*less, f"glyphs.font={file}"]))
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -7,6 +7,7 @@ from PIL import Image
 
 import limner
 from limner.app.cli import main as cli
+from limner.inference import scheduler
 from limner.inference.kept_pixels import changed_part
 from limner.mllm.events import PictureDone
 from limner.world.scene import Scene, Thing, render
@@ -82,13 +83,16 @@ def test_the_answer_has_the_size_of_the_picture(nano):
         nano.edit(wide, "make it blue", keep="all")
 
 
-def test_a_mask_settles_what_is_kept(nano, shown):
+def test_a_mask_settles_what_is_kept(nano, shown, monkeypatch):
+    monkeypatch.setattr(scheduler, "with_kept_pixels", None)  # which is never called
     box = (70, 30, 120, 100)
     plain, exact = (
         nano.edit(shown, "fill the grey part with a yellow bus", box, keep=keep, **STEPS).images[0]
         for keep in ("model", "exact")
     )
     assert plain.tobytes() == exact.tobytes()
+    chat = nano.chat(keep="exact", **STEPS)
+    assert chat.say("fill the grey part with a yellow bus", [shown], box).images
 
 
 def test_the_command_takes_it_where_a_picture_is_edited(shown, tmp_path, capsys):

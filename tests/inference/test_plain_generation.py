@@ -53,7 +53,7 @@ def block_path(mllm, encoded, ids):
         queries[vocabulary.slots.index(i)] if i in vocabulary.slots else mllm.embed_tokens(torch.tensor(i)) for i in ids
     ]
     cache = StreamCache(mllm, 1)
-    prompt = cache.extend(mllm.build_inputs_embeds(batch.input_ids, batch.feature_mask, seen))
+    prompt = cache.extend(mllm.build_inputs_embeds(batch.input_ids, batch.feature_index, seen))
     states = cache.extend(torch.cat([torch.stack(emitted), queries])[None], branch=n)
     return mllm.output_resampler(states[:, -n:])[0], torch.cat([prompt[0], states[0, :-n]])
 

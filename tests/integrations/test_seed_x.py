@@ -127,12 +127,14 @@ def test_its_training_step(model):
         input_ids=ids,
         labels=step["labels"],
         lengths=torch.tensor([ids.shape[1]]),
-        feature_mask=step["ids_cmp_mask"],
-        query_mask=step["ids_gen_mask"],
+        feature_index=step["ids_cmp_mask"].flatten().nonzero()[:, 0],
+        query_index=step["ids_gen_mask"].flatten().nonzero()[:, 0],
         pixel_values=torch.zeros(1, 3, 56, 56),
         view_positions=step["patch_positions"][:1],
         drawing_row=torch.tensor([0]),
         drawing_boi=step["ids_gen_mask"][0].nonzero()[:1, 0] - 1,
+        branch_boi=torch.zeros(1, 0, dtype=torch.long),
+        answers=(step["labels"][:, 1:] != -100).nonzero().T,
     )
     batch = JointBatch(
         stream=one,

@@ -44,7 +44,7 @@ def test_one_training_forward_equals_decoding_from_the_cache(backbone):
     for row, e in enumerate(encoded):
         one = collate([e], model.vocabulary, model.config)
         features = model.get_image_features(model.vision_tower(one.pixel_values), None)
-        embeds = model.build_inputs_embeds(one.input_ids, one.feature_mask, features)
+        embeds = model.build_inputs_embeds(one.input_ids, one.feature_index, features)
         for picture_ in (p for p in e.pictures if p.drawn):
             cache = StreamCache(model, 1)
             main = cache.extend(embeds[:, : picture_.boi_index + 1])
@@ -91,7 +91,7 @@ def test_flex_attention_equals_eager(backbone):
         cache = StreamCache(model, 3)
         embeds = model.build_inputs_embeds(
             padded.input_ids,
-            padded.feature_mask,
+            padded.feature_index,
             model.get_image_features(model.vision_tower(padded.pixel_values), None),
         )
         main = cache.extend(embeds, batch.lengths.tolist())

@@ -1,6 +1,7 @@
 """Gradients flow where they should and nowhere else; wrong counts and wrong backbones are refused."""
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from helpers import make_stream, picture
@@ -55,7 +56,7 @@ def test_a_frozen_backbone_still_passes_gradients_to_the_queries():
 def test_wrong_counts_are_refused():
     model, encoder = make_stream("qwen3")
     batch = collate([encoder.encode(TURN, training=True)], model.vocabulary, model.config)
-    batch.feature_mask[0, 0] = True
+    batch.feature_index = torch.cat([batch.feature_index, torch.tensor([0])])
     with pytest.raises(ValueError, match="5 slots for 4 image features"):
         model(batch)
 

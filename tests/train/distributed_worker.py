@@ -76,8 +76,9 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
     real, real_total = MasterOptimizer.step, parallel.sum_over_processes
 
     def step(self, *given):
-        norms.append(real(self, *given))
-        return norms[-1]
+        norm = real(self, *given)
+        norms.append(float(norm))
+        return norm
 
     MasterOptimizer.step = step
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers import make_limner
 from limner.train import loading
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.loading import PoolWorker, batch_loader, choose_workers
+from limner.train.loop import LoopConfig, fit
 
 
 class Logged(Mixture):
@@ -93,6 +95,16 @@ def test_the_last_pool_may_be_cut_and_only_one_pool_is_told_ahead(monkeypatch):
     assert step == 6 and told == {0, 1, 2} and most == 1
 
 
+def test_a_run_may_go_on_at_any_step_of_a_pool(monkeypatch):
+    """The next pool is then told in few steps, or after all of this one's."""
+    alone = mixture()
+    expected = [alone(step) for step in range(7)]
+    monkeypatch.setattr(loading, "DataLoader", lambda dataset, sampler, **_: (dataset[t] for t in islice(sampler, 50)))
+    for begin in range(7):
+        found = list(batch_loader(mixture(), range(begin, 7), 1))
+        assert len(found) == 7 - begin and all(map(same, found, expected[begin:])), begin
+
+
 def test_what_a_worker_gets_to_make_a_batch_is_small():
     made = mixture()
     (batch, *_) = made.deal(0, [t for part in range(3) for t in made.tell(0, part)])
@@ -109,3 +121,19 @@ def test_the_number_of_workers_is_chosen_by_the_machine(monkeypatch):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert (choose_workers(None, True), choose_workers(None, False)) == (gpu, cpu), cores
     assert choose_workers(3, True) == choose_workers(3, False) == 3 and choose_workers(0, True) == 0
+
+
+def test_a_run_says_how_many_processes_make_its_batches(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loading, "usable_cores", lambda: 2)
+    module = torch.nn.Linear(1, 1)
+
+    def losses(batch, step):
+        return {"loss": module(batch).square().mean()}
+
+    def run(name, **options):
+        config = LoopConfig(steps=1, warmup_steps=0, sample_every=0, **options)
+        fit(name, module, lambda step: torch.ones(2, 1), losses, config, tmp_path / name)
+        return capsys.readouterr().out
+
+    assert "first: no worker processes make batches (num_workers)" in run("first")
+    assert "worker processes" not in run("second", num_workers=0)

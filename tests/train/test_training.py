@@ -14,10 +14,10 @@ from torch import nn
 
 from helpers import make_limner, picture
 from limner.mllm.views import normalise
-from limner.train import tracking
+from limner.train import loop, tracking
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.flow_loss import group_by_shape
+from limner.train.distill import group_by_shape
 from limner.train.interrupts import Interrupted
 from limner.train.loop import LoopConfig, fit, validation_loss
 from limner.train.objective import DetokenizerObjective, JointObjective
@@ -126,6 +126,29 @@ def test_batches_without_a_finite_gradient_change_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), start, strict=True))
     with pytest.raises(FloatingPointError, match="3 batches in a row"):
         fit("test", model, batch, broken, LoopConfig(steps=9, num_workers=0, max_bad_batches=2), tmp_path / "b")
+
+
+def test_norms_that_are_looked_at_later_are_counted_all_the_same(tmp_path, monkeypatch, capsys):
+    """As on a GPU, which the host waits for every few steps only."""
+    real = loop.Trainer.__init__
+
+    def made(trainer, *given):
+        real(trainer, *given)
+        trainer.check_every = 4
+
+    monkeypatch.setattr(loop.Trainer, "__init__", made)
+    model = problem()
+
+    def broken(x, step):
+        return {"loss": losses(model, x, step)["loss"] * (float("nan") if step in (1, 2, 5, 6, 7) else 1)}
+
+    fit("test", model, batch, broken, LoopConfig(steps=9, num_workers=0, log_every=0, max_bad_batches=3), tmp_path)
+    assert "5 of 9 steps were skipped" in capsys.readouterr().out and all(
+        p.isfinite().all() for p in model.parameters()
+    )
+    with pytest.raises(FloatingPointError, match="3 batches in a row"):
+        config = LoopConfig(steps=9, num_workers=0, log_every=0, max_bad_batches=2)
+        fit("test", model, batch, broken, config, tmp_path / "b")
 
 
 def test_recipes_are_checked_key_by_key():

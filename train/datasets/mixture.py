@@ -37,9 +37,11 @@ MANY_DRAWINGS = 3
 class ConversationSource(Protocol):
     """A source of conversations: the ``place``-th is a function of (seed, place)."""
 
-    kept: bool
-    """Whether a conversation takes more time to make than memory to keep: one that names its pictures, and not one that holds
-    them"""
+    @property
+    def kept(self) -> bool:
+        """Whether a conversation takes more time to make than memory to keep: one that names its pictures, and not one that
+        holds them."""
+        ...
 
     def sample(self, seed: int, place: int) -> list[Message]: ...
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...detokenizer.detokenizer import NotFiniteError
 from ...evaluation.judge import Judge
@@ -20,12 +21,12 @@ from .. import parallel
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, load_sources
 from ..frozen_encoders import EncoderCache, encoders_fingerprint
-from ..loop import append_line, fit
+from ..loop import append_line, backward, fit
 from ..objective import DetokenizerObjective, JointObjective, LanguageObjective
 from ..resume import check_same_run, default_settings, run_settings
 from ..text_batches import MixedBatches, TextBatches
 from ..text_objective import MixedObjective
-from ..trainable import TrainableModel, compile_blocks, freeze_parameters, gradient_checkpointing
+from ..trainable import TrainableModel, compile_blocks, fix_call_shapes, freeze_parameters, gradient_checkpointing
 from .joint_options import JointStage, LanguageStage
 
 JUDGED_STEPS = 8
@@ -84,6 +85,16 @@ def run_language(
     fit("language", trainable, batches, objective, stage.loop, folder, validation=validation)
 
 
+def warm_up(trainable: TrainableModel, objective: JointObjective, validation: partial[dict[str, Tensor]]) -> None:
+    """Compile every graph of a run, with a gradient and without one, by the batch of validation, which has conversations of all
+    kinds. Nothing is learned."""
+    with torch.no_grad():
+        validation()
+    backward(objective(validation.args[0], 0)["loss"])
+    for parameter in trainable.parameters():
+        parameter.grad = None
+
+
 def run_joint(
     stage: JointStage,
     model: Limner,
@@ -108,6 +119,8 @@ def run_joint(
     trainable = TrainableModel(model.mllm, model.detokenizer, align=stage.align_weight > 0).to(device, dtype)
     print(freeze_parameters(trainable, stage.train), flush=True)
     if stage.compile:
+        if device.type == "cuda":
+            fix_call_shapes(trainable, stage.loop.batch_size * stage.flow_samples)
         compile_blocks(trainable)
     if stage.precomputed:
         mixture.keys = True
@@ -131,5 +144,7 @@ def run_joint(
     validation = partial(form(trainable, stage, 0), validation_batch(model, stage, mixture, seed + 2), 0)
     losses = MixedObjective(objective) if stage.text_batch_size else objective
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
+        if trainable.call_shapes.fixed and parallel.world_size() == 1:
+            warm_up(trainable, objective, validation)
         fit(name, trainable, batches, losses, stage.loop, folder, validation=validation, sample=sample)
     trainable.frozen_encoders.report_misses()

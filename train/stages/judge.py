@@ -20,6 +20,7 @@ from ...evaluation.judge import CELL_SIZE, Judge, JudgeConfig
 from ...inference.output import atomic_folder
 from ...world import sampling
 from ...world.scene import Scene, render
+from ...world.scenes import any_arranged_scene
 from ..loop import LoopConfig, fit
 from ..option_checks import check_numbers, check_shares
 from .augmentation import elastic_warp, noisy_reconstruction
@@ -69,7 +70,9 @@ def make_batch(stage: JudgeStage, seed: int, step: int) -> dict[str, Any]:
     rows, columns = height // CELL_SIZE, width // CELL_SIZE
     pixels, centres, grounds = [], [], []
     for index in range(stage.loop.batch_size):
-        make = rng.choices((sampling.single, sampling.several, sampling.pair), (4, 3, 3))[0]
+        arranged = 2 if height == width else 0  # a square picture may hold many things
+        kinds = (sampling.single, sampling.several, sampling.pair, any_arranged_scene)
+        make = rng.choices(kinds, (4, 3, 3, arranged))[0]
         scene = make(rng)  # the judge knows every combination, held out from nano or not
         while (scene.height, scene.width) != (height, width):
             scene = make(rng)
