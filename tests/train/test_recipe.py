@@ -83,6 +83,10 @@ def test_from_nothing_to_a_model_that_replies(tmp_path):
         "shape asked for",
         "no words asked for",
         "by hand",
+        "talk",
+        "plan",
+        "edits",
+        "queries alone",
     }
     assert all(0 <= s["low"] <= s["rate"] <= s["high"] <= 1 for s in results["scores"])
     assert (tmp_path / "eval/sheet.png").exists() and (tmp_path / "eval/table.txt").exists()
