@@ -29,6 +29,8 @@ MIXED_OPERATIONS = {
     "aten._has_compatible_shallow_copy_type.default",
 }
 """What may take tensors of both: copies, and indices on the CPU of a tensor on the GPU"""
+MOVED_BY_TORCH = ("grad_scale", "found_inf")
+"""What a fused optimizer itself brings to the parameters' device, which it asks for where a mark is not seen"""
 NO_CPU_SCALARS = ("aten.cat", "aten.stack", "aten.mm", "aten._fused")
 """What takes no number of the CPU's either, unlike all that goes element by element"""
 
@@ -64,7 +66,7 @@ class DispatchMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        given = tensors(args, kwargs)
+        given = tensors(args, {key: value for key, value in kwargs.items() if key not in MOVED_BY_TORCH})
         here = [self.marks.on(t) for t in given]
         name = str(func)
         backward = torch._C._current_graph_task_id() != -1  # its zeros are made where the options of a tensor say

@@ -38,13 +38,17 @@ RENAMED = {
     "workers": "num_workers",
 }
 """Option names of earlier versions, which recipes, overrides and the settings of interrupted runs may still use."""
+UNCHANGED_PART = "generation"
+"""Its options had no other names; one is called as the former name of a loop's ("keep")"""
 
 
 def current_keys(values: Any) -> Any:
     """Nested options with the names of today. Raises ValueError where an option is given by both of its names."""
     if not isinstance(values, dict):
         return values
-    made = {RENAMED.get(key, key): current_keys(value) for key, value in values.items()}
+    made = {
+        RENAMED.get(key, key): value if key == UNCHANGED_PART else current_keys(value) for key, value in values.items()
+    }
     if len(made) < len(values):
         old = next(key for key in values if RENAMED.get(key) in values)
         raise ValueError(f"{old} is the former name of {RENAMED[old]}; give one of them")
@@ -54,6 +58,8 @@ def current_keys(values: Any) -> Any:
 def current_override(override: str) -> str:
     """``KEY=VALUE`` with the names of today in its dotted KEY."""
     key, equals, value = override.partition("=")
+    if key.partition(".")[0] == UNCHANGED_PART:
+        return override
     return ".".join(RENAMED.get(name, name) for name in key.split(".")) + equals + value
 
 

@@ -20,7 +20,9 @@ def keys(values):
 
 
 def test_every_new_name_is_an_option_and_no_old_one_is():
-    known = {*keys(asdict(Recipe())), *keys(asdict(load_config()))}
+    options = asdict(Recipe())
+    del options["generation"]  # they never had other names, and one is called as another's former name
+    known = {*keys(options), *keys(asdict(load_config()))}
     assert set(RENAMED.values()) <= known and not RENAMED.keys() & known
 
 
@@ -48,6 +50,13 @@ def test_recipes_and_overrides_are_read_by_their_old_names(tmp_path):
     (tmp_path / "old.yaml").write_text("language: {slips: 0.2, loop: {warmup: 7}}\ndecoder: {crop: 32}\n")
     mine = recipe.load_recipe(str(tmp_path / "old.yaml"))
     assert (mine.language.word_dropout, mine.language.loop.warmup_steps, mine.decoder.crop_size) == (0.2, 7, 32)
+
+
+def test_an_option_of_generation_may_be_called_as_another_was(tmp_path):
+    assert recipe.load_recipe("tiny", ["generation.keep=exact"]).generation.keep == "exact"
+    (tmp_path / "own.yaml").write_text("generation: {keep: exact}\nvision: {loop: {keep: 3}}\n")
+    mine = recipe.load_recipe(str(tmp_path / "own.yaml"))
+    assert (mine.generation.keep, mine.vision.loop.save_total_limit) == ("exact", 3)
 
 
 def test_finetuning_and_distillation_too():
