@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -173,14 +174,15 @@ def fake_gpu():
         hooked(self, *map(with_marks, both))
 
     # its random numbers are the CPU's
-    random = patch.multiple(
+    others = patch.multiple(
         torch.cuda,
         get_rng_state=lambda device="cuda": torch.get_rng_state(),
         set_rng_state=lambda state, device="cuda": torch.set_rng_state(state),
+        get_device_properties=lambda device=None: SimpleNamespace(name="a GPU that is none", total_memory=80 * 2**30),
     )
     threading.Thread.run, hooks.__init__ = within, again
     try:
-        with FunctionMode(marks), DispatchMode(marks), random:
+        with FunctionMode(marks), DispatchMode(marks), others:
             yield marks
     finally:
         threading.Thread.run, hooks.__init__ = run, hooked
