@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ def single_process() -> Iterator[None]:
         _single_process = before
 
 
+LAST_WORK_S = 0.2
+"""Threads of gloo let go of a call's tensors a moment after the call has returned, and need the interpreter for it: in one that
+ends at this moment they abort the process (pytorch's pull request 179291 tells of it)."""
+
+
 def init_process_group() -> torch.device | None:
     """Join the other processes, if there are any, and return this process's device; None for a single process."""
     if world_size() == 1:
@@ -68,6 +74,7 @@ def _destroy_process_group() -> None:
     processes that send nothing any more."""
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
+        time.sleep(LAST_WORK_S)
 
 
 def sum_over_processes(value: float) -> float:
