@@ -55,18 +55,7 @@ STAGES = (
     "decoder",
     "student",
 )
-DEFAULT_STAGES = (
-    "tokenizer",
-    "autoencoder",
-    "vision",
-    "judge",
-    "reader",
-    "text",
-    "language",
-    "joint",
-    "decoder",
-    "student",
-)
+DEFAULT_STAGES = tuple(stage for stage in STAGES if stage not in JOINT_STAGES or stage == "joint")
 """The stages that train a model like nano from scratch, with all that is shipped; the others are for trained parts."""
 
 

@@ -10,7 +10,6 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from PIL import Image
@@ -22,7 +21,7 @@ from ..mllm.messages import Message
 from . import parallel
 from .data import JointBatch
 from .datasets.example import Openable, map_pictures, open_picture
-from .datasets.mixture import ConversationSource, Mixture, SceneImage, Told
+from .datasets.mixture import ConversationSource, Mixture, SceneImage, Told, WeightedSources
 
 MAX_TRIES = 64
 """After so many conversations in which a user shows a picture a source counts as one without text alone."""
@@ -70,7 +69,7 @@ class TextBatch:
         return allowed, distance
 
 
-class TextBatches:
+class TextBatches(WeightedSources):
     """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes: a function of (seed, step).
 
     Conversations in which a user shows a picture are passed over: what is said of it does not follow from the text.
@@ -85,36 +84,21 @@ class TextBatches:
         row_tokens: int = ROW_TOKENS,
     ) -> None:
         """Raises ValueError for weights that are no shares."""
-        whole = sum(weight for _, weight in sources)
-        if not sources or whole <= 0 or any(weight < 0 for _, weight in sources):
-            raise ValueError(f"weights {[weight for _, weight in sources]}: none below 0, and some above")
-        self.sources = [source for source, _ in sources]
-        self.cumulative_shares = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
-        self.encoder, self.batch_size, self.seed, self.row_tokens = encoder, batch_size, seed, row_tokens
+        super().__init__(sources, seed)
+        self.encoder, self.batch_size, self.row_tokens = encoder, batch_size, row_tokens
 
-    @property
-    def fingerprints(self) -> list[str]:
-        """Fingerprints of the sources, by which a resumed run checks its data."""
-        return [source.fingerprint for source in self.sources]
-
-    def counts(self, total: int) -> list[int]:
-        """How many of the first ``total`` conversations come from each source."""
-        marks = [0, *(round(total * share) for share in self.cumulative_shares)]
-        return [b - a for a, b in pairwise(marks)]
-
-    def places(self, step: int) -> list[tuple[ConversationSource, int]]:
+    def dealt(self, step: int) -> list[tuple[ConversationSource, int]]:
         """A step's sources and places over all processes."""
-        before, after = self.counts(step * self.batch_size), self.counts((step + 1) * self.batch_size)
-        dealt = zip(self.sources, map(range, before, after), strict=True)
-        return [(source, place) for source, places in dealt for place in places]
+        places = self.places(step * self.batch_size, (step + 1) * self.batch_size)
+        return [(source, place) for source, own in zip(self.sources, places, strict=True) for place in own]
 
     def names(self, step: int) -> list[str]:
         """Names of a step's conversations over all processes, for messages."""
-        return [source.name(self.seed, place) for source, place in self.places(step)]
+        return [source.name(self.seed, place) for source, place in self.dealt(step)]
 
     def __call__(self, step: int) -> TextBatch:
         """This process's conversations of a step. Raises ValueError where a source has no text alone."""
-        own = self.places(step)[parallel.rank() :: parallel.world_size()]
+        own = self.dealt(step)[parallel.rank() :: parallel.world_size()]
         encoded = [text_alone(self.encoder, self.told(source, place)) for source, place in own]
         return packed(encoded, self.encoder.vocabulary.pad, self.row_tokens)
 

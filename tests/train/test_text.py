@@ -71,7 +71,7 @@ def test_what_stands_around_a_picture_stays_with_its_place_and_its_label(no_rend
 def test_a_batch_is_of_its_number_alone_and_has_no_picture_that_a_user_shows():
     model = make_limner()
     batches = world_batches(model)
-    told = [batches.told(source, place) for step in range(20) for source, place in batches.places(step)]
+    told = [batches.told(source, place) for step in range(20) for source, place in batches.dealt(step)]
     assert len(told) == 120 and not any(map(shows_picture, told))
     assert any(shows_picture(WorldSource().sample(0, place)) for place in range(120)), "the world shows some"
     assert torch.equal(batches(7).input_ids, world_batches(model)(7).input_ids)

@@ -121,7 +121,34 @@ class Told(NamedTuple):
     """Its messages; empty where the source makes them again (``kept``)"""
 
 
-class Mixture:
+class WeightedSources:
+    """Sources with weights, of whose first ``total`` conversations each has its share, whatever the total."""
+
+    def __init__(self, sources: Sequence[tuple[ConversationSource, float]], seed: int) -> None:
+        """Raises ValueError for weights that are no shares."""
+        whole = sum(weight for _, weight in sources)
+        if not sources or whole <= 0 or any(weight < 0 for _, weight in sources):
+            raise ValueError(f"weights {[weight for _, weight in sources]}: none below 0, and some above")
+        self.sources, self.weights = zip(*sources, strict=True)
+        self.cumulative_shares = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
+        self.seed = seed
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the sources, by which a resumed run checks its data."""
+        return [source.fingerprint for source in self.sources]
+
+    def counts(self, total: int) -> list[int]:
+        """How many of the first ``total`` conversations come from each source."""
+        marks = [0, *(round(total * share) for share in self.cumulative_shares)]
+        return [b - a for a, b in pairwise(marks)]
+
+    def places(self, begin: int, end: int) -> list[range]:
+        """The places of each source among the conversations from ``begin`` up to ``end``, which is not among them."""
+        return list(map(range, self.counts(begin), self.counts(end)))
+
+
+class Mixture(WeightedSources):
     """Sources with weights, dealt into batches of ``batch_size`` conversations over all processes.
 
     A pool's conversations are told once, in parts (`tell`), and dealt (`deal`); a batch is made of those it was dealt (`make`).
@@ -137,36 +164,22 @@ class Mixture:
         pool: int = POOL_BATCHES,
     ) -> None:
         """Raises ValueError for weights that are no shares."""
-        whole = sum(weight for _, weight in sources)
-        if not sources or whole <= 0 or any(weight < 0 for _, weight in sources):
-            raise ValueError(f"weights {[weight for _, weight in sources]}: none below 0, and some above")
+        super().__init__(sources, seed)
+        whole = sum(self.weights)
         least = 2 / (pool * batch_size)  # less would not come once a pool
         if any(weight / whole < least for _, weight in sources):
             raise ValueError(f"weights {[weight for _, weight in sources]}: each share must be at least {least:.3f}")
-        self.sources, self.weights = zip(*sources, strict=True)
-        self.cumulative_shares = [sum(weight for _, weight in sources[: i + 1]) / whole for i in range(len(sources))]
-        self.encoder, self.batch_size, self.seed, self.pool = encoder, batch_size, seed, pool
+        self.encoder, self.batch_size, self.pool = encoder, batch_size, pool
         self.keys = False
         """Whether batches name their encoders' inputs (`joint_batch`)"""
         self._pool_batches: tuple[int, list[list[Told]]] | None = None
 
-    @property
-    def fingerprints(self) -> list[str]:
-        """Fingerprints of the sources, by which a resumed run checks its data."""
-        return [source.fingerprint for source in self.sources]
-
-    def counts(self, total: int) -> list[int]:
-        """How many of the first ``total`` conversations come from each source."""
-        marks = [0, *(round(total * share) for share in self.cumulative_shares)]
-        return [b - a for a, b in pairwise(marks)]
-
     def tell(self, pool: int, part: int) -> list[Told]:
         """A part of a pool, about as many conversations as a batch has; ``part`` is below ``self.pool``."""
         size = self.pool * self.batch_size
-        before, after = self.counts(pool * size), self.counts((pool + 1) * size)
         return [
             self._told(source, place)
-            for source, places in enumerate(map(range, before, after))
+            for source, places in enumerate(self.places(pool * size, (pool + 1) * size))
             for place in places[part :: self.pool]
         ]
 
