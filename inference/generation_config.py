@@ -160,6 +160,12 @@ class GenerationOptions(TypedDict, total=False):
     stop: str | Sequence[str] | None
     height: int | None
     width: int | None
+    image_mode: str | None
+    image_tokens: int | None
+    image_temperature: float | None
+    image_top_p: float | None
+    image_top_k: int | None
+    token_guidance_scale: float | None
     num_inference_steps: int | None
     guidance_scale: float | None
     image_guidance_scale: float | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -84,6 +84,11 @@ class RequestRow(Row):
         super().add_image(image)
 
 
+def guiding_row(row: RequestRow) -> RequestRow:
+    """One that guides the visual tokens of a row (`Decoder.guide`); it says nothing of its own."""
+    return replace(row, guided=row, parts=[], pictures=[])
+
+
 @dataclass(eq=False)
 class RowGroup:
     """Rows of one model, and their cache."""
@@ -97,7 +102,7 @@ class RowGroup:
     @property
     def leaving(self) -> list[RequestRow]:
         """Rows that have ended or that wait for a picture."""
-        return [row for row in self.rows if row.finish_reason or row.size]
+        return [row for row in self.rows if row.is_ready]
 
     def take(self, rows: Sequence[RequestRow]) -> RowGroup:
         """These rows of it."""

@@ -30,7 +30,7 @@ from .isolation import isolated
 from .kept_conversations import KeptConversations
 from .kept_pixels import with_kept_pixels
 from .offload import ModelOffload
-from .requests import PictureGroup, Request, RequestRow, RowGroup
+from .requests import PictureGroup, Request, RequestRow, RowGroup, guiding_row
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Scheduler:
 
     @property
     def image_positions(self) -> int:
-        """Positions that a picture of a reply takes: its shape, BOI, its features or queries, EOI."""
+        """Positions that a picture of a reply takes: its shape, its length, BOI, its features, queries or visual tokens, EOI."""
         stream = self.model.encoder.config
-        return 3 + max(stream.image_tokens, stream.num_queries)
+        return 3 + bool(stream.lengths) + stream.max_block
 
     def fitting_images(self, encoded: Encoded, config: GenerationConfig) -> int:
         """How many pictures fit behind a conversation and the longest text of its reply, at most ``max_images``."""
@@ -173,14 +173,14 @@ class Scheduler:
     def _read_rest(self, decoder: Decoder, encoded: Encoded) -> tuple[StreamCache, torch.Tensor]:
         """Feeds what is new in a conversation."""
         config = decoder.config
-        keys = token_keys(encoded, config.image_tokens)
+        keys = token_keys(encoded)
         length, cache = self.kept.longest(keys, decoder.model) or (0, None)
         # no further than the last reply: a first question that is asked again is answered bit for bit as before
         start = min(length, replies_end(encoded), len(keys) - 1)
         if cache is not None and start < cache.columns:
             # the last hidden states condition a drawing, and a cache has those at its own end alone
             start = max(0, min(start, len(keys) - config.prompt_tokens))
-        start = split_point(encoded, start, config.image_tokens)
+        start = split_point(encoded, start)
         if cache is None or not start:
             return decoder.prefill([encoded], keys=[keys])
         return decoder.prefill([rest_of(encoded, start)], cache.prefix(start), keys=[keys[start:]])
@@ -190,9 +190,18 @@ class Scheduler:
         with self._failing(*(row.request for row in group.rows)):
             self._bring("mllm")
             if group.logits is None and not group.leaving:  # else an interrupt came before the last ones were used
+                self._add_guides(group)
                 with group.cache.restored_on_error():
                     group.logits = group.decoder.feed_tokens(group.rows, group.cache)
             self._choose(group)
+
+    def _add_guides(self, group: RowGroup) -> None:
+        """Rows that begin to sample a picture get rows that guide them, which go on and leave with them."""
+        guided = {row.guided for row in group.rows}
+        begun = [row for row in group.rows if group.decoder.needs_guide(row) and row not in guided]
+        if begun:
+            cache = StreamCache.join([group.cache, group.decoder.prefill_guides(begun)])
+            group.rows, group.cache = [*group.rows, *map(guiding_row, begun)], cache
 
     def _choose(self, group: RowGroup) -> None:
         """Chooses the next tokens, if an interrupt has not come after that; the rows go where they belong."""
@@ -211,14 +220,14 @@ class Scheduler:
         leaving = group.leaving
         if not leaving:
             return
-        singles = [group.take([row]) for row in leaving]
+        singles = [group.take([row]) for row in leaving if row.guided is None]
         rest = group.take([row for row in group.rows if row not in leaving])
         waiting = [*self.waiting, *(single for single in singles if single.rows[0].size)]
         writing = self.writing if rest.rows else [other for other in self.writing if other is not group]
         # at once, so that an interrupt finds a row in one place
         group.rows, group.cache, self.waiting, self.writing = rest.rows, rest.cache, waiting, writing
-        for row, single in zip(leaving, singles, strict=True):
-            if row.finish_reason and row.request.keep_cache:
+        for single in singles:
+            if single.rows[0].finish_reason and single.rows[0].request.keep_cache:
                 self.kept.store(single.cache)
 
     def _join(self, group: RowGroup) -> None:
@@ -237,13 +246,14 @@ class Scheduler:
         return [single for single in ready if single.decoder.model is ready[0].decoder.model]
 
     def _begin(self, waiting: list[RowGroup]) -> None:
-        """Runs the queries of waiting rows and begins their drawings, one for each request and size."""
+        """Runs the queries of waiting rows, or decodes their visual tokens, and begins their drawings, one for each request and
+        size."""
         rows = [single.rows[0] for single in waiting]
         decoder = waiting[0].decoder
         with self._failing(*(row.request for row in rows)):
             self._bring("mllm")
-            cache = StreamCache.join([single.cache.copy() for single in waiting])
-            asked = decoder.feed_queries(rows, cache)
+            caches = [decoder.without_branch(row, single.cache) for row, single in zip(rows, waiting, strict=True)]
+            asked, cache = decoder.feed_blocks(rows, caches)
             self._bring("detokenizer")
             members: dict[tuple[Request, tuple[int, int]], list[int]] = {}
             for i, own in enumerate(asked):
@@ -260,7 +270,8 @@ class Scheduler:
             left = [single for single in self.waiting if single not in waiting]
             self.waiting, self.drawing = left, [*self.drawing, *begun]
             for row, own in zip(rows, asked, strict=True):
-                row.emit(PictureBegun(own.row, own.index, own.size))
+                if not row.codes:  # else it said so before it sampled them
+                    row.emit(PictureBegun(own.row, own.index, own.size))
 
     def _advance(self, drawing: list[PictureGroup]) -> None:
         """One evaluation of the network for the drawings whose turn it is, and all others of their shape."""
@@ -316,6 +327,7 @@ class Scheduler:
             indices = [index for pictures in drawn for index in pictures.indices]
             for row, index, image in zip(rows, indices, images, strict=True):
                 if row.num_images == index:  # else it has the image, and an interrupt came then
+                    decoder.tell_tokens(row, image)
                     row.add_image(image)
                     row.emit(PictureDone(row.index, index, image))
             group = RowGroup(decoder, rows, cache, logits)

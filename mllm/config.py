@@ -39,6 +39,14 @@ class LimnerConfig:
     """Rows and columns of the tile grids for users' images; empty: one view, the whole image."""
     drawn_images: str = "seen"
     """"seen": a drawn picture is in the context as vision features; "queries": as its queries until the reply ends."""
+    seen_images: str = "features"
+    """"features": an image in the context is its vision features; "tokens": the visual tokenizer's codes (SEED-LLaMA)."""
+    visual_codes: int = 0
+    """Codes of the visual tokenizer, in which a picture can be drawn token by token; 0: there is none."""
+    visual_lengths: tuple[int, ...] = ()
+    """Numbers of tokens that such a picture may have, ascending; the last is all that the visual tokenizer gives."""
+    query_lengths: tuple[int, ...] = ()
+    """Numbers of queries that a drawing may have, ascending to `num_queries`; empty: always all of them."""
     shapes: tuple[tuple[int, int], ...] = ()
     """Heights and widths in pixels that shape tokens stand for; empty: no shape token before BOI."""
     default_size: tuple[int, int] = (1024, 1024)
@@ -56,7 +64,7 @@ class LimnerConfig:
 
     def __post_init__(self) -> None:
         # JSON and YAML know lists only
-        for name in ("image_mean", "image_std", "default_size", "mask_color"):
+        for name in ("image_mean", "image_std", "default_size", "mask_color", "visual_lengths", "query_lengths"):
             setattr(self, name, tuple(getattr(self, name)))
         for name in ("tile_grids", "shapes"):
             setattr(self, name, tuple(tuple(pair) for pair in getattr(self, name)))
@@ -64,6 +72,7 @@ class LimnerConfig:
             "drawn_images": ("seen", "queries"),
             "feature_pool": ("grid", "sequence"),
             "replay": ("none", "world"),
+            "seen_images": ("features", "tokens"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -73,10 +82,68 @@ class LimnerConfig:
         if not 0 <= self.plan_share <= 1:
             raise ValueError(f"plan_share is {self.plan_share}; it must lie between 0 and 1")
         sizes = ("num_queries", "image_tokens", "feature_tokens", "image_size", "resampler_heads")
-        for least, names in ((1, sizes), (0, ("max_references", "prompt_tokens"))):
+        for least, names in ((1, sizes), (0, ("max_references", "prompt_tokens", "visual_codes"))):
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """Raises ValueError for numbers of tokens or queries that make no sense, and for ways to draw that exclude each other."""
+        for name in ("visual_lengths", "query_lengths"):
+            lengths = getattr(self, name)
+            if list(lengths) != sorted(set(lengths)) or (lengths and lengths[0] < 1):
+                raise ValueError(f"{name} are {lengths}; they must rise, from at least 1")
+        if self.query_lengths and self.query_lengths[-1] != self.num_queries:
+            raise ValueError(
+                f"query_lengths are {self.query_lengths}; the last must be num_queries, {self.num_queries}"
+            )
+        if bool(self.visual_codes) != bool(self.visual_lengths):
+            raise ValueError(
+                f"visual_codes is {self.visual_codes} and visual_lengths are {self.visual_lengths}: give both, or neither"
+            )
+        if self.drawn_images == "queries" and self.lengths:
+            raise ValueError("with drawn_images 'queries' every picture has all queries: leave the lengths out")
+        if self.seen_images == "tokens":
+            if not self.visual_codes:
+                raise ValueError(
+                    "seen_images is 'tokens', and visual_codes is 0: give the visual tokenizer's number of codes"
+                )
+            if self.query_lengths or self.tile_grids:
+                raise ValueError(
+                    "with seen_images 'tokens' there are neither queries nor tiles: leave query_lengths and tile_grids out"
+                )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All numbers for which there is a length token, ascending."""
+        return tuple(sorted({*self.visual_lengths, *self.query_lengths}))
+
+    @property
+    def image_modes(self) -> tuple[str, ...]:
+        """The ways in which the model draws: by "queries", by "tokens", or by both."""
+        if self.seen_images == "tokens":
+            return ("tokens",)
+        return ("queries", "tokens") if self.visual_codes else ("queries",)
+
+    def lengths_of(self, mode: str) -> tuple[int, ...]:
+        """The numbers of queries or tokens that a picture of this mode may announce; none where it always has all queries."""
+        return self.visual_lengths if mode == "tokens" else self.query_lengths
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether what draws a picture is on a branch that nothing later attends to."""
+        return self.drawn_images == "seen" and self.seen_images == "features"
+
+    @property
+    def view_tokens(self) -> int:
+        """Tokens of a whole view of an image in the context."""
+        return self.visual_lengths[-1] if self.seen_images == "tokens" else self.image_tokens
+
+    @property
+    def max_block(self) -> int:
+        """The most tokens that stand between a begin and its end, on a branch or in the main stream."""
+        return max(self.image_tokens, self.num_queries, *self.visual_lengths)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:

@@ -1,121 +1,30 @@
-"""Decoding of a batch: a token of text for every row, or the queries of an image in one forward pass.
+"""Decoding of a batch: a token of text or of a picture for every row, or the queries of an image in one forward pass.
 
 Which rows take part, and when, is the caller's to decide (`inference/engine.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from .cache import StreamCache
-from .decoding_options import DecodingOptions
-from .encoding import Encoded, StreamEncoder, nearest_shape
-from .events import Event, Finished, TextPiece
-from .glyph_text import find_glyph_text
-from .messages import EmittedText
+from .encoding import Encoded, StreamEncoder
+from .events import PictureBegun
+from .picture_grammar import PictureGrammar, PictureRules, picture_rules
+from .picture_tokens import PictureTokens
+from .rows import DrawRequest, Row, draw_request
 from .stream import StreamModel, collate
-from .text_stream import TextStream
 from .token_keys import view_keys
 from .utf8 import WHOLE
 from .views import View
-
-Part = str | Image.Image
-
-
-@dataclass
-class DrawRequest:
-    """One image to be drawn, with what conditions it."""
-
-    row: int
-    index: int
-    features: Tensor
-    """(feature_tokens, vision width), from the output resampler"""
-    prompt: Tensor | None
-    """(prompt_tokens, width): the backbone's last hidden states up to BOI"""
-    prompt_mask: Tensor | None
-    size: tuple[int, int]
-    previous_images: list[Image.Image]
-    """The images before its BOI, newest first."""
-    glyph_text: tuple[str, ...] = ()
-    """Strings to be written in the image"""
-
-
-@dataclass(eq=False)
-class Row:
-    """The state of one reply while it is decoded."""
-
-    index: int
-    """Of its conversation in the request"""
-    options: DecodingOptions
-    emit: Callable[[Event], None]
-    generator: torch.Generator
-    text: TextStream
-    """What it has written since the last image"""
-    pictures: list[Image.Image]
-    """All images of the conversation so far, oldest first."""
-    last_request: str
-    """The user's text that is answered"""
-    parts: list[Part] = field(default_factory=list)
-    num_text_tokens: int = 0
-    num_images: int = 0
-    size: tuple[int, int] | None = None
-    """Height and width of the image to be drawn, set while the row waits for it."""
-    shape_id: int | None = None
-    finish_reason: str = ""
-    """Empty while it is decoded"""
-    utf8_state: int = WHOLE
-    """Of the bytes of ``text`` (`Utf8Table`)"""
-    broken: bool = False
-    """Its logits held NaN: no token can be chosen"""
-    fitting_images: int = 10**9
-    """Images of the reply for which the backbone has positions: one more ends it, as too many tokens of text do"""
-
-    def glyph_text(self) -> tuple[str, ...]:
-        """Strings to be written in the next image: those quoted since the last one, else those of the request."""
-        reply_text = ""
-        for part in self.parts:
-            reply_text = reply_text + part if isinstance(part, str) else ""
-        return find_glyph_text(reply_text, self.last_request)
-
-    def add_text(self, token: int) -> None:
-        """Takes a token of text, which may end the reply."""
-        self.num_text_tokens += 1
-        if piece := self.text.add(token):
-            self.emit(TextPiece(self.index, piece))
-        if self.text.stopped:
-            self.finish("stop")
-        elif self.num_text_tokens >= self.options.max_new_tokens:
-            self.finish("length")
-
-    def end_text(self) -> None:
-        """The text since the last image becomes a part of the reply."""
-        self.utf8_state = WHOLE
-        if not self.text.ids:
-            return
-        rest, text = self.text.end()
-        if rest:
-            self.emit(TextPiece(self.index, rest))
-        if text or isinstance(text, EmittedText):
-            self.parts.append(text)
-
-    def add_image(self, image: Image.Image) -> None:
-        """Takes the image that the row waited for."""
-        self.parts.append(image)
-        self.pictures.append(image.copy())  # the reader of the events may paint over its own
-        self.num_images, self.size, self.shape_id = self.num_images + 1, None, None
-
-    def finish(self, reason: str) -> None:
-        """Ends the reply."""
-        self.end_text()
-        self.emit(Finished(self.index, reason))
-        self.finish_reason = reason  # last: who sees it, in another thread too, finds all events there
 
 
 class Decoder:
@@ -124,9 +33,10 @@ class Decoder:
     def __init__(self, model: StreamModel, encoder: StreamEncoder) -> None:
         self.model, self.encoder = model, encoder
         self.config, self.vocabulary = model.config, model.vocabulary
-        self.begin_image_ids = list(self.vocabulary.shapes) or [self.vocabulary.boi]
-        self.suppressed_ids = torch.tensor(self.vocabulary.not_sampled, device=model.device)
-        self.begin_image_tensor = torch.tensor(self.begin_image_ids, device=model.device)
+        self.grammar = PictureGrammar(self.config, self.vocabulary)
+        self.begin_image_ids = self.grammar.first(PictureRules())
+        self.suppressed_ids = torch.tensor(self.grammar.never_chosen, device=model.device)
+        self.decision_ids = torch.tensor(self.grammar.decisions, device=model.device)
         self.utf8 = encoder.utf8
         self.forbidden_bytes: Tensor | None = None
         """(states, vocabulary), True where a token would make no UTF-8; on the device, as wide as the logits"""
@@ -142,24 +52,26 @@ class Decoder:
         model = self.model
         cache = StreamCache(model, len(encoded)) if past is None else past
         batch = collate(encoded, self.vocabulary, self.config, padding_side="left").to(model.device)
-        features = model.get_image_features(model.vision_tower(batch.pixel_values), batch.view_positions)
-        embeds = model.build_inputs_embeds(batch.input_ids, batch.feature_index, features)
+        embeds = model.embed_stream(batch, model.vision_tower(batch.pixel_values))
         lengths = [len(e.input_ids) for e in encoded] if past is None else None
         logits = model.logits(cache.extend(embeds, lengths)[:, -1])
         append_keys(cache, keys or [e.input_ids for e in encoded])
         return cache, logits
 
     def next_token(self, rows: Sequence[Row], logits: Tensor) -> None:
-        """Gives every row its next token: text, an end of turn, or the beginning of an image, for which the row waits. A row
-        whose logits hold NaN gets none and has ``broken`` set."""
+        """Gives every row its next token: text, an end of turn, a visual token, or what announces or begins an image. A row that
+        has begun one by queries, or has all visual tokens of one, waits for it. A row whose logits hold NaN gets no token and has
+        ``broken`` set."""
+        rows, logits = self.guide(rows, logits)
         for row, token in zip(rows, self.choose(rows, logits), strict=True):
             if token is None:
                 row.broken = True
-            elif token in self.begin_image_ids and row.num_images >= row.fitting_images:
+            elif row.samples:
+                self._add_code(row, token)
+            elif token in self.grammar.decisions and not row.lead and row.num_images >= row.fitting_images:
                 row.finish("length")
-            elif token in self.begin_image_ids:
-                row.end_text()
-                row.size, row.shape_id = self._size_of(row, token), token
+            elif token in self.grammar.decisions:
+                self._lead_to_image(row, token)
             elif token in self.vocabulary.end_of_turn:
                 row.finish("stop")
             else:
@@ -167,18 +79,54 @@ class Decoder:
                 if self.utf8 is not None:
                     row.utf8_state = int(self.utf8.following[row.utf8_state, token])
 
+    def guide(self, rows: Sequence[Row], logits: Tensor) -> tuple[Sequence[Row], Tensor]:
+        """Rows of replies and their logits, moved away from those of the rows that guide them (classifier-free guidance; Ho and
+        Salimans 2022, arXiv:2207.12598)."""
+        guides = {row.guided: place for place, row in enumerate(rows) if row.guided is not None}
+        if not guides:
+            return rows, logits
+        places = [place for place, row in enumerate(rows) if row.guided is None]
+        replies, kept = [rows[place] for place in places], logits[places]
+        guided = [place for place, row in enumerate(replies) if row in guides]
+        own, empty = kept[guided].float(), logits[[guides[replies[place]] for place in guided]].float()
+        scale = own.new_tensor([replies[place].options.token_guidance_scale for place in guided])[:, None]
+        kept = kept.float()
+        kept[guided] = empty + scale * (own - empty)
+        return replies, kept
+
+    def _lead_to_image(self, row: Row, token: int) -> None:
+        """Takes a token that announces or begins an image."""
+        if not row.lead:
+            row.end_text()
+        row.lead.append(token)
+        begins = {begin: mode for mode, begin in self.vocabulary.begins.items()}
+        if not self.config.lengths and token not in begins:
+            (token,) = self.grammar.following(token, PictureRules())  # after a shape: no forward to decide that
+            row.lead.append(token)
+        if token in begins:
+            (length,) = [self.grammar.length_of[t] for t in row.lead if t in self.grammar.length_of] or [None]
+            row.tokens = PictureTokens(begins[token], length or self.config.num_queries)
+            if row.samples:
+                row.emit(PictureBegun(row.index, row.num_images, self._size_of(row)))
+            else:
+                row.size = self._size_of(row)
+
+    def _add_code(self, row: Row, token: int) -> None:
+        """Takes a visual token, which may be a picture's last."""
+        assert row.tokens is not None
+        row.tokens = replace(row.tokens, codes=(*row.tokens.codes, token - self.vocabulary.codes.start))
+        if len(row.tokens.codes) == row.tokens.length:
+            row.size = self._size_of(row)
+
     def choose(self, rows: Sequence[Row], logits: Tensor) -> list[int | None]:
         """A token for every row from logits (rows, vocabulary), by one copy from the device; None for a row that holds NaN."""
-        begin = self.begin_image_tensor
-        allowed = torch.tensor([self._allowed_begins(row) for row in rows], device=logits.device)
-        only_images = [row.options.images == "force" and not row.parts and not row.text.ids for row in rows]
-        scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
-        scores = self.whole_characters(rows, scores)
-        begin_scores = scores[:, begin].masked_fill(~allowed, float("-inf"))
-        if any(only_images):
-            scores = scores.masked_fill(torch.tensor(only_images, device=logits.device)[:, None], float("-inf"))
-        scores = scores.index_copy(1, begin, begin_scores)
-        ways = [(row.options.temperature, row.options.top_k, row.options.top_p) for row in rows]
+        scores = self._allowed_scores(rows, logits)
+        ways = [
+            (row.options.image_temperature, row.options.image_top_k, row.options.image_top_p)
+            if row.samples
+            else (row.options.temperature, row.options.top_k, row.options.top_p)
+            for row in rows
+        ]
         if all(temperature == 0 for temperature, _, _ in ways):
             best = scores.max(-1)  # NaN is the greatest of all
             return [
@@ -189,14 +137,34 @@ class Decoder:
             members = torch.tensor([i for i, own in enumerate(ways) if own == way], device=logits.device)
             scores[members] = warpers(*way)(None, scores[members])
         # on the CPU, with a generator for each row: the sample is the same alone and in any batch
-        pairs = list(zip(rows, scores.cpu(), strict=True))
+        triples = list(zip(rows, ways, scores.cpu(), strict=True))
         states = [row.generator.get_state() for row in rows]
         try:
-            return [None if own.isnan().any() else pick(row, own) for row, own in pairs]
+            return [None if own.isnan().any() else pick(row, own, way[0]) for row, way, own in triples]
         except BaseException:  # an interrupt too: the same tokens can be chosen again
             for row, state in zip(rows, states, strict=True):
                 row.generator.set_state(state)
             raise
+
+    def _allowed_scores(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        """Scores (rows, vocabulary), -inf where a token may not come next: words and decisions where no picture is going on,
+        decisions alone on the way to one, and within one visual tokens."""
+        decisions, device = self.decision_ids, logits.device
+        allowed = torch.tensor([self._allowed_decisions(row) for row in rows], device=device)
+        only_images = [
+            bool(row.lead) or (row.options.images == "force" and not row.parts and not row.text.ids) for row in rows
+        ]
+        scores = logits.float().index_fill(1, self.suppressed_ids, float("-inf"))
+        scores = self.whole_characters(rows, scores)
+        decision_scores = scores[:, decisions].masked_fill(~allowed, float("-inf"))
+        if any(only_images):
+            scores = scores.masked_fill(torch.tensor(only_images, device=device)[:, None], float("-inf"))
+        scores = scores.index_copy(1, decisions, decision_scores)
+        if sampling := [place for place, row in enumerate(rows) if row.samples]:
+            own = slice(self.vocabulary.codes.start, self.vocabulary.codes.stop)
+            scores[sampling] = float("-inf")
+            scores[sampling, own] = logits[sampling, own].float()
+        return scores
 
     def whole_characters(self, rows: Sequence[Row], scores: Tensor) -> Tensor:
         """Scores (rows, vocabulary) of which those are -inf whose tokens would make a row's bytes no UTF-8."""
@@ -208,72 +176,130 @@ class Decoder:
         forbidden = self.forbidden_bytes[states] if any(states) else self.forbidden_bytes[WHOLE]
         return scores.masked_fill(forbidden, float("-inf"))
 
-    def _allowed_begins(self, row: Row) -> list[bool]:
-        """Which of `begin_image_ids` may come next."""
-        options = row.options
-        if options.images == "never" or row.num_images >= options.max_images:
-            return [False] * len(self.begin_image_ids)
-        if not self.vocabulary.shapes or options.size is None:
-            return [True] * len(self.begin_image_ids)
-        nearest = nearest_shape(self.config.shapes, *options.size)
-        return [i == nearest for i in range(len(self.begin_image_ids))]
+    def _allowed_decisions(self, row: Row) -> list[bool]:
+        """Which of the grammar's decisions may come next; within a picture it matters for none."""
+        if not row.lead and (row.options.images == "never" or row.num_images >= row.options.max_images):
+            allowed: list[int] = []
+        elif row.samples:
+            allowed = []
+        else:
+            rules = picture_rules(row.options, self.config)
+            allowed = self.grammar.following(row.lead[-1], rules) if row.lead else self.grammar.first(rules)
+        return [token in allowed for token in self.grammar.decisions]
 
-    def _size_of(self, row: Row, token: int) -> tuple[int, int]:
+    def _size_of(self, row: Row) -> tuple[int, int]:
         if row.options.size is not None:
             return row.options.size
         if self.vocabulary.shapes:
-            return self.config.shapes[self.vocabulary.shapes.index(token)]
+            return self.config.shapes[self.vocabulary.shapes.index(row.lead[0])]
         return self.config.default_size
 
+    def tell_tokens(self, row: Row, image: Image.Image) -> None:
+        """Lets the image that a row waited for say what it is drawn by, where another one may be drawn otherwise."""
+        if row.tokens is not None and self.config.lengths_of(row.tokens.mode):
+            row.tokens.attach(image, self.config.visual_codes)
+
+    def needs_guide(self, row: Row) -> bool:
+        """Whether its visual tokens, of which none is sampled yet, are to be guided."""
+        return row.samples and not row.codes and row.options.token_guidance_scale != 1
+
+    def prefill_guides(self, rows: Sequence[Row]) -> StreamCache:
+        """A cache of rows that guide these: an empty request, and what announces the picture. What begins it is fed to both."""
+        empty = [self.encoder.empty_prompt() for _ in rows]
+        for prompt, row in zip(empty, rows, strict=True):
+            prompt.add(row.lead[:-1])
+        return self.prefill(empty)[0]
+
     def feed_tokens(self, rows: Sequence[Row], cache: StreamCache) -> Tensor:
-        """Feeds the last token of every row, which is text; returns the next token's logits (rows, vocabulary)."""
-        ids = [row.text.ids[-1] for row in rows]
+        """Feeds the last token of every row, of its text or of a picture; returns the next token's logits (rows, vocabulary)."""
+        ids = [self._last_token(row.reply_row) for row in rows]
         embeds = self.model.embed_tokens(torch.tensor(ids, device=self.model.device))[:, None]
         logits = self.model.logits(cache.extend(embeds)[:, -1])
-        append_keys(cache, [[token] for token in ids])
+        begun = [place for place, row in enumerate(rows) if row.samples and not row.codes]
+        if begun and self.config.prompt_tokens:
+            states, mask = cache.prompt()
+            for place in begun:
+                rows[place].prompt = states[place].clone(), mask[place].clone()
+        append_keys(cache, [[] if self._on_branch(row) else [token] for row, token in zip(rows, ids, strict=True)])
         return logits
+
+    def _last_token(self, row: Row) -> int:
+        if row.codes:
+            return self.vocabulary.codes[row.codes[-1]]
+        return row.lead[-1] if row.lead else row.text.ids[-1]
+
+    def _on_branch(self, row: Row) -> bool:
+        """Whether the token that was fed last is cropped from the cache again."""
+        return self.config.has_branches and row.samples and bool(row.codes)
+
+    def feed_blocks(self, rows: Sequence[Row], caches: Sequence[StreamCache]) -> tuple[list[DrawRequest], StreamCache]:
+        """What is to be drawn for rows that wait for an image, and their cache; ``caches`` of a row each are changed."""
+        queried, sampled = ([i for i, row in enumerate(rows) if bool(row.codes) == tokens] for tokens in (False, True))
+        requests: list[DrawRequest] = []
+        joined: list[StreamCache] = []
+        for places, feed in ((queried, self.feed_queries), (sampled, self.decode_codes)):
+            if places:
+                joined.append(StreamCache.join([caches[place] for place in places]))
+                requests += feed([rows[place] for place in places], joined[-1])
+        order = [*queried, *sampled]
+        back = [order.index(place) for place in range(len(rows))]
+        return [requests[place] for place in back], StreamCache.join(joined).take(back)
 
     def feed_queries(self, rows: Sequence[Row], cache: StreamCache) -> list[DrawRequest]:
         """One forward for the queries of rows that wait for an image; returns what is to be drawn.
 
-        Before them come the shape token (where the model has them) and BOI. In the "seen" mode the queries are a branch: they
-        are cropped from the cache again. In the "queries" mode they stay.
+        Before them comes what has not been fed yet: BOI and, in models without length tokens, the shape token. In the "seen" mode
+        the queries are a branch: they are cropped from the cache again. In the "queries" mode they stay.
         """
-        model, vocabulary, n = self.model, self.vocabulary, self.config.num_queries
-        lead_ids = [[row.shape_id, vocabulary.boi] if vocabulary.shapes else [vocabulary.boi] for row in rows]
+        model = self.model
+        lengths = [row.tokens.length if row.tokens else self.config.num_queries for row in rows]
+        n = max(lengths)
+        lead_ids = [row.lead[-1:] if self.config.lengths else row.lead for row in rows]
         lead = model.embed_tokens(torch.tensor(lead_ids, device=model.device))
-        queries = model.queries.weight.to(lead.dtype).expand(len(rows), -1, -1)
+        queries = model.queries.weight[:n].to(lead.dtype).expand(len(rows), -1, -1)
         states = cache.extend(torch.cat([lead, queries], dim=1), branch=n)[:, -n:]
-        features = model.output_resampler(states)
-        prompts = zip(*cache.prompt(), strict=True) if self.config.prompt_tokens else [(None, None)] * len(rows)
+        padded = F.pad(states, (0, 0, 0, self.config.num_queries - n))
+        features = model.query_features(padded, torch.tensor(lengths, device=model.device))
+        prompts = list(zip(*cache.prompt(), strict=True)) if self.config.prompt_tokens else [None] * len(rows)
         if self.config.drawn_images == "seen":
             cache.crop(n)
         else:
             cache.remember(states)
         queried = [("query", k) for k in range(n)] if self.config.drawn_images == "queries" else []
         append_keys(cache, [[*ids, *queried] for ids in lead_ids])
-        requests = []
-        for row, own, (prompt, mask) in zip(rows, features, prompts, strict=True):
-            assert row.size is not None
-            previous = row.pictures[::-1]
-            requests.append(
-                DrawRequest(row.index, row.num_images, own, prompt, mask, row.size, previous, row.glyph_text())
-            )
-        return requests
+        return [draw_request(*own) for own in zip(rows, features, prompts, strict=True)]
+
+    def decode_codes(self, rows: Sequence[Row], cache: StreamCache) -> list[DrawRequest]:
+        """What is to be drawn for rows that have sampled all visual tokens of an image, each with a cache of its own."""
+        features = self.model.decode_codes([row.codes for row in rows])
+        return [draw_request(row, own, row.prompt) for row, own in zip(rows, features, strict=True)]
+
+    def without_branch(self, row: Row, cache: StreamCache) -> StreamCache:
+        """A copy of the cache of a waiting row, cropped back to what begins its image: where its visual tokens are a branch."""
+        own = cache.copy()
+        if self.config.has_branches and row.codes:
+            if fed := len(row.codes) - 1:  # the last one was not
+                own.crop(fed)
+            if row.prompt is not None:
+                own.hidden = row.prompt[0][None]
+        return own
 
     def feed_images(self, rows: Sequence[Row], cache: StreamCache, images: Sequence[Image.Image]) -> Tensor:
         """Feeds what the stream sees of the images that the rows waited for: in the "seen" mode their features, in the places
-        where the queries were, and EOI. Returns the next token's logits (rows, vocabulary)."""
+        where the queries were, and EOI; the last visual token, where they stay in the stream. Returns the next token's logits
+        (rows, vocabulary)."""
         model, vocabulary = self.model, self.vocabulary
-        embeds = model.embed_tokens(torch.full((len(rows), 1), vocabulary.eoi, device=model.device))
-        keys: list[list[Hashable]] = [[] for _ in rows]
-        if self.config.drawn_images == "seen":
+        in_stream = self.config.seen_images == "tokens"
+        ids = [[self._last_token(row)] if in_stream else [] for row in rows]
+        embeds = model.embed_tokens(torch.tensor([[*own, vocabulary.eoi] for own in ids], device=model.device))
+        keys: list[list[Hashable]] = [list(own) for own in ids]
+        if self.config.has_branches:
             views = [View(image, self.config) for image in images]
             pixel_values = torch.stack([view.pixel_values for view in views]).to(model.device)
             positions = torch.tensor([view.position for view in views], dtype=torch.float32, device=model.device)
             seen = model.get_image_features(model.vision_tower(pixel_values), positions).to(embeds.dtype)
             embeds = torch.cat([seen, embeds], dim=1)
-            keys = [view_keys(view, self.config.image_tokens) for view in views]
+            keys = [view_keys(view) for view in views]
         logits = model.logits(cache.extend(embeds)[:, -1])
         append_keys(cache, [[*own, vocabulary.eoi] for own in keys])
         return logits
@@ -296,9 +322,9 @@ def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList
     return made
 
 
-def pick(row: Row, scores: Tensor) -> int:
-    """The best token, or one by its probability, from scores (vocabulary,)."""
-    return sample(row, scores) if row.options.temperature > 0 else int(scores.argmax())
+def pick(row: Row, scores: Tensor, temperature: float) -> int:
+    """The best token or, at a temperature, one by its probability, from scores (vocabulary,)."""
+    return sample(row, scores) if temperature > 0 else int(scores.argmax())
 
 
 def sample(row: Row, scores: Tensor) -> int:

@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import LimnerConfig
 from .glyph_text import find_glyph_text
 from .messages import EmittedText, Message, normalize_messages
+from .picture_tokens import PictureTokens, tokens_of
 from .utf8 import Utf8Table, utf8_table
 from .views import View, image_views
 from .vocabulary import Vocabulary
@@ -53,12 +54,14 @@ class Picture:
     """Strings to be written in it, where it is drawn"""
     text_box: tuple[float, ...] | None = None
     """Left, top, right and bottom of where they stand, as fractions of the picture, where that is told"""
+    tokens: PictureTokens | None = None
+    """What it is drawn by, where it is drawn"""
 
 
 @dataclass
 class Encoded:
-    """A tokenized conversation. ``labels`` cover what the model decides: the assistant's text, shape tokens, BOI and ends of
-    turn."""
+    """A tokenized conversation. ``labels`` cover what the model decides: the assistant's text, shape and length tokens, what
+    begins its pictures, and ends of turn. Visual tokens have labels of their own (`StreamOutput.codes`)."""
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -137,7 +140,8 @@ class StreamEncoder:
         plain_json["added_tokens"], plain_json["post_processor"] = [], None
         plain_json["truncation"] = plain_json["padding"] = None
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain_json))
-        added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.content}
+        codes = vocabulary.codes  # no template writes them, and a pattern of thousands is slow
+        added = {n: token for n, token in tokenizer.added_tokens_decoder.items() if token.content and n not in codes}
         # other added tokens are words, which the base vocabulary may have too: Gemma's line breaks
         markers = {
             number
@@ -271,23 +275,52 @@ class StreamEncoder:
         self, out: Encoded, part: dict[str, Any], drawn: bool, training: bool, glyph_text: tuple[str, ...]
     ) -> None:
         vocabulary, config, image = self.vocabulary, self.config, part["image"]
+        tokens = self._tokens_of(part) if drawn else None
         if drawn and vocabulary.shapes:
             out.add([vocabulary.shapes[nearest_shape(config.shapes, image.height, image.width)]], labelled=True)
+        if tokens and config.lengths_of(tokens.mode):
+            out.add([vocabulary.lengths[config.lengths.index(tokens.length)]], labelled=True)
         views = image_views(image, config, tiles=not drawn)
         for view in views[:-1]:
             out.add([vocabulary.patch])
             out.views.append((len(out.input_ids), view))
-            out.add([*vocabulary.slots[: config.image_tokens], vocabulary.end_patch])
+            out.add([*vocabulary.slots[: view.tokens], vocabulary.end_patch])
         shape = image.height, image.width
-        out.pictures.append(Picture(image, len(out.input_ids), drawn, shape, glyph_text, part.get("text_box")))
-        out.add([vocabulary.boi], labelled=drawn)
+        out.pictures.append(Picture(image, len(out.input_ids), drawn, shape, glyph_text, part.get("text_box"), tokens))
+        seen_as_tokens = config.seen_images == "tokens"
+        mode = tokens.mode if tokens else "tokens" if seen_as_tokens else "queries"
+        out.add([vocabulary.begins[mode]], labelled=drawn)
         if drawn and training and config.drawn_images == "queries":
             out.queries.append(len(out.input_ids))
             out.add(vocabulary.slots[: config.num_queries])
+        elif seen_as_tokens and tokens and tokens.codes and not training:
+            out.add([vocabulary.codes[code] for code in tokens.codes])
         else:
-            out.views.append((len(out.input_ids), views[-1]))
-            out.add(vocabulary.slots[: config.image_tokens])
+            length = tokens.length if seen_as_tokens and tokens else None
+            view = replace(views[-1], length=length)
+            out.views.append((len(out.input_ids), view))
+            out.add(vocabulary.slots[: view.tokens])
         out.add([vocabulary.eoi])
+
+    def _tokens_of(self, part: dict[str, Any]) -> PictureTokens:
+        """How an assistant's picture is drawn: as its part or the picture itself says, else by as many queries, or tokens where
+        there is nothing else, as the model has. Raises ValueError for a part that says what the model does not draw."""
+        if part.get("tokens"):
+            part["tokens"].check(self.config)
+            return part["tokens"]
+        mode = self.config.image_modes[0]
+        plain = PictureTokens(mode, (self.config.lengths_of(mode) or (self.config.num_queries,))[-1])
+        return (self.config.lengths and tokens_of(part["image"], self.config)) or plain
+
+    def empty_prompt(self) -> Encoded:
+        """The chat template around an empty message of a user, up to where the reply begins: nothing is asked for."""
+        out = Encoded()
+        messages = [{"role": "user", "content": []}]
+        for piece in self._template_pieces(messages, True, True, "auto", False):
+            assert not isinstance(piece, int)
+            for text, token in piece:
+                out.add([*self.text_ids(text), *([] if token is None else [token])])
+        return out
 
     def _template_pieces(
         self, messages: list[Message], kept: bool, add_generation_prompt: bool, images: str, boxes: bool

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from .picture_tokens import PictureTokens
+
 Message = dict[str, Any]
 ROLES = ("system", "user", "assistant")
 MEANT = {
@@ -35,8 +37,8 @@ def normalize_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A prompt or messages as a list of ``{"role", "content": [parts]}``.
 
     A part is ``{"type": "text", "text": str}`` or ``{"type": "image", "image": PIL.Image}``. A picture's part may have a
-    ``"text_box"``, from which training learns where words stand: left, top, right and bottom as fractions of the picture. Raises
-    ValueError for anything else, naming the message.
+    ``"text_box"``, from which training learns where words stand: left, top, right and bottom as fractions of the picture, and
+    that of a drawn one ``"tokens"``, the `PictureTokens` it is drawn by. Raises ValueError for anything else, naming the message.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -74,8 +76,11 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and set(part) == {"type", "text"} and isinstance(part["text"], str):
         return part
-    if kind == "image" and set(part) - {"text_box"} == {"type", "image"} and isinstance(part["image"], Image.Image):
+    known = {"type", "image"}
+    if kind == "image" and set(part) - {"text_box", "tokens"} == known and isinstance(part["image"], Image.Image):
         check_text_box(part.get("text_box"), where)
+        if not isinstance(part.get("tokens"), PictureTokens | None):
+            raise ValueError(f"{where}: tokens is {part['tokens']!r:.80}; it must be PictureTokens")
         return part
     raise ValueError(
         f'{where}: a part must be {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, not {part!r:.80}'

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,64 +14,12 @@ from transformers.cache_utils import Cache
 
 from ..resamplers import Resampler
 from .config import LimnerConfig
-from .encoding import IGNORE_INDEX, Encoded
 from .masks import Masks, attention_masks, branch_mask, check_backbone
+from .stream_batch import StreamBatch, collate
 from .vision_tower import VisionTower
 from .vocabulary import Vocabulary
 
-
-@dataclass
-class StreamBatch:
-    """A batch of conversations, padded on one side (`collate`)."""
-
-    input_ids: Tensor
-    """(batch, tokens)"""
-    labels: Tensor
-    """(batch, tokens), -100 where the loss ignores them"""
-    lengths: Tensor
-    """(batch,) tokens that are not padding"""
-    feature_index: Tensor
-    """(slots,) where the views' features go, counted through the whole batch"""
-    query_index: Tensor
-    """(slots,) where queries go ("queries" mode)"""
-    pixel_values: Tensor
-    """(views, 3, image_size, image_size), in the order of their slots; none where their features are given to the model"""
-    view_positions: Tensor
-    """(views, 2): centres (x, y) in [0, 1] within their images; used only by models with tiles"""
-    drawing_row: Tensor
-    """(drawings,) row of each image to be drawn, ascending"""
-    drawing_boi: Tensor
-    """(drawings,) index of its BOI"""
-    branch_boi: Tensor
-    """(batch, branches) index of the BOI of each branch, -1 where a row has fewer; without columns in "queries" mode"""
-    answers: Tensor
-    """(2, answers): row and column of each state that predicts a token which the labels count"""
-
-    def to(self, device: torch.device) -> StreamBatch:
-        return self.each_tensor(lambda tensor: tensor.to(device))
-
-    def padded(self, pad: int, columns: int) -> StreamBatch:
-        """Padded on the right with the token ``pad`` to ``columns`` columns."""
-        tokens = self.input_ids.shape[1]
-        more = columns - tokens
-        assert more >= 0
-        if not more:
-            return self
-
-        def moved(index: Tensor) -> Tensor:
-            return index + index // tokens * more
-
-        return replace(
-            self,
-            input_ids=F.pad(self.input_ids, (0, more), value=pad),
-            labels=F.pad(self.labels, (0, more), value=IGNORE_INDEX),
-            feature_index=moved(self.feature_index),
-            query_index=moved(self.query_index),
-        )
-
-    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> StreamBatch:
-        """A batch with ``change(tensor)`` in place of every tensor."""
-        return StreamBatch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+__all__ = ["StreamBatch", "StreamModel", "StreamOutput", "collate"]
 
 
 @dataclass
@@ -82,73 +29,64 @@ class StreamOutput:
     hidden: Tensor
     """(batch, tokens, width): last hidden states of the main stream"""
     query_states: Tensor
-    """(drawings, num_queries, width): last hidden states of the queries"""
+    """(drawings, num_queries, width): last hidden states of the queries; of no meaning where a drawing has visual tokens or
+    fewer queries, and none where pictures are seen as tokens"""
+    codes: Tensor | None
+    """(token drawings, visual_lengths[-1]): all codes of the pictures that are drawn by visual tokens; None where none is"""
+    code_states: Tensor | None
+    """(token drawings, visual_lengths[-1], width): the last hidden state that predicts each code"""
     prompt: Tensor | None
-    """(drawings, prompt_tokens, width), the last states up to and including BOI"""
+    """(drawings, prompt_tokens, width), the last states up to and including what begins the drawing"""
     prompt_mask: Tensor | None
 
 
-def collate(
-    encoded: Sequence[Encoded],
-    vocabulary: Vocabulary,
-    config: LimnerConfig,
-    padding_side: Literal["left", "right"] = "right",
-    pixel_values: bool = True,
-) -> StreamBatch:
-    """Pads conversations (`StreamEncoder.encode`) to one batch; with ``pixel_values`` or without."""
-    lengths = torch.tensor([len(e.input_ids) for e in encoded])
-    length = int(lengths.max())
-    begins = length - lengths if padding_side == "left" else torch.zeros_like(lengths)
-    # numpy, where a row takes a tenth of the time
-    ids = np.full((len(encoded), length), vocabulary.pad)
-    labels = np.full_like(ids, IGNORE_INDEX)
-    features, queries = (np.zeros(ids.shape, dtype=bool) for _ in range(2))
-    for row, (begin, e) in enumerate(zip(begins.tolist(), encoded, strict=True)):
-        ids[row, begin : begin + len(e.input_ids)] = e.input_ids
-        labels[row, begin : begin + len(e.labels)] = e.labels
-        for start, _ in e.views:
-            features[row, begin + start : begin + start + config.image_tokens] = True
-        for start in e.queries:
-            queries[row, begin + start : begin + start + config.num_queries] = True
-    views = [view for e in encoded for _, view in e.views]
-    pixels = [view.pixel_values for view in views] if pixel_values else []
-    drawn = [(row, picture.boi_index) for row, e in enumerate(encoded) for picture in e.pictures if picture.drawn]
-    drawing_row, drawing_boi = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T.contiguous()
-    drawing_boi = begins[drawing_row] + drawing_boi
-    in_row = [[picture.boi_index for picture in e.pictures if picture.drawn] for e in encoded]
-    branches = max(map(len, in_row)) if config.drawn_images == "seen" else 0
-    branch_boi = torch.full((len(encoded), branches), -1)
-    for row, bois in enumerate(in_row[: len(encoded) if branches else 0]):
-        branch_boi[row, : len(bois)] = begins[row] + torch.tensor(bois, dtype=torch.long)
-    size = config.image_size
-    return StreamBatch(
-        input_ids=torch.from_numpy(ids),
-        labels=torch.from_numpy(labels),
-        lengths=lengths,
-        feature_index=torch.from_numpy(features.reshape(-1).nonzero()[0]),
-        query_index=torch.from_numpy(queries.reshape(-1).nonzero()[0]),
-        pixel_values=torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float32),
-        view_positions=torch.tensor([view.position for view in views], dtype=torch.float32).reshape(-1, 2),
-        drawing_row=drawing_row,
-        drawing_boi=drawing_boi,
-        branch_boi=branch_boi,
-        answers=torch.from_numpy(np.stack((labels[:, 1:] != IGNORE_INDEX).nonzero())),
-    )
+def check_tokenizer(
+    visual_tokenizer: nn.Module | None, config: LimnerConfig, vocabulary: Vocabulary, llm: PreTrainedModel
+) -> None:
+    """Raises ValueError for a visual tokenizer that does not fit ``config``, and for a backbone without room for its codes."""
+    if visual_tokenizer is None and not config.visual_codes:
+        return
+    wanted = (config.visual_codes, config.visual_lengths[-1:], config.feature_tokens)
+    own: Any = getattr(visual_tokenizer, "config", None)
+    has = (0, (), 0) if own is None else (own.num_codes, (own.num_tokens,), own.feature_tokens)
+    names = ("visual_codes", "the last of visual_lengths", "feature_tokens")
+    for name, value, found in zip(names, wanted, has, strict=True):
+        if value != found:
+            one, other = (
+                values[0] if isinstance(values, tuple) and values else values or 0 for values in (value, found)
+            )
+            there = "there is no visual tokenizer" if own is None else f"the visual tokenizer has {other}"
+            raise ValueError(f"{name} of the config is {one}, and {there}: they must be the same")
+    rows = llm.get_input_embeddings().num_embeddings
+    if vocabulary.codes.stop > rows:
+        raise ValueError(
+            f"the visual tokens have the ids {vocabulary.codes.start} to {vocabulary.codes.stop - 1}, and the backbone has "
+            f"{rows} embeddings: resize_token_embeddings makes room"
+        )
 
 
 class StreamModel(nn.Module):
     """Reads and writes: text, and the query states that condition a drawing.
 
-    Raises ValueError for a backbone with layers that cannot be masked or cropped (`check_backbone`).
+    A model with visual tokens holds their ``visual_tokenizer``, which is frozen: ``encode`` gives codes (batch, num_tokens) of
+    vision features, ``decode`` image features (batch, feature_tokens, vision width) of codes. Raises ValueError for a backbone
+    with layers that cannot be masked or cropped (`check_backbone`), and for a tokenizer that does not fit (`check_tokenizer`).
     """
 
     slot_ids: Tensor
+    block_ids: Tensor
 
     def __init__(
-        self, llm: PreTrainedModel, vision_tower: VisionTower, config: LimnerConfig, vocabulary: Vocabulary
+        self,
+        llm: PreTrainedModel,
+        vision_tower: VisionTower,
+        config: LimnerConfig,
+        vocabulary: Vocabulary,
+        visual_tokenizer: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_backbone(llm.config)
+        check_tokenizer(visual_tokenizer, config, vocabulary, llm)
         self.config, self.vocabulary = config, vocabulary
         self.llm, self.vision_tower = llm, vision_tower
         self.width = width = llm.config.hidden_size
@@ -161,7 +99,10 @@ class StreamModel(nn.Module):
         nn.init.normal_(self.queries.weight, std=0.02)
         # as in SEED-X: a tile's centre, (x, y, 1 - x, 1 - y) / 2, weighs four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
+        self.visual_tokenizer: Any = visual_tokenizer
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
+        block = torch.tensor([*vocabulary.slots, *vocabulary.codes])  # what stands in pictures, and never among words
+        self.register_buffer("block_ids", block, persistent=False)
         self.boi_delta: nn.Parameter | None = None
         """An adapter's change of BOI (rows, width), see `add_boi_delta`"""
 
@@ -281,40 +222,131 @@ class StreamModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., width) to logits (..., vocabulary), Gemma's soft cap included."""
-        logits = self.head(hidden)
+        return self._capped(self.head(hidden))
+
+    def _capped(self, logits: Tensor) -> Tensor:
         cap = getattr(self.llm.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Codes of any shape to the embeddings (..., width) of their visual tokens."""
+        return self.embed_tokens(codes + self.vocabulary.codes.start)
+
+    def code_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) to logits (..., visual_codes): the visual tokens' part of `logits`, without the words'."""
+        head, codes = self.llm.get_output_embeddings(), self.vocabulary.codes
+        own = slice(codes.start, codes.stop)
+        return self._capped(F.linear(hidden, head.weight[own], None if head.bias is None else head.bias[own]))
+
+    def embed_stream(self, batch: StreamBatch, vision_features: Tensor) -> Tensor:
+        """A batch and the vision features of its views (views, patches, vision width) to embeddings (batch, tokens, width): an
+        image is seen as features of the input resampler, or as visual tokens."""
+        if self.config.seen_images == "features":
+            features = self.get_image_features(vision_features, batch.view_positions)
+            return self.build_inputs_embeds(batch.input_ids, batch.feature_index, features, batch.query_index)
+        ids = batch.input_ids.flatten()
+        if len(batch.feature_index):
+            codes = self.encode_views(vision_features).flatten()[batch.feature_source]
+            ids = ids.index_copy(0, batch.feature_index, codes + self.vocabulary.codes.start)
+        return self.embed_tokens(ids.view_as(batch.input_ids))
+
+    @torch.no_grad()
+    def encode_views(self, vision_features: Tensor) -> Tensor:
+        """Vision features (views, patches, vision width) to codes (views, visual_lengths[-1])."""
+        return self.visual_tokenizer.encode(vision_features)
+
+    def branch_tokens(self, batch: StreamBatch) -> int:
+        """Columns of a branch: its queries, or as many as the longest picture of visual tokens."""
+        return max(self.config.num_queries, self.config.visual_lengths[-1] if len(batch.token_drawing) else 0)
+
     def forward(self, batch: StreamBatch, vision_features: Tensor | None = None) -> StreamOutput:
-        """One forward pass over whole conversations: the main stream and, in the "seen" mode, a branch for each drawing.
+        """One forward pass over whole conversations: the main stream and, where pictures are seen as features, a branch for each
+        drawing: its queries, or its visual tokens. Where they are seen as tokens, these are in the main stream.
 
         With ``vision_features`` (views, patches, vision width) the vision tower is not run.
         """
-        config, n = self.config, self.config.num_queries
+        config, n = self.config, self.branch_tokens(batch)
         if vision_features is None:
             vision_features = self.vision_tower(batch.pixel_values)
-        embeds = self.build_inputs_embeds(
-            batch.input_ids,
-            batch.feature_index,
-            self.get_image_features(vision_features, batch.view_positions),
-            batch.query_index,
-        )
+        codes = self.encode_views(vision_features[batch.token_view]) if len(batch.token_drawing) else None
+        embeds = self.embed_stream(batch, vision_features)
         rows, main = embeds.shape[:2]
         drawings, branches = batch.drawing_row.shape[0], batch.branch_boi.shape[1]
         # drawings are sorted by row: the k-th of a row is its branch k
         order = torch.arange(drawings, device=embeds.device) - torch.searchsorted(batch.drawing_row, batch.drawing_row)
         if branches:
-            block = self.queries.weight.to(embeds.dtype).repeat(branches, 1).expand(rows, -1, -1)
+            block = F.pad(self.queries.weight.to(embeds.dtype), (0, 0, 0, n - config.num_queries))
+            block = block.repeat(branches, 1).expand(rows, -1, -1)
+            if codes is not None:
+                drawn = F.pad(self.embed_codes(codes), (0, 0, 0, n - codes.shape[1])).to(embeds.dtype)
+                place = batch.drawing_row[batch.token_drawing], order[batch.token_drawing]
+                block = block.unflatten(1, (branches, n)).index_put(place, drawn).flatten(1, 2)
             embeds = torch.cat([embeds, block], dim=1)
         allowed, distance, position_ids = branch_mask(batch.lengths, main, batch.branch_boi, n)
         size = (rows, embeds.shape[1], embeds.shape[1])
         masks = attention_masks(allowed, distance, size, self.llm.config, embeds.device, embeds.dtype)
         hidden = self.backbone(embeds, masks, position_ids)
         start = main + order * n if branches else batch.drawing_boi + 1
-        columns = start[:, None] + torch.arange(n, device=embeds.device)
-        query_states = hidden[batch.drawing_row[:, None], columns]
         prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)
-        return StreamOutput(hidden[:, :main], query_states, prompt, prompt_mask)
+        return StreamOutput(
+            hidden[:, :main],
+            self._query_states(hidden, batch, start),
+            codes,
+            None if codes is None else self._code_states(hidden, batch, start, codes.shape[1]),
+            prompt,
+            prompt_mask,
+        )
+
+    def _query_states(self, hidden: Tensor, batch: StreamBatch, start: Tensor) -> Tensor:
+        """States of the blocks that begin at the columns ``start`` (drawings,)."""
+        n = self.config.num_queries
+        if self.config.seen_images == "tokens":
+            return hidden.new_zeros(0, n, self.width)
+        columns = start[:, None] + torch.arange(n, device=hidden.device)
+        return hidden[batch.drawing_row[:, None], columns]
+
+    def _code_states(self, hidden: Tensor, batch: StreamBatch, start: Tensor, codes: int) -> Tensor:
+        """The first code is predicted by what begins the picture, the others each by the one before it."""
+        row, begin = batch.drawing_row[batch.token_drawing], batch.drawing_boi[batch.token_drawing]
+        before = start[batch.token_drawing][:, None] + torch.arange(codes - 1, device=hidden.device)
+        columns = torch.cat([begin[:, None], before], dim=1)
+        return hidden[row[:, None], columns.clamp(max=hidden.shape[1] - 1)]  # a shorter picture may stand at the end
+
+    def drawing_features(self, batch: StreamBatch, output: StreamOutput) -> Tensor:
+        """What the drawings are steered by (drawings, feature_tokens, vision width): the output resampler's features of the
+        queries, or the visual tokenizer's of the codes, as far as the drawing's length."""
+        if output.codes is None:
+            return self.query_features(output.query_states, batch.drawing_length)
+        mask = self.code_mask(batch)
+        with torch.no_grad():
+            decoded = self.visual_tokenizer.decode(output.codes, mask)
+        if self.config.seen_images == "tokens":
+            return decoded
+        features = self.query_features(output.query_states, batch.drawing_length)
+        return features.index_copy(0, batch.token_drawing, decoded.to(features.dtype))
+
+    def query_features(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Query states (drawings, num_queries, width), of which the first ``lengths`` (drawings,) count, to image features
+        (drawings, feature_tokens, vision width)."""
+        if not self.config.query_lengths:
+            return self.output_resampler(states)
+        return self.output_resampler(states, torch.arange(states.shape[1], device=states.device) < lengths[:, None])
+
+    def code_mask(self, batch: StreamBatch) -> Tensor:
+        """(token drawings, visual_lengths[-1]), True for the codes that a drawing has."""
+        numbers = torch.arange(self.config.visual_lengths[-1], device=batch.drawing_length.device)
+        return numbers < batch.drawing_length[batch.token_drawing][:, None]
+
+    def decode_codes(self, codes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The codes of each picture to its image features (feature_tokens, vision width)."""
+        by_length: dict[int, list[int]] = {}
+        for picture, own in enumerate(codes):
+            by_length.setdefault(len(own), []).append(picture)
+        made: dict[int, Tensor] = {}
+        for pictures in by_length.values():
+            batch = torch.tensor([codes[picture] for picture in pictures], device=self.device)
+            made |= zip(pictures, self.visual_tokenizer.decode(batch), strict=True)
+        return [made[picture] for picture in range(len(codes))]
 
     def _prompt(self, hidden: Tensor, batch: StreamBatch) -> tuple[Tensor, Tensor]:
         p = self.config.prompt_tokens

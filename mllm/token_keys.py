@@ -10,17 +10,17 @@ from .encoding import IGNORE_INDEX, Encoded
 from .views import View
 
 
-def view_keys(view: View, tokens: int) -> list[Hashable]:
+def view_keys(view: View) -> list[Hashable]:
     """Keys of the features of one view: of its pixels, so that an image which was changed in place counts as another one."""
     digest = hashlib.blake2b(view.image.tobytes(), digest_size=16).digest()
-    return [(digest, view.image.size, view.position, number) for number in range(tokens)]
+    return [(digest, view.image.size, view.position, number) for number in range(view.tokens)]
 
 
-def token_keys(encoded: Encoded, image_tokens: int) -> list[Hashable]:
+def token_keys(encoded: Encoded) -> list[Hashable]:
     """A key for every token of a conversation: its id, or that of the view whose feature is there."""
     keys: list[Hashable] = list(encoded.input_ids)
     for start, view in encoded.views:
-        keys[start : start + image_tokens] = view_keys(view, image_tokens)
+        keys[start : start + view.tokens] = view_keys(view)
     return keys
 
 
@@ -35,9 +35,9 @@ def replies_end(encoded: Encoded) -> int:
     return next((i + 1 for i in reversed(range(len(encoded.labels))) if encoded.labels[i] != IGNORE_INDEX), 0)
 
 
-def split_point(encoded: Encoded, wanted: int, image_tokens: int) -> int:
+def split_point(encoded: Encoded, wanted: int) -> int:
     """The last place up to ``wanted`` that is not between the features of a view."""
-    inside = [start for start, _ in encoded.views if start < wanted < start + image_tokens]
+    inside = [start for start, view in encoded.views if start < wanted < start + view.tokens]
     return inside[0] if inside else wanted
 
 

@@ -24,6 +24,13 @@ class View:
     config: LimnerConfig
     position: tuple[float, float] = (0.5, 0.5)
     """Centre (x, y) in [0, 1] within the image"""
+    length: int | None = None
+    """Tokens that it has in the stream, where these are not all"""
+
+    @property
+    def tokens(self) -> int:
+        """Slots that it takes in the stream."""
+        return self.config.view_tokens if self.length is None else self.length
 
     @property
     def pixel_values(self) -> Tensor:

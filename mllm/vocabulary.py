@@ -24,16 +24,23 @@ class Vocabulary:
     """One for each shape of the config; it stands just before BOI."""
     end_of_turn: tuple[int, ...]
     pad: int
+    lengths: tuple[int, ...] = ()
+    """One for each of the config's `lengths`; it stands before the token that begins a picture of so many tokens or queries."""
+    vis: int | None = None
+    """Begins a picture of visual tokens; None in a model without them."""
+    codes: range = range(0)
+    """``<vis_00000>`` …: the visual tokens, that of code 0 first; their rows are learned, as those of words are."""
 
     @property
-    def not_sampled(self) -> list[int]:
-        """Ids that a reply never chooses; BOI is one where it follows its shape token."""
-        return [*self.slots, self.eoi, self.patch, self.end_patch, *([self.boi] if self.shapes else [])]
+    def begins(self) -> dict[str, int]:
+        """The token that begins a picture, by the mode in which it is drawn."""
+        return {"queries": self.boi} | ({} if self.vis is None else {"tokens": self.vis})
 
     @property
     def control(self) -> frozenset[int]:
         """All ids that plain text never has."""
-        return frozenset((self.boi, self.eoi, self.patch, self.end_patch, *self.slots, *self.shapes))
+        marks = (*self.begins.values(), self.eoi, self.patch, self.end_patch)
+        return frozenset((*marks, *self.slots, *self.shapes, *self.lengths, *self.codes))
 
 
 def shape_name(shape: tuple[int, int]) -> str:
@@ -41,10 +48,22 @@ def shape_name(shape: tuple[int, int]) -> str:
     return f"<shape_{shape[0]}x{shape[1]}>"
 
 
+def length_name(length: int) -> str:
+    """The token that announces a picture of so many tokens or queries."""
+    return f"<length_{length}>"
+
+
+def code_name(code: int) -> str:
+    """The visual token of a code."""
+    return f"<vis_{code:05d}>"
+
+
 def control_tokens(config: LimnerConfig) -> list[str]:
     """Names of all control tokens that a model of ``config`` needs."""
-    slots = [f"<img_{i:05d}>" for i in range(max(config.num_queries, config.image_tokens))]
-    return ["<img>", "</img>", "<patch>", "</patch>", *slots, *(shape_name(s) for s in config.shapes)]
+    slots = [f"<img_{i:05d}>" for i in range(max(config.num_queries, config.image_tokens, config.view_tokens))]
+    names = ["<img>", "</img>", "<patch>", "</patch>", *slots, *map(shape_name, config.shapes)]
+    names += map(length_name, config.lengths)
+    return names + (["<vis>", *map(code_name, range(config.visual_codes))] if config.visual_codes else [])
 
 
 def add_control_tokens(tokenizer: PreTrainedTokenizerBase, config: LimnerConfig) -> Vocabulary:
@@ -60,7 +79,8 @@ def vocabulary_from_tokenizer(
 ) -> Vocabulary:
     """Ids of the control tokens; ``end_of_turn`` defaults to the tokenizer's end of sequence.
 
-    Raises ValueError when the tokenizer lacks a control token or an end of turn.
+    Raises ValueError when the tokenizer lacks a control token or an end of turn, and where the visual tokens' ids do not follow
+    each other.
     """
     known = tokenizer.get_added_vocab()
     if missing := [t for t in control_tokens(config) if t not in known]:
@@ -70,6 +90,9 @@ def vocabulary_from_tokenizer(
         raise ValueError("the tokenizer has no end-of-sequence token, so no reply would ever end")
     # a tokenizer may have more slots than the model uses (SEED-X has 100); none of them is ever text
     slots = itertools.takewhile(known.__contains__, (f"<img_{i:05d}>" for i in itertools.count()))
+    codes = range(first := known[code_name(0)], first + config.visual_codes) if config.visual_codes else range(0)
+    if [known[code_name(code)] for code in range(config.visual_codes)] != list(codes):
+        raise ValueError("the ids of the visual tokens <vis_00000> … do not follow each other in the tokenizer")
     return Vocabulary(
         boi=known["<img>"],
         eoi=known["</img>"],
@@ -79,4 +102,7 @@ def vocabulary_from_tokenizer(
         shapes=tuple(known[shape_name(s)] for s in config.shapes),
         end_of_turn=tuple(ends),
         pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+        lengths=tuple(known[length_name(length)] for length in config.lengths),
+        vis=known["<vis>"] if config.visual_codes else None,
+        codes=codes,
     )

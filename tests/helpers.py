@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -132,7 +133,8 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
             )
         )
     )
-    model = StreamModel(llm, vision_tower, config, vocabulary)
+    visual = TinyVisualTokenizer(config.visual_codes, config.visual_lengths[-1]) if config.visual_codes else None
+    model = StreamModel(llm, vision_tower, config, vocabulary, visual)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=std)
@@ -373,3 +375,26 @@ def write_lines(path: Path, rows: Sequence[Any]) -> Path:
     """A file of JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+class TinyVisualTokenizer(nn.Module):
+    """Codes of the mean of patches, and features of a table; of no use but to be told apart."""
+
+    def __init__(self, num_codes: int = 24, num_tokens: int = 4, feature_tokens: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_codes=num_codes, num_tokens=num_tokens, feature_tokens=feature_tokens)
+        self.read = nn.Linear(width, num_tokens * num_codes)
+        self.table = nn.Embedding(num_codes, feature_tokens * width)
+        self.requires_grad_(False)
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        return self.read(features.mean(1)).unflatten(1, (self.config.num_tokens, -1)).argmax(-1)
+
+    def decode(self, codes: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        weights = torch.arange(1, codes.shape[1] + 1, device=codes.device) * (1 if mask is None else mask)
+        table = self.table(codes) / weights.clamp(min=1)[..., None] * (weights > 0)[..., None]
+        return table.sum(1).unflatten(1, (self.config.feature_tokens, -1))
+
+
+TOKENS = {"visual_codes": 24, "visual_lengths": (1, 2, 4)}
+"""Changes of a configuration (`stream_config`) that draws by visual tokens too"""

@@ -175,7 +175,7 @@ def test_without_being_asked_nothing_is_kept(fed):
 
 def cache_of(model, text, encoder):
     encoded = encoder.encode(text)
-    keys = token_keys(encoded, model.config.image_tokens)
+    keys = token_keys(encoded)
     return keys, Decoder(model, encoder).prefill([encoded], keys=[keys])[0]
 
 
@@ -202,7 +202,7 @@ def test_a_conversation_is_not_split_between_the_features_of_a_view():
     content = [{"type": "text", "text": "ab"}, {"type": "image", "image": picture(0)}, {"type": "text", "text": "cd"}]
     encoded = encoder.encode([{"role": "user", "content": content}])
     (start, _), tokens = encoded.views[0], model.config.image_tokens
-    points = [split_point(encoded, wanted, tokens) for wanted in range(start - 1, start + tokens + 2)]
+    points = [split_point(encoded, wanted) for wanted in range(start - 1, start + tokens + 2)]
     assert points == [start - 1, *[start] * tokens, start + tokens, start + tokens + 1]
     rest = rest_of(encoded, start)
     assert (
