@@ -12,6 +12,8 @@ import time
 import torch
 from transformers import DynamicCache, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
+from limner.mllm.config import LimnerConfig
+from limner.mllm.picture_grammar import PictureGrammar
 from limner.mllm.processor import ImageTokenLogitsProcessor
 from limner.mllm.vocabulary import Vocabulary
 
@@ -41,7 +43,7 @@ def main() -> None:
     model = Qwen3ForCausalLM(config).to(getattr(torch, options.dtype)).eval()
     slots = tuple(range(100, 100 + N))
     vocabulary = Vocabulary(boi=10, eoi=11, patch=12, end_patch=13, slots=slots, shapes=(), end_of_turn=(1,), pad=0)
-    processor = ImageTokenLogitsProcessor(vocabulary, N, VOCABULARY)
+    processor = ImageTokenLogitsProcessor(PictureGrammar(LimnerConfig(num_queries=N), vocabulary), VOCABULARY)
     prompt = torch.randint(200, VOCABULARY, (1, PROMPT))
     prompt[0, -1] = vocabulary.boi
     embeds = model.get_input_embeddings()

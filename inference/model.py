@@ -19,6 +19,7 @@ from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.files import quiet_bars, refusing, write_source
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
+from ..mllm.picture_grammar import picture_rules
 from ..mllm.stream import StreamModel
 from . import adapter_files
 from .adapters import Adapters
@@ -197,6 +198,7 @@ class Limner(nn.Module):
             raise ValueError("weights of 8 bits are not answered with in training mode: call model.eval() first")
         weights = self.adapters.weights(adapters)
         config, drawing_weights = self.adapters.resolve_options(options, weights)
+        picture_rules(config, self.config)
         if config.size is not None:
             self.detokenizer.check_size(*config.size)
         history = options.get("history") or 0  # the folder's own is for chats, which give it

@@ -14,11 +14,13 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from ..detokenizer.detokenizer import Detokenizer
 from ..detokenizer.drawing_options import DrawingOptions
-from ..mllm.decoding import DrawRequest
-from ..mllm.encoding import Encoded, nearest_shape
+from ..mllm.encoding import Encoded
 from ..mllm.glyph_text import find_glyph_text
 from ..mllm.messages import EmittedText
+from ..mllm.picture_grammar import PictureGrammar, picture_rules
+from ..mllm.picture_tokens import PictureTokens
 from ..mllm.processor import ImageTokenLogitsProcessor
+from ..mllm.rows import DrawRequest
 from ..mllm.stream import StreamModel, collate
 from .drawing import build_condition
 from .inputs import ContextLengthError, Messages, as_batch, load_message_images, seeds_per_row
@@ -41,9 +43,11 @@ class EmittedPicture:
     """A picture in a returned sequence."""
 
     boi: int
-    """Index of its BOI in the ids"""
+    """Index of the token that begins it in the ids"""
     size: tuple[int, int]
     """Height and width in pixels, as its shape token says"""
+    tokens: PictureTokens
+    """What it is drawn by"""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ class PlainGeneration:
     stop, room for a picture, and the hidden states that pictures are drawn from. It may be changed; the model's own may not.
 
     The queries of a picture take one forward each, where `Limner.generate` runs them in one, and give the same features.
-    They stay in the stream: what follows a picture is `Limner.generate`'s for models with ``drawn_images="queries"`` alone.
-    A "seen" model would have to see its picture before it goes on, so its replies end with their first ``</img>``.
+    They stay in the stream, as visual tokens do: what follows a picture is `Limner.generate`'s for models with
+    ``drawn_images="queries"`` or ``seen_images="tokens"`` alone. Another one would have to see its picture before it goes on, so
+    its replies end with their first ``</img>``. Visual tokens are sampled as words are.
 
     ``adapters`` are used at these weights, or as they are switched on now. Make it after the model was moved to its device.
     Raises ValueError for an unknown adapter and for a model that is offloaded or has weights of 8 bits.
@@ -94,13 +99,14 @@ class PlainGeneration:
         self.llm.set_input_embeddings(FunctionModule(self.mllm.embed_emitted))
         self.llm.set_output_embeddings(FunctionModule(self.mllm.head))
         self.vocabulary = vocabulary = self.mllm.vocabulary
-        seen = self.config.drawn_images == "seen"
-        self.stop_ids = [*vocabulary.end_of_turn, *([vocabulary.eoi] if seen else [])]
+        self.grammar, self.control = PictureGrammar(self.config, vocabulary), vocabulary.control
+        self.stop_ids = [*vocabulary.end_of_turn, *([vocabulary.eoi] if self.config.has_branches else [])]
         generation = self.llm.generation_config
         generation.eos_token_id = self.stop_ids
         generation.pad_token_id = vocabulary.pad
         generation.max_length = None
-        picture_tokens = self.config.num_queries + 3  # a shape token, BOI, the queries, EOI
+        # a shape token, a length token, what begins a picture, its queries or visual tokens, EOI
+        picture_tokens = self.config.max_drawing + 3 + bool(self.config.lengths)
         generation.max_new_tokens = model.defaults.max_new_tokens + picture_tokens
         generation.return_dict_in_generate = True
         generation.output_hidden_states = -1  # the last layer's only
@@ -113,19 +119,27 @@ class PlainGeneration:
         images: str | None = None,
         height: int | None = None,
         width: int | None = None,
+        image_mode: str | None = None,
+        image_tokens: int | None = None,
     ) -> PlainInputs:
         """Keyword arguments of ``llm.generate`` for a prompt, a conversation, or a batch of either, pictures included.
 
-        ``images`` ("auto", "force", "never"), ``height`` and ``width`` are `Limner.generate`'s. A processor of your own is
-        appended to ``inputs["logits_processor"]``. The prompts are given as ``inputs_embeds``, so ``sequences`` hold new tokens
-        only. Raises ValueError for messages and options that make no sense.
+        ``images`` ("auto", "force", "never"), ``height``, ``width``, ``image_mode`` and ``image_tokens`` are `Limner.generate`'s.
+        A processor of your own is appended to ``inputs["logits_processor"]``. The prompts are given as ``inputs_embeds``, so
+        ``sequences`` hold new tokens only. Raises ValueError for messages and options that make no sense.
         """
         model, mllm, config = self.model, self.mllm, self.config
-        options = model.defaults.updated({"images": images, "height": height, "width": width})
-        shape = None
+        given = {
+            "images": images,
+            "height": height,
+            "width": width,
+            "image_mode": image_mode,
+            "image_tokens": image_tokens,
+        }
+        options = model.defaults.updated(given)
         if options.size is not None:
             model.detokenizer.check_size(*options.size)
-            shape = nearest_shape(config.shapes, *options.size) if config.shapes else None
+        rules = picture_rules(options, config)
         encoded = [
             model.encoder.encode(
                 load_message_images(m, model.allow_urls),
@@ -141,13 +155,12 @@ class PlainGeneration:
             raise ContextLengthError(
                 f"the conversation takes {length} tokens; this model holds {mllm.max_position_embeddings}, with the reply"
             )
-        features = mllm.get_image_features(mllm.vision_tower(batch.pixel_values), batch.view_positions)
         vocab_size = self.llm.config.get_text_config().vocab_size
         inputs = PlainInputs(
-            inputs_embeds=mllm.build_inputs_embeds(batch.input_ids, batch.feature_index, features),
+            inputs_embeds=mllm.embed_stream(batch, mllm.vision_tower(batch.pixel_values)),
             attention_mask=(torch.arange(length, device=mllm.device) >= length - batch.lengths[:, None]).long(),
             logits_processor=LogitsProcessorList(
-                [ImageTokenLogitsProcessor(self.vocabulary, config.num_queries, vocab_size, options.images, shape)]
+                [ImageTokenLogitsProcessor(self.grammar, vocab_size, options.images, rules)]
             ),
         )
         inputs.encoded, inputs.size = encoded, options.size
@@ -155,19 +168,31 @@ class PlainGeneration:
 
     @isolated
     def features(self, output: Any) -> list[Tensor]:
-        """Image features (pictures, feature_tokens, vision width) of each returned sequence, from the output resampler.
+        """Image features (pictures, feature_tokens, vision width) of each returned sequence, from the output resampler or, where
+        a picture has visual tokens, from the visual tokenizer.
 
         ``output`` is what ``llm.generate`` returned for inputs of `prepare`; a picture that a limit cut is left out. Raises
         ValueError for an output without hidden states or from other inputs.
         """
-        states, n = chosen_from(output), self.config.num_queries
         found = []
-        for row, ids in zip(states, output.sequences.tolist(), strict=True):
-            # a query's state is what the next slot or, after the last query, EOI was chosen from
-            queries = [row[picture.boi + 2 : picture.boi + 2 + n] for picture in self._split(ids).pictures]
-            block = torch.stack(queries) if queries else row.new_zeros(0, n, row.shape[1])
-            found.append(self.mllm.output_resampler(block))
+        for row, ids in zip(chosen_from(output), output.sequences.tolist(), strict=True):
+            pictures = self._split(ids).pictures
+            of_queries = iter(self._query_features(row, [p for p in pictures if not p.tokens.codes]))
+            of_codes = iter(self.mllm.decode_codes([p.tokens.codes for p in pictures if p.tokens.codes]))
+            own = [next(of_codes if picture.tokens.codes else of_queries) for picture in pictures]
+            width = self.mllm.vision_tower.width
+            found.append(torch.stack(own) if own else row.new_zeros(0, self.config.feature_tokens, width))
         return found
+
+    def _query_features(self, states: Tensor, pictures: Sequence[EmittedPicture]) -> Tensor:
+        """Features of a sequence's pictures of queries, from what its tokens were chosen from (tokens, width)."""
+        if not pictures:
+            return states[:0]
+        n, lengths = self.config.num_queries, [picture.tokens.length for picture in pictures]
+        # a query's state is what the next slot or, after the last query, EOI was chosen from
+        blocks = [states[p.boi + 2 : p.boi + 2 + p.tokens.length] for p in pictures]
+        padded = torch.stack([F.pad(block, (0, 0, 0, n - len(block))) for block in blocks])
+        return self.mllm.query_features(padded, torch.tensor(lengths, device=states.device))
 
     @isolated
     def replies(
@@ -206,6 +231,9 @@ class PlainGeneration:
             )
             for request, drawn in zip(group, pixels, strict=True):
                 images[request.row, index] = Image.fromarray(drawn.numpy())
+                tokens = emitted[request.row].pictures[index].tokens
+                if self.config.lengths_of(tokens.mode):
+                    tokens.attach(images[request.row, index], self.config.visual_codes)
         return [
             Reply(
                 [part if isinstance(part, str) else images[row, own.pictures.index(part)] for part in own.parts],
@@ -255,23 +283,37 @@ class PlainGeneration:
 
     def _split(self, ids: list[int]) -> EmittedReply:
         """The ids of a returned sequence in parts, up to the one that stopped it."""
-        vocabulary, n = self.vocabulary, self.config.num_queries
+        vocabulary = self.vocabulary
         stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
         reason = "stop" if stop < len(ids) and ids[stop] in vocabulary.end_of_turn else "length"
         ids = ids[: stop + 1]
-        block = [vocabulary.boi, *vocabulary.slots[:n], vocabulary.eoi]
-        begins = [i for i in range(len(ids)) if ids[i : i + n + 2] == block]
         parts: list[EmittedText | EmittedPicture] = []
         previous = 0
-        for begin in [*begins, len(ids)]:
-            if text := [t for t in ids[previous:begin] if t not in vocabulary.control and t not in self.stop_ids]:
+        for picture in [*filter(None, (self._picture_at(ids, i) for i in range(len(ids)))), None]:
+            end = len(ids) if picture is None else picture.boi
+            if text := [t for t in ids[previous:end] if t not in self.control and t not in self.stop_ids]:
                 parts.append(EmittedText(self.model.tokenizer.decode(text), text))
-            if begin < len(ids):
-                shapes = vocabulary.shapes
-                size = self.config.shapes[shapes.index(ids[begin - 1])] if shapes else self.config.default_size
-                parts.append(EmittedPicture(begin, size))
-            previous = begin
+            if picture is not None:
+                parts.append(picture)
+            previous = end
         return EmittedReply(parts, reason)
+
+    def _picture_at(self, ids: list[int], begin: int) -> EmittedPicture | None:
+        """The whole picture that begins there; None where there is none."""
+        config, vocabulary = self.config, self.vocabulary
+        modes = {token: mode for mode, token in vocabulary.begins.items()}
+        if (mode := modes.get(ids[begin])) is None:
+            return None
+        announced = self.grammar.length_of.get(ids[begin - 1]) if begin else None
+        length = announced or config.num_queries
+        block = ids[begin + 1 : begin + 2 + length]
+        if len(block) <= length or block[-1] != vocabulary.eoi:  # a limit cut it
+            return None
+        codes = tuple(token - vocabulary.codes.start for token in block[:-1]) if mode == "tokens" else ()
+        size = config.default_size
+        if config.shapes:
+            size = config.shapes[vocabulary.shapes.index(ids[begin - (2 if announced else 1)])]
+        return EmittedPicture(begin, size, PictureTokens(mode, length, codes))
 
 
 class FunctionModule(nn.Module):

@@ -91,7 +91,7 @@ class Scheduler:
     def image_positions(self) -> int:
         """Positions that a picture of a reply takes: its shape, its length, BOI, its features, queries or visual tokens, EOI."""
         stream = self.model.encoder.config
-        return 3 + bool(stream.lengths) + stream.max_block
+        return 3 + bool(stream.lengths) + max(stream.image_tokens, stream.max_drawing)
 
     def fitting_images(self, encoded: Encoded, config: GenerationConfig) -> int:
         """How many pictures fit behind a conversation and the longest text of its reply, at most ``max_images``."""

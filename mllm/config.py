@@ -141,9 +141,9 @@ class LimnerConfig:
         return self.visual_lengths[-1] if self.seen_images == "tokens" else self.image_tokens
 
     @property
-    def max_block(self) -> int:
-        """The most tokens that stand between a begin and its end, on a branch or in the main stream."""
-        return max(self.image_tokens, self.num_queries, *self.visual_lengths)
+    def max_drawing(self) -> int:
+        """The most queries or visual tokens of a drawing."""
+        return max((self.num_queries, *self.visual_lengths))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..mllm.encoding import IGNORE_INDEX
-from ..mllm.stream import StreamModel
+from ..mllm.stream import StreamBatch, StreamModel, StreamOutput
 from .data import JointBatch
 from .random_choices import RandomChoices, Sample, random_choices
 from .stages.joint_options import JointStage
@@ -68,15 +68,29 @@ class Targets:
 def assistant_logits(
     model: StreamModel, hidden: Tensor, labels: Tensor, answers: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the assistant predicts a token (text, shape token, BOI, end of turn), from last hidden states (batch, tokens, width)
-    and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots; target ids (tokens,); and the row of the
+    """Where the assistant predicts a token (text, what announces or begins a picture, end of turn), from last hidden states
+    (batch, tokens, width) and labels (batch, tokens): logits (tokens, vocabulary), with -inf for query slots and visual tokens,
+    none of which is ever chosen there; target ids (tokens,); and the row of the
     batch (tokens,). ``answers`` (2, tokens) are `StreamBatch.answers`; without them the labels are looked through, for which the
     host waits."""
     if answers is None:
         answers = (labels[:, 1:] != IGNORE_INDEX).nonzero().T
     rows, columns = answers
     logits = model.logits(hidden[rows, columns]).float()
-    return logits.index_fill(-1, model.slot_ids, float("-inf")), labels[rows, columns + 1], rows
+    return logits.index_fill(-1, model.block_ids, float("-inf")), labels[rows, columns + 1], rows
+
+
+def code_errors(model: StreamModel, batch: StreamBatch, output: StreamOutput) -> Tensor:
+    """Cross entropy of each token drawing's codes (token drawings,), averaged over as many as it has.
+
+    It is over the visual tokens alone: nothing else is ever chosen there, as the grammar of pictures has it, and no row of words
+    needs to learn to be unlikely there.
+    """
+    assert output.codes is not None and output.code_states is not None
+    logits = model.code_logits(output.code_states).float()
+    errors = F.cross_entropy(logits.transpose(1, 2), output.codes, reduction="none")
+    mask = model.code_mask(batch)
+    return (errors * mask).sum(1) / mask.sum(1)
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:

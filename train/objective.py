@@ -1,7 +1,9 @@
 """What is trained, and its losses.
 
     conversation -> stream -+-> logits ................................ language: cross entropy of the assistant's tokens
+                            +-> visual tokens' logits ................. codes: cross entropy of the visual tokenizer's codes
                             +-> query states -> output resampler -+.... features: squared error from the vision tower's
+                                  codes -> visual tokenizer ------+
                                                                   +-> adapter -> MM-DiT -+.... flow: squared error of velocities
                                                                                          +.... align: cosine (REPA)
                                   image features -> layout ............ layout: distance of the box in which words stand
@@ -10,7 +12,8 @@ An objective is called with a batch and the number of its step, and returns the 
 each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes and in all
 batches whose gradients are accumulated, so the sum over them is what one process would get of one large batch. The unit of the
 language loss is a token that the assistant predicts, that of the others a drawing: its features are averaged over themselves, its
-flow and alignment over its pixels and its timesteps. All processes have the same losses, zero where one has no picture.
+codes too, its flow and alignment over its pixels and its timesteps. A drawing has either features or codes to learn. All
+processes have the same losses, zero where one has no picture.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from ..mllm.vision_tower import pool_features
 from . import parallel
 from .data import JointBatch
 from .flow_loss import DrawingInputs, dummy_losses, flow_losses
-from .losses import Targets, add_weighted_sum, assistant_logits, squared_error
+from .losses import Targets, add_weighted_sum, assistant_logits, code_errors, squared_error
 from .stages.joint_options import JointStage, LanguageStage
 from .trainable import TrainableModel
 from .word_dropout import apply_word_dropout
@@ -70,6 +73,7 @@ class JointObjective:
         weights = {
             "language": self.stage.language_weight,
             "features": self.stage.feature_weight,
+            "codes": self.stage.code_weight,
             "flow": self.stage.flow_weight,
             "align": self.stage.align_weight,
             "layout": self.stage.layout_weight,
@@ -91,7 +95,8 @@ class LanguageObjective:
         batch = batch.to(stream.device)
         output, inputs = run_stream(self.trainable, batch)
         losses = stream_losses(self.trainable, batch, output, inputs, Targets(), count_over_processes(batch))
-        return add_weighted_sum(losses, {"language": 1.0, "features": self.stage.feature_weight})
+        weights = {"language": 1.0, "features": self.stage.feature_weight, "codes": self.stage.code_weight}
+        return add_weighted_sum(losses, weights)
 
 
 class DetokenizerObjective(JointObjective):
@@ -125,14 +130,14 @@ def run_stream(trainable: TrainableModel, batch: JointBatch) -> tuple[StreamOutp
     stream = trainable.stream
     with torch.no_grad():
         features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
-    conversations, queries = batch.stream, batch.stream.branch_boi.shape[1] * stream.config.num_queries
+    conversations, queries = batch.stream, batch.stream.branch_boi.shape[1] * stream.branch_tokens(batch.stream)
     columns = conversations.input_ids.shape[1] + queries
     padded = trainable.call_shapes.stream_length(columns) - queries
     conversations = conversations.padded(stream.vocabulary.pad, padded)
     output = stream(conversations, features[: len(batch.stream.view_positions)])
     if not batch.target:
         return output, None
-    predicted = stream.output_resampler(output.query_states)
+    predicted = stream.drawing_features(batch.stream, output)
     shown = features[batch.target_view_index(features.device)]
     return output, DrawingInputs(predicted, shown, output.prompt, output.prompt_mask)
 
@@ -171,16 +176,22 @@ def stream_losses(
     targets: Targets,
     count: Count,
 ) -> dict[str, Tensor]:
-    """Language loss and, if any process draws, feature loss."""
+    """Language loss and, if any process draws, those of features and, in a model with visual tokens, of codes."""
     words = targets.language_error(
         *assistant_logits(trainable.stream, output.hidden, batch.stream.labels, batch.stream.answers)
     )
     losses = {"language": words / max(1, count.tokens)}  # a batch may have no answer
     if count.drawn:
-        feature_sum = output.hidden.new_zeros(())
+        feature_sum = code_sum = output.hidden.new_zeros(())
         if inputs is not None:
             target = targets.features(pool_vision_features(trainable, inputs.vision_features))
-            errors = squared_error(inputs.features, target)
+            errors = squared_error(inputs.features, target).index_fill(0, batch.stream.token_drawing, 0.0)
             feature_sum = targets.weighted(errors, slice(None)).sum()
+        if output.codes is not None:
+            code_sum = targets.weighted(
+                code_errors(trainable.stream, batch.stream, output), batch.stream.token_drawing
+            ).sum()
         losses["features"] = feature_sum / count.drawings
+        if trainable.stream.config.visual_codes:
+            losses["codes"] = code_sum / count.drawings
     return losses

@@ -47,7 +47,7 @@ def step_cost(batch: JointBatch, trainable: TrainableModel, stage: JointStage) -
     """About how many multiplications a step of this batch takes: parameters times tokens, for forward, backward and, if
     conversations are replayed, the base's forward."""
     stream, detokenizer = trainable.stream, trainable.mmdit_detokenizer
-    tokens = batch.stream.input_ids.numel() + len(batch.target) * stream.config.num_queries
+    tokens = batch.stream.input_ids.numel() + len(batch.target) * stream.config.max_drawing
     passes = 3 if any(batch.sources) else 2
     total: float = tokens * passes * count_parameters(stream.llm.get_decoder().layers)
     if not batch.target:

@@ -174,7 +174,7 @@ def text_alone(encoder: StreamEncoder, messages: Sequence[Message]) -> tuple[lis
 def feature_tokens(encoded: Encoded, encoder: StreamEncoder) -> set[int]:
     """Indices of the image features and queries of a conversation."""
     config = encoder.config
-    spans = [(start, config.image_tokens) for start, _ in encoded.views]
+    spans = [(start, view.tokens) for start, view in encoded.views]
     spans += [(start, config.num_queries) for start in encoded.queries]
     return {index for start, count in spans for index in range(start, start + count)}
 

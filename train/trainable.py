@@ -21,7 +21,8 @@ MAX_CALL_ROWS = 512
 
 
 class TrainableModel(nn.Module):
-    """The stream and the de-tokenizer as one module for an optimizer; the vision tower and the autoencoder are frozen.
+    """The stream and the de-tokenizer as one module for an optimizer; the vision tower, the visual tokenizer
+    and the autoencoder are frozen.
 
     ``align`` adds the head of the alignment loss (REPA). Raises ValueError for a de-tokenizer that cannot be trained.
     """
@@ -30,6 +31,8 @@ class TrainableModel(nn.Module):
         super().__init__()
         self.stream, self.detokenizer, self.align = stream, detokenizer, None
         stream.vision_tower.requires_grad_(False)
+        if stream.visual_tokenizer is not None:
+            stream.visual_tokenizer.requires_grad_(False)
         autoencoder = None
         if detokenizer is not None:
             if not isinstance(detokenizer, MMDiTDetokenizer):

@@ -14,6 +14,7 @@ from limner.inference import plain_generation
 from limner.inference.adapters import Adapter
 from limner.inference.offload import ModelOffload
 from limner.mllm.cache import StreamCache
+from limner.mllm.picture_grammar import PictureGrammar, PictureRules
 from limner.mllm.processor import ImageTokenLogitsProcessor
 from limner.mllm.stream import collate
 
@@ -396,14 +397,15 @@ def test_what_makes_no_sense_is_refused():
 
 @pytest.mark.parametrize("shapes", [(), SHAPES])
 def test_the_processor_at_the_first_token_and_later(shapes):
-    vocabulary = make_limner(shapes=shapes).mllm.vocabulary
+    mllm = make_limner(shapes=shapes, num_queries=2).mllm
+    vocabulary, grammar = mllm.vocabulary, PictureGrammar(mllm.config, mllm.vocabulary)
     size = max(vocabulary.control) + 2
     begin = set(vocabulary.shapes or [vocabulary.boi])
     never = {*vocabulary.slots, vocabulary.eoi, vocabulary.patch, vocabulary.end_patch, *({vocabulary.boi} - begin)}
     everything = set(range(size))
 
-    def allowed(ids, **options):
-        processor = ImageTokenLogitsProcessor(vocabulary, 2, size, **options)
+    def allowed(ids, images="auto", **rules):
+        processor = ImageTokenLogitsProcessor(grammar, size, images, PictureRules(**rules))
         ids = torch.tensor(ids, dtype=torch.long).reshape(1, -1)
         return set(processor(ids, torch.randn(1, size))[0].isfinite().nonzero()[:, 0].tolist())
 

@@ -154,7 +154,7 @@ def check_example(
         messages = normalize_messages(map_pictures(example.sample(random.Random(0), 1.0), lambda _: next(left)))
         encoded = encoder.encode(messages, training=True)
         # a drawing's queries have the positions behind its BOI, wherever the conversation ends
-        ends = (p.boi_index + 1 + encoder.config.num_queries for p in encoded.pictures if p.drawn)
+        ends = (p.boi_index + 1 + encoder.config.max_drawing for p in encoded.pictures if p.drawn)
         tokens = len(encoded.input_ids)
         if max(tokens, *ends, 0) > max_length:
             raise ValueError(f"{tokens} tokens with {len(sizes)} pictures; this model's context holds {max_length}")

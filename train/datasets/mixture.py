@@ -24,6 +24,7 @@ from ...world.sampling import rng_for
 from ...world.scene import Scene, render
 from .. import parallel
 from ..data import JointBatch, joint_batch
+from ..picture_shares import ALL_QUERIES, PictureShares, with_tokens
 from .check import check_dataset
 from .example import Example, map_pictures, open_pictures, shuffled
 from .shards import ShardSource
@@ -162,14 +163,16 @@ class Mixture(WeightedSources):
         batch_size: int,
         seed: int,
         pool: int = POOL_BATCHES,
+        shares: PictureShares = ALL_QUERIES,
     ) -> None:
-        """Raises ValueError for weights that are no shares."""
+        """``shares`` say how pictures are drawn, where the model has several ways. Raises ValueError for weights that are no
+        shares."""
         super().__init__(sources, seed)
         whole = sum(self.weights)
         least = 2 / (pool * batch_size)  # less would not come once a pool
         if any(weight / whole < least for _, weight in sources):
             raise ValueError(f"weights {[weight for _, weight in sources]}: each share must be at least {least:.3f}")
-        self.encoder, self.batch_size, self.pool = encoder, batch_size, pool
+        self.encoder, self.batch_size, self.pool, self.shares = encoder, batch_size, pool, shares
         self.keys = False
         """Whether batches name their encoders' inputs (`joint_batch`)"""
         self._pool_batches: tuple[int, list[list[Told]]] | None = None
@@ -227,6 +230,9 @@ class Mixture(WeightedSources):
         if not kept:
             raise ValueError(f"every conversation of step {step} and of its pool is broken; the first: {left_out[0]}")
         opened, places, sources = map(list, zip(*kept, strict=True))
+        if (config := self.encoder.config).lengths:
+            chance = [rng_for(self.seed, step, f"picture tokens/{place}") for place in places]
+            opened = [with_tokens(own, config, self.shares, rng) for own, rng in zip(opened, chance, strict=True)]
         made = joint_batch(opened, self.encoder, places, self.keys)
         made.sources, made.left_out = sources, left_out
         return made
@@ -256,9 +262,9 @@ def conversation_size(encoder: StreamEncoder, messages: Sequence[Message]) -> tu
             if part["type"] == "text":
                 tokens += len(encoder.text_ids(part["text"]))
             else:
-                tokens += config.image_tokens + 2
+                tokens += config.view_tokens + 2
                 drawings += message["role"] == "assistant"
-    return drawings, tokens + drawings * (1 + config.num_queries)
+    return drawings, tokens + drawings * (1 + config.max_drawing)
 
 
 @lru_cache(maxsize=4)

@@ -36,7 +36,7 @@ JUDGED_STEPS = 8
 def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) -> Mixture:
     longest = model.mllm.max_position_embeddings
     sources = load_sources(stage.data, model.encoder, longest, stage.draw_share, stage.phrasings)
-    return Mixture(sources, model.encoder, stage.loop.batch_size, seed)
+    return Mixture(sources, model.encoder, stage.loop.batch_size, seed, shares=stage)
 
 
 def with_text(model: Limner, stage: JointStage, seed: int, batches: Mixture) -> MixedBatches:
@@ -67,7 +67,7 @@ def validation_batch(model: Limner, stage: LanguageStage | JointStage, batches: 
     size = max(2 * stage.loop.batch_size, 4 * len(sources))
     total = sum(weight for _, weight in sources)
     raised = [(source, max(weight / total, 4 / size)) for source, weight in sources if weight]
-    return Mixture(raised, model.encoder, size, seed, pool=1)(0)
+    return Mixture(raised, model.encoder, size, seed, pool=1, shares=stage)(0)
 
 
 def run_language(

@@ -10,6 +10,7 @@ from ...detokenizer.flow import DENSITIES
 from ...world.talk import PHRASINGS_SHARE
 from ..loop import LoopConfig
 from ..option_checks import check_choice, check_numbers, check_shares
+from ..picture_shares import SHARES, PictureShares
 
 MAX_MODE_SCALE = 2 / (math.pi - 2)
 """Largest scale of the density with heavy tails: beyond it times leave [0, 1] (section 3.1 of arXiv:2403.03206)"""
@@ -22,8 +23,9 @@ def check_data(data: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class LanguageStage:
+class LanguageStage(PictureShares):
     feature_weight: float = 1.0
+    code_weight: float = 1.0
     word_dropout: float = 0.0
     """Share of the assistant's input tokens about a picture that are replaced by others, so that the next token is predicted
     from the picture and not from the text before (word dropout; Bowman et al. 2016, arXiv:1511.06349)"""
@@ -39,12 +41,12 @@ class LanguageStage:
 
     def __post_init__(self) -> None:
         check_data(self.data)
-        check_numbers(self, "feature_weight", least=0)
-        check_shares(self, "word_dropout", "draw_share", "phrasings")
+        check_numbers(self, "feature_weight", "code_weight", least=0)
+        check_shares(self, "word_dropout", "draw_share", "phrasings", *SHARES)
 
 
 @dataclass(frozen=True)
-class JointStage:
+class JointStage(PictureShares):
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 0.8
@@ -60,6 +62,8 @@ class JointStage:
     """Prefixes of the names of parameters that learn; the vision tower and the autoencoder never do."""
     language_weight: float = 1.0
     feature_weight: float = 0.5
+    code_weight: float = 1.0
+    """Of the visual tokens' cross entropy, in models that have them"""
     flow_weight: float = 1.0
     align_weight: float = 0.0
     align_block: int = 2
@@ -117,6 +121,7 @@ class JointStage:
             self,
             "language_weight",
             "feature_weight",
+            "code_weight",
             "flow_weight",
             "align_weight",
             "layout_weight",
@@ -128,7 +133,7 @@ class JointStage:
                 "language_weight, feature_weight, flow_weight and align_weight are all 0: nothing is learned"
             )
         check_numbers(self, "flow_samples", least=1)
-        check_shares(self, "draw_share", "phrasings", "context_dropout", "reference_dropout", "prompt_dropout")
+        check_shares(self, "draw_share", "phrasings", "context_dropout", "reference_dropout", "prompt_dropout", *SHARES)
         check_choice(self, "density", DENSITIES)
         check_numbers(self, "density_mean")
         check_numbers(self, "density_std", above=0)

@@ -1,0 +1,104 @@
+"""Training draws by visual tokens too, and by fewer of them or of queries: chosen before the conversation is encoded."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import TOKENS, make_limner
+from limner.train.data import joint_batch
+from limner.train.datasets.mixture import Mixture, WorldSource
+from limner.train.objective import JointObjective, LanguageObjective
+from limner.train.picture_shares import PictureShares
+from limner.train.stages.joint_options import JointStage, LanguageStage
+from limner.train.trainable import TrainableModel
+from limner.world.sampling import rng_for
+
+BOTH = {**TOKENS, "query_lengths": (1, 3, 4)}
+
+
+def mixture(model, **shares):
+    return Mixture([(WorldSource(("draw", "edit")), 1.0)], model.encoder, 6, 3, pool=2, shares=PictureShares(**shares))
+
+
+def announced(batch, model):
+    """The length and the mode of every drawing, as the tokens before its block say."""
+    stream, vocabulary = batch.stream, model.mllm.vocabulary
+    ids = stream.input_ids
+    lengths = [
+        model.config.lengths[vocabulary.lengths.index(int(ids[row, begin - 1]))]
+        for row, begin in zip(stream.drawing_row, stream.drawing_boi, strict=True)
+    ]
+    begins = ids[stream.drawing_row, stream.drawing_boi]
+    return lengths, (begins == vocabulary.vis).nonzero().flatten().tolist()
+
+
+def test_the_length_token_says_what_is_kept_and_a_step_is_made_again():
+    model = make_limner(**BOTH)
+    lengths, modes = set(), set()
+    for step in range(4):
+        batch = mixture(model)(step)
+        own, tokens = announced(batch, model)
+        assert batch.stream.drawing_length.tolist() == own and batch.stream.token_drawing.tolist() == tokens
+        again = mixture(model)(step).stream
+        assert torch.equal(again.input_ids, batch.stream.input_ids)
+        lengths |= set(own)
+        modes |= {drawing in tokens for drawing in range(len(own))}
+    assert modes == {True, False} and lengths >= {1, 4} and len(lengths) >= 3
+    plain = mixture(model, token_share=0.0, query_dropout=0.0)(0).stream
+    assert set(plain.drawing_length.tolist()) == {4} and not len(plain.token_drawing)
+    shares = PictureShares(token_share=0.25, token_dropout=0.5)
+    drawn = [shares.draw(model.config, rng_for(0, i, "x")) for i in range(2000)]
+    tokens = [own for own in drawn if own.mode == "tokens"]
+    assert abs(len(tokens) / 2000 - 0.25) < 0.04
+    assert abs(sum(own.length == 4 for own in tokens) / len(tokens) - (0.5 + 0.5 / 3)) < 0.08
+
+
+@pytest.mark.parametrize("changes", [BOTH, {**TOKENS, "seen_images": "tokens"}])
+def test_both_kinds_learn_in_one_step(changes):
+    """The loss of codes is their cross entropy, by hand; the rows of visual tokens learn, the visual tokenizer does not."""
+    model = make_limner(prompt_tokens=4, **changes)
+    trainable = TrainableModel(model.mllm, model.detokenizer)
+    batch = mixture(model)(0)
+    losses = JointObjective(trainable, JointStage(), 0)(batch, 0)
+    losses["loss"].backward()
+    stream, mllm = batch.stream, model.mllm
+    assert set(losses) == {"loss", "language", "features", "codes", "flow"} and len(stream.token_drawing)
+    with torch.no_grad():
+        output = mllm(stream, mllm.vision_tower(batch.views()))
+        by_hand = 0.0
+        for place, drawing in enumerate(stream.token_drawing.tolist()):
+            k = int(stream.drawing_length[drawing])
+            logits = mllm.logits(output.code_states[place, :k])[
+                :, mllm.vocabulary.codes.start : mllm.vocabulary.codes.stop
+            ]
+            by_hand += float(F.cross_entropy(logits, output.codes[place, :k]))
+    assert losses["codes"].item() == pytest.approx(by_hand / len(batch.target), rel=1e-4)
+    table = mllm.llm.get_input_embeddings().weight.grad
+    assert table[mllm.vocabulary.codes.start : mllm.vocabulary.codes.stop].abs().sum() > 0
+    assert table[mllm.vocabulary.vis].abs().sum() > 0
+    assert all(p.grad is None for p in mllm.visual_tokenizer.parameters())
+    assert (mllm.queries.weight.grad is not None) == ("query_lengths" in changes)
+    words = LanguageObjective(trainable, LanguageStage())(batch, 0)
+    assert words["codes"].item() == pytest.approx(losses["codes"].item(), rel=1e-5)
+
+
+def test_a_model_without_lengths_trains_as_before():
+    """Whatever the shares are: not a bit of a batch and of its losses changes."""
+    model = make_limner()
+    plain, given = (
+        Mixture([(WorldSource(), 1.0)], model.encoder, 4, 0, pool=2, **s)(0) for s in ({}, {"shares": JointStage()})
+    )
+    losses = [
+        JointObjective(TrainableModel(model.mllm, model.detokenizer), JointStage(), 0)(b, 0) for b in (plain, given)
+    ]
+    assert "codes" not in losses[0] and all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+    assert torch.equal(plain.stream.input_ids, given.stream.input_ids)
+
+
+def test_a_batch_of_text_alone_trains_a_model_with_tokens():
+    model = make_limner(**BOTH)
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    losses = JointObjective(TrainableModel(model.mllm, model.detokenizer), JointStage(), 0)(
+        joint_batch([talk], model.encoder), 0
+    )
+    assert set(losses) == {"loss", "language"} and losses["loss"].isfinite()
