@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,11 +25,12 @@ from ..integrations.seed_x.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisi
 from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
-from ..mllm.vocabulary import add_control_tokens
+from ..mllm.visual_tokens.tokenizer import VisualTokenizer
+from ..mllm.vocabulary import add_control_tokens, vocabulary_from_tokenizer
 from .build_options import BuildOptions
 from .generation_config import GenerationConfig
 from .model import Limner
-from .parts import load_vision_model
+from .parts import load_vision_model, stream_state
 
 
 def build(
@@ -72,6 +76,34 @@ def build(
     if glyphs is not None:
         detokenizer.add_glyph_encoder(GlyphEncoder.from_pretrained(resolve_source(glyphs)))
     return Limner(mllm, detokenizer, tokenizer, GenerationConfig()).eval()
+
+
+def add_picture_tokens(
+    model: Limner,
+    visual_tokenizer: VisualTokenizer | None = None,
+    *,
+    query_lengths: tuple[int, ...] = (),
+    seen_images: str = "features",
+) -> Limner:
+    """A model that draws by the codes of ``visual_tokenizer`` too, and by as many queries as it announces, one of
+    ``query_lengths``. Its parts are the given model's, whose backbone grows by the new tokens' rows: these have to be trained.
+
+    Raises ValueError for a tokenizer and lengths that do not fit the model.
+    """
+    codes: dict[str, Any] = {"query_lengths": query_lengths, "seen_images": seen_images}
+    if visual_tokenizer is not None:
+        own = visual_tokenizer.config
+        codes |= {"visual_codes": own.num_codes, "visual_lengths": own.lengths}
+    config, tokenizer, old = replace(model.config, **codes), copy.deepcopy(model.tokenizer), model.mllm
+    add_control_tokens(tokenizer, config)
+    if len(tokenizer) > old.llm.get_input_embeddings().weight.shape[0]:
+        old.llm.resize_token_embeddings(len(tokenizer))
+    vocabulary = vocabulary_from_tokenizer(tokenizer, config, old.vocabulary.end_of_turn)
+    mllm = StreamModel(old.llm, old.vision_tower, config, vocabulary, visual_tokenizer).to(old.device, old.dtype)
+    mllm.load_state_dict(stream_state(old), strict=False)
+    made = Limner(mllm, model.detokenizer, tokenizer, model.defaults).eval()
+    made.name = model.name
+    return made
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:

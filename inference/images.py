@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..mllm.picture_tokens import keep_tokens
 from .addresses import data_of_uri, fetch, is_address, path_of_uri, shown
 from .foreign_formats import foreign_format
 from .pixels import PictureError, flatten, from_array, grey_maximum, scale_grey
@@ -288,12 +289,14 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     with refusals(name):
         check_pixels(image, name)
         image.load()
-        profile = image.info.get("icc_profile")
+        profile, given = image.info.get("icc_profile"), image
         maximum = grey_maximum(image)
         image = upright(image, name)
         if maximum is not None:
             image = scale_grey(image, maximum, name)
-        return flatten(image, profile, name)
+        made = flatten(image, profile, name)
+        keep_tokens(given, made)
+        return made
 
 
 def to_mask(image: Image.Image, name: str = "the mask") -> Image.Image:

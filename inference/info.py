@@ -19,6 +19,7 @@ def count_parameters(model: Limner) -> dict[str, int]:
         f"backbone ({mllm.llm.config.model_type})": [mllm.llm],
         f"vision tower ({mllm.vision_tower.model.config.model_type})": [mllm.vision_tower],
         "queries and resamplers": [mllm.queries, mllm.input_resampler, mllm.output_resampler],
+        **({"visual tokenizer": [mllm.visual_tokenizer]} if mllm.visual_tokenizer is not None else {}),
         "conditioning adapter": [detokenizer.adapter],
         **({"glyphs (t5)": [detokenizer.glyphs]} if getattr(detokenizer, "glyphs", None) else {}),
         **({"glyph images": [detokenizer.glyph_images]} if getattr(detokenizer, "glyph_images", None) else {}),
@@ -45,6 +46,13 @@ def describe_model(model: Limner) -> str:
     counts = count_parameters(model)
     config, parameter = mllm.config, next(mllm.parameters())
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
+    queries = ", ".join(map(str, config.query_lengths or (config.num_queries,)))
+    lengths = ", ".join(map(str, config.visual_lengths))
+    codes = [
+        f"  visual tokens a drawing        {lengths}, of {config.visual_codes} codes, pictures are seen as {config.seen_images}"
+    ]
+    if not config.visual_codes:
+        codes = []
     lines = [
         f"{model.name}: {sum(counts.values()) / 1e6:.1f} M parameters, {parameter.dtype}, {parameter.device}".replace(
             "torch.", ""
@@ -52,7 +60,8 @@ def describe_model(model: Limner) -> str:
     ]
     lines += [f"  {name:30} {count / 1e6:8.2f} M" for name, count in counts.items()]
     lines += [
-        f"  queries a drawing              {config.num_queries}, drawn images are {config.drawn_images}",
+        f"  queries a drawing              {queries}, drawn images are {config.drawn_images}",
+        *codes,
         f"  shapes the model picks         {shapes} (others: multiples of {detokenizer.size_multiple} pixels)",
         f"  references a drawing sees      {config.max_references}",
         f"  steps, guidance                {model.defaults.num_inference_steps}, {model.defaults.guidance_scale}",

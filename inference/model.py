@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..detokenizer.detokenizer import Detokenizer
-from ..detokenizer.files import quiet_bars, refusing, write_source
+from ..detokenizer.files import quiet_bars, refusing, save_module, write_source
 from ..mllm.encoding import StreamEncoder
 from ..mllm.events import Event, consume
 from ..mllm.picture_grammar import picture_rules
@@ -41,6 +41,7 @@ from .masks import edited_event, edited_reply, mask_picture
 from .offload import ModelOffload
 from .output import atomic_folder
 from .parts import (
+    VISUAL_TOKENIZER,
     is_model,
     load_config,
     load_detokenizer,
@@ -60,7 +61,7 @@ STUDENT = "student"
 """The folder of a few-step student that comes with a model (`limner distill`)"""
 FORCED_PICTURE: GenerationOptions = {"images": "force", "max_images": 1, "max_new_tokens": 1}
 """Options of `draw` where the model answered without a picture"""
-PARTS = ("llm", "vision", "detokenizer", STUDENT)
+PARTS = ("llm", "vision", "detokenizer", VISUAL_TOKENIZER, STUDENT)
 """Folders of a model: those that another one left behind are taken away when this one is saved over it"""
 
 
@@ -421,6 +422,8 @@ class Limner(nn.Module):
                 else:
                     part.save_pretrained(fresh / name)
             save_file(stream_state(self.mllm), fresh / "stream.safetensors")
+            if self.mllm.visual_tokenizer is not None:
+                save_module(self.mllm.visual_tokenizer, fresh / VISUAL_TOKENIZER)
             self.detokenizer.save_pretrained(fresh / "detokenizer", *([sources["sd3"]] if "sd3" in sources else []))
 
     @classmethod

@@ -13,6 +13,7 @@ from ..detokenizer.files import (
     check_files,
     check_types,
     in_a_line,
+    load_module,
     load_strict,
     load_tensors,
     mismatched_keys,
@@ -27,9 +28,13 @@ from ..integrations.seed_x.qwen_vl_vision import QwenVLVisionConfig, QwenVLVisio
 from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
+from ..mllm.visual_tokens.config import VisualTokenizerConfig
+from ..mllm.visual_tokens.tokenizer import VisualTokenizer
 from ..mllm.vocabulary import vocabulary_from_tokenizer
 from .generation_config import GenerationConfig
 
+VISUAL_TOKENIZER = "visual_tokenizer"
+"""The folder of a visual tokenizer in a model's"""
 STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
 
 
@@ -86,7 +91,8 @@ def load_stream(
     if (last := max(tokenizer.get_vocab().values())) >= (rows := llm.get_input_embeddings().num_embeddings):
         raise ValueError(f"{folder / 'tokenizer.json'} has the id {last}, and the backbone has {rows} embeddings")
     tower = VisionTower(load_vision_model(resolve_folder(folder / "vision", variant), variant))
-    mllm = StreamModel(llm, tower, config, vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm)))
+    vocabulary = vocabulary_from_tokenizer(tokenizer, config, end_of_turn_ids(llm))
+    mllm = StreamModel(llm, tower, config, vocabulary, load_visual_tokenizer(folder, config, variant))
     saved = load_tensors(folder / "stream.safetensors")
     if wrong := mismatched_keys(saved, stream_state(mllm)):
         raise ValueError(
@@ -94,6 +100,18 @@ def load_stream(
         )
     mllm.load_state_dict(saved, strict=False)
     return mllm
+
+
+def load_visual_tokenizer(folder: Path, config: LimnerConfig, variant: str | None = None) -> VisualTokenizer | None:
+    """That of a model's folder; None for a model without visual tokens. Raises ValueError where one is missing."""
+    own = folder / VISUAL_TOKENIZER
+    if not config.visual_codes:
+        return None
+    if not own.is_dir():
+        raise ValueError(
+            f"{folder / 'config.json'} has {config.visual_codes} visual codes, and there is no folder {own.name}"
+        )
+    return load_module(VisualTokenizer, VisualTokenizerConfig, own, variant).requires_grad_(False)
 
 
 def load_detokenizer(folder: Path, variant: str | None = None) -> Detokenizer:

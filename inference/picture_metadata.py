@@ -21,6 +21,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..mllm.messages import normalize_messages
+from ..mllm.picture_tokens import KEY as TOKENS_KEY
+from ..mllm.picture_tokens import tokens_text
 from .generation_config import GenerationConfig
 from .images import load_as
 from .inputs import Messages
@@ -229,6 +231,8 @@ def png_texts(image: Image.Image) -> PngInfo:
         for key, text in ((KEY, said.to_json()), ("parameters", said.parameters())):
             # a lone surrogate, which UTF-8 cannot express, is written as in JSON
             texts.add_itxt(key, text.replace("\0", "").encode("utf-8", "backslashreplace"))
+    if (tokens := tokens_text(image)) is not None:
+        texts.add_itxt(TOKENS_KEY, tokens)
     return texts
 
 

@@ -77,23 +77,42 @@ def pixel_digest(image: Image.Image) -> str:
     return hashlib.blake2b(f"{image.mode}{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
-def tokens_of(image: Image.Image, config: LimnerConfig) -> PictureTokens | None:
-    """What a picture says of itself, as far as it is true of its pixels and makes sense for a model of ``config``; else None."""
+def tokens_text(image: Image.Image) -> str | None:
+    """What a picture says of its tokens, where that is of its pixels; None where it says nothing, or nothing that is JSON."""
     text = image.info.get(KEY)
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         return None
     try:
         said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return str(text) if isinstance(said, dict) and said.get("pixels") == pixel_digest(image) else None
+
+
+def keep_tokens(source: Image.Image, made: Image.Image) -> None:
+    """Lets a picture that was read from another one go on saying what it says of its tokens, where that is of its pixels."""
+    if KEY in source.info:
+        made.info[KEY] = source.info[KEY]
+        if tokens_text(made) is None:
+            del made.info[KEY]
+
+
+def tokens_of(image: Image.Image, config: LimnerConfig) -> PictureTokens | None:
+    """What a picture says of itself, as far as it is true of its pixels and makes sense for a model of ``config``; else None."""
+    if (text := tokens_text(image)) is None:
+        return None
+    try:
+        said = json.loads(text)
         mode, length, codes = said["mode"], said["length"], said["codes"]
-        if said["format"] != FORMAT or said["pixels"] != pixel_digest(image):
-            return None
+        if said["format"] != FORMAT:
+            raise ValueError(f"format {said['format']!r} is not {FORMAT}")
         if type(length) is not int or not all(type(code) is int for code in codes):
             raise ValueError("length and codes must be whole numbers")
         if codes and said["visual_codes"] != config.visual_codes:
             raise ValueError(f"its codes are of {said['visual_codes']}, the model's of {config.visual_codes}")
         tokens = PictureTokens(mode, length, tuple(codes))
         tokens.check(config)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         logger.info("what a picture says of its tokens is not used: %s", str(error)[:200])
         return None
     return tokens

@@ -17,7 +17,6 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -43,6 +42,8 @@ from limner.mllm.encoding import Encoded, StreamEncoder
 from limner.mllm.events import Event
 from limner.mllm.stream import StreamModel
 from limner.mllm.vision_tower import VisionTower
+from limner.mllm.visual_tokens.config import VisualTokenizerConfig
+from limner.mllm.visual_tokens.tokenizer import VisualTokenizer
 from limner.mllm.vocabulary import add_control_tokens
 from limner.train.finetune import FinetuneConfig, prepare_adapter
 from limner.train.stages.tokenizer import CHAT_TEMPLATE
@@ -133,7 +134,7 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
             )
         )
     )
-    visual = TinyVisualTokenizer(config.visual_codes, config.visual_lengths[-1]) if config.visual_codes else None
+    visual = tiny_visual_tokenizer(config) if config.visual_codes else None
     model = StreamModel(llm, vision_tower, config, vocabulary, visual)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
@@ -377,23 +378,12 @@ def write_lines(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-class TinyVisualTokenizer(nn.Module):
-    """Codes of the mean of patches, and features of a table; of no use but to be told apart."""
-
-    def __init__(self, num_codes: int = 24, num_tokens: int = 4, feature_tokens: int = 4, width: int = 16) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(num_codes=num_codes, num_tokens=num_tokens, feature_tokens=feature_tokens)
-        self.read = nn.Linear(width, num_tokens * num_codes)
-        self.table = nn.Embedding(num_codes, feature_tokens * width)
-        self.requires_grad_(False)
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        return self.read(features.mean(1)).unflatten(1, (self.config.num_tokens, -1)).argmax(-1)
-
-    def decode(self, codes: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        weights = torch.arange(1, codes.shape[1] + 1, device=codes.device) * (1 if mask is None else mask)
-        table = self.table(codes) / weights.clamp(min=1)[..., None] * (weights > 0)[..., None]
-        return table.sum(1).unflatten(1, (self.config.feature_tokens, -1))
+def tiny_visual_tokenizer(config: LimnerConfig) -> VisualTokenizer:
+    """Of 24 codes, for the vision tower of these models."""
+    sizes = {"patch_width": 16, "num_patches": 16, "feature_width": 16, "feature_tokens": config.feature_tokens}
+    tokens = {"num_tokens": config.visual_lengths[-1], "lengths": config.visual_lengths, "levels": (3, 8)}
+    depth = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    return VisualTokenizer(VisualTokenizerConfig(**sizes, **tokens, **depth)).requires_grad_(False)
 
 
 TOKENS = {"visual_codes": 24, "visual_lengths": (1, 2, 4)}

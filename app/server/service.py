@@ -257,7 +257,7 @@ class Answer:
         rows = [*self.request.rows, *(self.forced.rows if self.forced else ())]
         text = sum(row.num_text_tokens for row in rows)
         pictures = sum(row.num_images for row in rows) * self.service.model.engine.image_positions
-        shown = sum(len(own.views) for own in encoded) * self.service.model.config.image_tokens
+        shown = sum(len(own.views) for own in encoded) * self.service.model.config.view_tokens
         return Usage(sum(len(own.input_ids) for own in encoded), text + pictures, pictures, shown)
 
     async def aclose(self) -> None:
