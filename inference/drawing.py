@@ -13,7 +13,7 @@ from ..detokenizer.condition import Condition
 from ..detokenizer.detokenizer import Detokenizer, Drawing
 from ..detokenizer.drawing_options import DrawingOptions
 from ..mllm.config import LimnerConfig
-from ..mllm.decoding import DrawRequest
+from ..mllm.rows import DrawRequest
 from .resizing import reference_size, resize_and_crop
 
 

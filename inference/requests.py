@@ -12,9 +12,10 @@ from PIL import Image
 
 from ..detokenizer.detokenizer import Detokenizer, Drawing
 from ..mllm.cache import StreamCache
-from ..mllm.decoding import Decoder, Row
+from ..mllm.decoding import Decoder
 from ..mllm.encoding import Encoded
 from ..mllm.events import Event
+from ..mllm.rows import Row
 from .adapters import Adapter
 from .generation_config import GenerationConfig
 from .kept_pixels import kept_size

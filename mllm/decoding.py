@@ -104,8 +104,8 @@ class Decoder:
             (token,) = self.grammar.following(token, PictureRules())  # after a shape: no forward to decide that
             row.lead.append(token)
         if token in begins:
-            (length,) = [self.grammar.length_of[t] for t in row.lead if t in self.grammar.length_of] or [None]
-            row.tokens = PictureTokens(begins[token], length or self.config.num_queries)
+            announced = [self.grammar.length_of[t] for t in row.lead if t in self.grammar.length_of]
+            row.tokens = PictureTokens(begins[token], (*announced, self.config.num_queries)[0])
             if row.samples:
                 row.emit(PictureBegun(row.index, row.num_images, self._size_of(row)))
             else:

@@ -149,15 +149,19 @@ def view_codes(views: Sequence[View], config: LimnerConfig) -> Tensor:
 
 def drawing_tokens(encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
     """`StreamBatch.drawing_length`, `token_drawing` and `token_view` of conversations."""
-    lengths, token_drawing, token_view, views = [], [], [], 0
+    lengths: list[int] = []
+    token_drawing: list[int] = []
+    token_view: list[int] = []
+    views = 0
     for e in encoded:
         view_at = {start: views + index for index, (start, _) in enumerate(e.views)}
         views += len(e.views)
-        for tokens, place in ((picture.tokens, picture.boi_index + 1) for picture in e.pictures if picture.drawn):
-            assert tokens is not None
-            if tokens.mode == "tokens" and place in view_at:  # in a conversation to be answered its codes may be known
+        for picture in (picture for picture in e.pictures if picture.drawn):
+            assert picture.tokens is not None
+            place = picture.boi_index + 1
+            if picture.tokens.mode == "tokens" and place in view_at:  # else its codes are known: nothing is trained
                 token_drawing.append(len(lengths))
                 token_view.append(view_at[place])
-            lengths.append(tokens.length)
+            lengths.append(picture.tokens.length)
     as_tensor = partial(torch.tensor, dtype=torch.long)
     return as_tensor(lengths), as_tensor(token_drawing), as_tensor(token_view)

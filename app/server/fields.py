@@ -66,6 +66,12 @@ BOUNDS: dict[str, Any] = {
     "temperature": Field(ge=0, le=100),
     "top_p": Field(gt=0, le=1),
     "top_k": Field(ge=0, le=10_000_000),
+    "image_mode": Field(json_schema_extra={"enum": ["auto", "queries", "tokens", None]}),
+    "image_tokens": Field(ge=1, le=65_536),
+    "image_temperature": Field(ge=0, le=100),
+    "image_top_p": Field(gt=0, le=1),
+    "image_top_k": Field(ge=0, le=10_000_000),
+    "token_guidance_scale": Field(ge=0, le=1000),
     "height": Field(ge=1, le=65_536),
     "width": Field(ge=1, le=65_536),
     "num_inference_steps": Field(ge=1, le=1000),
@@ -98,6 +104,12 @@ def options_model(name: str, names: tuple[str, ...]) -> type[RequestModel]:
 
 
 DRAWING = (
+    "image_mode",
+    "image_tokens",
+    "image_temperature",
+    "image_top_p",
+    "image_top_k",
+    "token_guidance_scale",
     "num_inference_steps",
     "guidance_scale",
     "image_guidance_scale",

@@ -171,11 +171,19 @@ def test_aliases_are_the_fields_and_stand_anywhere(run, model):
 
 
 def test_drawing_takes_every_option_of_a_drawing(run, model):
-    words = "--image-guidance-scale 1.5 --guidance-interval 0.1 0.9 --sampler heun --max-new-tokens 9 --temperature 0.5"
+    codes = "--image-mode tokens --image-tokens 8 --image-temperature 0.8 --image-top-p 0.7 --image-top-k 9"
+    guided = "--token-guidance-scale 2 --image-guidance-scale 1.5 --guidance-interval 0.1 0.9 --sampler heun"
+    words = f"{codes} {guided} --max-new-tokens 9 --temperature 0.5"
     rest = "--top-p 0.9 --top-k 5 --stop END --stop"
     assert run("draw", "a cat", *words.split(), *rest.split(), "the end")[0] == 0
     assert model.options == {
         "seed": 0,
+        "image_mode": "tokens",
+        "image_tokens": 8,
+        "image_temperature": 0.8,
+        "image_top_p": 0.7,
+        "image_top_k": 9,
+        "token_guidance_scale": 2.0,
         "image_guidance_scale": 1.5,
         "guidance_interval": (0.1, 0.9),
         "sampler": "heun",
