@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -225,3 +226,11 @@ def test_what_a_model_cannot_draw_is_refused_before_anything_happens(call):
         getattr(model, call)("draw", image_mode="tokens")
     with pytest.raises(ValueError, match="image_tokens is 2; a picture of this model can have 4 of them"):
         getattr(model, call)("draw", image_tokens=2)
+
+
+def test_the_example_of_the_documents(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(limner.__file__).parent / "docs/visual-tokens.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(block, {"limner": limner})
+    assert Limner.from_pretrained("nano-tokens").config.image_modes == ("queries", "tokens")
