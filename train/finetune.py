@@ -264,7 +264,7 @@ def training_mixture(model: Limner, report: Report, config: FinetuneConfig) -> M
     if uses_replay(model, config):
         half = config.replay_share / 2
         sources = [(new, 1 - config.replay_share), (WorldSource(), half), (WorldSource(EDIT_KINDS), half)]
-    make_batch = Mixture(sources, model.encoder, config.joint.loop.batch_size, config.seed, pool=8)
+    make_batch = Mixture(sources, model.encoder, config.joint.loop.batch_size, config.seed, pool=8, shares=config.joint)
     make_batch.keys = True
     return make_batch
 

@@ -40,7 +40,9 @@ ALL_QUERIES = PictureShares(0.0, 0.0, 0.0)
 def with_tokens(
     messages: Sequence[Message], config: LimnerConfig, shares: PictureShares, rng: random.Random
 ) -> list[Message]:
-    """A conversation whose drawn pictures say how they are drawn, as ``shares`` have it."""
+    """A conversation whose drawn pictures say how they are drawn, as ``shares`` have it; in a model of one way it stays."""
+    if not config.lengths:
+        return list(messages)
     made = []
     for message in messages:
         content = message["content"]

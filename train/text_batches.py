@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from PIL import Image
@@ -18,10 +18,12 @@ from torch import Tensor
 from ..mllm.encoding import IGNORE_INDEX, Encoded, StreamEncoder
 from ..mllm.masks import MaskMod
 from ..mllm.messages import Message
+from ..world.sampling import rng_for
 from . import parallel
 from .data import JointBatch
 from .datasets.example import Openable, map_pictures, open_picture
 from .datasets.mixture import ConversationSource, Mixture, SceneImage, Told, WeightedSources
+from .picture_shares import ALL_QUERIES, PictureShares, with_tokens
 
 MAX_TRIES = 64
 """After so many conversations in which a user shows a picture a source counts as one without text alone."""
@@ -82,10 +84,11 @@ class TextBatches(WeightedSources):
         batch_size: int,
         seed: int,
         row_tokens: int = ROW_TOKENS,
+        shares: PictureShares = ALL_QUERIES,
     ) -> None:
-        """Raises ValueError for weights that are no shares."""
+        """``shares`` are `Mixture`'s. Raises ValueError for weights that are no shares."""
         super().__init__(sources, seed)
-        self.encoder, self.batch_size, self.row_tokens = encoder, batch_size, row_tokens
+        self.encoder, self.batch_size, self.row_tokens, self.shares = encoder, batch_size, row_tokens, shares
 
     def dealt(self, step: int) -> list[tuple[ConversationSource, int]]:
         """A step's sources and places over all processes."""
@@ -98,8 +101,13 @@ class TextBatches(WeightedSources):
 
     def __call__(self, step: int) -> TextBatch:
         """This process's conversations of a step. Raises ValueError where a source has no text alone."""
-        own = self.dealt(step)[parallel.rank() :: parallel.world_size()]
-        encoded = [text_alone(self.encoder, self.told(source, place)) for source, place in own]
+        own = list(enumerate(self.dealt(step)))[parallel.rank() :: parallel.world_size()]
+        chosen = partial(with_tokens, config=self.encoder.config, shares=self.shares)
+        told = [
+            chosen(self.told(*dealt), rng=rng_for(self.seed, step, f"picture tokens of text/{number}"))
+            for number, dealt in own
+        ]
+        encoded = [text_alone(self.encoder, messages) for messages in told]
         return packed(encoded, self.encoder.vocabulary.pad, self.row_tokens)
 
     def told(self, source: ConversationSource, place: int) -> list[Message]:

@@ -33,6 +33,9 @@ class TrainableModel(nn.Module):
         stream.vision_tower.requires_grad_(False)
         if stream.visual_tokenizer is not None:
             stream.visual_tokenizer.requires_grad_(False)
+        if stream.config.seen_images == "tokens":  # neither queries nor features are anywhere
+            for part in (stream.queries, stream.input_resampler, stream.output_resampler):
+                part.requires_grad_(False)
         autoencoder = None
         if detokenizer is not None:
             if not isinstance(detokenizer, MMDiTDetokenizer):

@@ -164,7 +164,7 @@ def reread(encoder, model, row, prompt):
     towers = model.vision_tower(batch.pixel_values)
     hidden = StreamCache(model, 1).extend(model.embed_stream(batch, towers))
     end = max(i for i, token in enumerate(again.input_ids) if token in model.vocabulary.end_of_turn)
-    return again, model.logits(hidden[:, end - 1])[0]
+    return again, model.logits(hidden[:, end - 1])[0], model(batch).prompt
 
 
 class Script:
@@ -205,10 +205,15 @@ def test_words_after_a_picture_equal_reading_the_conversation_again(changes, mon
         )
         played = play(model, encoder, prompts, options, [3, 4, 5])
         for row, prompt in zip(played.rows, prompts, strict=True):
-            again, logits = reread(encoder, model, row, prompt)
+            again, logits, prompts_read = reread(encoder, model, row, prompt)
             kinds = [p.tokens.mode for p in again.pictures]
             assert kinds == ["tokens"] * scripts[row.index].count("@")
             torch.testing.assert_close(logits, script.logits[row.index], atol=1e-5, rtol=1e-5)
+            for request in (r for r in played.requests if r.row == row.index):
+                wanted = prompts_read[request.index][request.prompt_mask]
+                torch.testing.assert_close(request.prompt[request.prompt_mask], wanted, atol=1e-5, rtol=1e-5)
+                codes = again.pictures[request.index].tokens.codes
+                torch.testing.assert_close(request.features, model.decode_codes([codes])[0], atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.objective import JointObjective, LanguageObjective
 from limner.train.picture_shares import PictureShares
 from limner.train.stages.joint_options import JointStage, LanguageStage
+from limner.train.text_batches import TextBatches
 from limner.train.trainable import TrainableModel
 from limner.world.sampling import rng_for
 
@@ -93,6 +94,16 @@ def test_a_model_without_lengths_trains_as_before():
     ]
     assert "codes" not in losses[0] and all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
     assert torch.equal(plain.stream.input_ids, given.stream.input_ids)
+
+
+def test_text_alone_announces_the_same_shares():
+    model, vocabulary = make_limner(**BOTH), make_limner(**BOTH).mllm.vocabulary
+    sources = [(WorldSource(("draw",)), 1.0)]
+    batches = TextBatches(sources, model.encoder, 40, 3, shares=PictureShares(token_share=0.5))
+    ids = batches(1).input_ids
+    assert torch.equal(ids, batches(1).input_ids) and not torch.equal(ids, batches(2).input_ids)
+    assert all((ids == token).any() for token in (*vocabulary.lengths, vocabulary.vis, vocabulary.boi))
+    assert not torch.isin(ids, torch.tensor([*vocabulary.codes, *vocabulary.slots])).any()
 
 
 def test_a_batch_of_text_alone_trains_a_model_with_tokens():

@@ -230,9 +230,9 @@ class Mixture(WeightedSources):
         if not kept:
             raise ValueError(f"every conversation of step {step} and of its pool is broken; the first: {left_out[0]}")
         opened, places, sources = map(list, zip(*kept, strict=True))
-        if (config := self.encoder.config).lengths:
-            chance = [rng_for(self.seed, step, f"picture tokens/{place}") for place in places]
-            opened = [with_tokens(own, config, self.shares, rng) for own, rng in zip(opened, chance, strict=True)]
+        chosen = partial(with_tokens, config=self.encoder.config, shares=self.shares)
+        chance = [rng_for(self.seed, step, f"picture tokens/{place}") for place in places]
+        opened = [chosen(own, rng=rng) for own, rng in zip(opened, chance, strict=True)]
         made = joint_batch(opened, self.encoder, places, self.keys)
         made.sources, made.left_out = sources, left_out
         return made

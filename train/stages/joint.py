@@ -43,7 +43,7 @@ def with_text(model: Limner, stage: JointStage, seed: int, batches: Mixture) -> 
     """``batches`` with the stage's text alone beside them."""
     longest = model.mllm.max_position_embeddings
     sources = load_sources(stage.text_data, model.encoder, longest, 1.0, stage.phrasings)
-    return MixedBatches(batches, TextBatches(sources, model.encoder, stage.text_batch_size, seed))
+    return MixedBatches(batches, TextBatches(sources, model.encoder, stage.text_batch_size, seed, shares=stage))
 
 
 def check_run(
