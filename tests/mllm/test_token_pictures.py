@@ -197,7 +197,7 @@ class Script:
 def test_words_after_a_picture_equal_reading_the_conversation_again(changes, monkeypatch):
     """The picture keeps its codes and their number: in a batch whose rows draw at other moments, with guidance or without."""
     for scale in (1.0, 2.5):
-        model, encoder = make_stream("qwen3", prompt_tokens=6, **changes)
+        model, encoder = make_stream("qwen3", prompt_tokens=16, **changes)
         scripts, prompts = ["ab@c@d", "@xyz", "longer@"], ["draw", "two things", "x"]
         script = Script(monkeypatch, scripts)
         options = DecodingOptions(
