@@ -162,8 +162,7 @@ class Decoder:
         scores = scores.index_copy(1, decisions, decision_scores)
         if sampling := [place for place, row in enumerate(rows) if row.samples]:
             own = slice(self.vocabulary.codes.start, self.vocabulary.codes.stop)
-            scores[sampling] = float("-inf")
-            scores[sampling, own] = logits[sampling, own].float()
+            scores[sampling, own] = logits[sampling, own].float()  # all else is -inf
         return scores
 
     def whole_characters(self, rows: Sequence[Row], scores: Tensor) -> Tensor:
@@ -177,11 +176,10 @@ class Decoder:
         return scores.masked_fill(forbidden, float("-inf"))
 
     def _allowed_decisions(self, row: Row) -> list[bool]:
-        """Which of the grammar's decisions may come next; within a picture it matters for none."""
-        if not row.lead and (row.options.images == "never" or row.num_images >= row.options.max_images):
+        """Which of the grammar's decisions may come next; none within a picture."""
+        no_more = row.options.images == "never" or row.num_images >= row.options.max_images
+        if row.samples or (no_more and not row.lead):
             allowed: list[int] = []
-        elif row.samples:
-            allowed = []
         else:
             rules = picture_rules(row.options, self.config)
             allowed = self.grammar.following(row.lead[-1], rules) if row.lead else self.grammar.first(rules)

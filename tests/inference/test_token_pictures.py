@@ -22,6 +22,7 @@ from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder
 from limner.mllm.picture_tokens import KEY, tokens_of
 from limner.mllm.stream import StreamModel
+from limner.mllm.token_keys import replies_end, token_keys
 
 BOTH = {**TOKENS, "query_lengths": (1, 3, 4), "shapes": ((32, 32), (16, 32)), "prompt_tokens": 6}
 SEEN_AS_TOKENS = {**TOKENS, "seen_images": "tokens", "prompt_tokens": 6}
@@ -139,6 +140,14 @@ def test_a_chat_goes_on_from_its_cache_and_from_its_file_with_the_same_codes(mod
     for other in (fresh, again):
         assert other.text == kept.text and codes_of(other, model) == codes_of(kept, model)
         assert psnr(other.images[0], kept.images[0]) >= 45
+
+
+def test_a_chat_turn_after_a_picture_costs_what_is_new_in_it(model):
+    chat = model.chat(**GUIDED, seed=4, max_new_tokens=4)
+    chat.say("draw", images=[picture(1)])
+    encoded = model.encoder.encode([*chat.messages, {"role": "user", "content": "more"}], add_generation_prompt=True)
+    kept = model.engine.kept.longest(token_keys(encoded), model.adapters.view_with("mllm", ()))
+    assert kept is not None and kept[0] >= replies_end(encoded) - 1, "but for the end of the turn"
 
 
 def test_codes_are_in_the_png_and_not_where_pixels_have_changed(model, tmp_path):
