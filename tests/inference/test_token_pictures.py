@@ -143,7 +143,7 @@ def test_a_chat_goes_on_from_its_cache_and_from_its_file_with_the_same_codes(mod
 
 
 def test_a_chat_turn_after_a_picture_costs_what_is_new_in_it(model):
-    chat = model.chat(**GUIDED, seed=4, max_new_tokens=4)
+    chat = model.chat(**GUIDED, image_tokens=4, seed=4, max_new_tokens=4)
     chat.say("draw", images=[picture(1)])
     encoded = model.encoder.encode([*chat.messages, {"role": "user", "content": "more"}], add_generation_prompt=True)
     kept = model.engine.kept.longest(token_keys(encoded), model.adapters.view_with("mllm", ()))
