@@ -149,7 +149,7 @@ def test_its_training_step(model):
     )
     stream.vision_tower = Given(step["image_embeds"])
     # SEED-X's softmax is over the whole vocabulary; ours leaves out the query slots, of which here are none
-    stream.slot_ids = stream.slot_ids[:0]
+    stream.block_ids = stream.block_ids[:0]
     with torch.no_grad():
         losses = LanguageObjective(TrainableModel(stream, None), LanguageStage(feature_weight=6.0))(batch, 0)
     torch.testing.assert_close(losses["language"], step["lm_loss"][0], atol=1e-5, rtol=1e-5)
