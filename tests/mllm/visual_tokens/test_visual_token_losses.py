@@ -26,8 +26,7 @@ def test_contrastive_loss_is_clips_over_the_rows_with_a_caption():
 
 
 def test_equal_captions_are_not_told_apart():
-    images = torch.eye(3, requires_grad=True)
-    captions = torch.eye(3)[[0, 0, 2]]
+    images, captions = F.normalize(torch.randn(3, 3), dim=1), torch.eye(3)[[0, 0, 2]]
     logits = images @ captions.T
     loss = contrastive_loss(images, captions, temperature=1.0)
     target = torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
