@@ -114,6 +114,8 @@ def compile_blocks(trainable: TrainableModel, backend: str | Callable[..., Any] 
     torch._dynamo.config.recompile_limit = 64
     # sizes that are the same the first time need not be so the next time
     torch.fx.experimental._config.use_duck_shape = False
+    # it splits graphs at DDP's buckets, which hold more than a block; with sizes of any kind the pieces do not compile
+    torch._dynamo.config.optimize_ddp = False
     for block in trainable.mmdit_detokenizer.mmdit.blocks:
         block.compile(dynamic=not trainable.call_shapes.fixed, fullgraph=True, backend=backend)
     for layer in trainable.stream.llm.get_decoder().layers:

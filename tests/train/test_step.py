@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -190,4 +191,24 @@ def test_after_its_third_step_nothing_is_compiled_again(made, shapes):
         objective(batches[number], step)["loss"].backward()
     torch._dynamo.config.error_on_recompile = False
     assert counter.frame_count == compiled <= 8, compiled
+    torch._dynamo.reset()
+
+
+def test_a_block_is_one_graph_beside_ddp_too(tmp_path):
+    """DDP's own compiler would cut it where a bucket of gradients ends."""
+    trainable = make_trainable()[1]
+    block = trainable.mmdit_detokenizer.mmdit.blocks[0]
+    width = block.image.qkv.in_features
+    x, context = torch.randn(2, 2, 4, width).unbind()
+    mods = torch.randn(2, 1, 6 * width)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compile_blocks(trainable, counter)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        together = torch.nn.parallel.DistributedDataParallel(block, bucket_cap_mb=1e-3)
+        together(x, context, mods, mods, None, None)[0].sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert counter.frame_count == 1
     torch._dynamo.reset()
