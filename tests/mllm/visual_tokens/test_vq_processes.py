@@ -14,7 +14,7 @@ def train(rank, batches, threshold, folder):
         torch.set_num_threads(1)  # a forked process has none of its parent's threads
         dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(16, 4, dead_code_threshold=threshold)
+    quantizer = VectorQuantizer(64, 4, dead_code_threshold=threshold)
     for batch in batches:
         quantizer(batch if rank is None else batch[rank::2])
     torch.save(quantizer.state_dict(), folder / f"{rank}.pt")
