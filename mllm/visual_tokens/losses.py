@@ -23,8 +23,7 @@ def contrastive_loss(
     """InfoNCE between images and captions in both directions (CLIP, arXiv:2103.00020), a scalar.
 
     ``images`` and ``captions`` are embeddings (batch, width); rows without a caption are False in ``has_caption`` (batch,) and do
-    not take part. Rows with equal captions share the probability, since neither is wrong for the other. With fewer than two
-    captions there is nothing to tell apart, and the loss is 0.
+    not take part. With fewer than two captions there is nothing to tell apart, and the loss is 0.
     """
     images, captions = images.float(), captions.float()
     if has_caption is not None:
@@ -32,8 +31,7 @@ def contrastive_loss(
     if len(images) < 2:
         return images.sum() * 0
     logits = F.normalize(images, dim=-1) @ F.normalize(captions, dim=-1).T / temperature
-    equal = (captions[:, None] == captions).all(-1).float()
-    target = equal / equal.sum(1, keepdim=True)
+    target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 

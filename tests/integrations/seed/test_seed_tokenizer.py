@@ -71,7 +71,8 @@ def test_image_to_codes_to_image_embedding_as_the_public_modules(converted, refe
     tokenizer, _ = converted
     _, io = reference
     features = tokenizer.vision_model(pixel_values=io["pixel_values"]).last_hidden_state
-    torch.testing.assert_close(features, io["features"], atol=1e-5, rtol=1e-5)
+    # so near that a layer norm with another epsilon would be seen (2.4e-6)
+    torch.testing.assert_close(features, io["features"], atol=1.5e-6, rtol=0)
     codes = tokenizer.encode(io["pixel_values"])
     assert torch.equal(codes, io["codes"]) and len(codes.unique()) == 64
     torch.testing.assert_close(tokenizer.decode(codes), io["image_embeds"], atol=1e-5, rtol=1e-5)

@@ -34,12 +34,15 @@ def test_every_code_of_fsq_is_reached_and_read_back():
 
 
 def test_codes_do_not_depend_on_the_precision_around():
-    x = torch.randn(64, 4)
-    for quantizer in (FiniteScalarQuantizer([8, 5, 5, 5]), VectorQuantizer(50, 4).eval()):
-        expected = quantizer(x)[1]
+    fsq, vq = FiniteScalarQuantizer([8, 5, 5, 5]), VectorQuantizer(200, 4).eval()
+    x = torch.randn(256, 4).bfloat16()
+    for quantizer, expected in (
+        (fsq, fsq(x.double())[1]),
+        (vq, torch.cdist(x.double(), vq.codebook.double()).argmin(1)),
+    ):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(quantizer(x)[1], expected) and torch.equal(quantizer.vectors_to_codes(x), expected)
-        assert quantizer(x.bfloat16())[0].dtype == torch.bfloat16
+        assert torch.equal(quantizer(x)[1], expected) and quantizer(x)[0].dtype == torch.bfloat16
 
 
 def test_vq_learns_as_the_library_does():

@@ -51,6 +51,12 @@ def test_images_to_codes_to_image_features(tokenizer):
 
 
 @torch.no_grad()
+def test_places_of_patches_are_seen(tokenizer):
+    features = torch.randn(2, 16, 12)
+    assert not torch.allclose(tokenizer.encoder(features), tokenizer.encoder(features.flip(1)), atol=1e-3)
+
+
+@torch.no_grad()
 def test_codes_are_causal(tokenizer):
     """Code i depends on queries up to i alone: changing or removing later ones leaves it as it was."""
     features, queries = torch.randn(4, 16, 12), tokenizer.encoder.queries
@@ -84,6 +90,16 @@ def test_nested_dropout_decodes_each_rows_prefix(tokenizer):
     expected = tokenizer.decode(output.codes, tokenizer.prefix_mask(lengths))
     torch.testing.assert_close(output.features, expected)
     assert torch.equal(output.codes, tokenizer.encode(features))
+
+
+@torch.no_grad()
+def test_dropped_tokens_are_not_held_to_their_codes():
+    tokenizer, features = VisualTokenizer(CONFIGS["vq"]).eval(), torch.randn(4, 16, 12)
+    states = tokenizer.vector_proj(tokenizer.encoder(features))
+    first = tokenizer(features, torch.ones(4, dtype=torch.long)).quantizer_loss
+    errors = (states - tokenizer.quantizer.codebook[tokenizer.encode(features)]).square().mean(2)
+    torch.testing.assert_close(first, 0.25 * errors[:, 0].mean())
+    torch.testing.assert_close(tokenizer(features).quantizer_loss, 0.25 * errors.mean())
 
 
 def test_prefix_lengths_are_drawn_alike_from_the_configurations():
