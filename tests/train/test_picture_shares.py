@@ -79,6 +79,8 @@ def test_both_kinds_learn_in_one_step(changes):
     assert table[mllm.vocabulary.vis].abs().sum() > 0
     assert all(p.grad is None for p in mllm.visual_tokenizer.parameters())
     assert (mllm.queries.weight.grad is not None) == ("query_lengths" in changes)
+    only_tokens = JointObjective(trainable, JointStage(), 0)(mixture(model, token_share=1.0)(0), 0)
+    assert only_tokens["features"] == 0 and only_tokens["codes"] > 0, "their features are the frozen tokenizer's"
     words = LanguageObjective(trainable, LanguageStage())(batch, 0)
     assert words["codes"].item() == pytest.approx(losses["codes"].item(), rel=1e-5)
 
