@@ -139,6 +139,9 @@ def make_stream(backbone: str = "qwen3", seed: int = 0, hidden: int = 32, std: f
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=std)
+    for parameter in visual.parameters() if visual is not None else ():
+        if parameter.ndim >= 2:  # large, so that no two pictures have the same codes
+            torch.nn.init.normal_(parameter, std=0.6)
     return model.eval(), StreamEncoder(tokenizer, config, vocabulary)
 
 

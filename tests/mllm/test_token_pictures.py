@@ -14,7 +14,7 @@ from limner.mllm.decoding_options import DecodingOptions
 from limner.mllm.events import PictureBegun, PictureDone
 from limner.mllm.picture_grammar import picture_rules
 from limner.mllm.picture_tokens import KEY, PictureTokens, tokens_of
-from limner.mllm.stream import collate
+from limner.mllm.stream import StreamModel, collate
 
 SHAPES = ((32, 32), (16, 32))
 BOTH = {**TOKENS, "query_lengths": (1, 3, 4), "shapes": SHAPES}
@@ -340,3 +340,26 @@ def test_configurations_that_make_no_sense_are_refused(changes, said):
     with pytest.raises(ValueError) as refused:
         LimnerConfig(**changes)
     assert said in str(refused.value)
+
+
+def test_a_backbone_without_room_and_a_tokenizer_that_is_missing_are_refused():
+    model = make_stream("qwen3", **TOKENS)[0]
+    parts = model.vision_tower, model.config, model.vocabulary
+    with pytest.raises(ValueError, match="visual_codes of the config is 24, and there is no visual tokenizer"):
+        StreamModel(model.llm, *parts)
+    other = replace(model.config, visual_lengths=(1, 2))
+    with pytest.raises(
+        ValueError, match="the last of visual_lengths of the config is 2, and the visual tokenizer has 4"
+    ):
+        StreamModel(model.llm, model.vision_tower, other, model.vocabulary, model.visual_tokenizer)
+    with pytest.raises(ValueError, match="visual_codes of the config is 0, and the visual tokenizer has 24"):
+        StreamModel(*make_parts(), model.visual_tokenizer)
+    model.llm.resize_token_embeddings(model.vocabulary.codes.start + 5)
+    with pytest.raises(ValueError, match="have the ids 271 to 294, and the backbone has 276 embeddings: resize"):
+        StreamModel(model.llm, *parts, model.visual_tokenizer)
+
+
+def make_parts():
+    """Of a model without visual tokens."""
+    plain = make_stream("qwen3")[0]
+    return plain.llm, plain.vision_tower, plain.config, plain.vocabulary

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import TOKENS, make_limner
+from helpers import TOKENS, make_limner, picture
+from limner.mllm.picture_tokens import PictureTokens, tokens_of
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.objective import JointObjective, LanguageObjective
@@ -115,3 +116,35 @@ def test_a_batch_of_text_alone_trains_a_model_with_tokens():
         joint_batch([talk], model.encoder), 0
     )
     assert set(losses) == {"loss", "language"} and losses["loss"].isfinite()
+
+
+@pytest.mark.parametrize("seen_images", ["features", "tokens"])
+def test_what_it_learned_it_draws(seen_images):
+    """Four pictures by heart: asked for again, each comes with as many codes as it was learned with, those of the tokenizer."""
+    model = make_limner(std=0.05, hidden=64, seen_images=seen_images, shapes=((32, 32), (16, 32)), **TOKENS)
+    lengths = {"red cat": 1, "blue car": 2, "two apples": 4, "a tree": 4}
+    talks = [
+        [
+            {"role": "user", "content": words},
+            {
+                "role": "assistant",
+                "content": [{"type": "image", "image": picture(i), "tokens": PictureTokens("tokens", k)}],
+            },
+        ]
+        for i, (words, k) in enumerate(lengths.items())
+    ]
+    batch = joint_batch(talks, model.encoder)
+    trainable = TrainableModel(model.mllm.requires_grad_(True), None)
+    optimizer = torch.optim.AdamW([p for p in trainable.parameters() if p.requires_grad], 4e-3)
+    objective = LanguageObjective(trainable, LanguageStage())
+    for step in range(40):
+        objective(batch, step)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    codes = model.mllm.encode_views(model.mllm.vision_tower(batch.views())).tolist()
+    assert len({tuple(own) for own in codes}) == 4
+    for own, (words, k) in zip(codes, lengths.items(), strict=True):
+        reply = model.generate(words, image_temperature=0.0, num_inference_steps=1)
+        assert (
+            tokens_of(reply.images[0], model.config) == PictureTokens("tokens", k, tuple(own[:k])) and reply.text == ""
+        )
