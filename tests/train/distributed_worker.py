@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import random
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,17 +11,20 @@ from pathlib import Path
 
 import torch
 
-from helpers import make_limner, picture
+from helpers import TOKENS, make_limner, picture
 from limner.train import loop, parallel
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import conversation_size
 from limner.train.objective import JointObjective
 from limner.train.optimizer import MasterOptimizer
+from limner.train.picture_shares import PictureShares, with_tokens
 from limner.train.self_distillation import ReplayObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel
 
 SHAPES = ((32, 32), (16, 32))
+SHARES = PictureShares()
+"""Of a model that draws in several ways"""
 
 
 def conversation(seed: int):
@@ -45,17 +49,19 @@ class Nothing:
 def batch(encoder, step: int):
     logged = [conversation(step * 5 + k) for k in range(5)]
     mine = parallel.balanced_indices([float(conversation_size(encoder, messages)[1]) for messages in logged])
-    made = joint_batch([logged[i] for i in mine], encoder, mine)
+    told = [with_tokens(logged[i], encoder.config, SHARES, random.Random(f"{step}/{i}")) for i in mine]
+    made = joint_batch(told, encoder, mine)
     made.sources = [i % 2 for i in mine]
     return made
 
 
-def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> None:
+def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool, tokens: bool) -> None:
     torch.set_num_threads(1)
     at_the_end = folder / f"joined-{parallel.rank()}"
     atexit.register(lambda: at_the_end.write_text(str(torch.distributed.is_initialized())))
     parallel.init_process_group()
-    model = make_limner(shapes=SHAPES, prompt_tokens=4)
+    ways = {**TOKENS, "query_lengths": (1, 2, 4)} if tokens else {}
+    model = make_limner(shapes=SHAPES, prompt_tokens=4, **ways)
     trainable = TrainableModel(model.mllm, model.detokenizer, align=True)
     stage = JointStage(align_weight=0.5, align_block=0, flow_samples=2)
     config = loop.LoopConfig(
@@ -122,4 +128,6 @@ def main(folder: Path, kind: str, steps: int, optimizer: str, keeps: bool) -> No
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], "keeps" in sys.argv[5:])
+    main(
+        Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], "keeps" in sys.argv[5:], "tokens" in sys.argv[5:]
+    )

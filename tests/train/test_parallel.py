@@ -43,7 +43,7 @@ def run(folder: Path, kind: str = "ddp", processes: int = 1, steps: int = 20, op
 def apart(a, b):
     """The largest relative difference of a loss; gradient norms, which are no averages, are held to ten times that."""
     pairs = [(x[k], y[k]) for x, y in zip(a["losses"], b["losses"], strict=True) for k in y if k != "loss"]
-    gap = max(abs(x - y) / abs(y) for x, y in pairs)
+    gap = max(abs(x - y) / (abs(y) or 1.0) for x, y in pairs)  # 0 for what no drawing of a step has
     norms = max(abs(x - y) / abs(y) for x, y in zip(a["norms"], b["norms"], strict=True))
     return max(gap, norms / 10)
 
@@ -91,6 +91,15 @@ def test_what_is_kept_is_kept_on_all_processes(one, tmp_path):
     whole = run(tmp_path / "one", "ddp", 1, 6, "adamw", "keeps")
     assert apart(run(tmp_path / "two", "fsdp", 2, 6, "adamw", "keeps"), whole) <= 1e-5
     assert whole["losses"][0]["language"] < one["losses"][0]["language"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_pictures_of_visual_tokens_on_two_processes(tmp_path, kind):
+    """Some steps have pictures of both kinds, some of one, on both processes, on one or on none."""
+    whole = run(tmp_path / "one", "ddp", 1, 10, "adamw", "tokens")
+    assert apart(run(tmp_path / "two", kind, 2, 10, "adamw", "tokens"), whole) <= 1e-5
+    assert sum(losses.get("codes", 0) > 0 for losses in whole["losses"]) >= 3
 
 
 @pytest.mark.slow
