@@ -13,14 +13,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LANGUAGES = ("bash", "python", "js")
 """What a reader can run; blocks of other languages (text, json, yaml) show something"""
 NOT_RUN = {
-    "download": "downloads something",
-    "gpu": "needs a GPU",
-    "minutes": "takes minutes, more than these tests have",
-    "hours": "takes hours",
-    "clients": "needs a server: run by `make test-clients` or tests/app/server",
-    "yours": "is about files that the reader has",
+    "download": "download something",
+    "gpu": "need a GPU",
+    "minutes": "take minutes, more than these tests have",
+    "hours": "take hours",
+    "clients": "need a server: `make test-clients` runs them",
+    "yours": "are about files that the reader has",
 }
-"""The word behind a block's language, and why the block is not run"""
+"""The word behind a block's language, and why such blocks are not run"""
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,7 +51,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def counts(page: Path) -> Counter[str]:
     """How many blocks of a page are run, and how many are not, by the reason."""
-    return Counter(NOT_RUN.get(block.word, "is run") for block in blocks(page))
+    return Counter(NOT_RUN.get(block.word, "are run") for block in blocks(page))
 
 
 def main() -> None:
@@ -60,8 +60,8 @@ def main() -> None:
         if found := counts(page):
             total += found
             told = ", ".join(f"{count} {what}" for what, count in found.most_common())
-            print(f"{page.relative_to(ROOT)}: {told}")
-    print(f"all {total.total()}: {', '.join(f'{count} {what}' for what, count in total.most_common())}")
+            print(f"{page.relative_to(ROOT)}: of {found.total()} blocks {told}")
+    print(f"of all {total.total()} blocks {', '.join(f'{count} {what}' for what, count in total.most_common())}")
 
 
 if __name__ == "__main__":
