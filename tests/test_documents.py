@@ -98,7 +98,7 @@ def test_most_guides_have_blocks_that_are_run():
 def test_messages_under_troubleshooting_are_those_of_the_code():
     code = "".join(path.read_text() for path in ROOT.rglob("*.py") if not {".venv", "tests", "build"} & set(path.parts))
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    messages = re.findall(r"^`([^`]+)`\n:", page, re.MULTILINE)
+    messages = re.findall(r"^\*\*`([^`]+)`\*\*$", page, re.MULTILINE)
     assert len(messages) > 20
     for message in messages:
         for part in message.split("…"):
