@@ -241,5 +241,5 @@ def test_the_example_of_the_documents(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(limner.__file__).parent / "docs/visual-tokens.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(block, {"limner": limner})
+    exec(block, {})
     assert Limner.from_pretrained("nano-tokens").config.image_modes == ("queries", "tokens")
