@@ -57,6 +57,21 @@ def test_places_of_patches_are_seen(tokenizer):
 
 
 @torch.no_grad()
+def test_at_the_start_tokens_stand_for_places(tokenizer):
+    """A change in one corner changes the state of the token there most, and that code the features there."""
+    features = torch.randn(8, 16, 12)
+    corner = features.clone()
+    corner[:, -1] += 3  # the last of 4 x 4 patches, in the quarter of token 4
+    moved = (tokenizer.encoder(corner) - tokenizer.encoder(features)).norm(dim=2).mean(0)
+    assert moved[:5].argmax() == 4 and moved[4] > 3 * moved[1]
+    codes = torch.randint(40, (8, 8))
+    changed = codes.clone()
+    changed[:, 4] = (codes[:, 4] + 17) % 40
+    moved = (tokenizer.decode(changed) - tokenizer.decode(codes)).norm(dim=2).mean(0)
+    assert moved.argmax() == 3 and moved[3] > 1.5 * moved[0]
+
+
+@torch.no_grad()
 def test_codes_are_causal(tokenizer):
     """Code i depends on queries up to i alone: changing or removing later ones leaves it as it was."""
     features, queries = torch.randn(4, 16, 12), tokenizer.encoder.queries
