@@ -1,7 +1,7 @@
 """The two transformers of the visual tokenizer: causal queries over patch features, and a decoder of a prefix of codes.
 
-Queries and positions begin with a variance of 1, as large as what attention adds to them. With the usual 0.02 all queries of an
-image have nearly the same state at first, and in training their codes collapse to a few.
+Queries and positions begin about as large as what attention and codes add to them. With the usual 0.02 all queries of an image
+have nearly the same state at first, and in training their codes collapse to a few.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class PrefixDecoder(nn.Module):
         super().__init__()
         width = config.width
         self.code_proj = nn.Linear(config.vector_width, width)
-        self.positions = nn.Parameter(torch.randn(config.num_tokens, width))
-        self.queries = nn.Parameter(torch.randn(config.feature_tokens, width))
+        self.positions = nn.Parameter(torch.randn(config.num_tokens, width) * 0.3)
+        self.queries = nn.Parameter(torch.randn(config.feature_tokens, width) * 0.3)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.qk_norm, cross=False) for _ in range(config.decoder_depth)
         )

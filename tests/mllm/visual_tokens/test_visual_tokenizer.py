@@ -110,7 +110,7 @@ def test_nested_dropout_decodes_each_rows_prefix(tokenizer):
 @torch.no_grad()
 def test_dropped_tokens_are_not_held_to_their_codes():
     tokenizer, features = VisualTokenizer(CONFIGS["vq"]).eval(), torch.randn(4, 16, 12)
-    states = tokenizer.vector_proj(tokenizer.encoder(features))
+    states = tokenizer.vector_proj(tokenizer.encoder(features))  # the norm is none at first
     first = tokenizer(features, torch.ones(4, dtype=torch.long)).quantizer_loss
     errors = (states - tokenizer.quantizer.codebook[tokenizer.encode(features)]).square().mean(2)
     torch.testing.assert_close(first, 0.25 * errors[:, 0].mean())
@@ -140,10 +140,25 @@ def test_it_learns(kind):
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
     assert losses[0] > 0.8 and losses[-1] < 0.75
-    assert len(tokenizer.encode(features).unique(dim=0)) >= 8
+    assert len(tokenizer.eval().encode(features).unique(dim=0)) >= 8
+
+
+@torch.no_grad()
+def test_no_code_rests_at_one_value():
+    """Whatever the encoder's vectors are: here all far to one side, where they would have one code."""
+    tokenizer = VisualTokenizer(CONFIGS["fsq"])
+    tokenizer.vector_proj.bias.fill_(5)
+    features = torch.randn(32, 16, 12)
+    for _ in range(90):
+        codes = tokenizer(features).codes
+    assert min(len(column.unique()) for column in codes.T) > 12
+    assert (tokenizer.eval().encode(features) == codes).float().mean() > 0.8
+    assert torch.equal(tokenizer.encode(features[:3]), tokenizer.encode(features)[:3])
 
 
 def test_it_is_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.train()(torch.randn(5, 16, 12))
+    tokenizer.eval()
     save_module(tokenizer, tmp_path)
     loaded = load_module(VisualTokenizer, VisualTokenizerConfig, tmp_path).eval()
     features = torch.randn(2, 16, 12)
