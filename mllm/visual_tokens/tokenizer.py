@@ -36,9 +36,6 @@ class VisualTokenizer(nn.Module):
 
     In training mode codes depend on the batch (batch normalisation before the quantizer) and VQ's codebook moves with every call:
     use ``eval()`` wherever it is not trained.
-
-    Begin training with a warm-up and a moderate learning rate, 1e-3 for AdamW at a width of 64: with 2e-3 from the first step on,
-    all images soon had the same codes, and kept them.
     """
 
     def __init__(self, config: VisualTokenizerConfig) -> None:

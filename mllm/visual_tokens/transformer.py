@@ -1,7 +1,7 @@
 """The two transformers of the visual tokenizer: causal queries over patch features, and a decoder of a prefix of codes.
 
 Queries and positions begin about as large as what attention and codes add to them. With the usual 0.02 all queries of an image
-have nearly the same state at first, and in training their codes collapse to a few.
+would have nearly the same state at first.
 """
 
 from __future__ import annotations
