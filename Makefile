@@ -6,6 +6,7 @@
 # make test-clients: OpenAI's own and other clients, a fuzzer, load and a browser against a running server.
 # make stress: Limner under load and accident, counted (an hour and more; SHARE=0.05 tries a twentieth).
 # make test-ray: a server of two processes, one of which dies.  make image-steps: the steps of the Dockerfile, without Docker.
+# make docs: the documentation as a site in build/site.  make test-docs: that, and the commands and the notebook of the documentation.
 # make lint: ruff and mypy.  make wheel: build, install and draw in an empty environment.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 SHARE ?= 1
 
-.PHONY: chat ui test test-slow test-portable test-clients test-ray image-steps stress floor newest mutants lint format wheel clean
+.PHONY: chat ui test test-slow test-portable test-clients test-ray image-steps stress floor newest mutants lint format wheel docs test-docs clean
 
 chat: .venv/chat.done
 	@$(BIN)/limner chat
@@ -79,6 +80,13 @@ format: .venv/test.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs.done
+	$(BIN)/python tests/check_site.py
+
+test-docs: docs
+	$(BIN)/python tests/document_blocks.py
+	$(BIN)/python -m pytest -m documents tests/documents --durations=15
+
 wheel: .venv/test.done
 	$(BIN)/python tests/check_wheel.py
 
@@ -112,6 +120,10 @@ wheel: .venv/test.done
 
 .venv/stress.done: .venv/test.done
 	$(INSTALL) -e ".[stress]"
+	@touch $@
+
+.venv/docs.done: .venv/test.done
+	$(INSTALL) -e ".[docs]"
 	@touch $@
 
 .venv/mutation.done: .venv/test.done

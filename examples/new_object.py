@@ -1,7 +1,7 @@
 """A thing that nano has never seen: twelve pictures of a cactus (or of another of `more_objects`) with captions, and the
 prompts to try it with.
 
-python examples/new_object.py pictures cactus-pictures
+python examples/new_object.py pictures cactus-pictures          # and cactus-pictures-sheet.png, all twelve on one
 limner finetune cactus-pictures -o cactus
 python examples/new_object.py judge cactus-judge
 python examples/new_object.py draw cactus-sheet.png --adapter cactus --judge cactus-judge/model
@@ -110,8 +110,10 @@ def teach_the_world(new: str) -> None:
 
 def pictures(folder: Path, new: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for index, scene in enumerate(scenes(new)):
-        render(scene).save(folder / f"{index:02d}.png")
+    drawn = [render(scene) for scene in scenes(new)]
+    save_sheet(drawn, 6, folder.with_name(f"{folder.name}-sheet.png"))
+    for index, (scene, picture) in enumerate(zip(scenes(new), drawn, strict=True)):
+        picture.save(folder / f"{index:02d}.png")
         captions = {noun_phrase(scene, Detail(size=b, background=b)) for b in (False, True)}
         (folder / f"{index:02d}.txt").write_text("\n".join(sorted(captions)) + "\n", encoding="utf-8")
 

@@ -8,8 +8,9 @@ from packaging.version import Version
 
 from versions import constraints, declared
 
-# developers' tools, and what `make test-ray` alone runs: one version of each is enough
+# developers' tools, and what `make docs` and `make test-ray` alone run: one version of each is enough
 TOOLS = {"ruff", "mypy", "build", "pre-commit", "atheris", "cosmic-ray", "ray"}
+TOOLS |= {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python", "nbclient", "ipykernel"}
 NEVER_RUN = {"flash-attn"}  # needs a GPU and a compiler
 
 

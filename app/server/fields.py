@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from docstring_parser import parse_from_object
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model, model_validator
 
+from ...detokenizer.drawing_options import SAMPLERS
 from ...inference.generation_config import GenerationConfig, GenerationOptions
 
 MAX_SEED = 2**53 - 1
@@ -71,7 +72,7 @@ BOUNDS: dict[str, Any] = {
     "num_inference_steps": Field(ge=1, le=1000),
     "guidance_scale": Field(ge=0, le=1000),
     "image_guidance_scale": Field(ge=0, le=1000),
-    "sampler": Field(json_schema_extra={"enum": ["euler", "heun", "multistep", None]}),
+    "sampler": Field(json_schema_extra={"enum": [*SAMPLERS, None]}),
     "keep": Field(json_schema_extra={"enum": ["model", "exact", None]}),
     "partial_images": Field(ge=0, le=3),
     "history": Field(ge=0, le=10_000),

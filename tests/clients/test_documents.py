@@ -12,7 +12,7 @@ from pictures import URL, same
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent.parent / "docs" / "serving.md"
-BLOCK = re.compile(r"^```(bash|js|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|js|python) clients\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = {
     "bash": ["bash", "-euo", "pipefail", "block.sh"],
     "js": ["node", "block.mjs"],

@@ -261,9 +261,9 @@ def test_there_are_no_variations(server):
 def test_the_lines_of_the_document_work(server, tmp_path):
     document = (Path(limner.__file__).parent / "docs/serving.md").read_text()
     images = document.partition("\n## Images\n")[2].partition("\n## ")[0]
-    lines = [line.strip() for line in images.splitlines() if line.startswith("    curl ")]
+    lines = [line for line in images.splitlines() if line.startswith("curl ")]
     assert len(lines) == 5
-    for name in ("apple.png", "car.png", "mask.png"):
+    for name in ("apple.png", "cat.png", "mask.png"):
         Image.new("RGBA", (32, 32), (255, 0, 0, 0 if name == "mask.png" else 255)).save(tmp_path / name)
     for line in lines:
         line = line.replace("http://127.0.0.1:8000", server.root).replace("160x96", "48x32")
