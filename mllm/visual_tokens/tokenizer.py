@@ -34,8 +34,8 @@ class VisualTokenizer(nn.Module):
     dropout (Rippel et al. 2014, arXiv:1402.0915; FlexTok, arXiv:2502.13967) training keeps a random prefix of each image's codes,
     so that the first ones carry what matters most. `load_module` and `save_module` load and save it.
 
-    Begin training with a warm-up and a moderate learning rate, 1e-3 for AdamW at a width of 64: with 2e-3 from the first step on,
-    all images soon had the same codes, and kept them.
+    In training mode codes depend on the batch (batch normalisation before the quantizer) and VQ's codebook moves with every call:
+    use ``eval()`` wherever it is not trained.
     """
 
     def __init__(self, config: VisualTokenizerConfig) -> None:
@@ -43,6 +43,8 @@ class VisualTokenizer(nn.Module):
         self.config = config
         self.encoder = CausalQueryEncoder(config)
         self.vector_proj = nn.Linear(config.width, config.vector_width)
+        # each number varies over images as much as any other, so none of them rests at one level (arXiv:2005.08520)
+        self.vector_norm = nn.BatchNorm1d(config.num_tokens * config.vector_width, affine=False)
         self.quantizer = make_quantizer(config)
         self.decoder = PrefixDecoder(config)
         self.feature_proj = nn.Linear(config.width, config.feature_width)
@@ -51,9 +53,8 @@ class VisualTokenizer(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> VisualTokenizerOutput:
         """The tower's ``features`` (batch, num_patches, patch_width) through the codes of a prefix to image features.
 
-        ``lengths`` (batch,) says how many codes of each image are kept, all by default; see `draw_lengths`. In training mode
-        this also updates the codebook of VQ. Raises ValueError for features of other sizes and for lengths that are not between 1
-        and ``num_tokens``.
+        ``lengths`` (batch,) says how many codes of each image are kept, all by default; see `draw_lengths`. Raises ValueError for
+        features of other sizes and for lengths that are not between 1 and ``num_tokens``.
         """
         mask = None if lengths is None else self.prefix_mask(lengths).to(features.device, non_blocking=True)
         vectors, codes, quantizer_loss = self.quantizer(self._vectors(features), mask)
@@ -109,4 +110,5 @@ class VisualTokenizer(nn.Module):
                 f"features of shape {tuple(features.shape)}: this visual tokenizer was made for a vision tower with "
                 f"{expected[0]} patches of width {expected[1]}"
             )
-        return self.vector_proj(self.encoder(features.to(self.vector_proj.weight.dtype)))
+        vectors = self.vector_proj(self.encoder(features.to(self.vector_proj.weight.dtype)))
+        return self.vector_norm(vectors.flatten(1)).unflatten(1, vectors.shape[1:])

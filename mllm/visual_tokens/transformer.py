@@ -1,7 +1,7 @@
 """The two transformers of the visual tokenizer: causal queries over patch features, and a decoder of a prefix of codes.
 
-Queries and positions begin with a variance of 1, as large as what attention adds to them. With the usual 0.02 all queries of an
-image have nearly the same state at first, and in training their codes collapse to a few.
+Queries and positions begin about as large as what attention and codes add to them. With the usual 0.02 all queries of an image
+would have nearly the same state at first.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ...resamplers.positions import default_grid, sincos_2d
-from ...resamplers.resampler import CrossAttention
+from ...resamplers.resampler import INITIAL_LOCALITY, CrossAttention
 from .config import VisualTokenizerConfig
+from .places import grid_cells, quadtree_cells, squared_distances
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention, cross-attention to a context where ``cross``, and a feed-forward layer."""
+    """Pre-norm self-attention, cross-attention to a context where ``cross``, and a feed-forward layer.
+
+    Attention to places, across or, without a context, among the tokens, is local at the start: each head subtracts a learned
+    multiple of the squared distance from its scores (see `Resampler`).
+    """
 
     def __init__(self, width: int, heads: int, qk_norm: bool, cross: bool) -> None:
         super().__init__()
+        self.locality = nn.Parameter(torch.full((heads,), INITIAL_LOCALITY))
         self.norm1 = nn.LayerNorm(width)
         self.self_attn = CrossAttention(width, heads, qk_norm)
         self.norm2 = nn.LayerNorm(width) if cross else None
@@ -27,14 +33,23 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        distances: Tensor,
+        context: Tensor | None = None,
+        causal: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """``x`` (batch, tokens, width), ``context`` (batch, any, width); ``mask`` and ``bias`` are those of `attention` among the
-        tokens."""
+        """``x`` (batch, tokens, width) and what it attends to by its place: ``context`` (batch, n, width), or itself.
+
+        ``distances`` (tokens, n) are squared. ``causal`` (1, tokens, tokens) is added to the scores of self-attention where there
+        is a context; ``mask`` (batch, tokens) is False for tokens that none may see.
+        """
+        local = -self.locality[:, None, None] * distances
         y = self.norm1(x)
-        x = x + self.self_attn(y, y, y, mask, bias)
+        x = x + self.self_attn(y, y, y, mask, local if context is None else causal)
         if self.cross_attn is not None and self.norm2 is not None:
-            x = x + self.cross_attn(self.norm2(x), context, context, None)
+            x = x + self.cross_attn(self.norm2(x), context, context, None, local)
         return x + self.mlp(self.norm3(x))
 
 
@@ -42,7 +57,8 @@ class CausalQueryEncoder(nn.Module):
     """Patch features (batch, patches, patch_width) to states of causal queries (batch, num_tokens, width).
 
     Query i sees queries up to i and all patches (SEED's causal Q-Former, arXiv:2307.08041), so the order of the tokens can carry
-    from coarse to fine, and a language model can predict them from left to right.
+    from coarse to fine, and a language model can predict them from left to right. At the start each looks at its own cell of a
+    quadtree; without that all codes of an image are alike, and for long no second one adds anything to the first.
     """
 
     def __init__(self, config: VisualTokenizerConfig) -> None:
@@ -57,13 +73,17 @@ class CausalQueryEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor) -> Tensor:
-        rows, columns = map(torch.arange, default_grid(features.shape[1]))
         x = self.queries.expand(len(features), -1, -1)
+        rows, columns = default_grid(features.shape[1])
         patches = self.patch_norm(self.patch_proj(features))
-        patches = patches + sincos_2d(x.shape[2], rows, columns).to(patches, non_blocking=True)
+        positions = sincos_2d(x.shape[2], torch.arange(rows), torch.arange(columns))
+        patches = patches + positions.to(patches, non_blocking=True)
+        distances = squared_distances(quadtree_cells(x.shape[1]), grid_cells(rows, columns)).to(
+            patches, non_blocking=True
+        )
         causal = causal_bias(x.shape[1]).to(patches, non_blocking=True)
         for block in self.blocks:
-            x = block(x, patches, bias=causal)
+            x = block(x, distances, context=patches, causal=causal)
         return self.norm(x)
 
 
@@ -83,8 +103,8 @@ class PrefixDecoder(nn.Module):
         super().__init__()
         width = config.width
         self.code_proj = nn.Linear(config.vector_width, width)
-        self.positions = nn.Parameter(torch.randn(config.num_tokens, width))
-        self.queries = nn.Parameter(torch.randn(config.feature_tokens, width))
+        self.positions = nn.Parameter(torch.randn(config.num_tokens, width) * 0.3)
+        self.queries = nn.Parameter(torch.randn(config.feature_tokens, width) * 0.3)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.qk_norm, cross=False) for _ in range(config.decoder_depth)
         )
@@ -97,6 +117,8 @@ class PrefixDecoder(nn.Module):
         x = torch.cat([self.code_proj(vectors) + self.positions[:n], queries], dim=1)
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(queries.shape[:2])], dim=1)
+        cells = torch.cat([quadtree_cells(n), grid_cells(*default_grid(queries.shape[1]))])
+        distances = squared_distances(cells, cells).to(x, non_blocking=True)
         for block in self.blocks:
-            x = block(x, mask=mask)
+            x = block(x, distances, mask=mask)
         return self.norm(x[:, n:])

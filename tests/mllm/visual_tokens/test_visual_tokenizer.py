@@ -57,6 +57,21 @@ def test_places_of_patches_are_seen(tokenizer):
 
 
 @torch.no_grad()
+def test_at_the_start_tokens_stand_for_places(tokenizer):
+    """A change in one corner changes the state of the token there most, and that code the features there."""
+    features = torch.randn(8, 16, 12)
+    corner = features.clone()
+    corner[:, -1] += 3  # the last of 4 x 4 patches, in the quarter of token 4
+    moved = (tokenizer.encoder(corner) - tokenizer.encoder(features)).norm(dim=2).mean(0)
+    assert moved[:5].argmax() == 4 and moved[4] > 3 * moved[1]
+    codes = torch.randint(40, (8, 8))
+    changed = codes.clone()
+    changed[:, 4] = (codes[:, 4] + 17) % 40
+    moved = (tokenizer.decode(changed) - tokenizer.decode(codes)).norm(dim=2).mean(0)
+    assert moved.argmax() == 3 and moved[3] > 1.5 * moved[0]
+
+
+@torch.no_grad()
 def test_codes_are_causal(tokenizer):
     """Code i depends on queries up to i alone: changing or removing later ones leaves it as it was."""
     features, queries = torch.randn(4, 16, 12), tokenizer.encoder.queries
@@ -95,7 +110,7 @@ def test_nested_dropout_decodes_each_rows_prefix(tokenizer):
 @torch.no_grad()
 def test_dropped_tokens_are_not_held_to_their_codes():
     tokenizer, features = VisualTokenizer(CONFIGS["vq"]).eval(), torch.randn(4, 16, 12)
-    states = tokenizer.vector_proj(tokenizer.encoder(features))
+    states = tokenizer.vector_proj(tokenizer.encoder(features))  # the norm is none at first
     first = tokenizer(features, torch.ones(4, dtype=torch.long)).quantizer_loss
     errors = (states - tokenizer.quantizer.codebook[tokenizer.encode(features)]).square().mean(2)
     torch.testing.assert_close(first, 0.25 * errors[:, 0].mean())
@@ -125,10 +140,25 @@ def test_it_learns(kind):
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
     assert losses[0] > 0.8 and losses[-1] < 0.75
-    assert len(tokenizer.encode(features).unique(dim=0)) >= 8
+    assert len(tokenizer.eval().encode(features).unique(dim=0)) >= 8
+
+
+@torch.no_grad()
+def test_no_code_rests_at_one_value():
+    """Whatever the encoder's vectors are: here all far to one side, where they would have one code."""
+    tokenizer = VisualTokenizer(CONFIGS["fsq"])
+    tokenizer.vector_proj.bias.fill_(5)
+    features = torch.randn(32, 16, 12)
+    for _ in range(90):
+        codes = tokenizer(features).codes
+    assert min(len(column.unique()) for column in codes.T) > 12
+    assert (tokenizer.eval().encode(features) == codes).float().mean() > 0.8
+    assert torch.equal(tokenizer.encode(features[:3]), tokenizer.encode(features)[:3])
 
 
 def test_it_is_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.train()(torch.randn(5, 16, 12))
+    tokenizer.eval()
     save_module(tokenizer, tmp_path)
     loaded = load_module(VisualTokenizer, VisualTokenizerConfig, tmp_path).eval()
     features = torch.randn(2, 16, 12)
