@@ -20,6 +20,8 @@ from typing import Any
 from PIL import Image
 
 from ..mllm.messages import EmittedText, Message, normalize_messages
+from ..mllm.picture_tokens import KEY as TOKENS_KEY
+from ..mllm.picture_tokens import tokens_text
 from .images import load_image
 from .inputs import load_message_images
 from .output import atomic_file, free_path, save_image, write_text
@@ -70,12 +72,13 @@ def write_chat(
     with ExitStack() as undo:
         for message in messages:
             content: list[dict[str, str]] = []
-            ids: list[Sequence[int] | None] = []
+            ids: list[Sequence[int] | str | None] = []
             for part in message["content"]:
-                ids.append(getattr(part.get("text"), "ids", None))
                 if part["type"] == "text":
+                    ids.append(getattr(part["text"], "ids", None))
                     content.append({"type": "text", "text": str(part["text"])})
                     continue
+                ids.append(tokens_text(part["image"]))
                 key = digest(part["image"])
                 file = own.get(key) or files.get(key)
                 if file is None or not file.exists():
@@ -132,8 +135,9 @@ def unpacked(path: Path) -> Iterator[Path]:
 def read_chat(path: Path) -> tuple[list[Message], dict[str, Any], PictureFiles]:
     """The messages with their pictures, the state that was saved with them (empty where there is none) and the pictures' files.
 
-    Texts have their token ids as a list beside them, in ``state["token_ids"]``, for `with_ids`. Raises ValueError for a file
-    that holds no conversation, pictures that are missing or broken, and paths that leave the file's folder.
+    Texts have their token ids as a list beside them, pictures what they say of their tokens, in ``state["token_ids"]``, for
+    `with_ids`. Raises ValueError for a file that holds no conversation, pictures that are missing or broken, and paths that leave
+    the file's folder.
     """
     try:
         # not splitlines: it also splits at characters that JSON leaves as they are, such as U+2028
@@ -226,10 +230,13 @@ def checked_state(state: Any, messages: Sequence[Message], path: Path) -> dict[s
 
 def with_ids(message: Message, token_ids: Any, spells: Any) -> Message:
     """The message with the token ids that its texts were written in, as far as ``spells(ids, text)``: a text that was edited in
-    the file counts as it is."""
+    the file counts as it is. Its pictures say what they are drawn by (`tokens_text`), which holds for their pixels alone."""
     content = message["content"]
     if not isinstance(token_ids, list) or len(token_ids) != len(content):
         return message
+    for part, said in zip(content, token_ids, strict=True):
+        if part["type"] == "image" and isinstance(said, str):
+            part["image"].info[TOKENS_KEY] = said
     return {
         "role": message["role"],
         "content": [

@@ -123,13 +123,14 @@ def test_a_request_in_any_company_answers_as_alone(model):
     assert compared >= 15 and drawn >= 10
 
 
-def test_a_chat_goes_on_from_its_cache_and_from_its_file_with_the_same_codes(model, tmp_path):
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_chat_goes_on_from_its_cache_and_from_its_file_with_the_same_codes(model, tmp_path, metadata):
     """What is kept, read again from scratch, and saved and loaded: one next reply."""
     options = {**GUIDED, "max_images": 1, "seed": 4, "max_new_tokens": 4}
     chat = model.chat(**options)
     first = chat.say("draw", images=[picture(1)])
     chat.say("now a blue one")
-    chat.save(tmp_path / "chat.jsonl")
+    chat.save(tmp_path / "chat.jsonl", metadata=metadata)
     messages = [dict(message) for message in chat.messages]
     kept = chat.say("and again", seed=7)
     fresh = model.generate([*messages, {"role": "user", "content": "and again"}], **{**options, "seed": 7})
