@@ -151,4 +151,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def other(_: Request, error: Exception) -> JSONResponse:
-        return as_api_error(error).response()
+        answer = as_api_error(error).response()
+        # it is raised again after that, and uvicorn then closes the connection: a client that was not told so might send its
+        # next request by it
+        answer.headers["Connection"] = "close"
+        return answer

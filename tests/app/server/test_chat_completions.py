@@ -280,6 +280,7 @@ def test_what_fails_is_answered_500(tiny, client):
     ):
         ask(client, modalities=["image"])
     assert "secret" not in str(raised.value)
+    assert raised.value.response.headers["Connection"] == "close"  # and it is: no other request may go by it
 
 
 def test_pictures_as_links_come_back_from_the_words_alone(tiny, server, client):
