@@ -319,7 +319,7 @@ class StreamModel(nn.Module):
             return self.query_features(output.query_states, batch.drawing_length)
         mask = self.code_mask(batch)
         with torch.no_grad():
-            decoded = self.visual_tokenizer.decode(output.codes, mask)
+            decoded = self.visual_tokenizer.decode(output.codes, mask, check=False)
         if self.config.seen_images == "tokens":
             return decoded
         features = self.query_features(output.query_states, batch.drawing_length)

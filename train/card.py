@@ -178,16 +178,19 @@ def run_section(run: dict[str, Any]) -> str:
 
 def parameter_summary(model: Limner) -> str:
     """A line with the number of parameters of each part, in millions."""
-    parts: dict[str, Any] = {
-        "backbone": model.mllm.llm,
-        "vision tower": model.mllm.vision_tower,
-        "stream": [model.mllm.queries, model.mllm.input_resampler, model.mllm.output_resampler],
-        "adapter": model.detokenizer.adapter,
-        "mmdit": model.detokenizer.mmdit,
-        "autoencoder": model.detokenizer.autoencoder,
+    stream, detokenizer = model.mllm, model.detokenizer
+    parts: dict[str, list[Any]] = {
+        "backbone": [stream.llm],
+        "vision tower": [stream.vision_tower],
+        "visual tokenizer": [stream.visual_tokenizer],
+        "stream": [stream.queries, stream.input_resampler, stream.output_resampler],
+        "adapter": [detokenizer.adapter],
+        "glyphs": [detokenizer.glyphs, detokenizer.glyph_images],
+        "mmdit": [detokenizer.mmdit],
+        "autoencoder": [detokenizer.autoencoder],
     }
     counts = {
-        name: sum(p.numel() for m in (part if isinstance(part, list) else [part]) for p in m.parameters()) / 1e6
-        for name, part in parts.items()
+        name: sum(p.numel() for part in own if part for p in part.parameters()) / 1e6 for name, own in parts.items()
     }
+    counts = {name: count for name, count in counts.items() if count}
     return ", ".join(f"{k} {v:.2f} M" for k, v in counts.items()) + f", in all {sum(counts.values()):.2f} M"

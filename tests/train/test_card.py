@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from helpers import make_limner
+from helpers import TOKENS, make_limner
+from limner.detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from limner.train import recipe as recipes
-from limner.train.card import measured, stage_costs
+from limner.train.card import measured, parameter_summary, stage_costs
 from limner.train.loop import LoopConfig
 from limner.train.machine import MachineChoices
 
@@ -53,3 +54,13 @@ def test_the_costs_of_pieces_add_up(tmp_path):
     (row,) = stage_costs(tmp_path)
     assert (row["steps"], row["conversations"], row["machine"]) == (10, 160, "a machine")
     assert len((tmp_path / "costs.jsonl").read_text().splitlines()) == 2
+
+
+def test_every_part_is_counted():
+    model = make_limner(**TOKENS)
+    model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(GlyphConfig(16, 2, 2, 32)))
+    model.detokenizer.add_glyph_images(16, model.config.feature_tokens)
+    said = parameter_summary(model)
+    assert f"in all {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in said
+    assert "visual tokenizer" in said and "glyphs" in said
+    assert "visual tokenizer" not in parameter_summary(make_limner())

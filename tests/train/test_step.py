@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers import make_limner
+from helpers import TOKENS, make_limner
 from limner.detokenizer import flow
 from limner.detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from limner.train.datasets.mixture import Mixture, WorldSource
@@ -19,6 +19,7 @@ from limner.train.drawing_calls import CallShapes
 from limner.train.losses import squared_error
 from limner.train.objective import JointObjective, run_stream
 from limner.train.optimizer import MasterOptimizer
+from limner.train.picture_shares import PictureShares
 from limner.train.random_choices import random_choices
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, compile_blocks, fix_call_shapes
@@ -171,6 +172,14 @@ def test_a_step_never_waits_for_the_device(made, monkeypatch):
     trainable.call_shapes = CallShapes()
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         torch.ones(2)[0].item()
+
+
+def test_pictures_of_visual_tokens_do_not_make_it_wait():
+    model, trainable = make_trainable(**TOKENS, query_lengths=(1, 3, 4))
+    batch = Mixture([(WorldSource(("draw",)), 1.0)], model.encoder, 6, 0, pool=1, shares=PictureShares())(0)
+    assert 0 < len(batch.stream.token_drawing) < len(batch.target)
+    with NoWaiting():
+        JointObjective(trainable, STAGE, 0)(batch, 0)["loss"].backward()
 
 
 @pytest.mark.parametrize("shapes", ["any", "fixed"])
