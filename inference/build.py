@@ -100,7 +100,10 @@ def add_picture_tokens(
         old.llm.resize_token_embeddings(len(tokenizer))
     vocabulary = vocabulary_from_tokenizer(tokenizer, config, old.vocabulary.end_of_turn)
     mllm = StreamModel(old.llm, old.vision_tower, config, vocabulary, visual_tokenizer).to(old.device, old.dtype)
-    mllm.load_state_dict(stream_state(old), strict=False)
+    unknown = mllm.load_state_dict(
+        stream_state(old), strict=False
+    ).unexpected_keys  # all else is the old parts themselves
+    assert not unknown, unknown
     made = Limner(mllm, model.detokenizer, tokenizer, model.defaults).eval()
     made.name = model.name
     return made

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig
+from streams import finish, in_a_random_order
 
 from helpers import is_empty, make_limner, picture, psnr
 from limner.inference.engine import Engine
@@ -80,33 +81,10 @@ class Margins:
         return least
 
 
-def finish(events):
-    while True:
-        try:
-            next(events)
-        except StopIteration as stopped:
-            return stopped.value[0]
-
-
 def company(model, rng, count):
-    """Streams opened, pulled and closed in a random order: replies by their place, None where it was left."""
+    """Requests, and their replies in a random order (`in_a_random_order`)."""
     asked = [ask(rng) for _ in range(count)]
-    waiting, streams, replies = list(range(count)), {}, dict.fromkeys(range(count))
-    left = {number for number in range(count) if rng.random() < 0.2}
-    while waiting or streams:
-        if waiting and (not streams or rng.random() < 0.3):
-            number = waiting.pop()
-            streams[number] = model.stream(**asked[number], keep_cache=rng.random() < 0.3)
-        number = rng.choice(list(streams))
-        if number in left and rng.random() < 0.2:
-            streams.pop(number).close()
-            continue
-        try:
-            next(streams[number])
-        except StopIteration as stopped:
-            (replies[number],) = stopped.value
-            del streams[number]
-    return asked, replies, left
+    return asked, *in_a_random_order(model, rng, asked, keep_cache=0.3)
 
 
 @pytest.mark.parametrize("requests", [60, pytest.param(1000, marks=pytest.mark.slow)])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from streams import finish, in_a_random_order
 
 import limner
 from helpers import TOKENS, is_empty, make_limner, picture, psnr, stream_config, tiny_visual_tokenizer
@@ -89,33 +90,14 @@ def ask(rng, model):
     }
 
 
-def finish(events):
-    while True:
-        try:
-            next(events)
-        except StopIteration as stopped:
-            return stopped.value[0]
-
-
 def test_a_request_in_any_company_answers_as_alone(model):
     """Words, codes and pictures, beside requests of other kinds that come and go."""
     rng, compared, drawn = random.Random(3), 0, 0
     for _ in range(8):
         asked = [ask(rng, model) for _ in range(rng.randint(2, 5))]
-        streams = {number: model.stream(**options) for number, options in enumerate(asked)}
-        replies = {}
-        while streams:
-            number = rng.choice(list(streams))
-            if rng.random() < 0.01:
-                streams.pop(number).close()
-                continue
-            try:
-                next(streams[number])
-            except StopIteration as stopped:
-                (replies[number],) = stopped.value
-                del streams[number]
+        replies, _ = in_a_random_order(model, rng, asked)
         assert is_empty(model.engine)
-        for number, reply in replies.items():
+        for number, reply in ((number, own) for number, own in replies.items() if own is not None):
             alone = finish(model.stream(**asked[number]))
             assert alone.text == reply.text and codes_of(alone, model) == codes_of(reply, model)
             assert all(psnr(a, b) >= 45 for a, b in zip(alone.images, reply.images, strict=True))
