@@ -20,7 +20,7 @@ from tqdm import tqdm
 from . import checkpoints, parallel, tracking
 from .interrupts import Interrupted, stop_signals
 from .loading import batch_loader, choose_workers
-from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor
+from .optimizer import OPTIMIZERS, SCHEDULES, MasterOptimizer, learning_rate_factor, training_buffers
 from .option_checks import check_choice, check_numbers, check_shares
 
 MIN_RATE = 1e-10
@@ -129,7 +129,8 @@ def fit(
     validation: Callable[[], dict[str, Tensor]] | None = None,
     sample: Callable[[int], None] | None = None,
 ) -> MasterOptimizer:
-    """Train what requires a gradient in ``module``; afterwards it holds the averaged (EMA) weights, whole on every process.
+    """Train what requires a gradient in ``module``; afterwards it holds the averaged (EMA) weights and buffers, whole on every
+    process.
 
     ``losses(batch, step)`` returns a dict whose ``"loss"`` is minimised and whose other entries are logged; with several
     processes each is this one's share of a sum. Every ``sample_every`` steps, with averaged weights in place, ``validation()``
@@ -175,6 +176,7 @@ class Trainer:
             config.weight_decay,
             ema_decay=config.ema_decay,
             kind=config.optimizer,
+            buffers=training_buffers(module),
         )
         self.progress = checkpoints.load(folder / "checkpoints", self.optimizer)
         self.first = parallel.rank() == 0
@@ -329,7 +331,8 @@ class Trainer:
     def averaged_weights(self) -> Iterator[None]:
         """Within it the module holds the averaged weights, or this process's shards of them, and is in evaluation mode."""
         parallel.reshard(self.forward)
-        current = {name: p.detach().clone() for name, p in self.optimizer.named}
+        now = dict(self.optimizer.named) | self.optimizer.buffers
+        current = {name: value.detach().clone() for name, value in now.items()}
         training = [unit for unit in self.module.modules() if unit.training]
         load_parameters(self.module, self.optimizer.averaged())
         self.module.eval()
@@ -407,6 +410,6 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 
 
 def load_parameters(module: nn.Module, values: dict[str, Tensor]) -> None:
-    """Copy ``values`` into the parameters of these names; the others stay."""
+    """Copy ``values`` into the parameters and buffers of these names; the others stay."""
     unknown = module.load_state_dict(values, strict=False).unexpected_keys
     assert not unknown, unknown

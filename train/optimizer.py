@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,6 +28,9 @@ class MasterOptimizer:
 
     ``kind`` "adamw", or "muon": matrices inside repeated layers take orthogonalised momentum steps scaled to
     AdamW's size (`muon`), everything else AdamW. Matrices and kernels decay, vectors do not. ``ema_decay`` 0 keeps no average.
+
+    ``buffers`` are those that forwards change, by their names: running statistics, a codebook that follows its vectors. They are
+    kept and averaged with the weights, and are as they were before a step by which nothing is learned.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class MasterOptimizer:
         betas: tuple[float, float] = (0.9, 0.99),
         ema_decay: float = 0.0,
         kind: str = "adamw",
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         if kind not in OPTIMIZERS:
             raise ValueError(f"optimizer {kind!r}; it can be {' or '.join(OPTIMIZERS)}")
@@ -62,6 +66,11 @@ class MasterOptimizer:
             self.optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, dtype=dtype))
         self.ema_decay = ema_decay
         self.ema = {name: master.detach().clone() for name, master in self.masters.items()} if ema_decay else {}
+        self.buffers = dict(buffers or {})
+        self.kept_buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        """As they were after the last step by which something was learned"""
+        averaged = {name: buffer for name, buffer in self.buffers.items() if buffer.is_floating_point()}
+        self.buffer_ema = {name: buffer.clone() for name, buffer in averaged.items()} if ema_decay else {}
         self.sharded = any(isinstance(p, DTensor) for _, p in self.named)
         self._updates = torch.zeros((), device=self.named[0][1].device)
 
@@ -93,6 +102,7 @@ class MasterOptimizer:
             torch._foreach_div_([local_shard(m.grad) for m, _ in used if m.grad is not None], scale)
         if not self.sharded or bool(learned):
             self._update(rate, scale, learned)
+        self._keep_buffers(learned)
         for master, _ in used:
             master.grad = None
         return norm
@@ -108,12 +118,26 @@ class MasterOptimizer:
         self._updates += learned
         masters = [local_shard(m) for m in self.masters.values()]
         torch._foreach_copy_([local_shard(p) for _, p in self.named], masters)
-        if self.ema:  # a new average follows faster (as in timm and diffusers)
-            decay = ((1 + self._updates) / (10 + self._updates)).clamp(max=self.ema_decay)
+        if self.ema:
             # diffusers' EMAModel does the same through a copy of all weights
             torch._foreach_lerp_(
-                [local_shard(e) for e in self.ema.values()], masters, [(1 - decay) * learned] * len(masters)
+                [local_shard(e) for e in self.ema.values()], masters, [self._ema_weight(learned)] * len(masters)
             )
+
+    def _ema_weight(self, learned: Tensor) -> Tensor:
+        """Of the newest weights in their average; 0 if nothing was learned. A new average follows faster (as in timm and
+        diffusers)."""
+        decay = ((1 + self._updates) / (10 + self._updates)).clamp(max=self.ema_decay)
+        return (1 - decay) * learned
+
+    def _keep_buffers(self, learned: Tensor) -> None:
+        """Take the buffers as they are now, if ``learned`` is True; else bring them back to what they were."""
+        for name, buffer in self.buffers.items():
+            kept = self.kept_buffers[name]
+            kept.copy_(torch.where(learned, buffer, kept))
+            buffer.copy_(kept)
+            if name in self.buffer_ema:
+                self.buffer_ema[name].lerp_(kept, self._ema_weight(learned).to(kept))
 
     @property
     def state_bytes(self) -> int:
@@ -124,8 +148,9 @@ class MasterOptimizer:
         return sum(4 * m.numel() * (1 + bool(self.ema) + moments[id(m)]) for m in self.masters.values())
 
     def averaged(self) -> dict[str, Tensor]:
-        """The weights to save: the EMA, if there is one, else the masters."""
-        return {name: value.detach() for name, value in (self.ema or self.masters).items()}
+        """The weights and buffers to save: the EMA, if there is one, else as they are."""
+        weights = {name: value.detach() for name, value in (self.ema or self.masters).items()}
+        return weights | self.buffers | self.buffer_ema
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors only, so that a checkpoint is one safetensors file."""
@@ -137,19 +162,21 @@ class MasterOptimizer:
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(master, {}).items():
                     state[f"state.{key}.{name}"] = value
-        return state
+        state |= {f"buffer.{name}": buffer for name, buffer in self.buffers.items()}
+        return state | {f"buffer_ema.{name}": average for name, average in self.buffer_ema.items()}
 
     def check_shapes(self, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
-        """Raises ValueError when stored names and shapes are not those of the optimizer's parameters."""
+        """Raises ValueError when stored names and shapes are not those of the optimizer's parameters, and for stored buffers that
+        are not its own. Those that are not stored stay as they are: earlier versions kept none."""
         known = {f"master.{name}": tuple(p.shape) for name, p in self.named}
-        saved = {key: shape for key, shape in shapes.items() if key.startswith("master.")}
-        wrong = sorted(
-            key.removeprefix("master.") for key in known.keys() | saved.keys() if known.get(key) != saved.get(key)
-        )
+        buffers = {f"buffer.{name}": tuple(buffer.shape) for name, buffer in self.buffers.items()}
+        known |= {key: shape for key, shape in buffers.items() if key in shapes}
+        saved = {key: shape for key, shape in shapes.items() if key.startswith(("master.", "buffer."))}
+        wrong = sorted(key for key in known.keys() | saved.keys() if known.get(key) != saved.get(key))
         if wrong:
-            key = f"master.{wrong[0]}"
+            key = wrong[0]
             raise ValueError(
-                f"{path} is a checkpoint of other parameters: {wrong[0]} is {saved.get(key, 'missing')} there and "
+                f"{path} is a checkpoint of other parameters: {key.partition('.')[2]} is {saved.get(key, 'missing')} there and "
                 f"{known.get(key, 'missing')} here ({len(wrong)} differ); it belongs to another configuration"
             )
 
@@ -158,6 +185,9 @@ class MasterOptimizer:
         state = {}
         for key in names:
             name = key.split(".", 2 if key.startswith("state.") else 1)[-1]
+            if key.startswith(("buffer.", "buffer_ema.")):
+                state[key] = torch.zeros_like(self.buffers[name])
+                continue
             counts = key == "updates" or key.startswith("state.step.")
             state[key] = torch.tensor(0.0) if counts else torch.zeros_like(self.masters[name].detach())
         return state
@@ -172,6 +202,11 @@ class MasterOptimizer:
                 p.copy_(self.masters[name])
                 if self.ema:
                     self.ema[name].copy_(state.get(f"ema.{name}", state[f"master.{name}"]))
+            for name, buffer in self.buffers.items():
+                buffer.copy_(state.get(f"buffer.{name}", buffer))
+                self.kept_buffers[name].copy_(buffer)
+                if name in self.buffer_ema:
+                    self.buffer_ema[name].copy_(state.get(f"buffer_ema.{name}", buffer))
         names = {master: name for name, master in self.masters.items()}
         for optimizer in self.optimizers:
             for master in (p for group in optimizer.param_groups for p in group["params"]):
@@ -180,6 +215,17 @@ class MasterOptimizer:
                     for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
                     if f"state.{key}.{names[master]}" in state
                 }
+
+
+def training_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The persistent buffers of modules in training mode, by their names: a forward may change them. Those of frozen parts, which
+    are in evaluation mode, are no part of a checkpoint."""
+    return {
+        f"{path}.{name}".lstrip("."): buffer
+        for path, owner in module.named_modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if owner.training and name not in owner._non_persistent_buffers_set
+    }
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, decay: float, schedule: str = "linear") -> float:
