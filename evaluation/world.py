@@ -31,7 +31,7 @@ DEFAULT_COUNT = 500
 JUDGE_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "judge"
 PAIRED = "draw/paired"
 """Beginning of the names of tasks that ask for the same in every language"""
-SHOWN = ("draw/", "edit/", "ladder/")
+SHOWN = ("draw/", "edit/", "ladder/", "reconstruct/")
 """Prefixes of the names of tasks whose first pictures are on the sheet"""
 SETTINGS_FILE = "of.json"
 """File with the model and the settings of the replies in a folder."""

@@ -29,6 +29,7 @@ from . import parallel
 from .data import JointBatch
 from .flow_loss import DrawingInputs, dummy_losses, flow_losses
 from .losses import Targets, add_weighted_sum, assistant_logits, code_errors, squared_error
+from .picture_shares import with_needed_lengths
 from .stages.joint_options import JointStage, LanguageStage
 from .trainable import TrainableModel
 from .word_dropout import apply_word_dropout
@@ -51,7 +52,7 @@ class JointObjective:
     def losses(self, batch: JointBatch, step: int, targets: Targets) -> dict[str, Tensor]:
         """The losses of a batch on the model's device, against ``targets``."""
         count = count_over_processes(batch)
-        output, inputs = run_stream(self.trainable, batch)
+        output, inputs = run_stream(self.trainable, batch, self.stage.token_closeness)
         losses = stream_losses(self.trainable, batch, output, inputs, targets, count)
         return self.add_sum(losses | self.drawing_losses(batch, step, inputs, targets, count))
 
@@ -93,7 +94,7 @@ class LanguageObjective:
             words = apply_word_dropout(batch.stream, stream.vocabulary, self.stage.word_dropout, step)
             batch = replace(batch, stream=words)
         batch = batch.to(stream.device)
-        output, inputs = run_stream(self.trainable, batch)
+        output, inputs = run_stream(self.trainable, batch, self.stage.token_closeness)
         losses = stream_losses(self.trainable, batch, output, inputs, Targets(), count_over_processes(batch))
         weights = {"language": 1.0, "features": self.stage.feature_weight, "codes": self.stage.code_weight}
         return add_weighted_sum(losses, weights)
@@ -125,11 +126,16 @@ def count_over_processes(batch: JointBatch) -> Count:
     return Count(*parallel.sum_counts(*batch.counts(), len(batch.target)))
 
 
-def run_stream(trainable: TrainableModel, batch: JointBatch) -> tuple[StreamOutput, DrawingInputs | None]:
-    """One forward of the stream, and what steers the drawings of the batch; None if it has none."""
+def run_stream(
+    trainable: TrainableModel, batch: JointBatch, closeness: float = 0.0
+) -> tuple[StreamOutput, DrawingInputs | None]:
+    """One forward of the stream, and what steers the drawings of the batch; None if it has none. With a ``closeness`` the batch
+    gets the lengths of `with_needed_lengths`, in place."""
     stream = trainable.stream
     with torch.no_grad():
         features = trainable.frozen_encoders.features(batch.views(), batch.view_keys)
+    if closeness:
+        batch.stream = with_needed_lengths(stream, batch.stream, features, closeness)
     conversations, queries = batch.stream, batch.stream.branch_boi.shape[1] * stream.branch_tokens(batch.stream)
     columns = conversations.input_ids.shape[1] + queries
     padded = trainable.call_shapes.stream_length(columns) - queries
@@ -146,11 +152,8 @@ def vision_inputs(trainable: TrainableModel, batch: JointBatch) -> DrawingInputs
     """The vision tower's features in the place of the stream's, and an empty prompt; None if the batch has no drawing."""
     if not batch.target:
         return None
-    names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
     with torch.no_grad():
-        features = trainable.frozen_encoders.features(
-            batch.views()[batch.target_view_index(batch.view_index.device)], names
-        )
+        features = target_features(trainable, batch)
     pooled = pool_vision_features(trainable, features)
     adapter = trainable.mmdit_detokenizer.adapter
     assert adapter is not None
@@ -160,6 +163,13 @@ def vision_inputs(trainable: TrainableModel, batch: JointBatch) -> DrawingInputs
     return DrawingInputs(
         pooled, features, prompt, torch.zeros(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
     )
+
+
+def target_features(trainable: TrainableModel, batch: JointBatch) -> Tensor:
+    """The vision tower's features (drawings, patches, width) of the pictures to be drawn."""
+    names = [batch.view_keys[i] for i in batch.target_views] if batch.view_keys else []
+    views = batch.views()[batch.target_view_index(batch.view_index.device)]
+    return trainable.frozen_encoders.features(views, names)
 
 
 def pool_vision_features(trainable: TrainableModel, features: Tensor) -> Tensor:

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..mllm.config import LimnerConfig
 from ..mllm.messages import Message
 from ..mllm.picture_tokens import PictureTokens
+from ..mllm.stream import StreamBatch, StreamModel
+from ..mllm.vision_tower import pool_features
 
-SHARES = ("token_share", "token_dropout", "query_dropout")
+SHARES = ("token_share", "token_dropout", "token_closeness", "query_dropout")
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,10 @@ class PictureShares:
     token_share: float = 0.5
     """Share of the drawings that are visual tokens, in a model that draws by queries too"""
     token_dropout: float = 0.5
-    """Share of these of which a random number of tokens is kept, one of ``visual_lengths``"""
+    """Share of these of which fewer tokens are kept: a random number, one of ``visual_lengths``"""
+    token_closeness: float = 0.0
+    """In the place of a random number as few as decode to image features of at least this cosine with the picture's own, so that
+    the model learns to announce what a picture needs; 0 for a random number"""
     query_dropout: float = 0.5
     """Share of the other drawings that have a random number of queries, one of ``query_lengths`` where the model has them"""
 
@@ -52,3 +61,38 @@ def with_tokens(
             ]
         made.append({**message, "content": content})
     return made
+
+
+@torch.no_grad()
+def with_needed_lengths(
+    stream: StreamModel, batch: StreamBatch, vision_features: Tensor, closeness: float
+) -> StreamBatch:
+    """A batch in which drawings of fewer visual tokens than all have as few as decode to features of at least the cosine
+    ``closeness`` with those of the picture; all where none do. ``vision_features`` are the views' (views, patches, width).
+
+    Raises ValueError for a model that sees pictures as tokens: there a conversation's length would change.
+    """
+    if not len(batch.token_drawing):
+        return batch
+    config, vocabulary = stream.config, stream.vocabulary
+    if not config.has_branches:
+        raise ValueError("token_closeness is for models that see pictures as features: set it to 0")
+    features, every = vision_features[batch.token_view], config.visual_lengths[-1]
+    target = pool_features(features, config.feature_tokens, config.feature_pool).float()
+    codes = stream.encode_views(features)
+    needed = torch.full_like(batch.token_drawing, every)
+    for length in reversed(config.visual_lengths[:-1]):
+        decoded = stream.visual_tokenizer.decode(codes[:, :length], check=False).float()
+        needed[F.cosine_similarity(decoded, target, dim=-1).mean(1) >= closeness] = length
+    before = batch.drawing_length[batch.token_drawing]
+    now = torch.where(before < every, needed, before)
+    announced = torch.tensor(vocabulary.lengths, device=now.device)
+    known = torch.tensor(config.lengths, device=now.device)
+    place = batch.drawing_row[batch.token_drawing], batch.drawing_boi[batch.token_drawing] - 1
+    ids = announced[torch.searchsorted(known, now)]
+    return replace(
+        batch,
+        input_ids=batch.input_ids.index_put(place, ids),
+        labels=batch.labels.index_put(place, ids),
+        drawing_length=batch.drawing_length.index_copy(0, batch.token_drawing, now),
+    )

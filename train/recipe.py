@@ -36,10 +36,10 @@ from .machine import MachineChoices, choose_for_machine, plan, read_choices, rec
 from .recipe_files import compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
 from .resume import check_same_run, default_settings, flatten, only_run, run_settings
-from .stages import autoencoder, judge, reader, text, tokenizer, vision
+from .stages import autoencoder, judge, reader, text, tokenizer, vision, visual_tokenizer
 from .stages.joint import run_joint, run_language
 from .stages.student import run_student
-from .warm_start import check_alignment, check_model_options, remove_prompt_source
+from .warm_start import check_alignment, check_model_options, remove_prompt_source, renew_queries
 
 JOINT_STAGES = ("detokenizer", "align", "joint", "sft")
 """Stages that share `run_joint`: they differ in what learns, in their data and in the weights of their losses."""
@@ -49,13 +49,16 @@ STAGES = (
     "vision",
     "judge",
     "reader",
+    "visual_tokenizer",
     "text",
     "language",
     *JOINT_STAGES,
     "decoder",
     "student",
 )
-DEFAULT_STAGES = tuple(stage for stage in STAGES if stage not in JOINT_STAGES or stage == "joint")
+DEFAULT_STAGES = tuple(
+    stage for stage in STAGES if stage not in (*JOINT_STAGES, "visual_tokenizer") or stage == "joint"
+)
 """The stages that train a model like nano from scratch, with all that is shipped; the others are for trained parts."""
 
 
@@ -143,9 +146,11 @@ def add_glyph_images(model: Limner, recipe: Recipe) -> None:
 
 def extend_model(model: Limner, recipe: Recipe) -> None:
     """Add to a warm start what the recipe has beyond it: layers, a glyph encoder, more references, longer replies; and take out
-    the prompt source where the recipe says so."""
+    the prompt source where the recipe says so, or begin the queries anew."""
     if recipe.drop_prompt_source:
         remove_prompt_source(model)
+    if recipe.new_queries:
+        renew_queries(model)
     if recipe.backbone.num_hidden_layers > model.mllm.llm.config.num_hidden_layers:
         model.mllm.llm = expand_blocks(model.mllm.llm, recipe.backbone.num_hidden_layers)
     if recipe.glyphs.width and model.detokenizer.glyphs is None:
@@ -204,12 +209,18 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     if parallel.rank() == 0:  # it alone writes there, perhaps before another process looks
         check_folder(folder, RECIPE_FILE)
     alone = [
-        s for s in (*PART_STAGES, *EVALUATION_STAGES) if s in stages or (s in PART_STAGES and not recipe.warm_start)
+        s
+        for s in (*PART_STAGES, *EVALUATION_STAGES, "visual_tokenizer")
+        if s in stages or (s in PART_STAGES and not recipe.warm_start)
     ]
     missing = [s for s in alone if not (folder / s / "model").exists()]
     if parallel.world_size() > 1 and missing:
         raise ValueError(f"{missing[0]} is a stage of one process: run --stages {','.join(missing)} first, alone")
     model = Limner.from_pretrained(recipe.warm_start).float() if recipe.warm_start else None
+    if "visual_tokenizer" in stages and (model.config if model else recipe.stream).visual_codes:
+        raise ValueError(
+            f"{recipe.warm_start or 'stream.visual_codes'} has visual tokens already: leave visual_tokenizer out of --stages"
+        )
     if model is None:
         check_alignment(recipe, stages, recipe.mmdit.depth)
     elif isinstance(model.detokenizer, MMDiTDetokenizer):
@@ -253,6 +264,11 @@ def _run(
         if made is None:
             return folder
         model = build_model(recipe, *made)
+    if "visual_tokenizer" in stages:
+        with measured(folder, "visual_tokenizer", recipe.visual_tokenizer.loop, choices):
+            model = visual_tokenizer.run_visual_tokenizer(
+                recipe.visual_tokenizer, model, seed, folder / "visual_tokenizer", device, dtype
+            )
     print(parameter_summary(model), flush=True)
     check_space(folder, 2 * sum(p.numel() for p in model.parameters()), "the model's weights")
     runs: dict[str, Callable[..., None]] = {

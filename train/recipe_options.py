@@ -16,7 +16,7 @@ from ..inference.generation_config import GenerationConfig
 from ..mllm.config import LimnerConfig
 from .distill import DistillConfig
 from .option_checks import check_choice, check_numbers, check_seed
-from .stages import autoencoder, judge, reader, text, tokenizer, vision
+from .stages import autoencoder, judge, reader, text, tokenizer, vision, visual_tokenizer
 from .stages.joint_options import JointStage, LanguageStage
 
 
@@ -58,6 +58,8 @@ class Recipe:
     warm_start: str = ""
     """A model folder to go on from; the stages before ``language`` are then its parts, of which the vision tower can be trained
     on (``--stages vision,language,joint``)."""
+    new_queries: bool = False
+    """Begin the warm start's queries and output resampler anew: for a comparison with visual tokens, which are new, too"""
     drop_prompt_source: bool = False
     """Take the prompt's hidden states, the second source of context, out of the warm start: it draws from its queries alone"""
     stages: tuple[str, ...] = ()
@@ -83,6 +85,10 @@ class Recipe:
     """The autoencoder's decoder alone, at the end; the latents stay as they are"""
     autoencoder: autoencoder.AutoencoderStage = field(default_factory=autoencoder.AutoencoderStage)
     vision: vision.VisionStage = field(default_factory=vision.VisionStage)
+    visual_tokenizer: visual_tokenizer.VisualTokenizerStage = field(
+        default_factory=visual_tokenizer.VisualTokenizerStage
+    )
+    """Codes of pictures, by which the model then draws too"""
     text: text.TextStage = field(default_factory=text.TextStage)
     """The backbone on text alone, as many conversations as there is time for"""
     language: LanguageStage = field(default_factory=LanguageStage)
@@ -110,6 +116,8 @@ class Recipe:
             raise ValueError(
                 "drop_prompt_source is for a warm start; stream.prompt_tokens=0 makes a model without that source"
             )
+        if self.new_queries and not self.warm_start:
+            raise ValueError("new_queries is for a warm start; without one all that learns begins anew")
         check_numbers(self, "scale", above=0, most=100)
         if self.batch_factor != "auto":
             check_numbers(self, "batch_factor", least=1)

@@ -145,7 +145,7 @@ def self_distillation_targets(
     )
     if not parallel.sum_over_processes(int(conversations.sum())):  # saves the forward of the backbone
         return targets
-    output, inputs = run_stream(trainable, batch)
+    output, inputs = run_stream(trainable, batch, stage.token_closeness)
     logits, _, rows = assistant_logits(trainable.stream, output.hidden, batch.stream.labels, batch.stream.answers)
     targets.logits = logits[conversations[rows]]
     drawn = count_over_processes(batch).drawn

@@ -17,6 +17,7 @@ from ..detokenizer.files import read_json
 from ..inference.model import Limner
 from ..inference.parts import load_generation_config
 from ..mllm.config import LimnerConfig
+from ..mllm.stream import StreamModel
 from .recipe_options import Recipe
 from .resume import flatten
 
@@ -129,6 +130,19 @@ def remove_prompt_source(model: Limner) -> None:
     del adapter.prompt_norm, adapter.prompt_proj
     adapter.config = replace(adapter.config, prompt_width=0)
     model.config = model.mllm.config = model.encoder.config = replace(model.config, prompt_tokens=0)
+
+
+def renew_queries(model: Limner) -> None:
+    """Begin the queries and the output resampler of ``model`` anew, by torch's random state; all else stays.
+
+    Raises ValueError for a model that draws by visual tokens alone.
+    """
+    if "queries" not in model.config.image_modes:
+        raise ValueError(f"new_queries: {model.name} has none, it draws by visual tokens alone")
+    old = model.mllm
+    fresh = StreamModel(old.llm, old.vision_tower, model.config, old.vocabulary, old.visual_tokenizer)
+    old.queries = fresh.queries.to(old.device, old.dtype)
+    old.output_resampler = fresh.output_resampler.to(old.device, old.dtype)
 
 
 def as_json(values: Any) -> Any:

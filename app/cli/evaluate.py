@@ -9,7 +9,7 @@ from .options import LOADING, Loading, Out, Whole
 
 
 def evaluate(
-    suite: Literal["world", "geneval", "ladder"],
+    suite: Literal["world", "geneval", "ladder", "tokens"],
     /,
     *,
     loading: Loading = LOADING,
@@ -25,16 +25,16 @@ def evaluate(
 
     Args:
         suite: world: drawing, describing, answering, editing, deciding; geneval: GenEval's prompts;
-            ladder: scenes of three to ten atoms
+            ladder: scenes of three to ten atoms; tokens: pictures by the number of their visual tokens or queries
         out: folder of the answers, results and pages; a run that was cut goes on in it
         part: the I-th of N runs that share the work in one folder
         limit: examples a category (default: all)
-        only: world and ladder: measures whose names begin so, such as edit/; repeatable
-        seeds: pictures of each drawing and edit (world: 1, geneval: 4; ladder has 1)
+        only: all but geneval: measures whose names begin so, such as edit/; repeatable
+        seeds: pictures of each drawing and edit (world: 1, geneval: 4; the others have 1)
         ocr: world: an OCR of others (limner[ocr]) reads the signs, too
         num_inference_steps: sampling steps of a picture
     """
-    from ...evaluation import geneval, ladder, world
+    from ...evaluation import geneval, ladder, tokens, world
 
     if ocr and suite != "world":
         raise ValueError("--ocr is for world: there are no signs in other suites")
@@ -46,11 +46,15 @@ def evaluate(
         if seeds not in (None, geneval.SAMPLES_PER_PROMPT):
             raise ValueError(f"--seeds is {seeds}; GenEval takes {geneval.SAMPLES_PER_PROMPT} pictures of every prompt")
         if only:
-            raise ValueError("--only is for world and ladder; GenEval's prompts are asked together")
+            raise ValueError("--only is for world, ladder and tokens; GenEval's prompts are asked together")
         geneval.evaluate(loading.load(), out, **shared)
     elif suite == "ladder":
         if seeds not in (None, 1):
             raise ValueError(f"--seeds is {seeds}; the ladder takes one picture of every prompt")
         ladder.evaluate(loading.load(), out, only=only, **shared)
+    elif suite == "tokens":
+        if seeds not in (None, 1):
+            raise ValueError(f"--seeds is {seeds}; tokens takes one picture of every request")
+        tokens.evaluate(loading.load(), out, only=only, **shared)
     else:
         world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, ocr=ocr, **shared)

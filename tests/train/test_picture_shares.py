@@ -6,10 +6,11 @@ import torch.nn.functional as F
 
 from helpers import TOKENS, make_limner, picture
 from limner.mllm.picture_tokens import PictureTokens, tokens_of
+from limner.mllm.vision_tower import pool_features
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.objective import JointObjective, LanguageObjective
-from limner.train.picture_shares import PictureShares
+from limner.train.picture_shares import PictureShares, with_needed_lengths
 from limner.train.stages.joint_options import JointStage, LanguageStage
 from limner.train.text_batches import TextBatches
 from limner.train.trainable import TrainableModel
@@ -148,3 +149,42 @@ def test_what_it_learned_it_draws(seen_images):
         assert (
             tokens_of(reply.images[0], model.config) == PictureTokens("tokens", k, tuple(own[:k])) and reply.text == ""
         )
+
+
+def test_a_picture_announces_as_few_tokens_as_it_needs():
+    """By hand: the first prefix that decodes closely enough, all where none does; pictures of all tokens keep them."""
+    model = make_limner(**BOTH)
+    mllm, batch = model.mllm, mixture(model, token_share=0.9, token_dropout=0.7)(0)
+    stream = batch.stream
+    with torch.no_grad():
+        features = mllm.vision_tower(batch.views())
+        own = features[stream.token_view]
+        target, codes = pool_features(own, 4), mllm.encode_views(own)
+        closeness = {
+            k: F.cosine_similarity(mllm.visual_tokenizer.decode(codes[:, :k]), target, dim=-1).mean(1) for k in (1, 2)
+        }
+    wanted = float(torch.cat(list(closeness.values())).median())
+    made = with_needed_lengths(mllm, stream, features, wanted)
+    before, after = (b.drawing_length[stream.token_drawing].tolist() for b in (stream, made))
+    expected = []
+    for place, length in enumerate(before):
+        fits = [k for k in (1, 2) if closeness[k][place] >= wanted]
+        expected.append(4 if length == 4 else (fits or [4])[0])
+    assert after == expected and after != before and len(set(after)) > 1
+    batch.stream = made
+    said, tokens = announced(batch, model)
+    assert said == made.drawing_length.tolist() and tokens == stream.token_drawing.tolist()
+    assert torch.equal(made.labels[made.labels != -100], made.input_ids[made.labels != -100])
+    rest = [d for d in range(len(said)) if d not in tokens]
+    assert made.drawing_length[rest].tolist() == stream.drawing_length[rest].tolist()
+    assert torch.equal(with_needed_lengths(mllm, made, features, wanted).input_ids, made.input_ids)
+    losses = [
+        LanguageObjective(TrainableModel(mllm, None), LanguageStage(token_closeness=c))(
+            mixture(model, token_share=1.0, token_dropout=1.0)(0), 0
+        )
+        for c in (0.0, wanted)
+    ]
+    assert losses[0]["codes"] != losses[1]["codes"]
+    seen = make_limner(**TOKENS, seen_images="tokens")
+    with pytest.raises(ValueError, match="token_closeness is for models that see pictures as features"):
+        LanguageObjective(TrainableModel(seen.mllm, None), LanguageStage(token_closeness=0.9))(mixture(seen)(0), 0)
