@@ -21,7 +21,8 @@ def train(
     """Train a model from a recipe; interrupted runs go on.
 
     Args:
-        recipe: nano, tiny, released, or the path of a .yaml file
+        recipe: nano, nano_tokens, nano_queries, tiny, released, or the path of
+            a .yaml file
         overrides: values of the recipe's keys, such as joint.loop.steps=100, and
             files of a group, such as backbone=small
         settings: the same, after an option; repeatable

@@ -137,7 +137,8 @@ def test_mistakes_name_the_file_or_the_override_and_the_key(capsys, tmp_path, te
 def test_files_that_are_not_there_are_refused(capsys, tmp_path):
     (tmp_path / "a.yml").write_text("seed: 1\n")
     assert "no such file: my/recipe.yaml" in refused(capsys, "my/recipe.yaml")
-    assert "no recipe 'mine'; there are nano, released, tiny, or the path of" in refused(capsys, "mine")
+    shipped = "nano, nano_queries, nano_tokens, released, tiny"
+    assert f"no recipe 'mine'; there are {shipped}, or the path of" in refused(capsys, "mine")
     assert "Hydra reads files whose names end in .yaml" in refused(capsys, str(tmp_path / "a.yml"))
 
 

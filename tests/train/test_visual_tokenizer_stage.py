@@ -156,7 +156,9 @@ def test_the_words_before_a_picture_are_its_caption():
     assert not torch.allclose(words[0], words[1])
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="none of 8 conversations draws"):
+        run(tmp_path, replace(STAGE, data=("world/describe",)))
     with pytest.raises(ValueError, match=r"tokenizer\.pooled_width is 0: give the width"):
         replace(STAGE, caption_weight=1.0)
     with pytest.raises(ValueError, match="are all 0: nothing is learned"):

@@ -284,6 +284,10 @@ def train_visual_tokenizer(
         trainable.frozen_encoders.cache = EncoderCache(stage.precomputed, encoders_fingerprint(model))
     learned = TokenizerTraining(tokenizer, model.mllm.width, stage.caption_weight > 0).to(device)
     fixed = Mixture(sources, model.encoder, stage.validation_pictures, seed + 12, pool=1)(0).to(device)
+    if not fixed.target:
+        raise ValueError(
+            f"visual_tokenizer.data {list(stage.data)}: none of {stage.validation_pictures} conversations draws"
+        )
     with torch.no_grad():
         features = target_features(trainable, fixed)
         target = pool_vision_features(trainable, features)
