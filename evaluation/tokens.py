@@ -100,7 +100,7 @@ def reconstructing_task(length: int | None, count: int, steps: int | None) -> Ta
     expected = [Expected.of(scene) for scene in scenes]
 
     def generate(model: Limner, prompts: Sequence[Messages], seed: Sequence[int]) -> list[Reply]:
-        images = [message["content"][0]["image"] for (message,) in prompts]  # type: ignore[misc]  # no strings
+        images = [shown_picture(prompt) for prompt in prompts]
         features = picture_features(model, images)
         given = pooled(model, features) if length is None else decode_prefix(model, features, length)
         return [Reply([image], "stop") for image in draw_features(model, given, images, seed, steps)]
@@ -111,6 +111,13 @@ def reconstructing_task(length: int | None, count: int, steps: int | None) -> Ta
 
     prompts = [image_prompt(render(scene), "") for scene in scenes]
     return Task(f"reconstruct/{length or 'features'}", prompts, generate, grade)
+
+
+def shown_picture(prompt: Messages) -> Image.Image:
+    """That of a prompt of one message, which begins with it."""
+    assert not isinstance(prompt, str)
+    picture: Image.Image = prompt[0]["content"][0]["image"]
+    return picture
 
 
 def drawing_task(mode: str, length: int, count: int, steps: int | None) -> Task:
@@ -162,7 +169,8 @@ def scenes_of(things: int, count: int) -> list[Scene]:
     """Scenes of so many things, one or `MANY`, in square pictures; the same ones at every call."""
     if things == 1:
         return [case.scene for case in make_cases("single_object", False, count)]
-    rng, scenes = random.Random(f"tokens/{things}"), []
+    rng = random.Random(f"tokens/{things}")
+    scenes: list[Scene] = []
     while len(scenes) < count:
         scene = arranged_scene(rng, ASKING.names)
         scenes += [scene] if len(scene.things) == things else []

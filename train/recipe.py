@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -276,6 +277,9 @@ def _run(
         "language": partial(run_language, recipe.language),
         **{name: partial(run_joint, getattr(recipe, name), name=name) for name in JOINT_STAGES},
     }
+    tokenizer_as_stored = copy.deepcopy(
+        model.mllm.visual_tokenizer
+    )  # it is frozen; the precision of training would round it
     for name, run in runs.items():
         if name in stages:
             with measured(folder, name, getattr(recipe, name).loop, choices):
@@ -285,6 +289,7 @@ def _run(
         check_stage(recipe, "decoder", folder, vae)
         with measured(folder, "decoder", recipe.decoder.loop, choices):
             autoencoder.run_decoder(recipe.decoder, vae.float(), seed + 8, folder / "decoder", device, dtype)
+    model.mllm.visual_tokenizer = tokenizer_as_stored
     if parallel.rank() == 0:
         to_saved_precision(model.cpu(), recipe.warm_start).save_pretrained(folder / "model")
     parallel.barrier()

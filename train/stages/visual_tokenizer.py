@@ -6,6 +6,7 @@ import zlib
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class VisualTokenizerStage:
             )
 
 
-def model_sizes(model: Limner) -> dict[str, int]:
+def model_sizes(model: Limner) -> dict[str, Any]:
     """What a visual tokenizer's configuration has of the model."""
     tower = model.mllm.vision_tower
     return {
@@ -102,7 +103,8 @@ def model_sizes(model: Limner) -> dict[str, int]:
 
 def tokenizer_config(stage: VisualTokenizerStage, model: Limner) -> VisualTokenizerConfig:
     """The stage's configuration with the sizes of the model. Raises ValueError where it has others of its own."""
-    sizes, plain = model_sizes(model), {f.name: f.default for f in fields(VisualTokenizerConfig)}
+    sizes = model_sizes(model)
+    plain = {f.name: f.default for f in fields(VisualTokenizerConfig)}
     for name, value in sizes.items():
         given = getattr(stage.tokenizer, name)
         if given not in (plain[name], value):
