@@ -30,7 +30,7 @@ from ..mllm.picture_tokens import tokens_of
 from ..mllm.views import normalise
 from ..mllm.vision_tower import pool_features
 from ..mllm.visual_tokens.losses import codebook_use
-from ..mllm.visual_tokens.tokenizer import VisualTokenizer
+from ..mllm.visual_tokens.tokenizer import VisualTokenizer, needed_lengths
 from ..world.language import Detail
 from ..world.scene import Scene, render
 from ..world.scenes import arranged_scene
@@ -47,6 +47,8 @@ MEASURED = 5
 """Times as many pictures whose features alone are compared, without a drawing"""
 SAMPLES = 8
 """Drawings of each request of which it is measured how much they differ"""
+CLOSENESS = (0.8, 0.85, 0.9, 0.95)
+"""Cosines of decoded features for which it is measured how many tokens they take"""
 MANY = 6
 """Things in a picture of many"""
 
@@ -69,7 +71,7 @@ def evaluate(
         return None
     figures = drawing_figures(model, results["scores"], output)
     if model.mllm.visual_tokenizer is not None:
-        figures = reconstruction_figures(model, MEASURED * count) | figures
+        figures = reconstruction_figures(model, MEASURED * count) | {"needed": needed_figures(model, count)} | figures
     write_text(output / "figures.json", json.dumps(figures, indent=1) + "\n")
     write_text(output / "tokens.svg", figures_plot(model.name, figures))
     print(figures_table(figures), end="")
@@ -254,6 +256,20 @@ def reconstruction_figures(model: Limner, pictures: int) -> dict[str, Any]:
     }
 
 
+def needed_figures(model: Limner, pictures: int) -> dict[str, dict[str, float]]:
+    """By the closeness that is wanted (`CLOSENESS`), the mean number of tokens that so many pictures of one thing and of `MANY`
+    need: what ``token_closeness`` of training makes of them."""
+    tokenizer, lengths = model.mllm.visual_tokenizer, model.config.visual_lengths
+    figures: dict[str, dict[str, float]] = {str(closeness): {} for closeness in CLOSENESS}
+    for things in (1, MANY):
+        features = picture_features(model, [render(scene) for scene in scenes_of(things, pictures)])
+        codes, target = isolated(tokenizer.encode)(features), pooled(model, features)
+        for closeness in CLOSENESS:
+            needed = isolated(needed_lengths)(tokenizer, codes, target, lengths, closeness)
+            figures[str(closeness)][str(things)] = float(needed.double().mean())
+    return figures
+
+
 def mean_interval(differences: Tensor) -> dict[str, float]:
     """The mean of paired differences (pictures,) and its 95 % interval, by the normal approximation."""
     mean, half = float(differences.mean()), 1.96 * float(differences.std()) / math.sqrt(len(differences))
@@ -301,6 +317,11 @@ def figures_table(figures: dict[str, Any]) -> str:
         lines += [
             f"from {rise['from']:>3} to {rise['to']:>3} tokens {rise['mean']:+.4f} ({rise['low']:+.4f} to {rise['high']:+.4f})"
             for rise in figures["rises"]
+        ]
+        lines += [
+            f"needed for a cosine of {closeness}: "
+            + ", ".join(f"{value:.1f} tokens by {things} things" for things, value in needed.items())
+            for closeness, needed in figures["needed"].items()
         ]
     lines += [
         f"reconstructed from {number:>8} {values['right']:.3f}, of what features give {values['of_features']:.3f}"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..mllm.config import LimnerConfig
@@ -16,6 +15,7 @@ from ..mllm.messages import Message
 from ..mllm.picture_tokens import PictureTokens
 from ..mllm.stream import StreamBatch, StreamModel
 from ..mllm.vision_tower import pool_features
+from ..mllm.visual_tokens.tokenizer import needed_lengths
 
 SHARES = ("token_share", "token_dropout", "token_closeness", "query_dropout")
 
@@ -78,12 +78,9 @@ def with_needed_lengths(
     if not config.has_branches:
         raise ValueError("token_closeness is for models that see pictures as features: set it to 0")
     features, every = vision_features[batch.token_view], config.visual_lengths[-1]
-    target = pool_features(features, config.feature_tokens, config.feature_pool).float()
+    target = pool_features(features, config.feature_tokens, config.feature_pool)
     codes = stream.encode_views(features)
-    needed = torch.full_like(batch.token_drawing, every)
-    for length in reversed(config.visual_lengths[:-1]):
-        decoded = stream.visual_tokenizer.decode(codes[:, :length], check=False).float()
-        needed[F.cosine_similarity(decoded, target, dim=-1).mean(1) >= closeness] = length
+    needed = needed_lengths(stream.visual_tokenizer, codes, target, config.visual_lengths, closeness)
     before = batch.drawing_length[batch.token_drawing]
     now = torch.where(before < every, needed, before)
     announced = torch.tensor(vocabulary.lengths, device=now.device)

@@ -2,7 +2,7 @@
 
 from .codes import check_codes, codes_to_ids, ids_to_codes
 from .config import VisualTokenizerConfig
-from .tokenizer import VisualTokenizer, VisualTokenizerOutput
+from .tokenizer import VisualTokenizer, VisualTokenizerOutput, needed_lengths
 
 __all__ = [
     "VisualTokenizer",
@@ -11,4 +11,5 @@ __all__ = [
     "check_codes",
     "codes_to_ids",
     "ids_to_codes",
+    "needed_lengths",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .codes import check_codes
@@ -114,3 +117,24 @@ class VisualTokenizer(nn.Module):
             )
         vectors = self.vector_proj(self.encoder(features.to(self.vector_proj.weight.dtype)))
         return self.vector_norm(vectors.flatten(1)).unflatten(1, vectors.shape[1:])
+
+
+class PrefixDecoding(Protocol):
+    """What decodes a prefix of codes: a `VisualTokenizer`, or another's."""
+
+    def decode(self, codes: Tensor, mask: Tensor | None = None, check: bool = True) -> Tensor: ...
+
+
+@torch.no_grad()
+def needed_lengths(
+    tokenizer: PrefixDecoding, codes: Tensor, target: Tensor, lengths: Sequence[int], closeness: float
+) -> Tensor:
+    """How many of its ``codes`` (batch, n) each image needs (batch,): the fewest of ``lengths``, which ascend, that decode to
+    features whose cosine with the image's own, ``target`` (batch, feature_tokens, feature_width), is at least ``closeness`` in
+    the mean; the last of them where none do."""
+    needed = torch.full_like(codes[:, 0], lengths[-1])
+    for length in reversed(lengths[:-1]):
+        decoded = tokenizer.decode(codes[:, :length], check=False)
+        cosine = F.cosine_similarity(decoded.float(), target.float(), dim=-1).mean(1)
+        needed = torch.where(cosine >= closeness, length, needed)
+    return needed

@@ -40,6 +40,7 @@ def test_the_command_measures_and_plots(model, tmp_path, monkeypatch, capsys):
     assert set(figures["cosine"]) == {"1", "2", "4"} and figures["pictures"] == 10
     assert [(rise["from"], rise["to"]) for rise in figures["rises"]] == [(1, 2), (2, 4)]
     assert 0 < figures["codebook_used"] <= 1
+    assert set(figures["needed"]) == {"0.8", "0.85", "0.9", "0.95"} and set(figures["needed"]["0.9"]) == {"1", "6"}
     assert figures["draw/tokens"]["4"]["seconds"] >= 0 and figures["reconstruct"]["4"]["n"] == 2
     assert "<svg" in (tmp_path / "tokens.svg").read_text() and "cosine at   4 tokens" in capsys.readouterr().out
     assert cli.main(["eval", "tokens", *options, "--only", "draw/tokens/4"]) == 0
@@ -85,6 +86,14 @@ def test_figures_are_those_by_hand(model):
     assert figures["rises"][1]["low"] == pytest.approx(rise.mean().item() - half, abs=1e-5)
     used = len(model.mllm.visual_tokenizer.encode(features).unique()) / 24
     assert figures["codebook_used"] == pytest.approx(used)
+
+
+def test_the_tokens_that_are_needed_rise_with_the_closeness(model, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens, "CLOSENESS", (-1.0, 0.0, 1.0))
+        figures = tokens.needed_figures(model, 6)
+    assert figures["-1.0"] == {"1": 1.0, "6": 1.0} and figures["1.0"] == {"1": 4.0, "6": 4.0}
+    assert all(1 <= value <= 4 for value in figures["0.0"].values())
 
 
 def test_differences_of_pictures_are_means_over_pairs():
