@@ -3,7 +3,6 @@ and its backbone, and no pixel decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -45,6 +44,5 @@ class Chameleon(ImageTokenModel):
             return self.prompt_ids(negative_prompt, grid)
         return [self.processor.tokenizer.bos_token_id, self.processor.image_start_token_id]
 
-    def tokenize(self, inputs: Any) -> Sequence[Tensor]:
-        codes = self.model.model.vqmodel.encode(inputs["pixel_values"]).image_tokens
-        return codes.reshape(len(inputs["pixel_values"]), *self.default_grid)
+    def tokenize(self, inputs: Any) -> Tensor:
+        return self.model.model.vqmodel.encode(inputs["pixel_values"]).image_tokens.reshape(self.default_grid)

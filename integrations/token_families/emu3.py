@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -55,5 +54,5 @@ class Emu3(ImageTokenModel):
     def pixels(self, codes: Tensor) -> Tensor:
         return self.model.model.vqmodel.decode(codes)
 
-    def tokenize(self, inputs: Any) -> Sequence[Tensor]:
-        return self.model.model.vqmodel.encode(inputs["pixel_values"], inputs["image_sizes"]).image_tokens
+    def tokenize(self, inputs: Any) -> Tensor:
+        return self.model.model.vqmodel.encode(inputs["pixel_values"], inputs["image_sizes"]).image_tokens[0]

@@ -3,7 +3,6 @@ their own, and a picture always has as many."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,6 +58,5 @@ class Janus(ImageTokenModel):
         # not decode_image_tokens, whose pixels have their channels last: the processor without torchvision fails on those
         return self.model.model.vqmodel.decode(codes.flatten(1))
 
-    def tokenize(self, inputs: Any) -> Sequence[Tensor]:
-        codes = self.model.model.vqmodel.encode(inputs["pixel_values"]).image_tokens
-        return codes.reshape(len(inputs["pixel_values"]), *self.default_grid)
+    def tokenize(self, inputs: Any) -> Tensor:
+        return self.model.model.vqmodel.encode(inputs["pixel_values"]).image_tokens.reshape(self.default_grid)

@@ -14,10 +14,10 @@ FAMILIES: dict[str, type[ImageTokenModel]] = {"emu3": Emu3, "janus": Janus, "cha
 """By the ``model_type`` of their ``config.json``"""
 
 
-def load(source: str | Path, variant: str | None = None) -> ImageTokenModel:
+def load(source: str | Path, revision: str | None = None, variant: str | None = None) -> ImageTokenModel:
     """A folder or a hub id of Emu3, Janus or Chameleon, as transformers saves them. Raises ValueError for another one, and for
     files that cannot be read or do not fit."""
-    folder = resolve_source(source, variant=variant)
+    folder = resolve_source(source, revision, variant)
     kind = read_part_config(folder).get("model_type")
     if kind not in FAMILIES:
         raise ValueError(

@@ -6,7 +6,8 @@ subclass each. Sampling, guidance and seeds are those of a Limner model's visual
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
@@ -110,21 +111,16 @@ class ImageTokenModel(nn.Module):
         grid = self.grid(given.size)
         generators = generators_of(seed, len(prompts))
         ids = self._ids(prompts, negative_prompt, given, grid)
-        way = (given.image_temperature, given.image_top_k, given.image_top_p)
-        total = grid[0] * grid[1]
-        device = self.model.device
+        ways = [(given.image_temperature, given.image_top_k, given.image_top_p)] * len(prompts)
         embeds, mask = self._left_padded(ids)
-        cache = DynamicCache(config=self.backbone.config)
+        cache, total = DynamicCache(config=self.backbone.config), grid[0] * grid[1]
         sampled: list[list[int]] = []
         while True:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            states = self.backbone(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]
-            logits = self.code_logits(states).float()
+            logits = self._feed(embeds, mask, cache)
             if given.token_guidance_scale != 1:
-                logits = guide_logits(*logits.chunk(2), given.token_guidance_scale)
-            chosen = choose_tokens(logits, [way] * len(prompts), generators)
+                own, unconditional = logits.chunk(2)
+                logits = guide_logits(own, unconditional, given.token_guidance_scale)
+            chosen = choose_tokens(logits, ways, generators)
             if None in chosen:
                 raise NotFiniteError(f"the scores of image tokens {NOT_FINITE}")
             sampled.append([code for code in chosen if code is not None])
@@ -132,11 +128,10 @@ class ImageTokenModel(nn.Module):
                 callback(len(sampled), total)
             if len(sampled) == total:
                 return torch.tensor(sampled).T.reshape(len(prompts), *grid)
-            # a row and the one that guides it go on with the same code, and with the control tokens after it
-            codes = torch.tensor(sampled[-1] * (len(ids) // len(prompts)))
-            control = torch.tensor(self.control_after(len(sampled), grid), dtype=torch.long, device=device)
-            control_embeds = self.model.get_input_embeddings()(control).expand(len(ids), -1, -1)
-            embeds = torch.cat([self.embed_codes(codes.to(device)), control_embeds], dim=1)
+            # a row and the one that guides it go on with the same code
+            codes = torch.tensor(sampled[-1] * (len(ids) // len(prompts)), device=mask.device)
+            control = torch.tensor([self.control_after(len(sampled), grid)] * len(ids), dtype=torch.long)
+            embeds = torch.cat([self.embed_codes(codes), self._embed(control)], dim=1)
             mask = torch.cat([mask, mask.new_ones(embeds.shape[:2])], dim=1)
 
     @torch.no_grad()
@@ -155,9 +150,11 @@ class ImageTokenModel(nn.Module):
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Codes (rows, columns) of each picture, on the CPU, after the processor's own resizing. Decoding a picture's own codes
         and encoding it again gives others."""
-        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
-        inputs = inputs.to(self.model.device, self.model.dtype)
-        return [codes.long().cpu() for codes in self.tokenize(inputs)]
+        codes = []
+        for image in images:  # one by one: beside a larger one Emu3 pads a picture, which then has other codes
+            inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+            codes.append(self.tokenize(inputs.to(self.model.device, self.model.dtype)).long().cpu())
+        return codes
 
     # what a family says; those with a body are for codes that are tokens of the vocabulary
 
@@ -190,8 +187,8 @@ class ImageTokenModel(nn.Module):
         """Codes (batch, rows, columns) to what the processor makes pictures of."""
         raise NotImplementedError
 
-    def tokenize(self, inputs: Any) -> Sequence[Tensor]:
-        """The image processor's output to the codes (rows, columns) of each picture."""
+    def tokenize(self, inputs: Any) -> Tensor:
+        """The image processor's output for one picture to its codes (rows, columns)."""
         raise NotImplementedError
 
     # shared
@@ -251,8 +248,10 @@ class ImageTokenModel(nn.Module):
                 "negative_prompt acts by guidance, and token_guidance_scale 1 is none: take a greater one, such as "
                 f"{self.token_guidance_scale}"
             )
-        total = grid[0] * grid[1]
-        longest = max(map(len, ids)) + total + sum(len(self.control_after(count, grid)) for count in range(1, total))
+        total = grid[0] * grid[1]  # of which the last one is not fed
+        longest = (
+            max(map(len, ids)) + total - 1 + sum(len(self.control_after(count, grid)) for count in range(1, total))
+        )
         held = self.model.config.get_text_config().max_position_embeddings
         if longest > held:
             raise ValueError(
@@ -264,29 +263,43 @@ class ImageTokenModel(nn.Module):
     def _check_prompt(self, prompt: str) -> None:
         """No text becomes a control token: the tokenizers of transformers would make one of its name."""
         tokenizer = self.processor.tokenizer
-        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        control = (special | set(self.code_ids.tolist())) - {tokenizer.unk_token_id}
-        found = control.intersection(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        if found:
+        if found := self._control_ids.intersection(tokenizer(prompt, add_special_tokens=False)["input_ids"]):
             name = tokenizer.convert_ids_to_tokens(min(found))
             raise ValueError(f"the prompt holds {name!r}, which is a control token of this model: write it otherwise")
+
+    @cached_property
+    def _control_ids(self) -> set[int]:
+        tokenizer = self.processor.tokenizer
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return (special | set(self.code_ids.tolist())) - {tokenizer.unk_token_id}
 
     def _left_padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Embeddings (rows, tokens, width) and the attention mask (rows, tokens), 0 on the padding before the shorter ones."""
         longest = max(map(len, ids))
         padding = [longest - len(own) for own in ids]
-        device = self.model.device
-        tokens = torch.tensor([[0] * before + own for before, own in zip(padding, ids, strict=True)], device=device)
-        mask = torch.arange(longest, device=device) >= torch.tensor(padding, device=device)[:, None]
-        return self.model.get_input_embeddings()(tokens), mask.long()
+        tokens = torch.tensor([[0] * before + own for before, own in zip(padding, ids, strict=True)])
+        mask = torch.arange(longest) >= torch.tensor(padding)[:, None]
+        return self._embed(tokens), mask.long().to(self.model.device)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids.to(self.model.device))
+
+    def _feed(self, embeds: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Feeds embeddings (rows, new tokens, width); returns the next code's logits (rows, num_codes). ``mask`` is that of all
+        tokens so far."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        output = self.backbone(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return self.code_logits(output.last_hidden_state[:, -1]).float()
 
 
 def generators_of(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
     """One for each prompt, on the CPU. Raises ValueError for another number of seeds."""
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one for all, or one for each")
-    return [torch.Generator().manual_seed(own % 2**63) for own in seeds]
+    return [torch.Generator().manual_seed(int(own) % 2**63) for own in seeds]
 
 
 def ids_of_codes(vocabulary_mapping: Any, num_codes: int) -> Tensor:
