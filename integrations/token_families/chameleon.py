@@ -37,7 +37,10 @@ class Chameleon(ImageTokenModel):
         return self.model.model
 
     def prompt_ids(self, prompt: str, grid: Grid) -> list[int]:
-        return [*self.processor(text=prompt)["input_ids"][0].tolist(), self.processor.image_start_token_id]
+        return [
+            *self.processor(text=prompt, return_tensors="pt")["input_ids"][0].tolist(),
+            self.processor.image_start_token_id,
+        ]
 
     def unconditional_ids(self, prompt_ids: list[int], negative_prompt: str, grid: Grid) -> list[int]:
         if negative_prompt:

@@ -42,8 +42,9 @@ class Emu3(ImageTokenModel):
             return_for_image_generation=True,
             ratio=f"{columns}:{rows}",
             image_area=rows * columns * self.processor.downsample_ratio**2,
+            return_tensors="pt",
         )
-        return list(inputs["input_ids"][0])
+        return inputs["input_ids"][0].tolist()
 
     def unconditional_ids(self, prompt_ids: list[int], negative_prompt: str, grid: Grid) -> list[int]:
         return self.prompt_ids(negative_prompt, grid)

@@ -37,7 +37,7 @@ class Janus(ImageTokenModel):
     def prompt_ids(self, prompt: str, grid: Grid) -> list[int]:
         message = {"role": "user", "content": [{"type": "text", "text": prompt}]}
         text = self.processor.apply_chat_template([message], add_generation_prompt=True)
-        return self.processor(text=text, generation_mode="image")["input_ids"][0].tolist()
+        return self.processor(text=text, generation_mode="image", return_tensors="pt")["input_ids"][0].tolist()
 
     def unconditional_ids(self, prompt_ids: list[int], negative_prompt: str, grid: Grid) -> list[int]:
         if negative_prompt:
