@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from .cache import StreamCache
 from .encoding import Encoded, StreamEncoder
@@ -21,6 +19,7 @@ from .events import PictureBegun
 from .picture_grammar import PictureGrammar, PictureRules, picture_rules
 from .picture_tokens import PictureTokens
 from .rows import DrawRequest, Row, draw_request
+from .sampling import choose_tokens, guide_logits
 from .stream import StreamModel, collate
 from .token_keys import view_keys
 from .utf8 import WHOLE
@@ -80,8 +79,7 @@ class Decoder:
                     row.utf8_state = int(self.utf8.following[row.utf8_state, token])
 
     def guide(self, rows: Sequence[Row], logits: Tensor) -> tuple[Sequence[Row], Tensor]:
-        """Rows of replies and their logits, moved away from those of the rows that guide them (classifier-free guidance; Ho and
-        Salimans 2022, arXiv:2207.12598)."""
+        """Rows of replies and their logits, moved away from those of the rows that guide them."""
         guides = {row.guided: place for place, row in enumerate(rows) if row.guided is not None}
         if not guides:
             return rows, logits
@@ -91,7 +89,7 @@ class Decoder:
         own, empty = kept[guided].float(), logits[[guides[replies[place]] for place in guided]].float()
         scale = own.new_tensor([replies[place].options.token_guidance_scale for place in guided])[:, None]
         kept = kept.float()
-        kept[guided] = empty + scale * (own - empty)
+        kept[guided] = guide_logits(own, empty, scale)
         return replies, kept
 
     def _lead_to_image(self, row: Row, token: int) -> None:
@@ -127,24 +125,7 @@ class Decoder:
             else (row.options.temperature, row.options.top_k, row.options.top_p)
             for row in rows
         ]
-        if all(temperature == 0 for temperature, _, _ in ways):
-            best = scores.max(-1)  # NaN is the greatest of all
-            return [
-                token if token >= 0 else None for token in best.indices.masked_fill(best.values.isnan(), -1).tolist()
-            ]
-        scores = scores - scores.amax(-1, keepdim=True)  # so that no temperature makes them infinite
-        for way in {way for way in ways if way[0] > 0}:
-            members = torch.tensor([i for i, own in enumerate(ways) if own == way], device=logits.device)
-            scores[members] = warpers(*way)(None, scores[members])
-        # on the CPU, with a generator for each row: the sample is the same alone and in any batch
-        triples = list(zip(rows, ways, scores.cpu(), strict=True))
-        states = [row.generator.get_state() for row in rows]
-        try:
-            return [None if own.isnan().any() else pick(row, own, way[0]) for row, way, own in triples]
-        except BaseException:  # an interrupt too: the same tokens can be chosen again
-            for row, state in zip(rows, states, strict=True):
-                row.generator.set_state(state)
-            raise
+        return choose_tokens(scores, ways, [row.generator for row in rows])
 
     def _allowed_scores(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
         """Scores (rows, vocabulary), -inf where a token may not come next: words and decisions where no picture is going on,
@@ -307,24 +288,3 @@ def append_keys(cache: StreamCache, keys: Sequence[Sequence[Hashable]]) -> None:
     """Says what the last tokens of each row of a cache are."""
     for row, own in zip(cache.keys, keys, strict=True):
         row.extend(own)
-
-
-@lru_cache(maxsize=64)
-def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
-    """What changes the scores of a row that is sampled, in transformers' order."""
-    made = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
-    if top_k:
-        made.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        made.append(TopPLogitsWarper(top_p))
-    return made
-
-
-def pick(row: Row, scores: Tensor, temperature: float) -> int:
-    """The best token or, at a temperature, one by its probability, from scores (vocabulary,)."""
-    return sample(row, scores) if temperature > 0 else int(scores.argmax())
-
-
-def sample(row: Row, scores: Tensor) -> int:
-    """A token by its probability, from scores (vocabulary,)."""
-    return int(torch.multinomial(scores.softmax(-1), 1, generator=row.generator))

@@ -49,10 +49,10 @@ def test_the_command_measures_and_plots(model, tmp_path, monkeypatch, capsys):
 
 
 def test_drawings_have_as_many_tokens_as_asked_for(model):
-    task = tokens.drawing_task("tokens", 2, 2, 1)
-    replies = task.generate_batch(model, 0)
-    assert [tokens_of(r.images[0], model.config).length for r in replies] == [2, 2]
-    assert {tokens_of(r.images[0], model.config).mode for r in replies} == {"tokens"}
+    for mode, length in (("tokens", 1), ("tokens", 4), ("queries", 2), ("queries", 4)):
+        (reply,) = tokens.drawing_task(mode, length, 1, 1).generate_batch(model, 0)
+        said = tokens_of(reply.images[0], model.config)
+        assert (said.mode, said.length) == (mode, length)
 
 
 def test_a_reconstruction_is_drawn_from_the_prefix_alone(model):

@@ -13,7 +13,7 @@ from limner.detokenizer.guidance import Guidance
 from limner.inference import scheduler
 from limner.inference.engine import Engine
 from limner.inference.requests import RowGroup
-from limner.mllm import decoding
+from limner.mllm import decoding, sampling
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder, Row
 from limner.mllm.events import PictureDone, PictureStep, TextPiece
@@ -38,7 +38,7 @@ def places(model):
         "keys": (decoding, "append_keys", False),
         "keys appended": (decoding, "append_keys", True),
         "choose": (Decoder, "choose", False),
-        "sample": (decoding, "sample", True),
+        "sample": (sampling, "sample", True),
         "leave a group": (RowGroup, "take", False),
         "join": (StreamCache, "join", False),
         "begin a drawing": (scheduler, "begin_drawing", False),
