@@ -30,7 +30,9 @@ def test_recipes_are_checked_key_by_key():
         load_recipe("tiny", ["joint.loop.steps=many"])
     with pytest.raises(ValueError, match=r"steps=\$\{steps\}: Interpolation key 'steps' not found"):
         load_recipe("tiny", ["joint.loop.steps=${steps}"])
-    with pytest.raises(ValueError, match="no recipe 'gigantic'; there are nano, released, tiny, or the path"):
+    with pytest.raises(
+        ValueError, match="no recipe 'gigantic'; there are nano, nano_queries, nano_tokens, released, tiny, or"
+    ):
         load_recipe("gigantic")
 
 

@@ -199,7 +199,7 @@ def test_weights_with_another_codebook_or_order_are_refused(kind, changes, said,
         ({"heads": 3}, "3 heads and 4 must divide the width of 32"),
         ({"encoder_depth": 0}, "encoder_depth is 0; it must be at least 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be at least 0 and less than 1"),
-        ({"commitment_weight": -1}, "commitment_weight is -1; it must not be negative"),
+        ({"commitment_weight": -1}, "commitment_weight is -1; it must be a finite number that is not negative"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(changes, said):
