@@ -277,6 +277,7 @@ def _train(model: Limner, output: Path, config: DistillConfig, prompts: Sequence
             draw_samples(model, prompts, config.seed, samples / "student.png", **student)
             made = {"student_steps": config.steps, "config": asdict(config)}
             save_adapter(adapter, output, {}, made, model_card(model, config, scale, prompts), loop)
+        parallel.barrier()  # the student is there for all when this returns
     return output
 
 
