@@ -43,6 +43,17 @@ SAID = (
     "画一只蓝色的猫",
     "잔디 위에 있는 빨간 자동차 그려 줘",
 )
+NEW_THINGS = (
+    "a blue fish and a yellow house",
+    "draw a rabbit under a purple tree",
+    "a sun above a red boat",
+    "three ducks in the sky",
+    "two white shoes at night",
+    "a brown hat right of a black dog",
+    "draw a green star left of a pink heart",
+    "can u draw me a flower, like a red one",
+)
+SERIES = "three pictures: a red cat, a blue car and a yellow house"
 SIGNS = (
     'a red sign that says "OPEN"',
     'a yellow banner with the word "HELLO" on grass',
@@ -88,7 +99,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="nano")
     options = parser.parse_args()
     folder, model = options.folder, limner.load(options.model, device="cpu")
-    for name, asked in (("drawings", PROMPTS), ("said", SAID), ("signs", SIGNS)):
+    for name, asked in (("drawings", PROMPTS), ("said", SAID), ("new", NEW_THINGS), ("signs", SIGNS)):
         drawn(model, asked, folder / f"{name}.png")
     if model.student_steps:  # the teacher's above, the student's below
         ways = (model.defaults.num_inference_steps, model.student_steps)
@@ -101,9 +112,10 @@ def main() -> None:
         print(f"{words} -> {reply.text}")
         pictures += [*shown, reply.images[0]]
     save_sheet(pictures, len(pictures), folder / "given.png")
-    told = model.generate(STORY, seed=3)
-    print(told.text)
-    save_sheet(told.images, max(1, len(told.images)), folder / "story.png")
+    for name, asked in (("story", STORY), ("series", SERIES)):
+        told = model.generate(asked, seed=3)
+        print(told.text)
+        save_sheet(told.images, max(1, len(told.images)), folder / f"{name}.png")
     chat = model.chat(seed=1, height=128, width=128, max_images=1)
     said = [chat.say(text) for text in EDITS]
     for text, reply in zip(EDITS, said, strict=True):

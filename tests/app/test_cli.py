@@ -92,7 +92,7 @@ def test_info_goes_by_what_is_there_not_by_its_name(capsys, folder, tmp_path, mo
     status, said, _ = run(capsys, "info", str(WEIGHTS / "nano" / "student"))
     assert (
         status == 0
-        and "for the model          nano12 (weights 5130283fa8b9)" in said
+        and "for the model          nano (weights e559e3260d6f)" in said
         and "student_steps          4" in said
     )
     for words, error in (

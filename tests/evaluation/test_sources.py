@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import limner
+from helpers import make_limner
+from limner.detokenizer.glyphs import GlyphConfig, GlyphEncoder
 from limner.evaluation import sources, world
 from limner.evaluation.judge import Judge
 
@@ -14,35 +16,53 @@ def nano():
     return limner.load("nano", device="cpu")
 
 
-def test_sources_are_left_out_within_and_heard_again_afterwards(nano):
-    asked = ["a photo of a red cat", "a photo of two dogs"]
-    before = nano.draw(asked, seed=[0, 1])
-    replies = sources.draw_from_each(nano, asked, seed=[0, 1])
-    assert [len(reply.images) for reply in replies] == [3, 3]
-    for alone, reply in zip(before, replies, strict=True):
-        both, queries, prompt = (np.asarray(picture).astype(int) for picture in reply.images)
-        assert (both == np.asarray(alone.images[0])).all()
-        assert abs(queries - both).max() > 20 < abs(prompt - both).max() and (queries != prompt).any()
-    assert nano.draw(asked, seed=[0, 1])[0].images[0].tobytes() == before[0].images[0].tobytes()
+@pytest.fixture(scope="module")
+def both_sources():
+    """A model, untrained, that also draws from the prompt's hidden states, and whose weights are no zeros."""
+    model = make_limner(prompt_tokens=24, shapes=((32, 32),))
+    model.detokenizer.add_glyph_encoder(GlyphEncoder.from_config(GlyphConfig(width=16, heads=2)))
+    for parameter in model.detokenizer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
-def test_nothing_of_a_source_that_is_left_out_is_heard(nano):
-    adapter = nano.detokenizer.adapter
+def test_sources_are_left_out_within_and_heard_again_afterwards(both_sources):
+    def drawn():
+        replies = both_sources.draw(["a photo of a red cat", "a photo of two dogs"], seed=[0, 1])
+        return [reply.images[0].tobytes() for reply in replies]
+
+    before, alone = drawn(), {}
+    for name, (queries, prompt) in sources.SOURCES.items():
+        with sources.heard(both_sources, queries, prompt):
+            alone[name] = drawn()
+    assert alone["both"] == before == drawn()
+    for both, queries, prompt in zip(*alone.values(), strict=True):
+        assert len({both, queries, prompt}) == 3
+
+
+def test_nano_draws_from_its_queries_alone(nano):
+    before = nano.draw("a photo of a red cat", seed=0).images[0]
+    (reply,) = sources.draw_from_each(nano, ["a photo of a red cat"], seed=[0])
+    both, queries, prompt = (np.asarray(picture).astype(int) for picture in reply.images)
+    assert (both == np.asarray(before)).all() and (queries == both).all() and abs(prompt - both).max() > 20
+
+
+def test_nothing_of_a_source_that_is_left_out_is_heard(both_sources):
+    adapter = both_sources.detokenizer.adapter
     own = adapter.config.num_tokens
-    states = torch.randn(1, 16, adapter.config.feature_width), torch.randn(1, 24, adapter.config.prompt_width)
+    states = torch.randn(1, 4, adapter.config.feature_width), torch.randn(1, 24, adapter.config.prompt_width)
     glyphs = torch.randn(1, 3, adapter.config.glyph_width), torch.ones(1, 3, dtype=torch.bool)
-    given = [t.to(next(adapter.parameters()).dtype) if t.is_floating_point() else t for t in (*states, *glyphs)]
-    heard = (given[0], given[1], torch.ones(1, 24, dtype=torch.bool), *given[2:])
-    with sources.heard(nano, queries=True, prompt=False), torch.no_grad():
+    heard = (*states, torch.ones(1, 24, dtype=torch.bool), *glyphs)
+    with sources.heard(both_sources, queries=True, prompt=False), torch.no_grad():
         condition = adapter(*heard)
     assert (
         condition.context_mask[:, :own].all() and not condition.context_mask[:, own:].any() and condition.pooled.any()
     )
-    with sources.heard(nano, queries=False, prompt=True), torch.no_grad():
+    with sources.heard(both_sources, queries=False, prompt=True), torch.no_grad():
         condition = adapter(*heard)
     assert not condition.context_mask[:, :own].any() and condition.context_mask[:, own:].all()
     assert not condition.pooled.any()
-    with pytest.raises(KeyError), sources.heard(nano, queries=False, prompt=False):
+    with pytest.raises(KeyError), sources.heard(both_sources, queries=False, prompt=False):
         raise KeyError
     with torch.no_grad():
         assert adapter(*heard).context_mask.all()

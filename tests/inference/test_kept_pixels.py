@@ -63,10 +63,11 @@ def test_what_an_edit_does_not_change_stays_bit_for_bit(nano, shown):
     assert done.image.tobytes() == reply.images[0].tobytes()
 
 
-def test_a_chat_goes_on_from_the_kept_picture(nano, shown):
+def test_a_chat_goes_on_from_the_kept_picture(nano):
     chat = nano.chat(keep="exact", **STEPS)
-    first = chat.say("make the cat blue", images=[shown]).images[0]
-    second = chat.say("now make the bus yellow").images[0]
+    cat = render(Scene((Thing("cat", "red", "medium", 0.26, 0.5),)))
+    first = chat.say("make it blue", images=[cat]).images[0]
+    second = chat.say("add a yellow bus").images[0]
     same = (np.asarray(first) == np.asarray(second)).all(-1)
     assert same[:, :40].mean() > 0.5 and not same[:, 80:].all()
     assert nano.chat(keep="exact", **STEPS).say("draw a red cat").images, "nothing is edited, nothing is kept"

@@ -24,7 +24,7 @@ def test_a_warm_start_grows_and_draws_as_before(tmp_path):
     recipe = load_recipe("nano", ["glyphs.width=16"])
     extend_model(model, recipe)
     assert drawn(model) == before and model.detokenizer.glyphs.width == 16
-    assert len(model.mllm.llm.get_decoder().layers) == 4 == model.mllm.llm.config.num_hidden_layers
+    assert len(model.mllm.llm.get_decoder().layers) == 8 == model.mllm.llm.config.num_hidden_layers
     assert model.config.max_references == 2 == len(model.detokenizer.mmdit.reference_embed)
     model.save_pretrained(tmp_path / "m")
     again = Limner.from_pretrained(tmp_path / "m")

@@ -34,7 +34,7 @@ def test_a_twentieth_of_the_length_is_a_twentieth_of_every_stage():
         loop, before = getattr(short, name).loop, getattr(whole, name).loop
         assert loop.steps == round(before.steps / 20) and loop.warmup_steps <= max(1, loop.steps // 10), name
         assert (loop.batch_size, loop.learning_rate) == (before.batch_size, before.learning_rate)
-    assert "joint 635 x 34" in plan(short, recipes.DEFAULT_STAGES)
+    assert "joint 635 x 32" in plan(short, recipes.DEFAULT_STAGES)
     assert sized(load_recipe("nano", ["scale=1e-9"]), HERE, ["joint"]).joint.loop.steps == 2
     for value in ("0", "-1", "nan", "1000", "half"):
         with pytest.raises(ValueError, match="scale"):
