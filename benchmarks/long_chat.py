@@ -12,7 +12,7 @@ import argparse
 import random
 
 import limner
-from limner.evaluation import geneval
+from limner.evaluation import geneval_prompts
 from limner.evaluation.judge import Judge
 from limner.evaluation.world import JUDGE_FOLDER
 from limner.inference.model import Limner
@@ -24,7 +24,7 @@ BETWEEN = ("what do you see?", "thanks", "make it blue", "put it on grass")
 def talked(model: Limner, judge: Judge, history: int, conversations: int) -> list[int]:
     """How many conversations are right at each prompt."""
     rng = random.Random(1)
-    known = [prompt for prompt in geneval.load_prompts() if prompt.in_world]
+    known = [prompt for prompt in geneval_prompts.load_prompts() if prompt.in_world]
     right = [0] * PROMPTS
     for number in range(conversations):
         chat = model.chat(history=history, max_new_tokens=96)

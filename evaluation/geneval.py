@@ -10,9 +10,7 @@ from __future__ import annotations
 import html
 import json
 import random
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ from tqdm import tqdm
 from ..inference.adapters import digest
 from ..inference.model import Limner
 from ..inference.output import save_image, write_text
-from ..world import held_out, sampling
-from ..world.scene import Scene, render
+from ..world.scene import render
 from .geneval_cases import CATEGORIES
-from .judge import Judge, Verdict
+from .geneval_prompts import Prompt, load_prompts
+from .judge import Judge
 from .page import write_results
 from .scores import Score, share
 from .tasks import BATCH_SIZE, MAX_NEW_TOKENS
@@ -33,63 +31,6 @@ from .world import JUDGE_FOLDER, check_limit, check_part, check_same_model
 
 SAMPLES_PER_PROMPT = 4
 """Pictures a prompt, with seeds 0 to 3"""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    number: int
-    metadata: dict[str, Any]
-    """GenEval's own: tag, include, exclude, prompt"""
-
-    @property
-    def in_world(self) -> bool:
-        """Whether the world, and so its judge, knows all objects of the prompt."""
-        return all(thing["class"] in sampling.NAMES for thing in self.metadata["include"])
-
-    def matches(self, verdict: Verdict) -> bool:
-        """GenEval's rules: enough of each, of that colour, in that place; nothing of what is excluded; the rest is free."""
-        include, exclude = self.metadata["include"], self.metadata.get("exclude", ())
-        found = [
-            [d for d in verdict.detections if d.name == thing["class"] and thing.get("color") in (None, d.color)]
-            for thing in include
-        ]
-        seen = Counter(d.name for d in verdict.detections)
-        enough = all(len(matching) >= thing["count"] for matching, thing in zip(found, include, strict=True))
-        if not enough or any(seen[thing["class"]] >= thing["count"] for thing in exclude):
-            return False
-        placed = [(i, thing["position"]) for i, thing in enumerate(include) if "position" in thing]
-        return all(
-            any(held_out.relation(a.thing(), b.thing()) == place for a in found[i] for b in found[other])
-            for i, (place, other) in placed
-        )
-
-    def scene(self, rng: random.Random) -> Scene:
-        """A scene that fulfils the prompt."""
-        include = self.metadata["include"]
-        if len(include) == 1:
-            count = include[0]["count"]
-            made, wanted = sampling.single(rng) if count == 1 else sampling.several(rng, count), include * count
-        else:
-            # the second stands in the relation to the first, which is the sampler's "first" turned about
-            relation = include[1]["position"][0] if "position" in include[1] else None
-            made, wanted = sampling.pair(rng, held_out.MIRROR[relation] if relation else None), include
-        things = tuple(
-            replace(own, name=thing["class"], color=thing.get("color", own.color))
-            for own, thing in zip(made.things, wanted, strict=True)
-        )
-        return Scene(things, made.background)
-
-
-def load_prompts(limit: int = 0) -> list[Prompt]:
-    """All 553, or the first ``limit`` of each category."""
-    lines = (Path(held_out.__file__).parent / "geneval_prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen, counts = [], dict.fromkeys(CATEGORIES, 0)
-    for number, line in enumerate(lines):
-        about = json.loads(line)
-        counts[about["tag"]] += 1
-        if not limit or counts[about["tag"]] <= limit:
-            chosen.append(Prompt(number, about))
-    return chosen
 
 
 def missing_pictures(output: Path, chosen: Sequence[Prompt]) -> list[tuple[Prompt, int]]:

@@ -8,7 +8,7 @@ from functools import partial
 from ..world import sampling
 from ..world.edits import KINDS
 from ..world.languages import ENGLISH, LANGUAGES
-from . import kept, language_tasks, requests, series, shapes, sources, stories, validation
+from . import geneval_prompts, kept, language_tasks, requests, series, shapes, sources, stories, validation
 from .geneval_cases import CATEGORIES, has_held_out
 from .tasks import (
     Task,
@@ -46,6 +46,7 @@ def all_tasks(
         "describe": partial(describing_task, count),
         "answer": partial(answering_task, count),
         "decide": partial(deciding_task, count),
+        "decide/geneval": partial(geneval_prompts.deciding_task, count),
         "draw/new_things": partial(new_things_task, quarter, steps),
         **{f"draw/several/{n}": partial(series.series_task, n, quarter, steps) for n in series.PICTURE_COUNTS},
         **{

@@ -11,7 +11,7 @@ from ..mllm.masks import attention_masks
 from ..mllm.stream import StreamModel
 from . import parallel
 from .losses import Targets, assistant_logits
-from .objective import JointObjective
+from .objective import JointObjective, LanguageObjective
 from .text_batches import MixedBatch, TextBatch
 from .trainable import TrainableModel
 
@@ -42,14 +42,15 @@ def text_states(stream: StreamModel, batch: TextBatch) -> Tensor:
 
 
 class MixedObjective:
-    """A joint objective with text alone beside it: the language loss is averaged over the tokens of both."""
+    """An objective of pictures and words with text alone beside it: the language loss is averaged over the tokens of both."""
 
-    def __init__(self, joint: JointObjective) -> None:
-        self.joint, self.text = joint, TextObjective(joint.trainable)
+    def __init__(self, objective: JointObjective | LanguageObjective, language_weight: float) -> None:
+        self.objective, self.text = objective, TextObjective(objective.trainable)
+        self.language_weight = language_weight
 
     def __call__(self, batch: MixedBatch, step: int) -> dict[str, Tensor]:
         counts = batch.counts()
-        losses = self.joint(replace(batch.joint, totals=counts), step)
+        losses = self.objective(replace(batch.joint, totals=counts), step)
         words = self.text(replace(batch.text, totals=counts), step)["loss"]
-        weighted = losses["loss"] + self.joint.stage.language_weight * words
+        weighted = losses["loss"] + self.language_weight * words
         return losses | {"loss": weighted, "language": losses["language"] + words}

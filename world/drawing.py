@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from . import sampling
 from .casual import add_fillers, casual_typing, wrapped
+from .held_out import is_held_out
 from .language import Detail, Language, canonical_order
 from .languages import ENGLISH
 from .messages import Example, Message, assistant, image, user
@@ -20,6 +21,11 @@ COUNTING_SHARE = 0.15
 """Share of the drawings of several objects whose count is given by the number before it."""
 PLAN_SHARE = 0.85
 """Share of drawings after a plan; the others begin with the picture, as ``images="force"`` does."""
+USUAL_PAIR_SHARE = 0.5
+"""Share of the drawings of two different things that take their usual colours, which are mostly left unsaid: "a cat and a
+broccoli" must not sound like `refuse`"""
+REFUSED_PAIR_SHARE = 0.04
+"""Share of the unknown things that are asked for together with a known one"""
 WRAPPED_SHARE = 0.05
 """Share of the requests that come after a sentence or two about something else"""
 
@@ -37,7 +43,10 @@ def drawing_reply(rng: random.Random, language: Language, scene: Scene, change: 
 def draw(rng: random.Random, language: Language = ENGLISH) -> Example:
     """A request for one picture; the reply mostly says in words what it will draw, then draws it."""
     # a large thing alone has the most detail and is learned last
-    scene = sampling.with_random_style(rng, sampling.any_scene(rng, (7, 2, 3), language.names))
+    scene = sampling.any_scene(rng, (7, 2, 3), language.names)
+    if len({t.name for t in scene.things}) == 2 and rng.random() < USUAL_PAIR_SHARE:
+        scene = _in_usual_colors(scene)
+    scene = sampling.with_random_style(rng, scene)
     if len(scene.things) > 1 and len({t.name for t in scene.things}) == 1 and rng.random() < COUNTING_SHARE:
         return _after_counting(rng, language, scene)
     words = shape_words(rng, language, scene, draw_request(rng, language, scene, random_detail(rng, scene)))
@@ -47,6 +56,12 @@ def draw(rng: random.Random, language: Language = ENGLISH) -> Example:
     if rng.random() < WRAPPED_SHARE:
         words = wrapped(rng, language, words)
     return Example("draw", [user(casual_typing(rng, language, words)), drawing_reply(rng, language, scene)])
+
+
+def _in_usual_colors(scene: Scene) -> Scene:
+    """The scene with the usual colour of each thing, if training may show that."""
+    usual = replace(scene, things=tuple(replace(t, color=sampling.USUAL_COLORS[t.name]) for t in scene.things))
+    return scene if is_held_out(usual) else usual
 
 
 def _after_counting(rng: random.Random, language: Language, scene: Scene) -> Example:
@@ -69,7 +84,7 @@ def refuse(rng: random.Random, language: Language = ENGLISH, made_up: float = 0.
     color = rng.choice(language.colors[rng.choice(sampling.COLOR_NAMES)]) if rng.random() < 0.4 else ""
     fields = {"name": name, "counter": language.counter, "size": "", "color": color}
     thing = language.put("caption.hero", **fields)
-    other = language.named(rng.choice(language.names)) if rng.random() < 0.2 else None
+    other = language.named(rng.choice(language.names)) if rng.random() < REFUSED_PAIR_SHARE else None
     both = (
         thing
         if other is None

@@ -7,7 +7,7 @@ from PIL import Image
 
 import limner
 from limner.app.cli import main as cli
-from limner.evaluation import geneval
+from limner.evaluation import geneval, geneval_prompts
 from limner.evaluation.compare import compare
 from limner.evaluation.judge import Detection, Verdict
 from limner.world import held_out
@@ -21,7 +21,7 @@ def verdict(*things):
 def by_tag(tag, **wanted):
     return next(
         p
-        for p in geneval.load_prompts()
+        for p in geneval_prompts.load_prompts()
         if p.metadata["tag"] == tag
         and p.in_world
         and all(any(thing.get(k) == v for thing in p.metadata["include"]) for k, v in wanted.items())
@@ -29,9 +29,9 @@ def by_tag(tag, **wanted):
 
 
 def test_all_prompts_are_there_and_a_limit_takes_some_of_each():
-    chosen = geneval.load_prompts()
+    chosen = geneval_prompts.load_prompts()
     assert len(chosen) == 553 and [p.number for p in chosen] == list(range(553))
-    tags = [p.metadata["tag"] for p in geneval.load_prompts(3)]
+    tags = [p.metadata["tag"] for p in geneval_prompts.load_prompts(3)]
     assert {tag: tags.count(tag) for tag in tags} == dict.fromkeys(geneval.CATEGORIES, 3)
 
 
@@ -62,7 +62,7 @@ def test_the_rules():
 def test_the_second_thing_stands_in_the_relation_to_the_first():
     prompt = next(
         p
-        for p in geneval.load_prompts()
+        for p in geneval_prompts.load_prompts()
         if p.in_world and p.metadata["tag"] == "position" and p.metadata["include"][1]["position"][0] == "right of"
     )
     first, second = (thing["class"] for thing in prompt.metadata["include"])
@@ -77,7 +77,7 @@ def test_true_scenes_are_what_is_asked_for():
     import random
 
     rng = random.Random(0)
-    for prompt in geneval.load_prompts():
+    for prompt in geneval_prompts.load_prompts():
         assert prompt.in_world
         scene = prompt.scene(rng)
         assert isinstance(scene, Scene)
@@ -119,3 +119,13 @@ def test_bad_options(tmp_path, capsys):
         geneval.evaluate(model, tmp_path, part=(3, 3))
     assert cli.main(["eval", "geneval", "--part", "x", "--output", str(tmp_path)]) == 2
     assert "--part" in capsys.readouterr().err
+
+
+def test_what_is_refused_counts_where_the_model_decides():
+    task = geneval_prompts.deciding_task(10)
+    tags = [p.metadata["tag"] for p in geneval_prompts.load_prompts()]
+    assert len(task.prompts) == 10 and len(geneval_prompts.deciding_task(1000).prompts) == len(tags) == 553
+    drawn = limner.Reply([Image.new("RGB", (8, 8))], "stop")
+    good, each = task.grade(None, None, [drawn] * 9 + [limner.Reply(["I can't draw a broccoli yet."], "stop")])
+    assert good == [True] * 9 + [False] and set(each) == set(tags)
+    assert each[tags[0]] == 1 and each[tags[-1]] < 1

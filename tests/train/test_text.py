@@ -13,7 +13,7 @@ from limner.train.datasets.mixture import Mixture, SceneImage, WorldSource, load
 from limner.train.finetune import load_config
 from limner.train.loading import PooledBatches
 from limner.train.loop import LoopConfig, with_shared_totals
-from limner.train.objective import JointObjective
+from limner.train.objective import JointObjective, LanguageObjective
 from limner.train.recipe import DEFAULT_STAGES, load_recipe
 from limner.train.stages import joint as joint_stage
 from limner.train.stages.joint import run_language
@@ -138,7 +138,7 @@ def test_text_beside_a_batch_adds_its_tokens_to_the_language_loss_alone():
     batch = batches(1)
     assert isinstance(batches, PooledBatches) and torch.equal(batches(1).text.input_ids, batch.text.input_ids)
     alone, text = joint(batch.joint, 1), TextObjective(trainable)(batch.text, 1)["loss"]
-    both = MixedObjective(joint)(batch, 1)
+    both = MixedObjective(joint, 3.0)(batch, 1)
     (a, drawings), (b, _) = batch.joint.counts(), batch.text.counts()
     assert batch.counts() == (a + b, drawings)
     expected = (alone["language"] * a + text * b) / (a + b)
@@ -155,6 +155,23 @@ def test_text_beside_a_batch_adds_its_tokens_to_the_language_loss_alone():
             drawings + batches(0).counts()[1],
         )
     )
+
+
+def test_the_language_stage_takes_text_beside_its_batches(tmp_path):
+    model = make_limner()
+    loop = LoopConfig(steps=2, batch_size=2, num_workers=0, sample_every=2, warmup_steps=1)
+    stage = LanguageStage(data=("world/describe",), text_batch_size=3, feature_weight=0.0, loop=loop)
+    trainable = TrainableModel(model.mllm, None)
+    batches = joint_stage.with_text(model, stage, 1, joint_stage.make_mixture(model, stage, 1))
+    batch, objective = batches(0), LanguageObjective(trainable, stage)
+    alone, text = objective(batch.joint, 1)["language"], TextObjective(trainable)(batch.text, 1)["loss"]
+    a, b = batch.joint.counts()[0], batch.text.counts()[0]
+    both = MixedObjective(objective, 1.0)(batch, 1)
+    assert both["loss"].item() == pytest.approx(((alone * a + text * b) / (a + b)).item(), rel=1e-5)
+    joint_stage.run_language(stage, model, 1, tmp_path, torch.device("cpu"), torch.float32)
+    assert len(json.loads((tmp_path / "settings.json").read_text())["data"]) == 2
+    with pytest.raises(ValueError, match="text_batch_size is -1"):
+        LanguageStage(text_batch_size=-1)
 
 
 def test_the_joint_stage_takes_text_beside_its_batches_and_counts_what_the_queries_carry(tmp_path, monkeypatch):

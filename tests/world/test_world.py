@@ -11,7 +11,7 @@ import more_objects
 import numpy as np
 import pytest
 
-from limner.world import casual, phrases, sampling, talk
+from limner.world import casual, drawing, phrases, sampling, talk
 from limner.world import held_out as held_out_module
 from limner.world.edits import KINDS, seen_edit
 from limner.world.held_out import held_out, is_held_out, relation
@@ -337,3 +337,13 @@ def test_a_style_is_said_and_kept():
     assert recoloured.after.style == "chalk" and recoloured.plan.endswith("in chalk:")
     with pytest.raises(ValueError, match="no style 'oil'"):
         Scene((), style="oil")
+
+
+def test_two_known_things_are_named_without_colours_more_often_than_a_known_and_an_unknown_one():
+    """A model that hears of colourless pairs mostly where it must refuse refuses them all."""
+    rng, found = random.Random(0), {}
+    for make in (drawing.draw, drawing.refuse):
+        said = [make(rng).messages[0]["content"][0]["text"].lower() for _ in range(3000)]
+        pairs = [t for t in said if " and " in t and "nothing else" not in t and not any(c in t for c in COLORS)]
+        found[make.__name__] = len(pairs) * talk.MIXTURE[make]
+    assert found["draw"] > 3 * found["refuse"] > 0, found

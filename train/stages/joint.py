@@ -39,8 +39,10 @@ def make_mixture(model: Limner, stage: LanguageStage | JointStage, seed: int) ->
     return Mixture(sources, model.encoder, stage.loop.batch_size, seed, shares=stage)
 
 
-def with_text(model: Limner, stage: JointStage, seed: int, batches: Mixture) -> MixedBatches:
-    """``batches`` with the stage's text alone beside them."""
+def with_text(model: Limner, stage: LanguageStage | JointStage, seed: int, batches: Mixture) -> Mixture | MixedBatches:
+    """``batches``, with the stage's text alone beside them where it has some."""
+    if not stage.text_batch_size:
+        return batches
     longest = model.mllm.max_position_embeddings
     sources = load_sources(stage.text_data, model.encoder, longest, 1.0, stage.phrasings)
     return MixedBatches(batches, TextBatches(sources, model.encoder, stage.text_batch_size, seed, shares=stage))
@@ -76,13 +78,15 @@ def run_language(
     """Train ``model.mllm`` in place, without the MM-DiT. Every ``sample_every`` steps the losses of a fixed batch are measured.
     Raises ValueError as `check_run` does."""
     torch.manual_seed(seed)
-    batches = make_mixture(model, stage, seed + 1)
+    mixture = make_mixture(model, stage, seed + 1)
+    batches = with_text(model, stage, seed + 5, mixture)
     check_run(folder, stage, seed, model, batches)
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
     measured = LanguageObjective(trainable, replace(stage, word_dropout=0.0))
-    validation = partial(measured, validation_batch(model, stage, batches, seed + 2), 0)
+    validation = partial(measured, validation_batch(model, stage, mixture, seed + 2), 0)
     objective = LanguageObjective(trainable, stage)
-    fit("language", trainable, batches, objective, stage.loop, folder, validation=validation)
+    losses = MixedObjective(objective, 1.0) if stage.text_batch_size else objective
+    fit("language", trainable, batches, losses, stage.loop, folder, validation=validation)
 
 
 def warm_up(trainable: TrainableModel, objective: JointObjective, validation: partial[dict[str, Tensor]]) -> None:
@@ -112,7 +116,7 @@ def run_joint(
     """
     torch.manual_seed(seed)
     mixture = make_mixture(model, stage, seed + 3)
-    batches = with_text(model, stage, seed + 4, mixture) if stage.text_batch_size else mixture
+    batches = with_text(model, stage, seed + 4, mixture)
     check_run(folder, stage, seed, model, batches)
     judge = Judge.from_pretrained(Path(stage.judge)) if stage.judge else None
     model.to(device, dtype).requires_grad_(True)  # also what an earlier stage froze
@@ -142,7 +146,7 @@ def run_joint(
 
     objective = form(trainable, stage, seed)
     validation = partial(form(trainable, stage, 0), validation_batch(model, stage, mixture, seed + 2), 0)
-    losses = MixedObjective(objective) if stage.text_batch_size else objective
+    losses = MixedObjective(objective, stage.language_weight) if stage.text_batch_size else objective
     with gradient_checkpointing(trainable, stage.gradient_checkpointing):
         if trainable.call_shapes.fixed and parallel.world_size() == 1:
             warm_up(trainable, objective, validation)

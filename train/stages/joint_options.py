@@ -35,13 +35,17 @@ class LanguageStage(PictureShares):
     """How often a captioned picture is drawn from its caption; else it is described."""
     phrasings: float = PHRASINGS_SHARE
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
+    text_batch_size: int = 0
+    """Conversations of text alone beside every batch, of ``text_data``, by which nothing is rendered, seen or painted"""
+    text_data: tuple[str, ...] = ("world",)
     validation: tuple[str, ...] = ()
     """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_data(self.data)
-        check_numbers(self, "feature_weight", "code_weight", least=0)
+        check_data(self.text_data)
+        check_numbers(self, "feature_weight", "code_weight", "text_batch_size", least=0)
         check_shares(self, "word_dropout", "draw_share", "phrasings", *SHARES)
 
 
