@@ -29,7 +29,7 @@ def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys,
     names = [row["name"] for row in results["scores"]]
     assert names == list(all_measures(1, 1, 1))
     several = 2 * 5 + 4 + 1 + 1  # pictures a reply, stories, edits in a row, the queries, new things
-    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 9 + 6 + several + 5 + 7 + 6 + 2
+    assert len(names) == 2 * len(CATEGORIES) - 1 + len(KINDS) + 10 + 6 + several + 5 + 7 + 6 + 2
     assert all(0 <= row["low"] <= row["rate"] <= row["high"] <= 1 for row in results["scores"])
     assert {row["n"] for row in results["scores"] if row["name"] != "talk/everyday"} == {1}
     assert "draw/colors/held_out" in (tmp_path / "table.txt").read_text()
