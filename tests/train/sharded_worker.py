@@ -9,9 +9,11 @@ import torch
 
 import limner
 from limner.train import parallel
+from limner.train.distill import DistillConfig
 from limner.train.finetune import finetune, load_config
 from limner.train.loop import LoopConfig
 from limner.train.recipe import load_recipe, run_recipe
+from limner.train.stages.student import run_student
 
 
 def main(folder: Path, base: Path, data: Path) -> None:
@@ -40,6 +42,9 @@ def main(folder: Path, base: Path, data: Path) -> None:
     finetune(model, data, folder / "adapter", load_config([*options, "joint.loop.parallel=fsdp"]))
     after = dict(model.named_parameters())
     same = before.keys() == after.keys() and all(torch.equal(after[name], value) for name, value in before.items())
+    student = replace(loop, learning_rate=1e-3, sample_every=0, parallel="ddp")
+    distillation = DistillConfig(steps=1, teacher_steps=2, rank=2, data=(str(data),), loop=student)
+    run_student(distillation, base, folder / "student", torch.device("cpu"), ["a cat"] * 4)  # the first process draws
     if parallel.rank() == 0:
         drawn = model.draw(["a cat"], num_inference_steps=1, max_new_tokens=4)[0].images
         (folder / "made.json").write_text(json.dumps({"as_before": same, "drawn": len(drawn)}))

@@ -118,7 +118,9 @@ def test_a_sharded_recipe_goes_from_stage_to_stage_and_a_sharded_adapter_draws(t
     def train(processes):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        launch(processes, "sharded_worker.py", folder, tmp_path / "base", data)
+        shutil.copytree(tmp_path / "base", folder / "base")  # which gets a student
+        launch(processes, "sharded_worker.py", folder, folder / "base", data)
+        assert (folder / "base/student/mmdit/adapter_model.safetensors").exists()
         assert json.loads((folder / "made.json").read_text()) == {"as_before": True, "drawn": 1}
         assert (folder / "adapter/samples/after.png").exists()
         assert (folder / "recipe/joint/samples").exists() == (processes == 1)
