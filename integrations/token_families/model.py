@@ -6,6 +6,7 @@ subclass each. Sampling, guidance and seeds are those of a Limner model's visual
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,7 @@ class ImageTokenOptions(TypedDict, total=False):
     token_guidance_scale: float | None
 
 
-class ImageTokenModel(nn.Module):
+class ImageTokenModel(nn.Module, ABC):
     """Text to image by the codes of a visual tokenizer: ``draw`` gives pictures, ``sample`` and ``decode`` are its two halves.
 
     Options that are not given are those of the folder's ``generation_config.json`` (``temperature``, ``top_k``, ``top_p``,
@@ -159,17 +160,17 @@ class ImageTokenModel(nn.Module):
     # what a family says; those with a body are for codes that are tokens of the vocabulary
 
     @property
+    @abstractmethod
     def backbone(self) -> Any:
         """What maps ``inputs_embeds`` to ``last_hidden_state``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prompt_ids(self, prompt: str, grid: Grid) -> list[int]:
         """A request's ids up to the place of the first code."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unconditional_ids(self, prompt_ids: list[int], negative_prompt: str, grid: Grid) -> list[int]:
         """Those of the request that guidance moves away from. Raises ValueError for a negative prompt that cannot be used."""
-        raise NotImplementedError
 
     def control_after(self, count: int, grid: Grid) -> list[int]:
         """Ids of the control tokens between the first ``count`` codes and the next one."""
@@ -185,11 +186,11 @@ class ImageTokenModel(nn.Module):
 
     def pixels(self, codes: Tensor) -> Tensor:
         """Codes (batch, rows, columns) to what the processor makes pictures of."""
-        raise NotImplementedError
+        raise AssertionError("a family without a pixel decoder is refused before")
 
+    @abstractmethod
     def tokenize(self, inputs: Any) -> Tensor:
         """The image processor's output for one picture to its codes (rows, columns)."""
-        raise NotImplementedError
 
     # shared
 
