@@ -65,6 +65,16 @@ def ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
 
 
+CODEBOOK = {
+    "num_embeddings": CODES,
+    "embed_dim": 8,
+    "latent_channels": 32,
+    "base_channels": 32,
+    "channel_multiplier": [1, 1],
+    "num_res_blocks": 1,
+}
+
+
 def make_emu3():
     names = {
         "image_token": "<image>",
@@ -93,12 +103,7 @@ def make_janus():
     names = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
     tokenizer = tokenizer_of(names, [], add_bos=True)
     codebook = {
-        "num_embeddings": CODES,
-        "embed_dim": 8,
-        "latent_channels": 32,
-        "base_channels": 32,
-        "channel_multiplier": [1, 1],
-        "num_res_blocks": 1,
+        **CODEBOOK,
         "projection_dim": 32,
         "image_token_embed_dim": 32,
     }
@@ -127,12 +132,7 @@ def make_chameleon():
     letters = str.maketrans("0123456789", "ABCDEFGHIJ")
     tokenizer = tokenizer_of(names, [f"IMGIMG{str(code).translate(letters)}Z" for code in range(CODES)], add_bos=True)
     codebook = {
-        "num_embeddings": CODES,
-        "embed_dim": 8,
-        "latent_channels": 32,
-        "base_channels": 32,
-        "channel_multiplier": [1, 1],
-        "num_res_blocks": 1,
+        **CODEBOOK,
         "resolution": 6,
     }
     config = ChameleonConfig(
