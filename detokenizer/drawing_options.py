@@ -24,7 +24,8 @@ class DrawingOptions:
     sampler: str = "euler"
     """euler, heun or multistep"""
     partial_images: int = 0
-    """how often a picture is shown while it is drawn (`PictureStep.image`)"""
+    """how often a picture is shown on the way (`PictureStep.image`): one of visual tokens after its longest prefixes, each a
+    drawing of its own, and any at steps of its drawing"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))

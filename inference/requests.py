@@ -71,6 +71,8 @@ class RequestRow(Row):
     encoded: Encoded = None  # type: ignore[assignment]
     max_tokens: int = 0
     """Its conversation and the longest reply to it"""
+    prefix: tuple[int, int] = (0, 0)
+    """Image of the reply, and how many of its visual tokens were drawn last before all were there"""
 
     @property
     def edited(self) -> Image.Image | None:
@@ -126,3 +128,20 @@ class PictureGroup:
     """Of each row's picture in its reply"""
     detokenizer: Detokenizer
     drawing: Drawing
+
+    @property
+    def request(self) -> Request:
+        return self.group.rows[0].request
+
+
+@dataclass(eq=False)
+class PrefixDrawing:
+    """What the first visual tokens of a picture give, drawn while its row samples the others."""
+
+    row: RequestRow
+    detokenizer: Detokenizer
+    drawing: Drawing
+
+    @property
+    def request(self) -> Request:
+        return self.row.request

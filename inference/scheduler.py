@@ -30,7 +30,7 @@ from .isolation import isolated
 from .kept_conversations import KeptConversations
 from .kept_pixels import with_kept_pixels
 from .offload import ModelOffload
-from .requests import PictureGroup, Request, RequestRow, RowGroup, guiding_row
+from .requests import PictureGroup, PrefixDrawing, Request, RequestRow, RowGroup, guiding_row
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Scheduler:
         """Single rows that have reached BOI"""
         self.drawing: list[PictureGroup] = []
         """The one whose turn is next comes first"""
+        self.prefixes: list[PrefixDrawing] = []
+        """Nobody waits for these: they are of rows that write"""
         self.kept = KeptConversations(self.limits.kept_tokens)
         self.seconds = {"words": 0.0, "pictures": 0.0}
         """Spent on each since both were there"""
@@ -108,7 +110,9 @@ class Scheduler:
         """One unit of work: of what there is to do, what keeps others waiting least."""
         while self.submitted:
             self.queue += self.submitted.popleft().rows
-        drawing = [pictures for pictures in self.drawing if pictures.drawing.latents is None]
+        drawing: list[PictureGroup | PrefixDrawing] = [
+            pictures for pictures in (*self.drawing, *self.prefixes) if pictures.drawing.latents is None
+        ]
         drawn, ready, offloaded = self._drawn(), self._ready(), self.model.offload is not None
         if offloaded and (drawing or drawn):  # its halves take turns as seldom as can be: all words, then all pictures
             return self._advance(drawing) if drawing else self._finish(drawn)
@@ -187,6 +191,10 @@ class Scheduler:
 
     def _write(self, group: RowGroup) -> None:
         """The next token of all rows."""
+        for row in group.rows:
+            self._begin_prefix(group.decoder, row)
+        if group not in self.writing:  # all its requests have failed
+            return
         with self._failing(*(row.request for row in group.rows)):
             self._bring("mllm")
             if group.logits is None and not group.leaving:  # else an interrupt came before the last ones were used
@@ -194,6 +202,26 @@ class Scheduler:
                 with group.cache.restored_on_error():
                     group.logits = group.decoder.feed_tokens(group.rows, group.cache)
             self._choose(group)
+
+    def _begin_prefix(self, decoder: Decoder, row: RequestRow) -> None:
+        """Begins a drawing of the visual tokens that a row has, where it is to be shown after as many."""
+        reached = (row.num_images, len(row.codes))
+        if row.samples and reached[1] in self._shown_prefixes(row) and row.prefix != reached:
+            with self._failing(row.request):
+                detokenizer = self.model.adapters.view_with("detokenizer", row.request.drawing_adapters)
+                wanted = [decoder.decode_prefix(row)]
+                drawing = begin_drawing(detokenizer, wanted, decoder.config, row.request.config, row.request.seeds)
+                self.prefixes, row.prefix = [*self.prefixes, PrefixDrawing(row, detokenizer, drawing)], reached
+
+    def _shown_prefixes(self, row: RequestRow) -> Sequence[int]:
+        """The numbers of its visual tokens, before it has all, after which a row's next picture is shown."""
+        count = row.request.config.partial_images
+        if (
+            not count or row.tokens is None or self.model.offload is not None
+        ):  # whose halves would change places for each
+            return ()
+        lengths = self.model.encoder.config.lengths_of(row.tokens.mode) if row.tokens.mode == "tokens" else ()
+        return [length for length in lengths if length < row.tokens.length][-count:]
 
     def _add_guides(self, group: RowGroup) -> None:
         """Rows that begin to sample a picture get rows that guide them, which go on and leave with them."""
@@ -266,14 +294,14 @@ class Scheduler:
                     drawing = begin_drawing(detokenizer, wanted, decoder.config, request.config, request.seeds)
                     group = RowGroup(decoder, [rows[i] for i in places], cache.take(places))
                     begun.append(PictureGroup(group, [own.index for own in wanted], detokenizer, drawing))
-            begun = [pictures for pictures in begun if pictures.group.rows[0].request.error is None]
+            begun = [pictures for pictures in begun if pictures.request.error is None]
             left = [single for single in self.waiting if single not in waiting]
             self.waiting, self.drawing = left, [*self.drawing, *begun]
             for row, own in zip(rows, asked, strict=True):
                 if not row.codes:  # else it said so before it sampled them
                     row.emit(PictureBegun(own.row, own.index, own.size))
 
-    def _advance(self, drawing: list[PictureGroup]) -> None:
+    def _advance(self, drawing: Sequence[PictureGroup | PrefixDrawing]) -> None:
         """One evaluation of the network for the drawings whose turn it is, and all others of their shape."""
         first = drawing[0]
         together = [
@@ -281,28 +309,40 @@ class Scheduler:
             for pictures in drawing
             if pictures.detokenizer is first.detokenizer and pictures.drawing.shape == first.drawing.shape
         ]
-        with self._failing(*(pictures.group.rows[0].request for pictures in together)):
+        with self._failing(*(pictures.request for pictures in together)):
             self._bring("detokenizer")
             before = [pictures.drawing.done for pictures in together]
             first.detokenizer.advance([pictures.drawing for pictures in together])
             for pictures, done in zip(together, before, strict=True):
-                if pictures.drawing.done > done:
+                if isinstance(pictures, PrefixDrawing):
+                    self._show_prefix(pictures)
+                elif pictures.drawing.done > done:
                     self._tell_step(pictures)
-            self.drawing = [pictures for pictures in self.drawing if pictures not in together] + together
+            self.drawing = sorted(self.drawing, key=lambda pictures: pictures in together)  # others have the next turn
+
+    def _show_prefix(self, prefix: PrefixDrawing) -> None:
+        """Says what the first visual tokens of a picture give, if that is drawn."""
+        if prefix.drawing.latents is not None:
+            (pixels,) = prefix.detokenizer.decode(prefix.drawing).numpy()
+            image, row = Image.fromarray(pixels), prefix.row
+            self.prefixes = [other for other in self.prefixes if other is not prefix]
+            row.emit(PictureStep(row.index, row.num_images, 0, prefix.drawing.total, image))
 
     def _tell_step(self, pictures: PictureGroup) -> None:
         """Says that a step is done, with the pictures as they stand where it is one of those at which they are shown."""
-        drawing, count = pictures.drawing, pictures.group.rows[0].request.config.partial_images
-        shown: Sequence[Image.Image | None] = [None] * len(pictures.indices)
-        if drawing.done in {round(k * drawing.total / (count + 1)) for k in range(1, count + 1)} - {0, drawing.total}:
-            shown = [Image.fromarray(pixels) for pixels in pictures.detokenizer.decode(drawing).numpy()]
-        for row, index, image in zip(pictures.group.rows, pictures.indices, shown, strict=True):
+        drawing, rows = pictures.drawing, pictures.group.rows
+        count = pictures.request.config.partial_images
+        left = [count - len(self._shown_prefixes(row)) for row in rows]
+        shows = [drawing.done in {round(k * drawing.total / (n + 1)) for k in range(1, n + 1)} for n in left]
+        pixels = pictures.detokenizer.decode(drawing).numpy() if any(shows) and drawing.done < drawing.total else None
+        for place, (row, index) in enumerate(zip(rows, pictures.indices, strict=True)):
+            image = Image.fromarray(pixels[place]) if pixels is not None and shows[place] else None
             row.emit(PictureStep(row.index, index, drawing.done, drawing.total, image))
 
     def _drawn(self) -> list[PictureGroup]:
         """Pictures of one model that are drawn. The rows of a request go on together: when all their pictures are there."""
-        drawing = {pictures.group.rows[0].request for pictures in self.drawing if pictures.drawing.latents is None}
-        drawn = [pictures for pictures in self.drawing if pictures.group.rows[0].request not in drawing]
+        drawing = {pictures.request for pictures in self.drawing if pictures.drawing.latents is None}
+        drawn = [pictures for pictures in self.drawing if pictures.request not in drawing]
         return [pictures for pictures in drawn if pictures.group.decoder.model is drawn[0].group.decoder.model]
 
     def _finish(self, drawn: list[PictureGroup]) -> None:
@@ -313,9 +353,9 @@ class Scheduler:
             self._bring("detokenizer")
             images: list[Image.Image] = []
             for pictures in drawn:
-                with self._failing(pictures.group.rows[0].request):
+                with self._failing(pictures.request):
                     pixels = pictures.detokenizer.decode(pictures.drawing)
-                    if pictures.group.rows[0].request.config.keep == "exact":
+                    if pictures.request.config.keep == "exact":
                         edited = [row.edited for row in pictures.group.rows]
                         pixels = with_kept_pixels(pixels, edited, pictures.detokenizer.autoencoder)
                     images += map(Image.fromarray, pixels.numpy())
@@ -333,6 +373,7 @@ class Scheduler:
             group = RowGroup(decoder, rows, cache, logits)
             rest = [pictures for pictures in self.drawing if pictures not in drawn]
             self.drawing, self.writing = rest, [*self.writing, group]
+            self.prefixes = [prefix for prefix in self.prefixes if prefix.row not in rows]
             self._choose(group)
 
     @contextmanager
@@ -354,7 +395,8 @@ class Scheduler:
                     groups.remove(group)
                 elif gone:
                     group.drop(gone)
-        self.drawing = [p for p in self.drawing if p.group.rows[0].request not in requests]
+        self.drawing = [pictures for pictures in self.drawing if pictures.request not in requests]
+        self.prefixes = [prefix for prefix in self.prefixes if prefix.request not in requests]
 
     def _bring(self, half: str) -> None:
         """The half of an offloaded model onto its device."""

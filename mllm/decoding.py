@@ -253,6 +253,11 @@ class Decoder:
         features = self.model.decode_codes([row.codes for row in rows])
         return [draw_request(row, own, row.prompt) for row, own in zip(rows, features, strict=True)]
 
+    def decode_prefix(self, row: Row) -> DrawRequest:
+        """What is to be drawn of an image whose visual tokens are not all sampled yet."""
+        (features,) = self.model.decode_codes([row.codes])
+        return draw_request(row, features, row.prompt, self._size_of(row))
+
     def without_branch(self, row: Row, cache: StreamCache) -> StreamCache:
         """A copy of the cache of a waiting row, cropped back to what begins its image: where its visual tokens are a branch."""
         own = cache.copy()

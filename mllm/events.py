@@ -31,7 +31,7 @@ class PictureBegun:
 
 @dataclass(frozen=True)
 class PictureStep:
-    """A step of a drawing is done."""
+    """A step of a drawing is done, or, with step 0, what the first visual tokens of a picture give is drawn."""
 
     row: int
     index: int

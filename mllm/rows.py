@@ -138,10 +138,11 @@ class Row:
         self.finish_reason = reason  # last: who sees it, in another thread too, finds all events there
 
 
-def draw_request(row: Row, features: Tensor, prompt: tuple[Tensor, Tensor] | None) -> DrawRequest:
-    """What is to be drawn for a row that waits for an image."""
-    assert row.size is not None
+def draw_request(
+    row: Row, features: Tensor, prompt: tuple[Tensor, Tensor] | None, size: tuple[int, int] | None = None
+) -> DrawRequest:
+    """What is to be drawn for a row that waits for an image; of ``size`` for one that does not wait yet."""
+    size = size or row.size
+    assert size is not None
     states, mask = prompt or (None, None)
-    return DrawRequest(
-        row.index, row.num_images, features, states, mask, row.size, row.pictures[::-1], row.glyph_text()
-    )
+    return DrawRequest(row.index, row.num_images, features, states, mask, size, row.pictures[::-1], row.glyph_text())

@@ -250,6 +250,7 @@ def is_empty(engine: Engine) -> bool:
         or engine.writing
         or engine.waiting
         or engine.drawing
+        or engine.prefixes
         or engine.busy
         or engine.driver
     )

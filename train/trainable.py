@@ -110,7 +110,8 @@ def gradient_checkpointing(trainable: TrainableModel, enabled: bool = True) -> I
 
 
 def compile_blocks(trainable: TrainableModel, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the MM-DiT's blocks and the backbone's layers, one graph for all of a kind, and their calls' shapes with them.
+    """Compile the backbone's layers, and the MM-DiT's blocks where there is one, one graph for all of a kind, and their calls'
+    shapes with them.
 
     The MM-DiT's shapes are those of `CallShapes`: fixed ones, or any. Those of the backbone are any: the lengths of conversations
     differ too much.
@@ -122,8 +123,9 @@ def compile_blocks(trainable: TrainableModel, backend: str | Callable[..., Any] 
     torch.fx.experimental._config.use_duck_shape = False
     # it splits graphs at DDP's buckets, which hold more than a block; with sizes of any kind the pieces do not compile
     torch._dynamo.config.optimize_ddp = False
-    for block in trainable.mmdit_detokenizer.mmdit.blocks:
-        block.compile(dynamic=not trainable.call_shapes.fixed, fullgraph=True, backend=backend)
+    if trainable.detokenizer is not None:
+        for block in trainable.mmdit_detokenizer.mmdit.blocks:
+            block.compile(dynamic=not trainable.call_shapes.fixed, fullgraph=True, backend=backend)
     for layer in trainable.stream.llm.get_decoder().layers:
         layer.compile(dynamic=True, fullgraph=True, backend=backend)
 

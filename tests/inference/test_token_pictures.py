@@ -6,13 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from streams import finish, in_a_random_order
 
 import limner
 from helpers import TOKENS, is_empty, make_limner, picture, psnr, stream_config, tiny_visual_tokenizer
 from limner.inference.build import add_picture_tokens
 from limner.inference.chat import Chat
+from limner.inference.drawing import begin_drawing
 from limner.inference.engine import Engine
+from limner.inference.generation_config import GenerationConfig
 from limner.inference.images import load_image
 from limner.inference.info import describe_model
 from limner.inference.model import Limner
@@ -21,7 +25,9 @@ from limner.inference.requests import RowGroup
 from limner.mllm import decoding
 from limner.mllm.cache import StreamCache
 from limner.mllm.decoding import Decoder
+from limner.mllm.events import PictureDone, PictureStep
 from limner.mllm.picture_tokens import KEY, tokens_of
+from limner.mllm.rows import DrawRequest
 from limner.mllm.stream import StreamModel
 from limner.mllm.token_keys import replies_end, token_keys
 
@@ -86,6 +92,7 @@ def ask(rng, model):
         "image_top_k": rng.choice((0, 5)),
         "image_top_p": rng.choice((1.0, 0.8)),
         "token_guidance_scale": rng.choice((1.0, 3.0)),
+        "partial_images": rng.choice((0, 2)),
         "temperature": rng.choice((0.0, 1.0)),
     }
 
@@ -103,6 +110,34 @@ def test_a_request_in_any_company_answers_as_alone(model):
             assert all(psnr(a, b) >= 45 for a, b in zip(alone.images, reply.images, strict=True))
             compared, drawn = compared + 1, drawn + len(reply.images)
     assert compared >= 15 and drawn >= 10
+
+
+@pytest.mark.parametrize("seen", ["features", "tokens"])
+def test_a_picture_is_shown_after_each_prefix_of_its_visual_tokens(seen):
+    """Each is what those codes alone give, from the same noise; the picture itself stays what it is without them."""
+    model = make_limner(**TOKENS, seen_images=seen)
+    asked = {**GUIDED, "max_images": 1, "image_tokens": 4, "seed": 3}
+    plain = model.generate(SHOWN, **asked)
+    for count, lengths, steps in ((1, [2], []), (2, [1, 2], []), (3, [1, 2], [1]), (0, [], [])):
+        events = list(model.stream(SHOWN, **asked, partial_images=count))
+        shown = [event for event in events if isinstance(event, PictureStep) and event.image]
+        assert [event.step for event in shown] == [0] * len(lengths) + steps
+        (done,) = [event for event in events if isinstance(event, PictureDone)]
+        assert psnr(done.image, plain.images[0]) >= 45 and codes_of(plain, model)[0].codes
+        for event, length in zip(shown, lengths, strict=False):
+            assert psnr(event.image, drawn_from(model, codes_of(plain, model)[0].codes[:length], seed=3)) >= 45
+    assert is_empty(model.engine)
+
+
+@torch.inference_mode()
+def drawn_from(model, codes, seed):
+    """The picture of these codes."""
+    (features,) = model.mllm.decode_codes([codes])
+    wanted = DrawRequest(0, 0, features, None, None, model.config.default_size, [picture(1)])
+    drawing = begin_drawing(model.detokenizer, [wanted], model.config, GenerationConfig(num_inference_steps=2), [seed])
+    while drawing.latents is None:
+        model.detokenizer.advance([drawing])
+    return Image.fromarray(model.detokenizer.decode(drawing)[0].numpy())
 
 
 @pytest.mark.parametrize("metadata", [True, False])

@@ -84,8 +84,9 @@ def test_what_was_chosen_is_kept_where_the_run_goes_on(tmp_path, monkeypatch):
 
 def test_stages_are_compiled_where_there_is_a_compiler_and_it_pays(monkeypatch):
     recipe = load_recipe("nano")
-    assert recipe.joint.compile == "auto"
-    assert sized(recipe, HERE, ["joint"]).joint.compile is True
+    assert recipe.joint.compile == recipe.language.compile == "auto"
+    both = sized(recipe, HERE, ["joint", "language"])
+    assert both.joint.compile is True and both.language.compile is True
     assert sized(recipe, replace(HERE, compile=False), ["joint"]).joint.compile is False
     assert sized(replace(recipe, scale=0.01), HERE, ["joint"]).joint.compile is False, "127 steps"
     assert sized(load_recipe("nano", ["joint.compile=false"]), HERE, ["joint"]).joint.compile is False

@@ -82,6 +82,8 @@ def run_language(
     batches = with_text(model, stage, seed + 5, mixture)
     check_run(folder, stage, seed, model, batches)
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
+    if stage.compile:
+        compile_blocks(trainable)
     measured = LanguageObjective(trainable, replace(stage, word_dropout=0.0))
     validation = partial(measured, validation_batch(model, stage, mixture, seed + 2), 0)
     objective = LanguageObjective(trainable, stage)

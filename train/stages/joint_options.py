@@ -40,6 +40,8 @@ class LanguageStage(PictureShares):
     text_data: tuple[str, ...] = ("world",)
     validation: tuple[str, ...] = ()
     """Data sets of the validation loss, which is measured at every sample; if empty, those of ``data`` with another seed"""
+    compile: bool | Literal["auto"] = False
+    """Compile the layers of the backbone; "auto" is where torch has a compiler and the stage is long enough"""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

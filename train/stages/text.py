@@ -22,7 +22,7 @@ from ..option_checks import check_numbers, check_shares
 from ..resume import check_same_run, default_settings, run_settings
 from ..text_batches import ROW_TOKENS, TextBatch, TextBatches
 from ..text_objective import TextObjective
-from ..trainable import TrainableModel, freeze_parameters
+from ..trainable import TrainableModel, compile_blocks, freeze_parameters
 from .joint_options import check_data
 
 VALIDATION_CONVERSATIONS = 256
@@ -84,8 +84,7 @@ def run_text(
     trainable = TrainableModel(model.mllm.to(device, dtype).requires_grad_(True), None)
     print(freeze_parameters(trainable, ("mllm.llm",)), flush=True)
     if stage.compile:
-        for layer in model.mllm.llm.get_decoder().layers:
-            layer.compile(dynamic=True)
+        compile_blocks(trainable)
     objective = TextObjective(trainable)
 
     def measure() -> dict[str, Tensor]:
