@@ -110,9 +110,8 @@ class Scheduler:
         """One unit of work: of what there is to do, what keeps others waiting least."""
         while self.submitted:
             self.queue += self.submitted.popleft().rows
-        drawing: list[PictureGroup | PrefixDrawing] = [
-            pictures for pictures in (*self.drawing, *self.prefixes) if pictures.drawing.latents is None
-        ]
+        begun: list[PictureGroup | PrefixDrawing] = [*self.drawing, *self.prefixes]
+        drawing = [pictures for pictures in begun if pictures.drawing.latents is None]
         drawn, ready, offloaded = self._drawn(), self._ready(), self.model.offload is not None
         if offloaded and (drawing or drawn):  # its halves take turns as seldom as can be: all words, then all pictures
             return self._advance(drawing) if drawing else self._finish(drawn)

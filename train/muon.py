@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from .parallel import local_shard
+from .parallel import local_shard, shared
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration: not a fixed point at 1, but singular values of 0.5 to 1.5 in five steps"""
@@ -41,8 +42,8 @@ def _iterate(matrices: Tensor, add_product: Callable[..., Tensor], dtype: torch.
 
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, but that all matrices of a shape are orthogonalised at once,
-    and that the products are computed in ``dtype``: torch's are in bf16 everywhere, which many CPUs emulate a hundred times
-    slower than fp32.
+    each of several processes does a share of them, and the products are computed in ``dtype``: torch's are in bf16 everywhere,
+    which many CPUs emulate a hundred times slower than fp32.
 
     As torch's fused optimizers it takes ``grad_scale``, by which gradients are divided, and ``found_inf``, 1 where nothing must
     change: tensors on the parameters' device, so that the host need not wait for them.
@@ -85,7 +86,8 @@ class Muon(torch.optim.Optimizer):
             grads = grads / self.grad_scale
         grads = torch.where(learned > 0, grads, 0.0)  # what is not finite stays so when it is multiplied by zero
         momentum = torch.stack(buffers).lerp(grads, learned * (1 - group["momentum"]))
-        update = orthogonalize(gathered(grads.lerp(momentum, group["momentum"]), parameters), self.dtype).to(momentum)
+        steps = gathered(grads.lerp(momentum, group["momentum"]), parameters)
+        update = shared(partial(orthogonalize, dtype=self.dtype), steps).to(momentum)
         # steps of AdamW's size: a root mean square of 0.2
         rate = group["lr"] * 0.2 * max(parameters[0].shape) ** 0.5
         changed = torch.stack(weights) * (1 - learned * group["lr"] * group["weight_decay"])

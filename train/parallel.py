@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
@@ -110,6 +112,20 @@ def sum_tensor(value: Tensor) -> Tensor:
         value = value.detach().to(_collective_device(), copy=True)
         dist.all_reduce(value)
     return value
+
+
+def shared(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """``compute(items)``, by the first dimension, where every process has all ``items``: each computes a share of them and gets
+    the others' results, of the same shape."""
+    world = world_size()
+    if world == 1 or len(items) < world:
+        return compute(items)
+    own = compute(items[rank() :: world])
+    share = math.ceil(len(items) / world)
+    padded = F.pad(own, (0, 0) * (own.ndim - 1) + (0, share - len(own))).contiguous()
+    gathered = padded.new_empty(world, *padded.shape)
+    dist.all_gather_into_tensor(gathered, padded)
+    return gathered.transpose(0, 1).flatten(0, 1)[: len(items)]
 
 
 def common_dtype(dtype: torch.dtype) -> torch.dtype:

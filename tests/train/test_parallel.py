@@ -103,9 +103,33 @@ def test_pictures_of_visual_tokens_on_two_processes(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_muon_on_shards(tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_muon_on_two_processes(tmp_path, kind):
     whole = run(tmp_path / "one", steps=4, optimizer="muon")
-    assert apart(run(tmp_path / "two", "fsdp", 2, steps=4, optimizer="muon"), whole) <= 1e-3  # its steps are bf16's
+    assert apart(run(tmp_path / "two", kind, 2, steps=4, optimizer="muon"), whole) <= 1e-3  # its steps may be bf16's
+
+
+@pytest.mark.parametrize(("world", "count"), [(1, 3), (2, 5), (3, 5), (3, 6), (4, 3)])
+def test_work_is_shared_out(monkeypatch, world, count):
+    items, computed, sent = torch.randn(count, 2, 3), [], {}
+
+    def compute(own):
+        computed.append(len(own))
+        return own * 2
+
+    def gather(all_of_them, own):
+        sent[parallel.rank()] = own
+        for number, place in enumerate(all_of_them):
+            place.copy_(sent.get(number, own))
+
+    monkeypatch.setattr(parallel, "world_size", lambda: world)
+    monkeypatch.setattr("torch.distributed.all_gather_into_tensor", gather)
+    for number in [*range(world), *range(world)]:  # the second time all have sent theirs
+        monkeypatch.setattr(parallel, "rank", lambda number=number: number)
+        whole = parallel.shared(compute, items)
+    assert torch.equal(whole, items * 2)
+    expected = [count] * world if count < world or world == 1 else [len(range(k, count, world)) for k in range(world)]
+    assert computed == expected * 2
 
 
 @pytest.mark.slow
