@@ -123,9 +123,9 @@ def shared(compute: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     own = compute(items[rank() :: world])
     share = math.ceil(len(items) / world)
     padded = F.pad(own, (0, 0) * (own.ndim - 1) + (0, share - len(own))).contiguous()
-    gathered = padded.new_empty(world, *padded.shape)
+    gathered = padded.new_empty(world * share, *padded.shape[1:])
     dist.all_gather_into_tensor(gathered, padded)
-    return gathered.transpose(0, 1).flatten(0, 1)[: len(items)]
+    return gathered.unflatten(0, (world, share)).transpose(0, 1).flatten(0, 1)[: len(items)]
 
 
 def common_dtype(dtype: torch.dtype) -> torch.dtype:
