@@ -214,13 +214,11 @@ class Scheduler:
 
     def _shown_prefixes(self, row: RequestRow) -> Sequence[int]:
         """The numbers of its visual tokens, before it has all, after which a row's next picture is shown."""
-        count = row.request.config.partial_images
-        if (
-            not count or row.tokens is None or self.model.offload is not None
-        ):  # whose halves would change places for each
+        tokens, count = row.tokens, row.request.config.partial_images
+        offloaded = self.model.offload is not None  # its halves would change places for each
+        if not count or tokens is None or tokens.mode != "tokens" or offloaded:
             return ()
-        lengths = self.model.encoder.config.lengths_of(row.tokens.mode) if row.tokens.mode == "tokens" else ()
-        return [length for length in lengths if length < row.tokens.length][-count:]
+        return [length for length in self.model.encoder.config.visual_lengths if length < tokens.length][-count:]
 
     def _add_guides(self, group: RowGroup) -> None:
         """Rows that begin to sample a picture get rows that guide them, which go on and leave with them."""

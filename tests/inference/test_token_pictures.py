@@ -113,15 +113,18 @@ def test_a_request_in_any_company_answers_as_alone(model):
 
 
 @pytest.mark.parametrize("seen", ["features", "tokens"])
-def test_a_picture_is_shown_after_each_prefix_of_its_visual_tokens(seen):
+def test_a_picture_is_shown_after_each_prefix_of_its_visual_tokens(seen, monkeypatch):
     """Each is what those codes alone give, from the same noise; the picture itself stays what it is without them."""
     model = make_limner(**TOKENS, seen_images=seen)
     asked = {**GUIDED, "max_images": 1, "image_tokens": 4, "seed": 3}
-    plain = model.generate(SHOWN, **asked)
+    plain, drawn, decode = model.generate(SHOWN, **asked), [], Decoder.decode_prefix
+    monkeypatch.setattr(Decoder, "decode_prefix", lambda *args: [drawn.append(args[1].codes), decode(*args)][1])
     for count, lengths, steps in ((1, [2], []), (2, [1, 2], []), (3, [1, 2], [1]), (0, [], [])):
         events = list(model.stream(SHOWN, **asked, partial_images=count))
         shown = [event for event in events if isinstance(event, PictureStep) and event.image]
         assert [event.step for event in shown] == [0] * len(lengths) + steps
+        assert drawn == [codes_of(plain, model)[0].codes[:length] for length in lengths]
+        drawn.clear()
         (done,) = [event for event in events if isinstance(event, PictureDone)]
         assert psnr(done.image, plain.images[0]) >= 45 and codes_of(plain, model)[0].codes
         for event, length in zip(shown, lengths, strict=False):
