@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", "build", ".venv")]
+FOLDERS = [top for top in ROOT.iterdir() if top.is_dir() and not top.name.startswith(".")]
+FILES = [*ROOT.glob("*.py"), *(p for top in FOLDERS if top.name not in ("tests", "build") for p in top.rglob("*.py"))]
 
 
 def opens_text_by_locale(call: ast.Call) -> bool:

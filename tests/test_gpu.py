@@ -31,8 +31,9 @@ from limner.train.self_distillation import ReplayObjective
 from limner.train.stages.joint_options import JointStage
 from limner.train.trainable import TrainableModel, compile_blocks, gradient_checkpointing
 
-pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # where there is no real GPU to pin it for
 REAL = torch.cuda.is_available()
+pytestmark = [pytest.mark.filterwarnings("ignore:'pin_memory' argument")]  # where there is no real GPU to pin it for
+pytestmark += [] if REAL else [pytest.mark.slow]  # what stands in for one looks at every operation
 STAGE = JointStage(flow_samples=2, align_weight=0.5, align_block=0, prompt_dropout=0.3)
 HALVES = [(WorldSource(("describe", "answer")), 0.5), (WorldSource(("draw", "edit")), 0.5)]
 
@@ -242,7 +243,6 @@ def test_what_was_precomputed_is_read_back(data, tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_every_stage(tmp_path):
     """From nothing to a model, its judge and its reader, at a tiny size."""
     short = [

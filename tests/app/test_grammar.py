@@ -322,6 +322,7 @@ for command in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_what_an_extra_lacks_is_told(tmp_path):
     commands = ["finetune D -o A", "distill -o B", "train"]
     (tmp_path / "D").mkdir()

@@ -170,6 +170,7 @@ def test_a_terminal_that_has_sixel_says_so_and_ctrl_d_meanwhile_is_the_end(termi
     assert lines.close() == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_of_few_means(terminal, tmp_path):
     """No half blocks, no characters but ASCII; what is typed is read as UTF-8 all the same. Ctrl-Z, and on in the foreground."""
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

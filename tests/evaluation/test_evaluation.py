@@ -21,6 +21,7 @@ def nano():
     return limner.load("nano", device="cpu")
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_folder_and_a_third_only_judges(nano, tmp_path, capsys, monkeypatch):
     options = {"limit": 1, "steps": 1}
     assert world.evaluate(nano, tmp_path, part=(0, 2), **options) is None

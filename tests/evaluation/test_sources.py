@@ -68,6 +68,7 @@ def test_nothing_of_a_source_that_is_left_out_is_heard(both_sources):
         assert adapter(*heard).context_mask.all()
 
 
+@pytest.mark.slow
 def test_shares_of_the_queries_alone_and_of_both(nano):
     judge = Judge.from_pretrained(world.JUDGE_FOLDER)
     task = sources.queries_task(6, steps=4)

@@ -85,7 +85,7 @@ def told(events):
     return kinds, "".join(event.text for event in events if isinstance(event, TextPiece))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", places(make_limner()))
 def test_an_interrupt_anywhere_hits_the_one_who_drives_and_nobody_else(model, monkeypatch, name, temperature):
     options = {**OPTIONS, "temperature": temperature}

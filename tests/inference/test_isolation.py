@@ -293,6 +293,7 @@ def test_a_conversation_keeps_its_pictures_whatever_is_done_to_those_that_were_h
     assert second(lambda image: image.thumbnail((8, 8))) == second(lambda image: None)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_left_until_the_program_ends_says_nothing(tmp_path):
     make_limner().save_pretrained(tmp_path / "m")
     code = f"import limner; events = limner.load({str(tmp_path / 'm')!r}, device='cpu').stream('a'); next(events)"

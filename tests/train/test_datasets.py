@@ -304,6 +304,7 @@ def test_batches_are_a_function_of_seed_and_step(folder):
     assert ids[0] == ids[2] != ids[1]
 
 
+@pytest.mark.slow
 def test_padding_stays_below_five_percent_on_the_world():
     """Rows as they are trained on, main stream and branches, of one pool of batches of 32 with nano's tokenizer."""
     encoder = limner.load("nano", device="cpu").encoder

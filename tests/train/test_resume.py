@@ -159,6 +159,7 @@ def talks(path, question, answer):
     return path
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_only_as_it_began(tmp_path):
     """With other data, at another rate or from another base it is refused, finished or not; the next stage is free."""
     make_limner().save_pretrained(tmp_path / "base")

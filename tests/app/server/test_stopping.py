@@ -86,6 +86,7 @@ def test_a_second_interrupt_ends_it_at_once():
         assert json.loads(events(stream.result().text)[-1])["error"]["code"] == "stopping"
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_status_0_and_logs_lines_of_json_without_contents():
     command = [sys.executable, "-m", "limner", "serve", "--port", "0", "--no-page"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
