@@ -103,7 +103,9 @@ def test_most_guides_have_blocks_that_are_run():
 
 
 def test_messages_under_troubleshooting_are_those_of_the_code():
-    code = "".join(path.read_text() for path in FILES if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts)
+    code = "".join(
+        path.read_text() for path in FILES if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts
+    )
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\*\*`([^`]+)`\*\*$", page, re.MULTILINE)
     assert len(messages) > 20
