@@ -73,7 +73,15 @@ def additive_mask(allowed: MaskMod, size: tuple[int, int, int], device: torch.de
 
 
 def block_mask(allowed: MaskMod, size: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> BlockMask:
-    """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed, as between most branches."""
+    """For FlexAttention, which skips blocks of 128 x 128 in which nothing is allowed, as between most branches.
+
+    Raises ValueError on a CPU without AVX-512: torch 2.13 reads memory there that nothing has written.
+    """
+    if device.type == "cpu" and (kind := torch.backends.cpu.get_cpu_capability()) != "AVX512":
+        raise ValueError(
+            f"attn_implementation 'flex_attention' needs a GPU or a CPU with AVX-512; on this one ({kind}) torch's kernel "
+            "returns wrong numbers: use 'sdpa'"
+        )
     # compiled, the blocks are found without a tensor of all pairs; a CPU takes longer to compile it than to run it
     return create_block_mask(allowed, size[0], None, size[1], size[2], device=device, _compile=device.type == "cuda")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
+from helpers import make_limner
 from limner.mllm.masks import attention_masks, branch_mask, causal_mask, check_backbone
 
 CPU = torch.device("cpu")
@@ -95,12 +96,23 @@ def test_decoding_goes_on_after_a_cache_and_a_rows_padding():
 @pytest.mark.parametrize(
     ("layout", "size"), [(branches()[0], SIZE), (causal_mask(torch.tensor([0, 2]), past=3), (2, 2, 5))]
 )
-def test_flex_attention_gets_the_same_mask(layout, size, window):
+def test_flex_attention_gets_the_same_mask(layout, size, window, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     config = backbone(sliding_window=window, _attn_implementation="flex_attention")
     mask = attention_masks(*layout, size, config, CPU, torch.float32)
     assert isinstance(mask, BlockMask) and mask.shape == (size[0], 1, *size[1:])
     wanted = dense(layout, size, sliding_window=window)
     assert torch.equal(create_mask(mask.mask_mod, size[0], 1, *size[1:], device="cpu")[:, 0], wanted)
+
+
+def test_flex_attention_is_refused_on_a_cpu_where_torch_computes_it_wrong(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    model = make_limner()
+    model.mllm.llm.set_attn_implementation("flex_attention")
+    with pytest.raises(ValueError, match=r"needs a GPU or a CPU with AVX-512; on this one \(AVX2\) .* use 'sdpa'"):
+        model.generate("a")
+    model.mllm.llm.set_attn_implementation("sdpa")
+    assert model.generate("a", max_new_tokens=2, images="never").parts, "the refusal left nothing behind"
 
 
 def test_backbones_that_cannot_be_masked_are_refused_by_name():

@@ -259,10 +259,10 @@ def message_of(case: Case, port: int) -> list[bytes]:
     return [whole]
 
 
-def exchange(port: int, case: Case) -> bytes:
+def exchange(port: int, case: Case, patience: float = PATIENCE) -> bytes:
     """All that comes back until the server closes or a moment of silence has passed."""
     come = bytearray()
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
         try:
             for piece in (pieces := message_of(case, port)):
                 connection.sendall(piece)
@@ -361,7 +361,7 @@ def run(cases: int, seed: int) -> Outcome:
             watched = Watched(process, max(1, int(cases * WARM_UP)))
             paths = watched.paths()
             whole = [*(Case(path) for path in VALID if path in paths), Case("/v1/images/edits", kind=FORM)]
-            valid = {(case.path, case.kind): exchange(watched.port, case)[:12] for case in whole}
+            valid = {(case.path, case.kind): exchange(watched.port, case, 60)[:12] for case in whole}
             outcome = try_cases(cases_of(paths), partial(attempt, watched), cases, seed)
             if set(valid.values()) != {b"HTTP/1.1 200"}:
                 outcome.failures.append(f"not all that is changed is valid before: {valid}")
