@@ -89,7 +89,7 @@ docs: .venv/docs.done
 
 test-docs: docs
 	$(BIN)/python tests/document_blocks.py
-	$(PYTEST) -m documents tests/documents --durations=15
+	$(BIN)/python -m pytest -m documents tests/documents --durations=15
 
 wheel: .venv/test.done
 	$(BIN)/python tests/check_wheel.py
