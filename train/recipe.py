@@ -34,7 +34,7 @@ from .block_expansion import expand_blocks
 from .card import measured, note_command, parameter_summary, run_history, write_card
 from .config_parsing import current_keys, current_override, parse_config, with_defaults
 from .machine import MachineChoices, choose_for_machine, plan, read_choices, recipe_text, sized
-from .recipe_files import compose_recipe, find_recipe, one_line
+from .recipe_files import CONFIGS, compose_recipe, find_recipe, one_line
 from .recipe_options import Recipe
 from .resume import check_same_run, default_settings, flatten, only_run, run_settings
 from .stages import autoencoder, judge, reader, text, tokenizer, vision, visual_tokenizer
@@ -75,12 +75,12 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return read_recipe(path, overrides)
     except ValueError as error:
-        if overrides:
+        if overrides and not path.is_relative_to(CONFIGS):  # a file of the user's may be wrong without them
             try:
                 read_recipe(path)
             except ValueError as own:
                 raise ValueError(f"{source}: {own}") from own
-            source = " ".join(overrides)
+        source = " ".join(overrides) or source
         raise ValueError(f"{source}: {error}") from error
 
 

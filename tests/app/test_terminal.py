@@ -91,6 +91,7 @@ def terminal(tmp_path):
         one.process.kill()
 
 
+@pytest.mark.slow
 def test_one_can_type_at_once_and_edit_the_line_and_see_the_picture(terminal, tmp_path):
     chat = terminal("chat", "--device", "cpu")
     chat.until("> ")

@@ -86,6 +86,7 @@ def test_true_scenes_are_what_is_asked_for():
             assert held_out.is_held_out(scene), prompt.metadata
 
 
+@pytest.mark.slow
 def test_folders_are_geneval_s_and_a_cut_run_goes_on(tmp_path, capsys):
     model = limner.load("nano", device="cpu")
     options = {"limit": 1, "steps": 1}

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import pytest
 from PIL import Image
 
 from limner.evaluation.judge import Detection, Verdict
@@ -22,6 +23,7 @@ class Sees:
         return [self.verdict]
 
 
+@pytest.mark.slow
 def test_there_are_a_hundred_and_none_is_a_template_of_the_world():
     chosen = load_requests()
     counts = Counter(request.task for request in chosen)

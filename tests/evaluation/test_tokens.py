@@ -24,6 +24,7 @@ def model():
     return made
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_plots(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("limner.app.cli.options.Loading.load", lambda self: model)
     options = ["--limit", "2", "--steps", "1", "--out", str(tmp_path)]

@@ -13,7 +13,8 @@ from limner.mllm.messages import EmittedText
 from limner.mllm.stream import collate
 
 
-@pytest.mark.parametrize("shapes", [(), pytest.param(((32, 32), (16, 32)), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shapes", [(), ((32, 32), (16, 32))])
 def test_a_thousand_replies_of_random_logits_hold_only_whole_pictures(shapes):
     """250 batches of four, with sampling and every limit: text has no control token, limits hold, reasons are right."""
     model, encoder = make_stream("qwen3", shapes=shapes)

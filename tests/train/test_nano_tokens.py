@@ -45,6 +45,7 @@ def run(name, base, output, *overrides, dtype="float32"):
     )
 
 
+@pytest.mark.slow
 def test_a_model_learns_visual_tokens_and_goes_on_where_it_was_cut(base, tmp_path, monkeypatch):
     made = limner.load(run("nano_tokens", base, tmp_path / "whole"), device="cpu", dtype="float32")
     reply = made.generate("draw", images="force", max_images=1, image_mode="tokens", num_inference_steps=1)

@@ -39,6 +39,7 @@ def test_every_letter_has_its_columns_where_it_stands():
     assert abs(letter_columns(letter).nonzero().float().mean() * 2 + 1 - (ink[0] + ink[-1] + 1) / 2) <= 1.5
 
 
+@pytest.mark.slow
 def test_it_learns_to_read_one_sign(tmp_path):
     torch.manual_seed(0)
     stage = ReaderStage(blur_rate=0, autoencoder_rate=0, warp_rate=0)

@@ -182,7 +182,8 @@ def test_pictures_of_visual_tokens_do_not_make_it_wait():
         JointObjective(trainable, STAGE, 0)(batch, 0)["loss"].backward()
 
 
-@pytest.mark.parametrize("shapes", [pytest.param("any", marks=pytest.mark.slow), "fixed"])
+@pytest.mark.slow
+@pytest.mark.parametrize("shapes", ["any", "fixed"])
 def test_after_its_third_step_nothing_is_compiled_again(made, shapes):
     """One graph for a kind of block, whatever a batch holds."""
     trainable, batches = make_trainable()[1], made[1]
