@@ -169,6 +169,7 @@ def things_task(mode: str, things: int, length: int | None, count: int, steps: i
 
 def scenes_of(things: int, count: int) -> list[Scene]:
     """Scenes of so many things, one or `MANY`, in square pictures; the same ones at every call."""
+    assert things in (1, MANY), "the others are not arranged in rows"
     if things == 1:
         return [case.scene for case in make_cases("single_object", False, count)]
     rng = random.Random(f"tokens/{things}")

@@ -9,6 +9,8 @@ from typing import Any
 
 FORMAT = 2
 """Of ``config.json``. Without a number it is 1, which said nothing of ``plan_share`` and ``replay``."""
+FEATURE_POOLS = ("grid", "sequence")
+"""How vision features are pooled to image features: over the grid of patches, or in their order (SEED-X)."""
 NANO = {"num_queries": 16, "prompt_tokens": 24, "shapes": ((128, 128), (96, 160), (160, 96))}
 """What tells the nanos of format 1: they plan what they draw and learned the drawn world."""
 
@@ -70,7 +72,7 @@ class LimnerConfig:
             setattr(self, name, tuple(tuple(pair) for pair in getattr(self, name)))
         choices = {
             "drawn_images": ("seen", "queries"),
-            "feature_pool": ("grid", "sequence"),
+            "feature_pool": FEATURE_POOLS,
             "replay": ("none", "world"),
             "seen_images": ("features", "tokens"),
         }

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import FEATURE_POOLS
+
+ARCHITECTURES = ("transformer", "mlp")
 QUANTIZERS = ("fsq", "vq")
 MIN_LEVELS = 3
 """Of a dimension of FSQ: with two levels its tanh would have to be saturated, where it passes no gradient."""
@@ -25,13 +28,20 @@ class VisualTokenizerConfig:
     """Their width, which is the tower's."""
     num_tokens: int = 32
     """Visual tokens of an image, in order from coarse to fine."""
+    feature_pool: str = "grid"
+    """How patch features are pooled to image features (see `pool_features`), as the model does."""
+    architecture: str = "transformer"
+    """"transformer": causal queries over the patches, and attention back; "mlp": layers over the whole image, begun from
+    principal components: with little time to train by far the better, and with weights for every feature of an image."""
     width: int = 768
-    """Of encoder and decoder."""
-    heads: int = 12
+    """Of encoder and decoder, or of their hidden layers."""
     encoder_depth: int = 4
+    """Blocks, or hidden layers"""
     decoder_depth: int = 4
+    heads: int = 12
+    """transformer: heads of attention."""
     qk_norm: bool = True
-    """Whether attention normalises queries and keys (see `CrossAttention`)."""
+    """transformer: whether attention normalises queries and keys (see `CrossAttention`)."""
     lengths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """How many of the tokens training keeps, one of these for each image (nested dropout); the last one is `num_tokens`."""
     quantizer: str = "fsq"
@@ -66,7 +76,16 @@ class VisualTokenizerConfig:
         for name in ("ema_decay", "dead_code_threshold"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
-        if self.width % self.heads or self.width % 4:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture is {self.architecture!r}; it can be {' or '.join(ARCHITECTURES)}")
+        if self.architecture == "mlp" and self.feature_width != self.patch_width:
+            raise ValueError(
+                f"feature_width is {self.feature_width}, patch_width {self.patch_width}: layers over the whole image (mlp) take "
+                "what they decode to, so make them equal"
+            )
+        if self.feature_pool not in FEATURE_POOLS:
+            raise ValueError(f"feature_pool is {self.feature_pool!r}; it can be {' or '.join(FEATURE_POOLS)}")
+        if self.architecture == "transformer" and (self.width % self.heads or self.width % 4):
             raise ValueError(f"{self.heads} heads and 4 must divide the width of {self.width}")
         if self.quantizer not in QUANTIZERS:
             raise ValueError(f"quantizer is {self.quantizer!r}; it can be {' or '.join(QUANTIZERS)}")

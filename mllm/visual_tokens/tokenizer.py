@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..vision_tower import pool_features
 from .codes import check_codes
 from .config import VisualTokenizerConfig
 from .quantizers import make_quantizer
 from .transformer import CausalQueryEncoder, PrefixDecoder
+from .whole_image import WholeImageDecoder, WholeImageEncoder
 
 
 @dataclass
@@ -44,14 +46,13 @@ class VisualTokenizer(nn.Module):
     def __init__(self, config: VisualTokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = CausalQueryEncoder(config)
-        self.vector_proj = nn.Linear(config.width, config.vector_width)
+        transformer = config.architecture == "transformer"
+        self.encoder = CausalQueryEncoder(config) if transformer else WholeImageEncoder(config)
         # each number varies over images as much as any other, so none of them rests at one level (arXiv:2005.08520)
         self.vector_norm = nn.BatchNorm1d(config.num_tokens * config.vector_width, affine=False)
         self.quantizer = make_quantizer(config)
-        self.decoder = PrefixDecoder(config)
-        self.feature_proj = nn.Linear(config.width, config.feature_width)
-        self.pooled_proj = nn.Linear(config.width, config.pooled_width) if config.pooled_width else None
+        self.decoder = PrefixDecoder(config) if transformer else WholeImageDecoder(config)
+        self.pooled_proj = nn.Linear(config.feature_width, config.pooled_width) if config.pooled_width else None
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> VisualTokenizerOutput:
         """The tower's ``features`` (batch, num_patches, patch_width) through the codes of a prefix to image features.
@@ -61,9 +62,9 @@ class VisualTokenizer(nn.Module):
         """
         mask = None if lengths is None else self.prefix_mask(lengths).to(features.device, non_blocking=True)
         vectors, codes, quantizer_loss = self.quantizer(self._vectors(features), mask)
-        states = self.decoder(vectors, mask)
-        pooled = None if self.pooled_proj is None else self.pooled_proj(states.mean(1))
-        return VisualTokenizerOutput(codes, self.feature_proj(states), quantizer_loss, pooled)
+        decoded = self.decoder(vectors, mask)
+        pooled = None if self.pooled_proj is None else self.pooled_proj(decoded.mean(1))
+        return VisualTokenizerOutput(codes, decoded, quantizer_loss, pooled)
 
     def encode(self, features: Tensor) -> Tensor:
         """The tower's ``features`` (batch, num_patches, patch_width) to codes (batch, num_tokens).
@@ -88,8 +89,30 @@ class VisualTokenizer(nn.Module):
             )
         if check:
             check_codes(codes, self.config.num_codes)
-        vectors = self.quantizer.codes_to_vectors(codes).to(self.feature_proj.weight.dtype)
-        return self.feature_proj(self.decoder(vectors, mask))
+        return self.decoder(self.quantizer.codes_to_vectors(codes).to(self.dtype), mask)
+
+    @torch.no_grad()
+    def begin(self, features: Tensor) -> None:
+        """Begin from the tower's ``features`` of images (images, num_patches, patch_width).
+
+        A transformer begins with their mean, the best guess without any code; layers over the whole image with their principal
+        components (`WholeImageEncoder.begin`, whose errors it raises) and what is best decoded from these when they are rounded.
+        """
+        pooled = pool_features(features, self.config.feature_tokens, self.config.feature_pool).to(self.dtype)
+        if isinstance(self.decoder, PrefixDecoder):
+            self.decoder.feature_proj.bias.copy_(pooled.mean((0, 1)))
+            return
+        assert isinstance(self.encoder, WholeImageEncoder)
+        images = pooled.flatten(1)
+        self.encoder.begin(images)
+        vectors = self._vectors(features)
+        self.quantizer(vectors)  # a codebook of VQ begins from them
+        self.decoder.begin(self.quantizer.codes_to_vectors(self.quantizer.vectors_to_codes(vectors)), images)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; quantization is in fp32."""
+        return next(self.encoder.parameters()).dtype
 
     def prefix_mask(self, lengths: Tensor) -> Tensor:
         """``lengths`` (batch,) to a mask (batch, num_tokens), True for the first ``lengths`` tokens.
@@ -115,7 +138,7 @@ class VisualTokenizer(nn.Module):
                 f"features of shape {tuple(features.shape)}: this visual tokenizer was made for a vision tower with "
                 f"{expected[0]} patches of width {expected[1]}"
             )
-        vectors = self.vector_proj(self.encoder(features.to(self.vector_proj.weight.dtype)))
+        vectors = self.encoder(features.to(self.dtype))
         return self.vector_norm(vectors.flatten(1)).unflatten(1, vectors.shape[1:])
 
 

@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class CausalQueryEncoder(nn.Module):
-    """Patch features (batch, patches, patch_width) to states of causal queries (batch, num_tokens, width).
+    """Patch features (batch, patches, patch_width) to vectors of causal queries (batch, num_tokens, vector_width).
 
     Query i sees queries up to i and all patches (SEED's causal Q-Former, arXiv:2307.08041), so the order of the tokens can carry
     from coarse to fine, and a language model can predict them from left to right. At the start each looks at its own cell of a
@@ -71,6 +71,7 @@ class CausalQueryEncoder(nn.Module):
             Block(width, config.heads, config.qk_norm, cross=True) for _ in range(config.encoder_depth)
         )
         self.norm = nn.LayerNorm(width)
+        self.vector_proj = nn.Linear(width, config.vector_width)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.queries.expand(len(features), -1, -1)
@@ -84,7 +85,7 @@ class CausalQueryEncoder(nn.Module):
         causal = causal_bias(x.shape[1]).to(patches, non_blocking=True)
         for block in self.blocks:
             x = block(x, distances, context=patches, causal=causal)
-        return self.norm(x)
+        return self.vector_proj(self.norm(x))
 
 
 def causal_bias(tokens: int) -> Tensor:
@@ -93,7 +94,7 @@ def causal_bias(tokens: int) -> Tensor:
 
 
 class PrefixDecoder(nn.Module):
-    """Vectors of a prefix of codes (batch, n, vector_width) to states of feature queries (batch, feature_tokens, width).
+    """Vectors of a prefix of codes (batch, n, vector_width) to image features (batch, feature_tokens, feature_width).
 
     Codes and feature queries attend to each other in one sequence (as in TiTok, arXiv:2406.07550), but not to codes that are
     masked out, so what a prefix decodes to does not depend on the codes after it.
@@ -109,6 +110,7 @@ class PrefixDecoder(nn.Module):
             Block(width, config.heads, config.qk_norm, cross=False) for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width)
+        self.feature_proj = nn.Linear(width, config.feature_width)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
         """``mask`` (batch, n), False for codes that were dropped."""
@@ -121,4 +123,4 @@ class PrefixDecoder(nn.Module):
         distances = squared_distances(cells, cells).to(x, non_blocking=True)
         for block in self.blocks:
             x = block(x, distances, mask=mask)
-        return self.norm(x[:, n:])
+        return self.feature_proj(self.norm(x[:, n:]))

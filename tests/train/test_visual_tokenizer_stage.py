@@ -10,10 +10,14 @@ import torch
 from helpers import make_limner, picture
 from limner.detokenizer.files import load_module
 from limner.mllm.visual_tokens import VisualTokenizer, VisualTokenizerConfig
+from limner.train import picture_features
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.loop import LoopConfig
+from limner.train.objective import target_features
+from limner.train.picture_features import FeatureBatch, KeptFeatures, first_features
 from limner.train.stages.visual_tokenizer import (
+    FEATURES,
     TokenizerObjective,
     TokenizerTraining,
     VisualTokenizerStage,
@@ -70,7 +74,7 @@ def test_a_model_gains_a_trained_tokenizer_and_a_cut_run_comes_to_the_same(tmp_p
     assert 0 < line["codebook_used"] <= 1 and line["loss"] < 1
     saved = load_module(VisualTokenizer, VisualTokenizerConfig, tmp_path / "whole/model")
     assert saved.vector_norm.num_batches_tracked == 4
-    assert saved.feature_proj.weight.dtype == base.stored_dtype
+    assert saved.decoder.feature_proj.weight.dtype == base.stored_dtype
     reply = made.generate("draw", images="force", max_images=1, image_mode="tokens", num_inference_steps=1)
     assert reply.images
 
@@ -93,6 +97,71 @@ def test_a_model_gains_a_trained_tokenizer_and_a_cut_run_comes_to_the_same(tmp_p
         other = make_limner()
         other.config = replace(other.config, feature_tokens=1)
         run(tmp_path / "nothing", replace(STAGE, pretrained=str(tmp_path / "constant/model")), other)
+
+
+KEPT = replace(
+    STAGE, tokenizer=replace(TINY, architecture="mlp"), pictures=30, begin_pictures=20, loop=replace(LOOP, batch_size=8)
+)
+
+
+def test_pictures_are_encoded_once_and_a_cut_run_comes_to_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_features, "PICTURES_PER_FILE", 12)
+    encoded, real = [], picture_features.target_features
+
+    def count(trainable, batch):
+        encoded.append(len(batch.target))
+        return real(trainable, batch)
+
+    monkeypatch.setattr(picture_features, "target_features", count)
+    whole = run(tmp_path / "whole", KEPT).mllm.visual_tokenizer
+    first = sum(encoded)
+    assert 30 <= first < 40
+    assert not (tmp_path / "whole" / FEATURES).exists(), "they are of no use any more"
+
+    def stop(trainable, batch):
+        if sum(encoded) > first + 20:
+            raise KeyboardInterrupt
+        return count(trainable, batch)
+
+    monkeypatch.setattr(picture_features, "target_features", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", KEPT)
+    done = sorted((tmp_path / "cut" / FEATURES).iterdir())
+    assert done and not (tmp_path / "cut" / "log.jsonl").exists()
+    encoded.clear()
+    monkeypatch.setattr(picture_features, "target_features", count)
+    again = run(tmp_path / "cut", KEPT).mllm.visual_tokenizer.state_dict()
+    assert sum(encoded) < 30, "what was encoded before is not encoded again"
+    assert all(torch.equal(value, again[name]) for name, value in whole.state_dict().items())
+
+
+def test_every_kept_picture_comes_once_an_epoch():
+    features = torch.arange(10.0)[:, None, None]
+    batches = KeptFeatures(features, 4, seed=3)
+    seen = torch.cat([batches(number).features for number in range(5)]).flatten().tolist()
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+    assert KeptFeatures(features, 4, seed=4)(0).features.flatten().tolist() != seen[:4]
+    assert torch.equal(batches(3).features, KeptFeatures(features, 4, seed=3)(3).features)
+
+
+def test_without_kept_pictures_it_begins_from_the_first_of_the_data(tmp_path):
+    made = run(tmp_path, replace(KEPT, pictures=0)).mllm.visual_tokenizer
+    assert made.encoder.mean.abs().sum() > 0 and made.encoder.linear.weight.std() > 0
+
+
+def test_data_that_hardly_draws_is_not_asked_for_ever():
+    model = make_limner()
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    drawn = [*talk, {"role": "user", "content": "draw"}, image_reply()]
+    made = [joint_batch([drawn if number < 2 else talk], model.encoder) for number in range(4)]
+    trainable = TrainableModel(model.mllm, None)
+    assert first_features(trainable, made.__getitem__, 2, 0).shape == (2, 16, 16)
+    with pytest.raises(ValueError, match="2 pictures are drawn by the first 3 batches, and 3 are asked for"):
+        first_features(trainable, made.__getitem__, 3, 0)
+
+
+def image_reply():
+    return {"role": "assistant", "content": [{"type": "image", "image": picture(1)}]}
 
 
 def test_codes_that_decode_alike_begin_alike(tmp_path):
@@ -122,6 +191,15 @@ def test_every_loss_teaches_the_tokenizer_alone():
     assert all(p.grad is None for p in model.parameters())
     total = sum(losses[name] for name in ("cosine", "squared_error", "quantizer", "caption", "flow"))
     assert losses["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_kept_features_teach_what_their_pictures_do():
+    model = make_limner()
+    own, conversations = objective(KEPT, model), batch(model)
+    features = target_features(own.trainable, conversations)
+    losses, kept = own(conversations, 3), own(FeatureBatch(features), 3)
+    assert set(kept) == {"loss", "cosine", "squared_error", "quantizer"} and kept["loss"] > 0
+    assert all(kept[name].item() == pytest.approx(losses[name].item(), rel=1e-5) for name in kept)
 
 
 def test_prefixes_begin_after_a_share_of_the_steps_and_a_step_is_made_again():
@@ -161,6 +239,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
         run(tmp_path, replace(STAGE, data=("world/describe",)))
     with pytest.raises(ValueError, match=r"tokenizer\.pooled_width is 0: give the width"):
         replace(STAGE, caption_weight=1.0)
+    with pytest.raises(ValueError, match="pictures is 30, of which features alone are kept; caption_weight and flow"):
+        replace(KEPT, flow_weight=0.1)
     with pytest.raises(ValueError, match="are all 0: nothing is learned"):
         replace(STAGE, cosine_weight=0.0, squared_error_weight=0.0)
     with pytest.raises(ValueError, match=r"visual_tokenizer\.tokenizer\.patch_width is 7; it follows from the model"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from ...inference.model import Limner
 from ...inference.output import atomic_folder
 from ...mllm.visual_tokens.config import VisualTokenizerConfig
 from ...mllm.visual_tokens.losses import codebook_use, contrastive_loss, cosine_loss, squared_error_loss
-from ...mllm.visual_tokens.tokenizer import VisualTokenizer
+from ...mllm.visual_tokens.tokenizer import VisualTokenizer, VisualTokenizerOutput
 from ...world.talk import PHRASINGS_SHARE
 from ..data import JointBatch
 from ..datasets.mixture import Mixture, load_sources
@@ -29,6 +31,7 @@ from ..loop import LoopConfig, fit
 from ..losses import Targets, add_weighted_sum
 from ..objective import pool_vision_features, target_features, vision_inputs
 from ..option_checks import check_numbers, check_shares
+from ..picture_features import FeatureBatch, KeptFeatures, first_features
 from ..random_choices import random_choices
 from ..resume import check_same_run, default_settings, run_settings
 from ..trainable import TrainableModel
@@ -36,6 +39,8 @@ from .joint_options import JointStage, check_data
 
 POOL_BATCHES = 8
 """Conversations are told in pools of so many batches: their lengths do not matter here"""
+FEATURES = "features"
+"""Folder in the stage's with those of its ``pictures``, as long as it trains"""
 FLOW = JointStage(flow_samples=1, context_dropout=0.0)
 """What the flow loss takes from a stage: times and noises"""
 
@@ -60,6 +65,11 @@ class VisualTokenizerStage:
     """Share of the world's conversations that are in words which strangers wrote, where there are some for their kind"""
     precomputed: str = ""
     """A folder of `limner precompute`, with the outputs of the vision tower for the data's pictures"""
+    pictures: int = 0
+    """How many pictures to learn from, of which the tower's features are computed once and kept in memory, in bf16; 0: new ones
+    in every step"""
+    begin_pictures: int = 4096
+    """mlp: of how many pictures it begins with the principal components"""
     cosine_weight: float = 1.0
     """Of 1 - cosine of each image feature"""
     squared_error_weight: float = 1.0
@@ -80,7 +90,13 @@ class VisualTokenizerStage:
         check_shares(self, "draw_share", "phrasings", "all_tokens_share")
         weights = ("cosine_weight", "squared_error_weight", "caption_weight", "flow_weight")
         check_numbers(self, *weights, least=0)
-        check_numbers(self, "validation_pictures", least=2)
+        check_numbers(self, "validation_pictures", "begin_pictures", least=2)
+        check_numbers(self, "pictures", least=0)
+        if self.pictures and (self.caption_weight or self.flow_weight):
+            raise ValueError(
+                f"pictures is {self.pictures}, of which features alone are kept; caption_weight and flow_weight need the "
+                "conversations and the pixels: set them or pictures to 0"
+            )
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0: nothing is learned")
         if self.caption_weight and not self.tokenizer.pooled_width:
@@ -98,6 +114,7 @@ def model_sizes(model: Limner) -> dict[str, Any]:
         "num_patches": tower.num_patches,
         "feature_width": tower.width,
         "feature_tokens": model.config.feature_tokens,
+        "feature_pool": model.config.feature_pool,
     }
 
 
@@ -149,32 +166,14 @@ class TokenizerObjective:
         """All weights stay in fp32, since codes are decisions; products are in ``dtype``."""
         self.learned, self.trainable, self.stage, self.seed, self.dtype = learned, trainable, stage, seed, dtype
 
-    def __call__(self, batch: JointBatch, step: int) -> dict[str, Tensor]:
-        device = self.learned.tokenizer.feature_proj.weight.device
+    def __call__(self, batch: JointBatch | FeatureBatch, step: int) -> dict[str, Tensor]:
+        device = next(self.learned.parameters()).device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.losses(batch.to(device), step)
 
-    def losses(self, batch: JointBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, batch: JointBatch | FeatureBatch, step: int) -> dict[str, Tensor]:
         """The losses of a batch on the tokenizer's device."""
-        stage, drawings = self.stage, len(batch.target)
-        if drawings < 2:
-            return {"loss": torch.zeros(())}
-        with torch.no_grad():
-            features = target_features(self.trainable, batch)
-            target = pool_vision_features(self.trainable, features).float()
-        output = self.learned.tokenizer(features, self.lengths(drawings, step))
-        losses = {
-            "cosine": cosine_loss(output.features, target),
-            "squared_error": squared_error_loss(output.features, target) / target.var(0).mean(),
-            "quantizer": output.quantizer_loss,
-        }
-        if self.learned.caption_proj is not None:
-            words, has_caption = caption_words(self.trainable, batch)
-            assert output.pooled is not None
-            losses["caption"] = contrastive_loss(output.pooled, self.learned.caption_proj(words.float()), has_caption)
-        if stage.flow_weight:
-            losses["flow"] = self.flow_loss(batch, output.features, step)
-        share = drawings / batch.counts()[1]  # of the drawings of all batches that make a step
+        stage = self.stage
         weights = {
             "cosine": stage.cosine_weight,
             "squared_error": stage.squared_error_weight,
@@ -182,7 +181,33 @@ class TokenizerObjective:
             "caption": stage.caption_weight,
             "flow": stage.flow_weight,
         }
+        if isinstance(batch, FeatureBatch):
+            return add_weighted_sum(self.reconstruction(batch.features.float(), step)[0], weights)
+        drawings = len(batch.target)
+        if drawings < 2:
+            return {"loss": torch.zeros(())}
+        with torch.no_grad():
+            features = target_features(self.trainable, batch)
+        losses, output = self.reconstruction(features, step)
+        if self.learned.caption_proj is not None:
+            words, has_caption = caption_words(self.trainable, batch)
+            assert output.pooled is not None
+            losses["caption"] = contrastive_loss(output.pooled, self.learned.caption_proj(words.float()), has_caption)
+        if stage.flow_weight:
+            losses["flow"] = self.flow_loss(batch, output.features, step)
+        share = drawings / batch.counts()[1]  # of the drawings of all batches that make a step
         return {name: share * value for name, value in add_weighted_sum(losses, weights).items()}
+
+    def reconstruction(self, features: Tensor, step: int) -> tuple[dict[str, Tensor], VisualTokenizerOutput]:
+        """Losses of what is known of a picture from the tower's ``features`` (pictures, patches, width) alone."""
+        target = pool_vision_features(self.trainable, features).float()
+        output = self.learned.tokenizer(features, self.lengths(len(features), step))
+        losses = {
+            "cosine": cosine_loss(output.features, target),
+            "squared_error": squared_error_loss(output.features, target) / target.var(0).mean(),
+            "quantizer": output.quantizer_loss,
+        }
+        return losses, output
 
     def lengths(self, drawings: int, step: int) -> Tensor | None:
         """How many tokens each drawing of a step keeps (drawings,); None for all."""
@@ -293,13 +318,22 @@ def train_visual_tokenizer(
     with torch.no_grad():
         features = target_features(trainable, fixed)
         target = pool_vision_features(trainable, features)
-        tokenizer.feature_proj.bias.copy_(target.float().mean((0, 1)))  # the best guess without any code
+    make_batch: Callable[[int], JointBatch | FeatureBatch] = batches
+    loop = stage.loop
+    first = features.cpu()
+    if stage.pictures:
+        kept = first_features(trainable, batches, stage.pictures, loop.num_workers, folder / FEATURES)
+        make_batch, loop = KeptFeatures(kept, loop.batch_size, seed), replace(loop, num_workers=0)
+        first = kept[: stage.begin_pictures]
+    elif config.architecture == "mlp":
+        first = first_features(trainable, batches, stage.begin_pictures, loop.num_workers)
+    tokenizer.begin(first.to(device, torch.float32))
     fit(
         "visual_tokenizer",
         learned,
-        batches,
+        make_batch,
         TokenizerObjective(learned, trainable, stage, seed, dtype),
-        stage.loop,
+        loop,
         folder,
         validation=partial(reconstruction_figures, tokenizer, features, target),
     )
@@ -308,6 +342,7 @@ def train_visual_tokenizer(
         parameter.data = parameter.data.to(model.stored_dtype)
     with atomic_folder(folder / "model") as fresh:
         save_module(tokenizer.cpu(), fresh)
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)
     model.cpu().requires_grad_(True)
 
 

@@ -34,10 +34,22 @@ CONFIGS = {
     "fsq": VisualTokenizerConfig(**SIZES, levels=(8, 5, 5)),
     "vq": VisualTokenizerConfig(**SIZES, quantizer="vq", codebook_size=40, code_width=5),
 }
+CONFIGS |= {f"{name}_mlp": replace(config, architecture="mlp") for name, config in CONFIGS.items()}
 
 
 @pytest.fixture(params=CONFIGS)
 def tokenizer(request):
+    """Layers over the whole image have begun, and learned a little: where they add zero a test would not see them."""
+    made = VisualTokenizer(CONFIGS[request.param])
+    if made.config.architecture == "mlp":
+        made.begin(torch.randn(60, 16, 12))
+        for part in (made.encoder, made.decoder):
+            torch.nn.init.normal_(part.hidden[-1].weight, std=0.1)
+    return made.eval()
+
+
+@pytest.fixture(params=["fsq", "vq"])
+def transformer(request):
     return VisualTokenizer(CONFIGS[request.param]).eval()
 
 
@@ -51,39 +63,39 @@ def test_images_to_codes_to_image_features(tokenizer):
 
 
 @torch.no_grad()
-def test_places_of_patches_are_seen(tokenizer):
+def test_places_of_patches_are_seen(transformer):
     features = torch.randn(2, 16, 12)
-    assert not torch.allclose(tokenizer.encoder(features), tokenizer.encoder(features.flip(1)), atol=1e-3)
+    assert not torch.allclose(transformer.encoder(features), transformer.encoder(features.flip(1)), atol=1e-3)
 
 
 @torch.no_grad()
-def test_at_the_start_tokens_stand_for_places(tokenizer):
+def test_at_the_start_tokens_stand_for_places(transformer):
     """A change in one corner changes the state of the token there most, and that code the features there."""
     features = torch.randn(8, 16, 12)
     corner = features.clone()
     corner[:, -1] += 3  # the last of 4 x 4 patches, in the quarter of token 4
-    moved = (tokenizer.encoder(corner) - tokenizer.encoder(features)).norm(dim=2).mean(0)
+    moved = (transformer.encoder(corner) - transformer.encoder(features)).norm(dim=2).mean(0)
     assert moved[:5].argmax() == 4 and moved[4] > 3 * moved[1]
     codes = torch.randint(40, (8, 8))
     changed = codes.clone()
     changed[:, 4] = (codes[:, 4] + 17) % 40
-    moved = (tokenizer.decode(changed) - tokenizer.decode(codes)).norm(dim=2).mean(0)
+    moved = (transformer.decode(changed) - transformer.decode(codes)).norm(dim=2).mean(0)
     assert moved.argmax() == 3 and moved[3] > 1.5 * moved[0]
 
 
 @torch.no_grad()
-def test_codes_are_causal(tokenizer):
+def test_codes_are_causal(transformer):
     """Code i depends on queries up to i alone: changing or removing later ones leaves it as it was."""
-    features, queries = torch.randn(4, 16, 12), tokenizer.encoder.queries
-    codes = tokenizer.encode(features)
-    states = tokenizer.encoder(features)
+    features, queries = torch.randn(4, 16, 12), transformer.encoder.queries
+    codes = transformer.encode(features)
+    states = transformer.encoder(features)
     queries[5:] += torch.randn(3, 32)
-    assert torch.equal(tokenizer.encode(features)[:, :5], codes[:, :5])
-    assert not torch.allclose(tokenizer.encoder(features)[:, 5:], states[:, 5:])
-    tokenizer.encoder.queries = torch.nn.Parameter(queries[:5])
-    torch.testing.assert_close(tokenizer.encoder(features), states[:, :5])
-    tokenizer.encoder.queries = torch.nn.Parameter(queries + torch.eye(8, 32)[:1])
-    assert not torch.allclose(tokenizer.encoder(features)[:, :5], states[:, :5])
+    assert torch.equal(transformer.encode(features)[:, :5], codes[:, :5])
+    assert not torch.allclose(transformer.encoder(features)[:, 5:], states[:, 5:])
+    transformer.encoder.queries = torch.nn.Parameter(queries[:5])
+    torch.testing.assert_close(transformer.encoder(features), states[:, :5])
+    transformer.encoder.queries = torch.nn.Parameter(queries + torch.eye(8, 32)[:1])
+    assert not torch.allclose(transformer.encoder(features)[:, :5], states[:, :5])
 
 
 @torch.no_grad()
@@ -110,7 +122,7 @@ def test_nested_dropout_decodes_each_rows_prefix(tokenizer):
 @torch.no_grad()
 def test_dropped_tokens_are_not_held_to_their_codes():
     tokenizer, features = VisualTokenizer(CONFIGS["vq"]).eval(), torch.randn(4, 16, 12)
-    states = tokenizer.vector_proj(tokenizer.encoder(features))  # the norm is none at first
+    states = tokenizer.encoder(features)  # the norm is none at first
     first = tokenizer(features, torch.ones(4, dtype=torch.long)).quantizer_loss
     errors = (states - tokenizer.quantizer.codebook[tokenizer.encode(features)]).square().mean(2)
     torch.testing.assert_close(first, 0.25 * errors[:, 0].mean())
@@ -147,7 +159,7 @@ def test_it_learns(kind):
 def test_no_code_rests_at_one_value():
     """Whatever the encoder's vectors are: here all far to one side, where they would have one code."""
     tokenizer = VisualTokenizer(CONFIGS["fsq"])
-    tokenizer.vector_proj.bias.fill_(5)
+    tokenizer.encoder.vector_proj.bias.fill_(5)
     features = torch.randn(32, 16, 12)
     for _ in range(90):
         codes = tokenizer(features).codes
@@ -189,6 +201,12 @@ def test_weights_with_another_codebook_or_order_are_refused(kind, changes, said,
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"architecture": "cnn"}, "architecture is 'cnn'; it can be transformer or mlp"),
+        (
+            {"architecture": "mlp", "feature_width": 8},
+            "feature_width is 8, patch_width 12: layers over the whole image",
+        ),
+        ({"feature_pool": "max"}, "feature_pool is 'max'; it can be grid or sequence"),
         ({"quantizer": "lfq"}, "quantizer is 'lfq'; it can be fsq or vq"),
         ({"levels": (8, 2)}, r"levels are \(8, 2\); there must be some, each of at least 3"),
         ({"levels": ()}, "levels are"),
