@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VisualTokenizerConfig
@@ -76,6 +77,13 @@ class FiniteScalarQuantizer(nn.Module):
         """Codes (...) to the vectors (..., len(levels)) that they stand for, in fp32."""
         digits = codes[..., None] // self.place_values % self.levels
         return (digits - self.half_widths) / self.half_widths
+
+    def one_hot_digits(self, codes: Tensor) -> Tensor:
+        """Codes (...) to (..., sum of the levels): of each dimension's levels 1 at the one that the code has, and 0 elsewhere."""
+        digits = codes[..., None] // self.place_values % self.levels
+        return torch.cat(
+            [F.one_hot(digits[..., i], int(count)) for i, count in enumerate(self.levels.tolist())], dim=-1
+        ).float()
 
     @property
     def half_widths(self) -> Tensor:

@@ -21,6 +21,7 @@ from ...inference.model import Limner
 from ...inference.output import atomic_folder
 from ...mllm.visual_tokens.config import VisualTokenizerConfig
 from ...mllm.visual_tokens.losses import codebook_use, contrastive_loss, cosine_loss, squared_error_loss
+from ...mllm.visual_tokens.quantizers import FiniteScalarQuantizer
 from ...mllm.visual_tokens.tokenizer import VisualTokenizer, VisualTokenizerOutput
 from ...world.talk import PHRASINGS_SHARE
 from ..data import JointBatch
@@ -39,6 +40,8 @@ from .joint_options import JointStage, check_data
 
 POOL_BATCHES = 8
 """Conversations are told in pools of so many batches: their lengths do not matter here"""
+CODE_ROW_LENGTH = 0.3
+"""Of visual tokens' first rows in the backbone's tables, as a part of words'"""
 FEATURES = "features"
 """Folder in the stage's with those of its ``pictures``, as long as it trains"""
 FLOW = JointStage(flow_samples=1, context_dropout=0.0)
@@ -348,16 +351,25 @@ def train_visual_tokenizer(
 
 @torch.no_grad()
 def spread_code_rows(model: Limner) -> None:
-    """Begin the rows of visual tokens in the backbone's tables as a random projection of the vectors that their codes stand for,
-    as long as words' rows: codes that decode alike are alike, and what is learned of one is learned of its neighbours."""
+    """Begin the rows of visual tokens in the backbone's tables as a random projection of what their codes stand for, shorter than
+    words' rows.
+
+    Codes that decode alike are alike, and what is learned of one is learned of its neighbours. Of FSQ the projection is of each
+    dimension's level too: of the vectors alone a hidden state could say at first that a level is high or low, but not which.
+    Rows as long as words' would make confident guesses of all codes, and of codes where words come.
+    """
     mllm = model.mllm
     config, codes = mllm.visual_tokenizer.config, mllm.vocabulary.codes
-    vectors = mllm.visual_tokenizer.quantizer.codes_to_vectors(torch.arange(config.num_codes)).float()
-    vectors = (vectors - vectors.mean(0)) / vectors.std(0)
+    quantizer, numbers = mllm.visual_tokenizer.quantizer, torch.arange(config.num_codes)
+    described = [quantizer.codes_to_vectors(numbers).float()]
+    if isinstance(quantizer, FiniteScalarQuantizer):
+        described.append(quantizer.one_hot_digits(numbers))
+    parts = [(part - part.mean(0)) / (part.std(0) * part.shape[1] ** 0.5) for part in described]
+    vectors = torch.cat(parts, dim=1) / len(parts) ** 0.5
     tables = [mllm.llm.get_input_embeddings().weight]
     if not mllm.has_tied_embeddings:
         tables.append(mllm.llm.get_output_embeddings().weight)
     for table in tables:
         words = table[: codes.start].float()
-        rows = vectors @ torch.randn(vectors.shape[1], table.shape[1]) / vectors.shape[1] ** 0.5
-        table[codes.start : codes.stop] = (words.mean(0) + rows * words.std(0)).to(table.dtype)
+        rows = vectors @ torch.randn(vectors.shape[1], table.shape[1])
+        table[codes.start : codes.stop] = (words.mean(0) + CODE_ROW_LENGTH * rows * words.std(0)).to(table.dtype)

@@ -33,6 +33,14 @@ def test_every_code_of_fsq_is_reached_and_read_back():
     assert len(fsq.vectors_to_codes(torch.randn(20_000, 3) * 2).unique()) == 160
 
 
+def test_digits_of_a_code_are_its_levels():
+    fsq = FiniteScalarQuantizer([8, 5, 4])
+    codes = torch.arange(fsq.num_codes)
+    digits = [part.argmax(1) for part in fsq.one_hot_digits(codes).split([8, 5, 4], dim=1)]
+    assert torch.equal(digits[0] + 8 * digits[1] + 40 * digits[2], codes)
+    assert torch.equal(fsq.one_hot_digits(codes).sum(1), torch.full((160,), 3.0))
+
+
 def test_codes_do_not_depend_on_the_precision_around():
     fsq, vq = FiniteScalarQuantizer([8, 5, 5, 5]), VectorQuantizer(200, 4).eval()
     x = torch.randn(256, 4).bfloat16()
