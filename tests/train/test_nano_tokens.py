@@ -26,6 +26,7 @@ SIZES = {
 TINY = [
     "visual_tokenizer.data=[world/draw]",
     "visual_tokenizer.validation_pictures=4",
+    "visual_tokenizer.pictures=12",
     'language.data=["world/draw:1.0"]',
     *(f"visual_tokenizer.tokenizer.{key}={value}" for key, value in SIZES.items()),
     *(f"{stage}.loop.{key}={value}" for stage in ("visual_tokenizer", "language") for key, value in LOOP.items()),
