@@ -62,9 +62,8 @@ def first_features(
     than a picture a batch.
     """
     device = next(trainable.frozen_encoders.vision_tower.parameters()).device
-    files = (
-        [] if folder is None else sorted(folder.glob("*.safetensors"))
-    )  # each named by the batch that comes after it
+    # each is named by the batch that comes after it
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     made = [load_file(path)["features"] for path in files]
     begin, have = int(files[-1].stem) if files else 0, sum(map(len, made))
     if have >= pictures:

@@ -75,15 +75,16 @@ class FiniteScalarQuantizer(nn.Module):
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """Codes (...) to the vectors (..., len(levels)) that they stand for, in fp32."""
-        digits = codes[..., None] // self.place_values % self.levels
-        return (digits - self.half_widths) / self.half_widths
+        return (self.digits(codes) - self.half_widths) / self.half_widths
 
     def one_hot_digits(self, codes: Tensor) -> Tensor:
         """Codes (...) to (..., sum of the levels): of each dimension's levels 1 at the one that the code has, and 0 elsewhere."""
-        digits = codes[..., None] // self.place_values % self.levels
-        return torch.cat(
-            [F.one_hot(digits[..., i], int(count)) for i, count in enumerate(self.levels.tolist())], dim=-1
-        ).float()
+        pairs = zip(self.digits(codes).unbind(-1), self.levels.tolist(), strict=True)
+        return torch.cat([F.one_hot(digits, count) for digits, count in pairs], dim=-1).float()
+
+    def digits(self, codes: Tensor) -> Tensor:
+        """Codes (...) to the number of the level (..., len(levels)) that they have in each dimension."""
+        return codes[..., None] // self.place_values % self.levels
 
     @property
     def half_widths(self) -> Tensor:

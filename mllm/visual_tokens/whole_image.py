@@ -1,8 +1,8 @@
 """Encoder and decoder of the visual tokenizer as layers over the whole image, begun from principal components.
 
 What they begin with is a tokenizer already, and an image costs them about a tenth of what it costs the transformers: on a CPU
-they get in minutes to where the transformers, begun at random, do not get in hours. Their weights grow with the number and width
-of the image features.
+they get in minutes to where the transformers, begun at random, do not get in an hour. Their weights grow with the number and
+width of the image features.
 """
 
 from __future__ import annotations

@@ -345,7 +345,8 @@ def train_visual_tokenizer(
         parameter.data = parameter.data.to(model.stored_dtype)
     with atomic_folder(folder / "model") as fresh:
         save_module(tokenizer.cpu(), fresh)
-    shutil.rmtree(folder / FEATURES, ignore_errors=True)
+    if stage.pictures:
+        shutil.rmtree(folder / FEATURES)
     model.cpu().requires_grad_(True)
 
 
