@@ -60,13 +60,16 @@ def evaluate(
     steps: int | None = None,
     part: tuple[int, int] = (0, 1),
     only: Sequence[str] = (),
+    image_temperature: float | None = None,
 ) -> dict[str, Any] | None:
-    """All kinds of drawings, 100 of each or ``limit``; files, arguments and errors are those of `world.evaluate`. Beside them
+    """All kinds of drawings, 100 of each or ``limit``, visual tokens sampled at this temperature or the model's; files, errors
+    and the other arguments are those of `world.evaluate`. Beside them
     ``figures.json`` has what is measured of features, with what the drawings cost, and ``tokens.svg`` shows both by the number of
     tokens. A model that draws by queries alone has what there is of these."""
     count = check_limit(limit) or DEFAULT_COUNT
-    tasks = all_tasks(model, count, steps)
-    results = evaluate_tasks(model, output, tasks, {"examples": count}, "by the number of tokens", steps, part, only)
+    tasks = all_tasks(model, count, steps, image_temperature)
+    settings = {"examples": count, "image_temperature": image_temperature}
+    results = evaluate_tasks(model, output, tasks, settings, "by the number of tokens", steps, part, only)
     if results is None:
         return None
     figures = drawing_figures(model, results["scores"], output)
@@ -78,20 +81,23 @@ def evaluate(
     return results | figures
 
 
-def all_tasks(model: Limner, count: int, steps: int | None) -> dict[str, Callable[[], Task]]:
+def all_tasks(
+    model: Limner, count: int, steps: int | None, image_temperature: float | None = None
+) -> dict[str, Callable[[], Task]]:
     """Those that the model has, made when called."""
     made: dict[str, Callable[[], Task]] = {}
+    draw = partial(drawing(steps), image_temperature=image_temperature)
     if model.mllm.visual_tokenizer is not None:
         for length in (None, *reversed(model.config.visual_lengths)):
             made[f"reconstruct/{length or 'features'}"] = partial(reconstructing_task, length, count, steps)
     for mode in model.config.image_modes:
         lengths = model.config.lengths_of(mode)
         for length in reversed(lengths or (model.config.num_queries,)):
-            made[f"draw/{mode}/{length}"] = partial(drawing_task, mode, length, count, steps)
-        made[f"diverse/{mode}"] = partial(diverse_task, mode, max(1, count // 4), steps)
+            made[f"draw/{mode}/{length}"] = partial(drawing_task, mode, length, count, draw)
+        made[f"diverse/{mode}"] = partial(diverse_task, mode, max(1, count // 4), draw)
         for things in (1, MANY) if lengths else ():
-            made[f"chosen/{mode}/{things}"] = partial(things_task, mode, things, None, count, steps)
-            made[f"all/{mode}/{things}"] = partial(things_task, mode, things, lengths[-1], count, steps)
+            made[f"chosen/{mode}/{things}"] = partial(things_task, mode, things, None, count, draw)
+            made[f"all/{mode}/{things}"] = partial(things_task, mode, things, lengths[-1], count, draw)
     return made
 
 
@@ -122,18 +128,18 @@ def shown_picture(prompt: Messages) -> Image.Image:
     return picture
 
 
-def drawing_task(mode: str, length: int, count: int, steps: int | None) -> Task:
+def drawing_task(mode: str, length: int, count: int, draw: Callable[..., Any]) -> Task:
     """Requests of GenEval's categories, drawn by so many tokens or queries."""
     chosen = mixed_cases(count)
 
     def grade(_: Limner, judge: Judge, replies: Sequence[Reply]) -> Grades:
         return judge_pictures(judge, [case.expected for case in chosen], first_images(replies)), {}
 
-    generate = partial(drawing(steps), image_mode=mode, image_tokens=length)
+    generate = partial(draw, image_mode=mode, image_tokens=length)
     return Task(f"draw/{mode}/{length}", [case.prompt for case in chosen], generate, grade)
 
 
-def diverse_task(mode: str, count: int, steps: int | None) -> Task:
+def diverse_task(mode: str, count: int, draw: Callable[..., Any]) -> Task:
     """`SAMPLES` drawings of each of ``count`` requests for one thing. Beside the share that is right stands how much those of a
     request differ, the mean of 1 - cosine of the vision tower's features over all pairs."""
     chosen = [case for case in make_cases("single_object", False, count) for _ in range(SAMPLES)]
@@ -146,10 +152,10 @@ def diverse_task(mode: str, count: int, steps: int | None) -> Task:
         return right, {"diversity": sum(differ) / len(differ)}
 
     prompts = [case.prompt for case in chosen]
-    return Task(f"diverse/{mode}", prompts, partial(drawing(steps), image_mode=mode), grade)
+    return Task(f"diverse/{mode}", prompts, partial(draw, image_mode=mode), grade)
 
 
-def things_task(mode: str, things: int, length: int | None, count: int, steps: int | None) -> Task:
+def things_task(mode: str, things: int, length: int | None, count: int, draw: Callable[..., Any]) -> Task:
     """Requests for so many things, drawn by as many tokens or queries as the model chooses, or by ``length``. Beside the share
     that is right stands the mean number."""
     scenes = scenes_of(things, count)
@@ -163,7 +169,7 @@ def things_task(mode: str, things: int, length: int | None, count: int, steps: i
         return right, {"tokens": sum(lengths) / len(lengths)}
 
     prompts = [f"draw {ASKING.phrase(scene, Detail())}" for scene in scenes]
-    generate = partial(drawing(steps), image_mode=mode, image_tokens=length)
+    generate = partial(draw, image_mode=mode, image_tokens=length)
     return Task(f"{'chosen' if length is None else 'all'}/{mode}/{things}", prompts, generate, grade)
 
 

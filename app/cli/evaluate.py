@@ -20,6 +20,7 @@ def evaluate(
     seeds: Whole | None = None,
     ocr: bool = False,
     num_inference_steps: Annotated[Whole | None, Parameter(alias="--steps")] = None,
+    image_temperature: float | None = None,
 ) -> None:
     """Measure a model.
 
@@ -33,11 +34,14 @@ def evaluate(
         seeds: pictures of each drawing and edit (world: 1, geneval: 4; the others have 1)
         ocr: world: an OCR of others (limner[ocr]) reads the signs, too
         num_inference_steps: sampling steps of a picture
+        image_temperature: tokens: of sampled visual tokens
     """
     from ...evaluation import geneval, ladder, tokens, world
 
     if ocr and suite != "world":
         raise ValueError("--ocr is for world: there are no signs in other suites")
+    if image_temperature is not None and suite != "tokens":
+        raise ValueError("--image-temperature is for tokens: other suites draw as the model does by itself")
     index, _, parts = part.partition("/")
     if not (index.isdecimal() and parts.isdecimal()):
         raise ValueError(f"--part {part} is not I/N, such as 1/4")
@@ -55,6 +59,6 @@ def evaluate(
     elif suite == "tokens":
         if seeds not in (None, 1):
             raise ValueError(f"--seeds is {seeds}; tokens takes one picture of every request")
-        tokens.evaluate(loading.load(), out, only=only, **shared)
+        tokens.evaluate(loading.load(), out, only=only, image_temperature=image_temperature, **shared)
     else:
         world.evaluate(loading.load(), out, seeds=1 if seeds is None else seeds, only=only, ocr=ocr, **shared)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import TOKENS, make_limner, picture
 from limner.app.cli import main as cli
 from limner.evaluation import tokens
 from limner.evaluation.geneval_cases import mixed_cases
+from limner.evaluation.tasks import drawing
 from limner.mllm.picture_tokens import tokens_of
 from limner.world.scene import render
 
@@ -51,9 +53,23 @@ def test_the_command_measures_and_plots(model, tmp_path, monkeypatch, capsys):
 
 def test_drawings_have_as_many_tokens_as_asked_for(model):
     for mode, length in (("tokens", 1), ("tokens", 4), ("queries", 2), ("queries", 4)):
-        (reply,) = tokens.drawing_task(mode, length, 1, 1).generate_batch(model, 0)
+        (reply,) = tokens.drawing_task(mode, length, 1, drawing(1)).generate_batch(model, 0)
         said = tokens_of(reply.images[0], model.config)
         assert (said.mode, said.length) == (mode, length)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_visual_tokens_are_sampled_at_the_temperature_asked_for(model, temperature):
+    """The likeliest codes have no seed, those of a high temperature have."""
+    task = tokens.all_tasks(model, 4, 1, temperature)["diverse/tokens"]()
+    task = replace(task, generate=partial(task.generate, image_tokens=4))
+    said = {tokens_of(reply.images[0], model.config).codes for reply in task.generate_batch(model, 0)}
+    assert (len(said) == 1) == (temperature == 0.0)
+
+
+def test_a_temperature_of_other_suites_is_refused(capsys):
+    assert cli.main(["eval", "world", "--image-temperature", "0.5"]) == 2
+    assert "--image-temperature is for tokens" in capsys.readouterr().err
 
 
 def test_a_reconstruction_is_drawn_from_the_prefix_alone(model):
