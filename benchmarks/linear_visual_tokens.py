@@ -1,5 +1,5 @@
 """What a visual tokenizer keeps before it is trained: principal components of whole pictures' image features, four to a token in
-the order of their variance, rounded by FSQ, and back by least squares (`VisualTokenizer.begin`).
+the order of their variance, rounded by FSQ, and back by least squares (`VisualTokenizer.initialize`).
 
 python benchmarks/linear_visual_tokens.py [--model nano] [--count 4000] [--levels 8 5 5 5]
 """
@@ -44,7 +44,7 @@ def main() -> None:
     config = VisualTokenizerConfig(**model_sizes(model), levels=options.levels, architecture="mlp")
     tokenizer = VisualTokenizer(config)
     features, held = tower_features(model, options.count), torch.arange(options.count) % 10 == 0
-    tokenizer.begin(features[~held])
+    tokenizer.initialize(features[~held])
     other = features[held]
     for name, value in reconstruction_figures(tokenizer.eval(), other, pooled(model, other)).items():
         print(f"{name} {float(value):.4f}")

@@ -25,6 +25,8 @@ from ..integrations.seed_x.qwen_vl_vision import CLIP_MEAN, CLIP_STD, QwenVLVisi
 from ..mllm.config import LimnerConfig
 from ..mllm.stream import StreamModel
 from ..mllm.vision_tower import VisionTower
+from ..mllm.visual_tokens.config import VisualTokenizerConfig
+from ..mllm.visual_tokens.draft import check_draft
 from ..mllm.visual_tokens.tokenizer import VisualTokenizer
 from ..mllm.vocabulary import add_control_tokens, vocabulary_from_tokenizer
 from .build_options import BuildOptions
@@ -84,17 +86,17 @@ def add_picture_tokens(
     *,
     query_lengths: tuple[int, ...] = (),
     seen_images: str = "features",
+    draft_by_queries: bool = False,
 ) -> Limner:
     """A model that draws by the codes of ``visual_tokenizer`` too, and by as many queries as it announces, one of
-    ``query_lengths``. Its parts are the given model's, whose backbone grows by the new tokens' rows: these have to be trained.
+    ``query_lengths``; the other options are those of its configuration. Its parts are the given model's, whose backbone grows by
+    the new tokens' rows: these have to be trained, as has the draft.
 
     Raises ValueError for a tokenizer and lengths that do not fit the model.
     """
-    codes: dict[str, Any] = {"query_lengths": query_lengths, "seen_images": seen_images}
-    if visual_tokenizer is not None:
-        own = visual_tokenizer.config
-        codes |= {"visual_codes": own.num_codes, "visual_lengths": own.lengths}
-    config, tokenizer, old = replace(model.config, **codes), copy.deepcopy(model.tokenizer), model.mllm
+    own = None if visual_tokenizer is None else visual_tokenizer.config
+    config = config_with_tokens(model.config, own, query_lengths, seen_images, draft_by_queries)
+    tokenizer, old = copy.deepcopy(model.tokenizer), model.mllm
     add_control_tokens(tokenizer, config)
     if len(tokenizer) > old.llm.get_input_embeddings().weight.shape[0]:
         old.llm.resize_token_embeddings(len(tokenizer))
@@ -107,6 +109,23 @@ def add_picture_tokens(
     made = Limner(mllm, model.detokenizer, tokenizer, model.defaults).eval()
     made.name = model.name
     return made
+
+
+def config_with_tokens(
+    config: LimnerConfig,
+    tokenizer: VisualTokenizerConfig | None,
+    query_lengths: tuple[int, ...],
+    seen_images: str,
+    draft_by_queries: bool,
+) -> LimnerConfig:
+    """That of a model of ``config`` after `add_picture_tokens`. Raises ValueError for what does not go together."""
+    codes: dict[str, Any] = {}
+    if tokenizer is not None:
+        codes = {"visual_codes": tokenizer.num_codes, "visual_lengths": tokenizer.lengths}
+        if draft_by_queries:
+            check_draft(tokenizer)
+    ways = {"query_lengths": query_lengths, "seen_images": seen_images, "draft_by_queries": draft_by_queries}
+    return replace(config, **codes, **ways)
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:

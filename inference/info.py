@@ -20,6 +20,7 @@ def count_parameters(model: Limner) -> dict[str, int]:
         f"vision tower ({mllm.vision_tower.model.config.model_type})": [mllm.vision_tower],
         "queries and resamplers": [mllm.queries, mllm.input_resampler, mllm.output_resampler],
         **({"visual tokenizer": [mllm.visual_tokenizer]} if mllm.visual_tokenizer is not None else {}),
+        **({"draft of visual tokens": [mllm.draft]} if mllm.draft is not None else {}),
         "conditioning adapter": [detokenizer.adapter],
         **({"glyphs (t5)": [detokenizer.glyphs]} if getattr(detokenizer, "glyphs", None) else {}),
         **({"glyph images": [detokenizer.glyph_images]} if getattr(detokenizer, "glyph_images", None) else {}),
@@ -48,8 +49,10 @@ def describe_model(model: Limner) -> str:
     shapes = ", ".join(f"{h}x{w}" for h, w in config.shapes or (config.default_size,))
     queries = ", ".join(map(str, config.query_lengths or (config.num_queries,)))
     lengths = ", ".join(map(str, config.visual_lengths))
+    drafted = ", drafted by the queries" if config.draft_by_queries else ""
     codes = [
-        f"  visual tokens a drawing        {lengths}, of {config.visual_codes} codes, pictures are seen as {config.seen_images}"
+        f"  visual tokens a drawing        {lengths}, of {config.visual_codes} codes{drafted}, pictures are seen as "
+        f"{config.seen_images}"
     ]
     if not config.visual_codes:
         codes = []

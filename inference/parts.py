@@ -35,7 +35,7 @@ from .generation_config import GenerationConfig
 
 VISUAL_TOKENIZER = "visual_tokenizer"
 """The folder of a visual tokenizer in a model's"""
-STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed")
+STREAM_PARTS = ("queries", "input_resampler", "output_resampler", "tile_embed", "draft")
 
 
 def is_model(folder: Path) -> bool:

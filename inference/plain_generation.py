@@ -77,7 +77,8 @@ class PlainGeneration:
     The queries of a picture take one forward each, where `Limner.generate` runs them in one, and give the same features.
     They stay in the stream, as visual tokens do: what follows a picture is `Limner.generate`'s for models with
     ``drawn_images="queries"`` or ``seen_images="tokens"`` alone. Another one would have to see its picture before it goes on, so
-    its replies end with their first ``</img>``. Visual tokens are sampled as words are.
+    its replies end with their first ``</img>``. Visual tokens are sampled as words are; a model that drafts them by queries draws
+    by queries alone here.
 
     ``adapters`` are used at these weights, or as they are switched on now. Make it after the model was moved to its device.
     Raises ValueError for an unknown adapter and for a model that is offloaded or has weights of 8 bits.
@@ -136,6 +137,13 @@ class PlainGeneration:
             "image_mode": image_mode,
             "image_tokens": image_tokens,
         }
+        if config.draft_by_queries:
+            if image_mode == "tokens":
+                raise ValueError(
+                    "image_mode is 'tokens', and this model samples visual tokens around a draft by its queries, which "
+                    "transformers' generate() does not know: take Limner.generate, or image_mode 'queries'"
+                )
+            given["image_mode"] = "queries"
         options = model.defaults.updated(given)
         if options.size is not None:
             model.detokenizer.check_size(*options.size)

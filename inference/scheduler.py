@@ -199,7 +199,7 @@ class Scheduler:
             if group.logits is None and not group.leaving:  # else an interrupt came before the last ones were used
                 self._add_guides(group)
                 with group.cache.restored_on_error():
-                    group.logits = group.decoder.feed_tokens(group.rows, group.cache)
+                    group.cache, group.logits = group.decoder.feed_tokens(group.rows, group.cache)
             self._choose(group)
 
     def _begin_prefix(self, decoder: Decoder, row: RequestRow) -> None:

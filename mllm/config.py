@@ -47,6 +47,8 @@ class LimnerConfig:
     """Codes of the visual tokenizer, in which a picture can be drawn token by token; 0: there is none."""
     visual_lengths: tuple[int, ...] = ()
     """Numbers of tokens that such a picture may have, ascending; the last is all that the visual tokenizer gives."""
+    draft_by_queries: bool = False
+    """Whether a picture of visual tokens begins with all queries, whose image features are a draft of its codes (`CodeDraft`)."""
     query_lengths: tuple[int, ...] = ()
     """Numbers of queries that a drawing may have, ascending to `num_queries`; empty: always all of them."""
     shapes: tuple[tuple[int, int], ...] = ()
@@ -104,6 +106,11 @@ class LimnerConfig:
             raise ValueError(
                 f"visual_codes is {self.visual_codes} and visual_lengths are {self.visual_lengths}: give both, or neither"
             )
+        if self.draft_by_queries and not (self.visual_codes and self.has_branches):
+            raise ValueError(
+                "draft_by_queries is for models that draw by visual tokens and see pictures as features: give visual_codes, or "
+                "leave it out"
+            )
         if self.drawn_images == "queries" and self.lengths:
             raise ValueError("with drawn_images 'queries' every picture has all queries: leave the lengths out")
         if self.seen_images == "tokens":
@@ -143,9 +150,14 @@ class LimnerConfig:
         return self.visual_lengths[-1] if self.seen_images == "tokens" else self.image_tokens
 
     @property
+    def draft_queries(self) -> int:
+        """Queries with which a picture of visual tokens begins."""
+        return self.num_queries if self.draft_by_queries else 0
+
+    @property
     def max_drawing(self) -> int:
-        """The most queries or visual tokens of a drawing."""
-        return max((self.num_queries, *self.visual_lengths))
+        """The most positions that the queries and visual tokens of a drawing take."""
+        return max(self.num_queries, self.draft_queries + max(self.visual_lengths, default=0))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LimnerConfig:

@@ -189,17 +189,45 @@ class Decoder:
             prompt.add(row.lead[:-1])
         return self.prefill(empty)[0]
 
-    def feed_tokens(self, rows: Sequence[Row], cache: StreamCache) -> Tensor:
-        """Feeds the last token of every row, of its text or of a picture; returns the next token's logits (rows, vocabulary)."""
+    def feed_tokens(self, rows: Sequence[Row], cache: StreamCache) -> tuple[StreamCache, Tensor]:
+        """Feeds the last token of every row, of its text or of a picture, and the queries of a draft after what begins a picture
+        of visual tokens. Returns the rows' cache, which may be another one, and the next token's logits (rows, vocabulary)."""
         ids = [self._last_token(row.reply_row) for row in rows]
         embeds = self.model.embed_tokens(torch.tensor(ids, device=self.model.device))[:, None]
-        logits = self.model.logits(cache.extend(embeds)[:, -1])
-        begun = [place for place, row in enumerate(rows) if row.samples and not row.codes]
+        hidden = cache.extend(embeds)[:, -1]
+        begun = [place for place, row in enumerate(rows) if row.reply_row.samples and not row.reply_row.codes]
         if begun and self.config.prompt_tokens:
             states, mask = cache.prompt()
             for place in begun:
                 rows[place].prompt = states[place].clone(), mask[place].clone()
         append_keys(cache, [[] if self._on_branch(row) else [token] for row, token in zip(rows, ids, strict=True)])
+        if begun and self.model.draft is not None:
+            cache, states = self._feed_draft([rows[place] for place in begun], cache, begun)
+            hidden = hidden.index_copy(0, torch.tensor(begun, device=hidden.device), states)
+        return cache, self._with_drafts(rows, self.model.logits(hidden))
+
+    def _feed_draft(self, rows: Sequence[Row], cache: StreamCache, places: Sequence[int]) -> tuple[StreamCache, Tensor]:
+        """Feeds the queries to the rows in these places of a cache alone, which get their draft. Returns the cache of all its
+        rows, and the last query's states (places, width)."""
+        model, n = self.model, self.config.draft_queries
+        others = [place for place in range(len(cache.lengths)) if place not in places]
+        kept, own = cache.take(others), cache.take(places)
+        states = own.extend(model.queries.weight.to(model.dtype).expand(len(places), -1, -1), branch=n)
+        for row, draft in zip(rows, model.draft_logits(model.output_resampler(states)), strict=True):
+            row.draft = draft
+        back = sorted(range(len(cache.lengths)), key=[*others, *places].__getitem__)
+        return StreamCache.join([kept, own] if others else [own]).take(back), states[:, -1]
+
+    def _with_drafts(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        """Logits (rows, vocabulary), with what their drafts add to those of the visual token that comes next."""
+        drafted = [place for place, row in enumerate(rows) if row.draft is not None and row.reply_row.samples]
+        if not drafted:
+            return logits
+        logits, codes = logits.float(), self.vocabulary.codes
+        for place in drafted:
+            row = rows[place]
+            assert row.draft is not None
+            logits[place, codes.start : codes.stop] += row.draft[len(row.reply_row.codes)]
         return logits
 
     def _last_token(self, row: Row) -> int:
@@ -262,7 +290,7 @@ class Decoder:
         """A copy of the cache of a waiting row, cropped back to what begins its image: where its visual tokens are a branch."""
         own = cache.copy()
         if self.config.has_branches and row.codes:
-            if fed := len(row.codes) - 1:  # the last one was not
+            if fed := self.config.draft_queries + len(row.codes) - 1:  # the last code was not
                 own.crop(fed)
             if row.prompt is not None:
                 own.hidden = row.prompt[0][None]

@@ -64,6 +64,8 @@ class Row:
     """What the next image is drawn by, where its begin token is chosen; with the codes that have been sampled"""
     prompt: tuple[Tensor, Tensor] | None = None
     """The last hidden states (prompt_tokens, width) up to the begin token of a picture that is sampled, and their mask"""
+    draft: Tensor | None = None
+    """(num_tokens, num_codes): what the queries' draft adds to the logits of the next image's visual tokens"""
     guided: Row | None = None
     """The row whose visual tokens this one guides: it has a cache with an empty request, and no reply"""
     finish_reason: str = ""
@@ -129,7 +131,7 @@ class Row:
         self.parts.append(image)
         self.pictures.append(image.copy())  # the reader of the events may paint over its own
         self.num_images, self.size, self.lead = self.num_images + 1, None, []
-        self.tokens = self.prompt = None
+        self.tokens = self.prompt = self.draft = None
 
     def finish(self, reason: str) -> None:
         """Ends the reply."""

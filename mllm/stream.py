@@ -17,6 +17,7 @@ from .config import LimnerConfig
 from .masks import Masks, attention_masks, branch_mask, check_backbone
 from .stream_batch import StreamBatch, collate
 from .vision_tower import VisionTower
+from .visual_tokens.draft import CodeDraft, check_draft
 from .vocabulary import Vocabulary
 
 __all__ = ["StreamBatch", "StreamModel", "StreamOutput", "collate"]
@@ -29,12 +30,14 @@ class StreamOutput:
     hidden: Tensor
     """(batch, tokens, width): last hidden states of the main stream"""
     query_states: Tensor
-    """(drawings, num_queries, width): last hidden states of the queries; of no meaning where a drawing has visual tokens or
-    fewer queries, and none where pictures are seen as tokens"""
+    """(drawings, num_queries, width): last hidden states of the queries; of no meaning where a drawing has fewer queries or
+    visual tokens without a draft, and none where pictures are seen as tokens"""
     codes: Tensor | None
     """(token drawings, visual_lengths[-1]): all codes of the pictures that are drawn by visual tokens; None where none is"""
     code_states: Tensor | None
     """(token drawings, visual_lengths[-1], width): the last hidden state that predicts each code"""
+    draft_features: Tensor | None
+    """(token drawings, feature_tokens, vision width): the image features of the queries before the codes; None without a draft"""
     prompt: Tensor | None
     """(drawings, prompt_tokens, width), the last states up to and including what begins the drawing"""
     prompt_mask: Tensor | None
@@ -57,6 +60,8 @@ def check_tokenizer(
             )
             there = "there is no visual tokenizer" if own is None else f"the visual tokenizer has {other}"
             raise ValueError(f"{name} of the config is {one}, and {there}: they must be the same")
+    if config.draft_by_queries:
+        check_draft(own)
     rows = llm.get_input_embeddings().num_embeddings
     if vocabulary.codes.stop > rows:
         raise ValueError(
@@ -100,6 +105,10 @@ class StreamModel(nn.Module):
         # as in SEED-X: a tile's centre, (x, y, 1 - x, 1 - y) / 2, weighs four learned vectors
         self.tile_embed = nn.Parameter(torch.zeros(4, width)) if config.tile_grids else None
         self.visual_tokenizer: Any = visual_tokenizer
+        self.draft: CodeDraft | None = None
+        """Where pictures of visual tokens begin with the queries"""
+        if config.draft_by_queries:
+            self.draft = CodeDraft(config.visual_lengths[-1], self.visual_tokenizer.config.vector_width)
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
         block = torch.tensor([*vocabulary.slots, *vocabulary.codes])  # what stands in pictures, and never among words
         self.register_buffer("block_ids", block, persistent=False)
@@ -257,7 +266,7 @@ class StreamModel(nn.Module):
 
     def branch_tokens(self, batch: StreamBatch) -> int:
         """Columns of a branch: its queries, or as many as the longest picture of visual tokens."""
-        return max(self.config.num_queries, self.config.visual_lengths[-1] if len(batch.token_drawing) else 0)
+        return self.config.max_drawing if len(batch.token_drawing) else self.config.num_queries
 
     def forward(self, batch: StreamBatch, vision_features: Tensor | None = None) -> StreamOutput:
         """One forward pass over whole conversations: the main stream and, where pictures are seen as features, a branch for each
@@ -275,10 +284,12 @@ class StreamModel(nn.Module):
         # drawings are sorted by row: the k-th of a row is its branch k
         order = torch.arange(drawings, device=embeds.device) - torch.searchsorted(batch.drawing_row, batch.drawing_row)
         if branches:
-            block = F.pad(self.queries.weight.to(embeds.dtype), (0, 0, 0, n - config.num_queries))
-            block = block.repeat(branches, 1).expand(rows, -1, -1)
+            queries = self.queries.weight.to(embeds.dtype)
+            block = F.pad(queries, (0, 0, 0, n - config.num_queries)).repeat(branches, 1).expand(rows, -1, -1)
             if codes is not None:
-                drawn = F.pad(self.embed_codes(codes), (0, 0, 0, n - codes.shape[1])).to(embeds.dtype)
+                draft = queries[: config.draft_queries].expand(len(codes), -1, -1)
+                drawn = torch.cat([draft, self.embed_codes(codes).to(embeds.dtype)], dim=1)
+                drawn = F.pad(drawn, (0, 0, 0, n - drawn.shape[1]))
                 place = batch.drawing_row[batch.token_drawing], order[batch.token_drawing]
                 block = block.unflatten(1, (branches, n)).index_put(place, drawn).flatten(1, 2)
             embeds = torch.cat([embeds, block], dim=1)
@@ -288,14 +299,13 @@ class StreamModel(nn.Module):
         hidden = self.backbone(embeds, masks, position_ids)
         start = main + order * n if branches else batch.drawing_boi + 1
         prompt, prompt_mask = self._prompt(hidden, batch) if config.prompt_tokens else (None, None)
-        return StreamOutput(
-            hidden[:, :main],
-            self._query_states(hidden, batch, start),
-            codes,
-            None if codes is None else self._code_states(hidden, batch, start, codes.shape[1]),
-            prompt,
-            prompt_mask,
-        )
+        query_states = self._query_states(hidden, batch, start)
+        code_states = draft_features = None
+        if codes is not None:
+            code_states = self._code_states(hidden, batch, start, codes.shape[1])
+        if codes is not None and self.draft is not None:
+            draft_features = self.output_resampler(query_states[batch.token_drawing])
+        return StreamOutput(hidden[:, :main], query_states, codes, code_states, draft_features, prompt, prompt_mask)
 
     def _query_states(self, hidden: Tensor, batch: StreamBatch, start: Tensor) -> Tensor:
         """States of the blocks that begin at the columns ``start`` (drawings,)."""
@@ -306,11 +316,25 @@ class StreamModel(nn.Module):
         return hidden[batch.drawing_row[:, None], columns]
 
     def _code_states(self, hidden: Tensor, batch: StreamBatch, start: Tensor, codes: int) -> Tensor:
-        """The first code is predicted by what begins the picture, the others each by the one before it."""
+        """The first code is predicted by what begins the picture or by the last query of the draft, the others each by the one
+        before it."""
         row, begin = batch.drawing_row[batch.token_drawing], batch.drawing_boi[batch.token_drawing]
-        before = start[batch.token_drawing][:, None] + torch.arange(codes - 1, device=hidden.device)
+        first = start[batch.token_drawing] + self.config.draft_queries  # column of the first code
+        if self.config.draft_queries:
+            begin = first - 1
+        before = first[:, None] + torch.arange(codes - 1, device=hidden.device)
         columns = torch.cat([begin[:, None], before], dim=1)
         return hidden[row[:, None], columns.clamp(max=hidden.shape[1] - 1)]  # a shorter picture may stand at the end
+
+    def draft_logits(self, features: Tensor) -> Tensor:
+        """Image features of the queries before visual tokens (drawings, feature_tokens, vision width) to what they add to the
+        codes' logits (drawings, visual_lengths[-1], visual_codes), in fp32. The codes' loss does not reach the features."""
+        assert self.draft is not None
+        with torch.no_grad():
+            drafted = self.visual_tokenizer.image_vectors(features)
+            codes = torch.arange(self.config.visual_codes, device=features.device)
+            vectors = self.visual_tokenizer.quantizer.codes_to_vectors(codes)
+        return self.draft(drafted, vectors)
 
     def drawing_features(self, batch: StreamBatch, output: StreamOutput) -> Tensor:
         """What the drawings are steered by (drawings, feature_tokens, vision width): the output resampler's features of the

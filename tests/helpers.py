@@ -387,8 +387,12 @@ def tiny_visual_tokenizer(config: LimnerConfig) -> VisualTokenizer:
     sizes = {"patch_width": 16, "num_patches": 16, "feature_width": 16, "feature_tokens": config.feature_tokens}
     tokens = {"num_tokens": config.visual_lengths[-1], "lengths": config.visual_lengths, "levels": (3, 8)}
     depth = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    return VisualTokenizer(VisualTokenizerConfig(**sizes, **tokens, **depth)).requires_grad_(False)
+    architecture = "mlp" if config.draft_by_queries else "transformer"
+    own = VisualTokenizerConfig(architecture=architecture, **sizes, **tokens, **depth)
+    return VisualTokenizer(own).requires_grad_(False)
 
 
 TOKENS = {"visual_codes": 24, "visual_lengths": (1, 2, 4)}
 """Changes of a configuration (`stream_config`) that draws by visual tokens too"""
+DRAFTED = {**TOKENS, "draft_by_queries": True}
+"""Of one whose queries make a draft of them"""

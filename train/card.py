@@ -183,7 +183,7 @@ def parameter_summary(model: Limner) -> str:
         "backbone": [stream.llm],
         "vision tower": [stream.vision_tower],
         "visual tokenizer": [stream.visual_tokenizer],
-        "stream": [stream.queries, stream.input_resampler, stream.output_resampler],
+        "stream": [stream.queries, stream.input_resampler, stream.output_resampler, stream.draft],
         "adapter": [detokenizer.adapter],
         "glyphs": [detokenizer.glyphs, detokenizer.glyph_images],
         "mmdit": [detokenizer.mmdit],

@@ -88,6 +88,8 @@ def code_errors(model: StreamModel, batch: StreamBatch, output: StreamOutput) ->
     """
     assert output.codes is not None and output.code_states is not None
     logits = model.code_logits(output.code_states).float()
+    if output.draft_features is not None:
+        logits = logits + model.draft_logits(output.draft_features)
     errors = F.cross_entropy(logits.transpose(1, 2), output.codes, reduction="none")
     mask = model.code_mask(batch)
     return (errors * mask).sum(1) / mask.sum(1)

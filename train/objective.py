@@ -12,8 +12,8 @@ An objective is called with a batch and the number of its step, and returns the 
 each of them. A loss is this process's sum over its share of the batch, divided by what is counted on all processes and in all
 batches whose gradients are accumulated, so the sum over them is what one process would get of one large batch. The unit of the
 language loss is a token that the assistant predicts, that of the others a drawing: its features are averaged over themselves, its
-codes too, its flow and alignment over its pixels and its timesteps. A drawing has either features or codes to learn. All
-processes have the same losses, zero where one has no picture.
+codes too, its flow and alignment over its pixels and its timesteps. A drawing has either features or codes to learn, or both
+where its queries make a draft of the codes. All processes have the same losses, zero where one has no picture.
 """
 
 from __future__ import annotations
@@ -196,6 +196,9 @@ def stream_losses(
         if inputs is not None:
             target = targets.features(pool_vision_features(trainable, inputs.vision_features))
             errors = squared_error(inputs.features, target).index_fill(0, batch.stream.token_drawing, 0.0)
+            if output.draft_features is not None:
+                draft = squared_error(output.draft_features, target[batch.stream.token_drawing])
+                errors = errors.index_copy(0, batch.stream.token_drawing, draft)
             feature_sum = targets.weighted(errors, slice(None)).sum()
         if output.codes is not None:
             code_sum = targets.weighted(

@@ -1,8 +1,9 @@
 """Quantizers: vectors to codes of a finite codebook, and back.
 
-Both have ``forward(x, mask) -> (quantized, codes, loss)``, ``vectors_to_codes(x)``, ``codes_to_vectors(codes)`` and
-``num_codes``. The gradient of ``quantized`` passes straight through to ``x``. Quantization is done in fp32 whatever the precision
-around it, since a code is a decision that rounding should not change.
+Both have ``forward(x, mask) -> (quantized, codes, loss)``, ``vectors_to_codes(x)``, ``codes_to_vectors(codes)``,
+``bounded_vectors(x)``, which is what ``codes_to_vectors`` would give without rounding, and ``num_codes``. The gradient of
+``quantized`` passes straight through to ``x``. Quantization is done in fp32 whatever the precision around it, since a code is a
+decision that rounding should not change.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class FiniteScalarQuantizer(nn.Module):
     def vectors_to_codes(self, x: Tensor) -> Tensor:
         """``x`` (..., len(levels)) to codes (...)."""
         return self._number(self.bound(x.float()).round())
+
+    def bounded_vectors(self, x: Tensor) -> Tensor:
+        """``x`` (..., len(levels)) to the vectors of its codes (..., len(levels)), but for the rounding; in fp32."""
+        return self.bound(x.float()) / self.half_widths
 
     def bound(self, x: Tensor) -> Tensor:
         """Squashes each dimension so that it rounds to one of its levels, which are -⌊L / 2⌋, …, ⌈L / 2⌉ - 1."""
@@ -164,6 +169,10 @@ class VectorQuantizer(nn.Module):
         """``x`` (..., width) to the codes (...) of the nearest vectors."""
         with torch.autocast(x.device.type, enabled=False):
             return nearest_codes(x.float(), self.codebook)
+
+    def bounded_vectors(self, x: Tensor) -> Tensor:
+        """``x`` (..., width) itself, in fp32: nothing bounds it."""
+        return x.float()
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """Codes (...) to the vectors (..., width) that they stand for."""

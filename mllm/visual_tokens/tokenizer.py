@@ -91,12 +91,22 @@ class VisualTokenizer(nn.Module):
             check_codes(codes, self.config.num_codes)
         return self.decoder(self.quantizer.codes_to_vectors(codes).to(self.dtype), mask)
 
+    def image_vectors(self, features: Tensor) -> Tensor:
+        """Image features (batch, feature_tokens, feature_width) to the vectors (batch, num_tokens, vector_width) that their codes
+        would be rounded from, on the scale of what codes stand for. Raises ValueError for a transformer, which takes patches."""
+        if not isinstance(self.encoder, WholeImageEncoder):
+            raise ValueError(
+                "this visual tokenizer encodes patches, not image features: one with architecture 'mlp' encodes both"
+            )
+        vectors = self.encoder.encode_images(features.flatten(1).to(self.dtype))
+        return self.quantizer.bounded_vectors(self._normalized(vectors))
+
     @torch.no_grad()
-    def begin(self, features: Tensor) -> None:
-        """Begin from the tower's ``features`` of images (images, num_patches, patch_width).
+    def initialize(self, features: Tensor) -> None:
+        """Initialize from the tower's ``features`` of images (images, num_patches, patch_width).
 
         A transformer begins with their mean, the best guess without any code; layers over the whole image with their principal
-        components (`WholeImageEncoder.begin`, whose errors it raises) and what is best decoded from these when they are rounded.
+        components and what is best decoded from these when they are rounded. Raises ValueError as `WholeImageEncoder.initialize`.
         """
         pooled = pool_features(features, self.config.feature_tokens, self.config.feature_pool).to(self.dtype)
         if isinstance(self.decoder, PrefixDecoder):
@@ -104,10 +114,10 @@ class VisualTokenizer(nn.Module):
             return
         assert isinstance(self.encoder, WholeImageEncoder)
         images = pooled.flatten(1)
-        self.encoder.begin(images)
+        self.encoder.initialize(images)
         vectors = self._vectors(features)
         self.quantizer(vectors)  # a codebook of VQ begins from them
-        self.decoder.begin(self.quantizer.codes_to_vectors(self.quantizer.vectors_to_codes(vectors)), images)
+        self.decoder.initialize(self.quantizer.codes_to_vectors(self.quantizer.vectors_to_codes(vectors)), images)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,7 +148,9 @@ class VisualTokenizer(nn.Module):
                 f"features of shape {tuple(features.shape)}: this visual tokenizer was made for a vision tower with "
                 f"{expected[0]} patches of width {expected[1]}"
             )
-        vectors = self.encoder(features.to(self.dtype))
+        return self._normalized(self.encoder(features.to(self.dtype)))
+
+    def _normalized(self, vectors: Tensor) -> Tensor:
         return self.vector_norm(vectors.flatten(1)).unflatten(1, vectors.shape[1:])
 
 

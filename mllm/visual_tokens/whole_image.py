@@ -35,7 +35,7 @@ def hidden_layers(inputs: int, width: int, depth: int, outputs: int) -> nn.Seque
 class WholeImageEncoder(nn.Module):
     """Patch features (batch, patches, patch_width) to the vectors of all tokens (batch, num_tokens, vector_width).
 
-    A linear map of the pooled features, and hidden layers that add to it from zero. `begin` makes the map that of principal
+    A linear map of the pooled features, and hidden layers that add to it from zero. `initialize` makes the map that of principal
     components: the first token has those in which images differ most.
     """
 
@@ -52,8 +52,12 @@ class WholeImageEncoder(nn.Module):
         self.hidden = hidden_layers(inputs, config.width, config.encoder_depth, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
+        return self.encode_images(self.pooled(features))
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image features in one row (batch, feature_tokens · feature_width) to vectors (batch, num_tokens, vector_width)."""
         # in the precision of the mean: what images have in common is larger than what tells them apart
-        x = ((self.pooled(features) - self.mean) / self.scale).to(self.linear.weight.dtype)
+        x = ((images - self.mean) / self.scale).to(self.linear.weight.dtype)
         return (self.linear(x) + self.hidden(x)).unflatten(1, (self.config.num_tokens, self.config.vector_width))
 
     def pooled(self, features: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ class WholeImageEncoder(nn.Module):
         return pool_features(features, self.config.feature_tokens, self.config.feature_pool).flatten(1)
 
     @torch.no_grad()
-    def begin(self, images: Tensor) -> None:
+    def initialize(self, images: Tensor) -> None:
         """From image features (images, feature_tokens · feature_width). Raises ValueError for too few images, and for features of
         fewer numbers than the codes have."""
         count = self.linear.out_features
@@ -85,7 +89,7 @@ class WholeImageDecoder(nn.Module):
     """Vectors of a prefix of codes (batch, n, vector_width) to image features (batch, feature_tokens, feature_width).
 
     A linear map of them, 0 in the place of those that are not there, and hidden layers, which are told which are there, that
-    add to it from zero. `begin` fits the map to vectors and images.
+    add to it from zero. `initialize` fits the map to vectors and images.
     """
 
     scale: Tensor
@@ -109,7 +113,7 @@ class WholeImageDecoder(nn.Module):
         return features.unflatten(1, (self.config.feature_tokens, self.config.feature_width))
 
     @torch.no_grad()
-    def begin(self, vectors: Tensor, images: Tensor) -> None:
+    def initialize(self, vectors: Tensor, images: Tensor) -> None:
         """By least squares, from the vectors of all codes (images, num_tokens, vector_width) and image features (images,
         feature_tokens · feature_width)."""
         x, mean = vectors.flatten(1), images.mean(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import limner
-from helpers import TOKENS, make_limner, picture
+from helpers import DRAFTED, TOKENS, make_limner, picture
 from limner.mllm.cache import StreamCache
 from limner.mllm.picture_tokens import tokens_of
 from limner.mllm.stream import collate
@@ -148,3 +148,14 @@ def test_the_request_says_how_pictures_are_drawn():
     assert re.fullmatch("<shape_16x32><length_2><vis><vis_[0-9]+><vis_[0-9]+></img>", names(model, ids))
     with pytest.raises(ValueError, match="image_tokens is 3; a picture of this model can have 1, 2, 4"):
         plain.prepare("x", image_mode="tokens", image_tokens=3)
+
+
+def test_a_model_that_drafts_its_tokens_draws_by_queries_here():
+    """The draft is of each row, and generate() hands the output head nothing but hidden states."""
+    plain = limner.PlainGeneration(make_limner(**DRAFTED))
+    inputs = plain.prepare(["x", "y"], images="force")
+    output = plain.llm.generate(**inputs, max_new_tokens=12, do_sample=True)
+    replies = plain.replies(output, inputs, num_inference_steps=1)
+    assert all(reply.images and tokens_of(reply.images[0], plain.config) is None for reply in replies)
+    with pytest.raises(ValueError, match="samples visual tokens around a draft by its queries"):
+        plain.prepare("x", image_mode="tokens")

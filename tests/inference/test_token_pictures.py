@@ -11,7 +11,7 @@ from PIL import Image
 from streams import finish, in_a_random_order
 
 import limner
-from helpers import TOKENS, is_empty, make_limner, picture, psnr, stream_config, tiny_visual_tokenizer
+from helpers import DRAFTED, TOKENS, is_empty, make_limner, picture, psnr, stream_config, tiny_visual_tokenizer
 from limner.inference.build import add_picture_tokens
 from limner.inference.chat import Chat
 from limner.inference.drawing import begin_drawing
@@ -43,7 +43,11 @@ GUIDED = {
 }
 
 
-@pytest.fixture(scope="module", params=[BOTH, SEEN_AS_TOKENS], ids=["seen as features", "seen as tokens"])
+@pytest.fixture(
+    scope="module",
+    params=[BOTH, {**BOTH, **DRAFTED}, SEEN_AS_TOKENS],
+    ids=["seen as features", "drafted by queries", "seen as tokens"],
+)
 def model(request):
     return make_limner(**request.param)
 
@@ -60,6 +64,7 @@ def test_a_folder_holds_its_visual_tokenizer(model, tmp_path):
     assert codes_of(replies[0], model) == codes_of(replies[1], model) and codes_of(replies[0], model)[0].codes
     told = describe_model(loaded)
     assert re.search(r"visual tokenizer +0\.0\d M", told) and "1, 2, 4, of 24 codes" in told
+    assert ("drafted by the queries" in told) == ("draft of visual tokens" in told) == model.config.draft_by_queries
     config = json.loads((tmp_path / "m/config.json").read_text())
     for changes, said in (
         ({"visual_codes": 8}, r"visual_codes of the config is 8, and the visual tokenizer has 24"),
@@ -112,10 +117,10 @@ def test_a_request_in_any_company_answers_as_alone(model):
     assert compared >= 15 and drawn >= 10
 
 
-@pytest.mark.parametrize("seen", ["features", "tokens"])
-def test_a_picture_is_shown_after_each_prefix_of_its_visual_tokens(seen, monkeypatch):
+@pytest.mark.parametrize("changes", [TOKENS, DRAFTED, {**TOKENS, "seen_images": "tokens"}])
+def test_a_picture_is_shown_after_each_prefix_of_its_visual_tokens(changes, monkeypatch):
     """Each is what those codes alone give, from the same noise; the picture itself stays what it is without them."""
-    model = make_limner(**TOKENS, seen_images=seen)
+    model = make_limner(**changes)
     asked = {**GUIDED, "max_images": 1, "image_tokens": 4, "seed": 3}
     plain, drawn, decode = model.generate(SHOWN, **asked), [], Decoder.decode_prefix
     monkeypatch.setattr(Decoder, "decode_prefix", lambda *args: [drawn.append(args[1].codes), decode(*args)][1])
@@ -188,6 +193,7 @@ def places():
         "keys": (decoding, "append_keys", True),
         "choose": (Decoder, "choose", False),
         "guides": (Decoder, "prefill_guides", True),
+        "drafts": (Decoder, "_with_drafts", True),
         "leave a group": (RowGroup, "take", False),
         "join": (StreamCache, "join", False),
         "codes": (StreamModel, "decode_codes", True),
@@ -235,6 +241,12 @@ def test_a_model_gets_tokens_of_its_own(tmp_path):
     tokenizer = tiny_visual_tokenizer(stream_config(**TOKENS))
     with pytest.raises(ValueError, match=r"the last must be num_queries, 4"):
         add_picture_tokens(plain, query_lengths=(1, 2))
+    rows = plain.mllm.llm.get_input_embeddings().num_embeddings
+    with pytest.raises(ValueError, match="draft_by_queries is for models that draw by visual tokens"):
+        add_picture_tokens(plain, draft_by_queries=True)
+    with pytest.raises(ValueError, match="needs a visual tokenizer that encodes image features"):
+        add_picture_tokens(plain, tokenizer, draft_by_queries=True)
+    assert plain.mllm.llm.get_input_embeddings().num_embeddings == rows
     made = add_picture_tokens(plain, tokenizer)
     assert (
         made.config.visual_lengths == (1, 2, 4) and made.mllm.vocabulary.codes.stop <= made.mllm.llm.config.vocab_size

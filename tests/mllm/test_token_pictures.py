@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import TOKENS, make_stream, picture, play
+from helpers import DRAFTED, TOKENS, make_stream, picture, play
 from limner.mllm.cache import StreamCache
 from limner.mllm.config import LimnerConfig
 from limner.mllm.decoding import Decoder
@@ -22,6 +22,7 @@ SEEN_AS_TOKENS = {**TOKENS, "seen_images": "tokens"}
 KINDS = {
     "both": BOTH,
     "codes beside all queries": TOKENS,
+    "codes after a draft": {**BOTH, **DRAFTED},
     "queries": {"query_lengths": (2, 4)},
     "plain": SEEN_AS_TOKENS,
 }
@@ -45,7 +46,15 @@ def conversations(modes):
     ]
 
 
-@pytest.mark.parametrize(("changes", "modes"), [(BOTH, ("queries", "tokens")), (SEEN_AS_TOKENS, ("tokens", "tokens"))])
+@pytest.mark.parametrize(
+    ("changes", "modes"),
+    [
+        (BOTH, ("queries", "tokens")),
+        ({**BOTH, **DRAFTED}, ("queries", "tokens")),
+        ({**BOTH, **DRAFTED}, ("tokens", "tokens")),
+        (SEEN_AS_TOKENS, ("tokens", "tokens")),
+    ],
+)
 @pytest.mark.parametrize("backbone", ["qwen3", "gemma3_text"])
 @torch.inference_mode()
 def test_one_training_forward_equals_decoding_code_by_code(backbone, changes, modes):
@@ -68,6 +77,10 @@ def test_one_training_forward_equals_decoding_code_by_code(backbone, changes, mo
                 codes = model.encode_views(towers[batch.token_view[sampled]][None])[0]
                 assert torch.equal(codes, output.codes[sampled]) and batch.token_drawing[sampled] == drawing
                 state, number = main[:, -1], 0
+                if model.draft is not None:
+                    queries = cache.extend(model.queries.weight[None], branch=4)
+                    state, drafted = queries[:, -1], model.output_resampler(queries)
+                    torch.testing.assert_close(drafted[0], output.draft_features[sampled], atol=1e-5, rtol=1e-5)
                 while True:
                     learned = model.code_logits(output.code_states[sampled, number])
                     wanted = model.logits(state)[0, model.vocabulary.codes.start : model.vocabulary.codes.stop]
@@ -77,10 +90,8 @@ def test_one_training_forward_equals_decoding_code_by_code(backbone, changes, mo
                     state = cache.extend(model.embed_codes(codes[number])[None, None], branch=1)[:, -1]
                     number += 1
                 (seen,) = model.decode_codes([codes[: tokens.length].tolist()])
-                if model.config.has_branches and tokens.length > 1:
-                    cache.crop(tokens.length - 1)
-                elif not model.config.has_branches:
-                    cache.crop(tokens.length - 1) if tokens.length > 1 else None
+                if fed := model.config.draft_queries + tokens.length - 1:
+                    cache.crop(fed)
                 sampled += 1
             else:
                 states = cache.extend(model.queries.weight[None, : tokens.length], branch=tokens.length)
@@ -192,7 +203,7 @@ class Script:
         return announced[-1] if letter == "@" else decoder.encoder.text_ids(letter)[0]
 
 
-@pytest.mark.parametrize("changes", [BOTH, TOKENS, SEEN_AS_TOKENS])
+@pytest.mark.parametrize("changes", [BOTH, TOKENS, DRAFTED, SEEN_AS_TOKENS])
 @torch.inference_mode()
 def test_words_after_a_picture_equal_reading_the_conversation_again(changes, monkeypatch):
     """The picture keeps its codes and their number: in a batch whose rows draw at other moments, with guidance or without."""
@@ -216,11 +227,12 @@ def test_words_after_a_picture_equal_reading_the_conversation_again(changes, mon
                 torch.testing.assert_close(request.features, model.decode_codes([codes])[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [TOKENS, DRAFTED])
 @torch.inference_mode()
-def test_a_row_samples_the_same_codes_alone_and_in_company(monkeypatch):
+def test_a_row_samples_the_same_codes_alone_and_in_company(changes, monkeypatch):
     """With guidance, whose rows share the cache; and the prompt that the picture is drawn from is the same."""
     scripts, prompts, seeds = ["ab@c@", "@xy", "longer words@"], ["draw", "two things", "x"], [3, 4, 5]
-    model, encoder = make_stream("qwen3", prompt_tokens=6, **TOKENS)
+    model, encoder = make_stream("qwen3", prompt_tokens=6, **changes)
     options = DecodingOptions(max_new_tokens=20, image_mode="tokens", image_tokens=4, token_guidance_scale=2.0)
 
     def run(which):
@@ -239,10 +251,11 @@ def test_a_row_samples_the_same_codes_alone_and_in_company(monkeypatch):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [TOKENS, DRAFTED])
 @torch.inference_mode()
-def test_guidance_moves_codes_away_from_an_empty_request(monkeypatch):
+def test_guidance_moves_codes_away_from_an_empty_request(changes, monkeypatch):
     """By hand: the logits after the conversation, and after the chat template around nothing, with the same codes."""
-    model, encoder = make_stream("qwen3", shapes=SHAPES, **TOKENS)
+    model, encoder = make_stream("qwen3", shapes=SHAPES, **changes)
     seen = []
     plain = Decoder.choose
     monkeypatch.setattr(
@@ -258,11 +271,17 @@ def test_guidance_moves_codes_away_from_an_empty_request(monkeypatch):
     vocabulary = model.vocabulary
     lead = [vocabulary.shapes[0], vocabulary.lengths[2], vocabulary.vis]
     lead[0] = vocabulary.shapes[SHAPES.index(row.parts[0].size[::-1])]
-    ids = [*lead, *(vocabulary.codes[code] for code in codes[:-1])]
     made = []
     for prompt in (encoder.encode("a red cat", add_generation_prompt=True), encoder.empty_prompt()):
-        whole = torch.tensor([[*prompt.input_ids, *ids]])
-        made.append(model.logits(StreamCache(model, 1).extend(model.embed_tokens(whole))[0, -4:]))
+        before = model.embed_tokens(torch.tensor([[*prompt.input_ids, *lead]]))
+        queries = model.queries.weight[None, : model.config.draft_queries]
+        whole = torch.cat([before, queries, model.embed_codes(torch.tensor([codes[:-1]]))], dim=1)
+        states = StreamCache(model, 1).extend(whole)
+        logits = model.logits(states[0, -4:])
+        if model.draft is not None:
+            drafted = model.output_resampler(states[:, -7:-3])
+            logits[:, vocabulary.codes.start : vocabulary.codes.stop] += model.draft_logits(drafted)[0]
+        made.append(logits)
     sampled = [logits[0] for own, logits in seen if len(seen) and logits.shape[0] == 1][3:7]
     torch.testing.assert_close(torch.stack(sampled), made[1] + 3 * (made[0] - made[1]), atol=1e-4, rtol=1e-4)
     text = encoder.tokenizer.decode(encoder.empty_prompt().input_ids)
@@ -333,6 +352,8 @@ def test_a_message_cannot_say_what_the_model_does_not_draw(tokens, said):
         ({"seen_images": "tokens"}, "visual_codes is 0"),
         ({**TOKENS, "seen_images": "tokens", "tile_grids": ((1, 2),)}, "neither queries nor tiles"),
         ({**TOKENS, "drawn_images": "queries"}, "every picture has all queries"),
+        ({"draft_by_queries": True}, "draft_by_queries is for models that draw by visual tokens"),
+        ({**DRAFTED, "seen_images": "tokens"}, "draft_by_queries is for models that draw by visual tokens and see"),
         ({"seen_images": "words"}, "it can be features or tokens"),
     ],
 )
@@ -357,6 +378,13 @@ def test_a_backbone_without_room_and_a_tokenizer_that_is_missing_are_refused():
     model.llm.resize_token_embeddings(model.vocabulary.codes.start + 5)
     with pytest.raises(ValueError, match="have the ids 271 to 294, and the backbone has 276 embeddings: resize"):
         StreamModel(model.llm, *parts, model.visual_tokenizer)
+
+
+def test_a_draft_needs_a_tokenizer_of_image_features():
+    model = make_stream("qwen3", **TOKENS)[0]
+    drafted = replace(model.config, draft_by_queries=True)
+    with pytest.raises(ValueError, match="draft_by_queries needs a visual tokenizer that encodes image features"):
+        StreamModel(model.llm, model.vision_tower, drafted, model.vocabulary, model.visual_tokenizer)
 
 
 def make_parts():

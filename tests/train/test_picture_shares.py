@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import TOKENS, make_limner, picture
+from helpers import DRAFTED, TOKENS, make_limner, picture
 from limner.mllm.picture_tokens import PictureTokens, tokens_of
 from limner.mllm.vision_tower import pool_features
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
-from limner.train.objective import JointObjective, LanguageObjective
+from limner.train.objective import JointObjective, LanguageObjective, pool_vision_features, target_features
 from limner.train.picture_shares import PictureShares, with_needed_lengths
 from limner.train.stages.joint_options import JointStage, LanguageStage
 from limner.train.text_batches import TextBatches
@@ -56,7 +56,7 @@ def test_the_length_token_says_what_is_kept_and_a_step_is_made_again():
     assert abs(sum(own.length == 4 for own in tokens) / len(tokens) - (0.5 + 0.5 / 3)) < 0.08
 
 
-@pytest.mark.parametrize("changes", [BOTH, {**TOKENS, "seen_images": "tokens"}])
+@pytest.mark.parametrize("changes", [BOTH, {**BOTH, **DRAFTED}, {**TOKENS, "seen_images": "tokens"}])
 def test_both_kinds_learn_in_one_step(changes):
     """The loss of codes is their cross entropy, by hand; the rows of visual tokens learn, the visual tokenizer does not."""
     model = make_limner(prompt_tokens=4, **changes)
@@ -74,6 +74,8 @@ def test_both_kinds_learn_in_one_step(changes):
             logits = mllm.logits(output.code_states[place, :k])[
                 :, mllm.vocabulary.codes.start : mllm.vocabulary.codes.stop
             ]
+            if mllm.draft is not None:
+                logits = logits + mllm.draft_logits(output.draft_features)[place, :k]
             by_hand += float(F.cross_entropy(logits, output.codes[place, :k]))
     assert losses["codes"].item() == pytest.approx(by_hand / len(batch.target), rel=1e-4)
     table = mllm.llm.get_input_embeddings().weight.grad
@@ -82,9 +84,30 @@ def test_both_kinds_learn_in_one_step(changes):
     assert all(p.grad is None for p in mllm.visual_tokenizer.parameters())
     assert (mllm.queries.weight.grad is not None) == ("query_lengths" in changes)
     only_tokens = JointObjective(trainable, JointStage(), 0)(mixture(model, token_share=1.0)(0), 0)
-    assert only_tokens["features"] == 0 and only_tokens["codes"] > 0, "their features are the frozen tokenizer's"
+    assert only_tokens["codes"] > 0
+    if mllm.draft is None:
+        assert only_tokens["features"] == 0, "their features are the frozen tokenizer's"
     words = LanguageObjective(trainable, LanguageStage())(batch, 0)
     assert words["codes"].item() == pytest.approx(losses["codes"].item(), rel=1e-5)
+
+
+def test_queries_learn_features_for_a_draft_and_codes_leave_them_alone():
+    """By hand: the squared error of all queries' features, of a drawing by tokens too; the codes' loss moves the draft."""
+    model = make_limner(**BOTH, draft_by_queries=True)
+    mllm = model.mllm
+    batch = mixture(model, token_share=1.0)(0)
+    assert set(batch.stream.drawing_length.tolist()) > {1} and len(batch.stream.token_drawing) == len(batch.target)
+    trainable = TrainableModel(mllm, model.detokenizer)
+    losses = LanguageObjective(trainable, LanguageStage())(batch, 0)
+    with torch.no_grad():
+        output = mllm(batch.stream, mllm.vision_tower(batch.views()))
+        target = pool_vision_features(trainable, target_features(trainable, batch))
+        error = (mllm.output_resampler(output.query_states) - target).square().mean()
+    assert losses["features"].item() == pytest.approx(error.item(), rel=1e-4)
+    losses["codes"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in mllm.draft.parameters())
+    assert mllm.queries.weight.grad.abs().sum() > 0, "codes attend to them"
+    assert all(p.grad is None for p in mllm.output_resampler.parameters())
 
 
 def test_a_model_without_lengths_trains_as_before():

@@ -7,16 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from helpers import make_limner, picture
 from limner.detokenizer.files import load_module
 from limner.mllm.visual_tokens import VisualTokenizer, VisualTokenizerConfig
+from limner.mllm.visual_tokens.draft import CodeDraft
 from limner.train import picture_features
 from limner.train.data import joint_batch
 from limner.train.datasets.mixture import Mixture, WorldSource
 from limner.train.loop import LoopConfig
 from limner.train.objective import target_features
 from limner.train.picture_features import FeatureBatch, KeptFeatures, first_features
+from limner.train.picture_shares import PictureShares
 from limner.train.stages.visual_tokenizer import (
     FEATURES,
     TokenizerObjective,
@@ -101,7 +104,11 @@ def test_a_model_gains_a_trained_tokenizer_and_a_cut_run_comes_to_the_same(tmp_p
 
 
 KEPT = replace(
-    STAGE, tokenizer=replace(TINY, architecture="mlp"), pictures=30, begin_pictures=20, loop=replace(LOOP, batch_size=8)
+    STAGE,
+    tokenizer=replace(TINY, architecture="mlp"),
+    pictures=30,
+    initial_pictures=20,
+    loop=replace(LOOP, batch_size=8),
 )
 
 
@@ -182,6 +189,54 @@ def test_codes_that_decode_alike_begin_alike(tmp_path):
     assert np.allclose(np.c_[rows.detach().double().numpy(), np.ones(24)] @ told, level, atol=0.05), (
         "a hidden state can say it"
     )
+
+
+def test_a_draft_begins_as_sure_as_it_is_right(tmp_path):
+    """Alone it tells other pictures' codes better than if it were much surer or less so, or each token were as sure as others."""
+    base = make_limner(seed=1)
+    stage = replace(KEPT, draft_by_queries=True, loop=replace(LOOP, steps=1))
+    made = run(tmp_path, stage, base)
+    mllm, sources = made.mllm, [(WorldSource(("draw",)), 1.0)]
+    shares = PictureShares(token_share=1.0, token_dropout=0.0)
+    given = Mixture(sources, made.encoder, 40, 9, pool=1, shares=shares)(0)
+    saved = load_module(VisualTokenizer, VisualTokenizerConfig, tmp_path / "model").state_dict()
+    assert all(torch.equal(value, mllm.visual_tokenizer.state_dict()[name]) for name, value in saved.items())
+    of_all = CodeDraft(4, 2)  # as sure of each token as of the others
+    for parameter, own in zip(of_all.parameters(), mllm.draft.parameters(), strict=True):
+        parameter.data = own.data.mean(0).expand_as(own)
+    with torch.no_grad():
+        output = mllm(given.stream, mllm.vision_tower(given.views()))
+        drafted = mllm.visual_tokenizer.image_vectors(output.draft_features)
+        vectors = mllm.visual_tokenizer.quantizer.codes_to_vectors(torch.arange(24))
+
+        def error(draft, scale=1.0):
+            logits = (scale * draft(drafted, vectors)).transpose(1, 2)
+            return float(F.cross_entropy(logits, output.codes))
+
+        own = error(mllm.draft)
+        assert own < min(error(mllm.draft, 0.1), error(mllm.draft, 3.0), error(of_all)) and own < np.log(24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tokenizer": TINY}, "draft_by_queries needs a visual tokenizer that encodes image features"),
+        (
+            {"seen_images": "tokens", "query_lengths": ()},
+            "draft_by_queries is for models that draw by visual tokens and see",
+        ),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused_before_anything_is_trained(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "run", replace(KEPT, draft_by_queries=True, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_of_tokens_begins_as_one_of_queries_does(tmp_path):
+    mllm = run(tmp_path, replace(KEPT, loop=replace(LOOP, steps=1))).mllm
+    for table in (mllm.llm.get_input_embeddings().weight, mllm.llm.get_output_embeddings().weight):
+        assert torch.equal(table[mllm.vocabulary.vis], table[mllm.vocabulary.boi])
 
 
 def test_every_loss_teaches_the_tokenizer_alone():

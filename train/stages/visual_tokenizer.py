@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ...detokenizer.files import load_module, save_module
 from ...inference.adapters import digest
-from ...inference.build import add_picture_tokens
+from ...inference.build import add_picture_tokens, config_with_tokens
 from ...inference.model import Limner
 from ...inference.output import atomic_folder
 from ...mllm.visual_tokens.config import VisualTokenizerConfig
@@ -30,9 +31,10 @@ from ..flow_loss import flow_losses
 from ..frozen_encoders import EncoderCache, encoders_fingerprint
 from ..loop import LoopConfig, fit
 from ..losses import Targets, add_weighted_sum
-from ..objective import pool_vision_features, target_features, vision_inputs
+from ..objective import pool_vision_features, run_stream, target_features, vision_inputs
 from ..option_checks import check_numbers, check_shares
 from ..picture_features import FeatureBatch, KeptFeatures, first_features
+from ..picture_shares import PictureShares
 from ..random_choices import random_choices
 from ..resume import check_same_run, default_settings, run_settings
 from ..trainable import TrainableModel
@@ -42,6 +44,8 @@ POOL_BATCHES = 8
 """Conversations are told in pools of so many batches: their lengths do not matter here"""
 CODE_ROW_LENGTH = 0.3
 """Of visual tokens' first rows in the backbone's tables, as a part of words'"""
+DRAFT_BATCHES, DRAFT_BATCH = 16, 32
+"""Conversations by whose pictures the draft begins"""
 FEATURES = "features"
 """Folder in the stage's with those of its ``pictures``, as long as it trains"""
 FLOW = JointStage(flow_samples=1, context_dropout=0.0)
@@ -60,6 +64,8 @@ class VisualTokenizerStage:
     """How many queries a picture of the model may have afterwards; empty: always all of them"""
     seen_images: str = "features"
     """How pictures are in the model's context afterwards, as "features" or as "tokens" """
+    draft_by_queries: bool = False
+    """mlp: whether its pictures of visual tokens begin with a draft by the queries afterwards"""
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 1.0
@@ -71,7 +77,7 @@ class VisualTokenizerStage:
     pictures: int = 0
     """How many pictures to learn from, of which the tower's features are computed once and kept in memory, in bf16; 0: new ones
     in every step"""
-    begin_pictures: int = 4096
+    initial_pictures: int = 4096
     """mlp: of how many pictures it begins with the principal components"""
     cosine_weight: float = 1.0
     """Of 1 - cosine of each image feature"""
@@ -93,7 +99,7 @@ class VisualTokenizerStage:
         check_shares(self, "draw_share", "phrasings", "all_tokens_share")
         weights = ("cosine_weight", "squared_error_weight", "caption_weight", "flow_weight")
         check_numbers(self, *weights, least=0)
-        check_numbers(self, "validation_pictures", "begin_pictures", least=2)
+        check_numbers(self, "validation_pictures", "initial_pictures", least=2)
         check_numbers(self, "pictures", least=0)
         if self.pictures and (self.caption_weight or self.flow_weight):
             raise ValueError(
@@ -267,13 +273,23 @@ def run_visual_tokenizer(
 
     Raises ValueError as that does, and for a tokenizer that does not fit the model.
     """
-    done = Path(stage.pretrained) if stage.pretrained else folder / "model"
-    if not stage.pretrained:
+    done = folder / "model"
+    ways: dict[str, Any] = {
+        "query_lengths": stage.query_lengths,
+        "seen_images": stage.seen_images,
+        "draft_by_queries": stage.draft_by_queries,
+    }
+    if stage.pretrained:
+        done = Path(stage.pretrained)
+    else:
+        config_with_tokens(model.config, tokenizer_config(stage, model), **ways)  # not to be refused after hours
         train_visual_tokenizer(stage, model, seed, folder, device, dtype)
     tokenizer = load_tokenizer(done, model)
     torch.manual_seed(seed + 13)
-    made = add_picture_tokens(model, tokenizer, query_lengths=stage.query_lengths, seen_images=stage.seen_images)
+    made = add_picture_tokens(model, tokenizer, **ways)
     spread_code_rows(made)
+    if stage.draft_by_queries:
+        initialize_draft(stage, made, seed + 14, device, dtype)
     return made
 
 
@@ -294,7 +310,9 @@ def train_visual_tokenizer(
     batches.keys = bool(stage.precomputed) or not all(source.kept for source in batches.sources)
     base = [model.mllm.vision_tower, *([model.detokenizer] if stage.flow_weight else [])]
     settings = {
-        "stage": run_settings(replace(stage, tokenizer=config, query_lengths=(), seen_images="features")),
+        "stage": run_settings(
+            replace(stage, tokenizer=config, query_lengths=(), seen_images="features", draft_by_queries=False)
+        ),
         "seed": seed,
         "base": digest(*base),
         "data": batches.fingerprints,
@@ -327,10 +345,10 @@ def train_visual_tokenizer(
     if stage.pictures:
         kept = first_features(trainable, batches, stage.pictures, loop.num_workers, folder / FEATURES)
         make_batch, loop = KeptFeatures(kept, loop.batch_size, seed), replace(loop, num_workers=0)
-        first = kept[: stage.begin_pictures]
+        first = kept[: stage.initial_pictures]
     elif config.architecture == "mlp":
-        first = first_features(trainable, batches, stage.begin_pictures, loop.num_workers)
-    tokenizer.begin(first.to(device, torch.float32))
+        first = first_features(trainable, batches, stage.initial_pictures, loop.num_workers)
+    tokenizer.initialize(first.to(device, torch.float32))
     fit(
         "visual_tokenizer",
         learned,
@@ -353,7 +371,7 @@ def train_visual_tokenizer(
 @torch.no_grad()
 def spread_code_rows(model: Limner) -> None:
     """Begin the rows of visual tokens in the backbone's tables as a random projection of what their codes stand for, shorter than
-    words' rows.
+    words' rows, and that of what begins a picture of them as that of what begins one of queries.
 
     Codes that decode alike are alike, and what is learned of one is learned of its neighbours. Of FSQ the projection is of each
     dimension's level too: of the vectors alone a hidden state could say at first that a level is high or low, but not which.
@@ -371,6 +389,34 @@ def spread_code_rows(model: Limner) -> None:
     if not mllm.has_tied_embeddings:
         tables.append(mllm.llm.get_output_embeddings().weight)
     for table in tables:
+        table[mllm.vocabulary.vis] = table[mllm.vocabulary.boi]
         words = table[: codes.start].float()
         rows = vectors @ torch.randn(vectors.shape[1], table.shape[1])
         table[codes.start : codes.stop] = (words.mean(0) + CODE_ROW_LENGTH * rows * words.std(0)).to(table.dtype)
+
+
+@torch.no_grad()
+def initialize_draft(
+    stage: VisualTokenizerStage, model: Limner, seed: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Begin the draft of a model's codes by what it says of the codes of pictures that conversations draw."""
+    mllm, stored = model.mllm, model.mllm.dtype
+    assert mllm.draft is not None
+    tokenizer_as_stored = copy.deepcopy(mllm.visual_tokenizer)  # another precision and back would round its statistics
+    trainable = TrainableModel(mllm.to(device, torch.promote_types(stored, dtype)), None)
+    sources = load_sources(stage.data, model.encoder, mllm.max_position_embeddings, stage.draw_share, stage.phrasings)
+    by_tokens = PictureShares(token_share=1.0, token_dropout=0.0)
+    batches = Mixture(sources, model.encoder, DRAFT_BATCH, seed, pool=POOL_BATCHES, shares=by_tokens)
+    to_vectors = mllm.visual_tokenizer.quantizer.codes_to_vectors
+    drafted: list[Tensor] = []
+    true: list[Tensor] = []
+    for number in range(DRAFT_BATCHES):
+        output, _ = run_stream(trainable, batches(number).to(device))
+        if output.codes is not None:
+            assert output.draft_features is not None
+            drafted.append(mllm.visual_tokenizer.image_vectors(output.draft_features))
+            true.append(to_vectors(output.codes))
+    if not true:
+        raise ValueError(f"visual_tokenizer.data {list(stage.data)} draws nothing that a draft could be compared with")
+    mllm.draft.initialize(torch.cat(drafted), torch.cat(true))
+    mllm.to("cpu", stored).visual_tokenizer = tokenizer_as_stored

@@ -42,7 +42,7 @@ def tokenizer(request):
     """Layers over the whole image have begun, and learned a little: where they add zero a test would not see them."""
     made = VisualTokenizer(CONFIGS[request.param])
     if made.config.architecture == "mlp":
-        made.begin(torch.randn(60, 16, 12))
+        made.initialize(torch.randn(60, 16, 12))
         for part in (made.encoder, made.decoder):
             torch.nn.init.normal_(part.hidden[-1].weight, std=0.1)
     return made.eval()
