@@ -124,8 +124,9 @@ def config_with_tokens(
         codes = {"visual_codes": tokenizer.num_codes, "visual_lengths": tokenizer.lengths}
         if draft_by_queries:
             check_draft(tokenizer)
-    ways = {"query_lengths": query_lengths, "seen_images": seen_images, "draft_by_queries": draft_by_queries}
-    return replace(config, **codes, **ways)
+    return replace(
+        config, **codes, query_lengths=query_lengths, seen_images=seen_images, draft_by_queries=draft_by_queries
+    )
 
 
 def sources(model: Limner, llm: str | Path, vision: str | Path, mmdit: str | Path) -> dict[str, str]:

@@ -108,7 +108,8 @@ class StreamModel(nn.Module):
         self.draft: CodeDraft | None = None
         """Where pictures of visual tokens begin with the queries"""
         if config.draft_by_queries:
-            self.draft = CodeDraft(config.visual_lengths[-1], self.visual_tokenizer.config.vector_width)
+            own: Any = getattr(visual_tokenizer, "config", None)
+            self.draft = CodeDraft(own.num_tokens, own.vector_width)
         self.register_buffer("slot_ids", torch.tensor(vocabulary.slots), persistent=False)
         block = torch.tensor([*vocabulary.slots, *vocabulary.codes])  # what stands in pictures, and never among words
         self.register_buffer("block_ids", block, persistent=False)
