@@ -173,8 +173,6 @@ def extend_model(model: Limner, recipe: Recipe) -> None:
 
 PART_STAGES = ("tokenizer", "autoencoder", "vision")
 """Stages whose parts a warm start has already."""
-VISUAL_TOKEN_OPTIONS = ("image_temperature", "image_top_p", "image_top_k", "token_guidance_scale")
-"""Of ``generation``, for a model that gains visual tokens: before, they had no meaning for it"""
 EVALUATION_STAGES = ("judge", "reader")
 """Stages that train networks of the evaluation, no parts of the model"""
 RECIPE_FILE = "recipe.json"
@@ -272,8 +270,6 @@ def _run(
             model = visual_tokenizer.run_visual_tokenizer(
                 recipe.visual_tokenizer, model, seed, folder / "visual_tokenizer", device, dtype
             )
-        sampling = {name: getattr(recipe.generation, name) for name in VISUAL_TOKEN_OPTIONS}
-        model.defaults = replace(model.defaults, **sampling)
     print(parameter_summary(model), flush=True)
     check_space(folder, 2 * sum(p.numel() for p in model.parameters()), "the model's weights")
     runs: dict[str, Callable[..., None]] = {

@@ -51,6 +51,7 @@ def test_a_model_learns_visual_tokens_and_goes_on_where_it_was_cut(base, tmp_pat
     made = limner.load(run("nano_tokens", base, tmp_path / "whole"), device="cpu", dtype="float32")
     reply = made.generate("draw", images="force", max_images=1, image_mode="tokens", num_inference_steps=1)
     assert tokens_of(reply.images[0], made.config).mode == "tokens"
+    assert made.defaults.image_temperature == 0 and made.config.draft_by_queries, "as the recipe has it"
     before = dict(limner.load(base, device="cpu", dtype="float32").named_parameters())
     changed = {name for name, value in made.named_parameters() if not torch.equal(value, before.get(name, value))}
     assert changed and not any(name.startswith(("detokenizer.", "mllm.vision_tower.")) for name in changed), changed

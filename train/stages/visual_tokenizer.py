@@ -46,6 +46,8 @@ CODE_ROW_LENGTH = 0.3
 """Of visual tokens' first rows in the backbone's tables, as a part of words'"""
 DRAFT_BATCHES, DRAFT_BATCH = 16, 32
 """Conversations by whose pictures the draft begins"""
+AFTERWARDS = ("query_lengths", "seen_images", "draft_by_queries", "image_temperature")
+"""Options of what the model has when its tokenizer is trained, which may change without training it again"""
 FEATURES = "features"
 """Folder in the stage's with those of its ``pictures``, as long as it trains"""
 FLOW = JointStage(flow_samples=1, context_dropout=0.0)
@@ -66,6 +68,8 @@ class VisualTokenizerStage:
     """How pictures are in the model's context afterwards, as "features" or as "tokens" """
     draft_by_queries: bool = False
     """mlp: whether its pictures of visual tokens begin with a draft by the queries afterwards"""
+    image_temperature: float = 1.0
+    """At which the model samples visual tokens afterwards, unless it is asked for another"""
     data: tuple[str, ...] = ("world",)
     """Data sets, each with an optional weight: ("world:0.5", "pictures/:0.5")"""
     draw_share: float = 1.0
@@ -98,7 +102,7 @@ class VisualTokenizerStage:
         check_data(self.data)
         check_shares(self, "draw_share", "phrasings", "all_tokens_share")
         weights = ("cosine_weight", "squared_error_weight", "caption_weight", "flow_weight")
-        check_numbers(self, *weights, least=0)
+        check_numbers(self, *weights, "image_temperature", least=0)
         check_numbers(self, "validation_pictures", "initial_pictures", least=2)
         check_numbers(self, "pictures", least=0)
         if self.pictures and (self.caption_weight or self.flow_weight):
@@ -287,6 +291,7 @@ def run_visual_tokenizer(
     tokenizer = load_tokenizer(done, model)
     torch.manual_seed(seed + 13)
     made = add_picture_tokens(model, tokenizer, **ways)
+    made.defaults = replace(made.defaults, image_temperature=stage.image_temperature)
     spread_code_rows(made)
     if stage.draft_by_queries:
         initialize_draft(stage, made, seed + 14, device, dtype)
@@ -309,10 +314,10 @@ def train_visual_tokenizer(
     batches = Mixture(sources, model.encoder, stage.loop.batch_size, seed + 11, pool=POOL_BATCHES)
     batches.keys = bool(stage.precomputed) or not all(source.kept for source in batches.sources)
     base = [model.mllm.vision_tower, *([model.detokenizer] if stage.flow_weight else [])]
+    plain = VisualTokenizerStage()
+    afterwards = {name: getattr(plain, name) for name in AFTERWARDS}
     settings = {
-        "stage": run_settings(
-            replace(stage, tokenizer=config, query_lengths=(), seen_images="features", draft_by_queries=False)
-        ),
+        "stage": run_settings(replace(stage, tokenizer=config, **afterwards)),
         "seed": seed,
         "base": digest(*base),
         "data": batches.fingerprints,
