@@ -126,6 +126,7 @@ def test_several_seeds_count_once_for_the_interval_and_the_best_stands_beside():
     )
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_seeds_is_not_mixed_with_one_without(nano, tmp_path, capsys):
     options = {"limit": 1, "steps": 1, "part": (0, 40)}
     assert world.evaluate(nano, tmp_path, seeds=2, **options) is None
@@ -135,6 +136,7 @@ def test_an_evaluation_with_seeds_is_not_mixed_with_one_without(nano, tmp_path, 
         world.evaluate(nano, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_some_measures_only(nano, tmp_path, capsys):
     options = ["--limit", "1", "--steps", "1", "--output", str(tmp_path)]
     assert cli.main(["eval", "world", *options, "--only", "describe", "--only", "size/"]) == 0

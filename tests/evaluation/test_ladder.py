@@ -53,6 +53,7 @@ def test_prompts_stay_the_same_and_say_all_atoms():
     )
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_rungs_asked_for(tmp_path, capsys):
     options = ["--limit", "2", "--steps", "1", "--out", str(tmp_path), "--only", "ladder/3", "--only", "ladder/10"]
     assert cli.main(["eval", "ladder", *options]) == 0

@@ -26,6 +26,7 @@ def test_letters_are_read_from_a_larger_picture_in_opencv_s_colours():
     assert abs(seen[0][192, 61].astype(int) - middle[::-1]).max() < 30
 
 
+@pytest.mark.slow
 def test_signs_are_read_by_it_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     options = ["eval", "world", "--limit", "4", "--steps", "1", "--only", "sign/1-5", "--out", str(tmp_path)]
     assert cli.main(options) == 0

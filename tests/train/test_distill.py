@@ -69,6 +69,7 @@ def test_a_fresh_student_errs_by_what_guidance_and_fine_steps_change_and_by_noth
     assert torch.allclose(one, gap, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_brings_the_student_to_the_teacher():
     model = make_limner()
     config = DistillConfig(steps=2, teacher_steps=8, rank=8)

@@ -89,6 +89,7 @@ def test_a_model_learns_visual_tokens_and_goes_on_where_it_was_cut(base, tmp_pat
     assert not (tmp_path / "other/visual_tokenizer").exists()
 
 
+@pytest.mark.slow
 def test_its_twin_draws_by_queries_begun_anew(base, tmp_path):
     made = limner.load(run("nano_queries", base, tmp_path), device="cpu", dtype="float32")
     before = dict(limner.load(base, device="cpu", dtype="float32").named_parameters())
