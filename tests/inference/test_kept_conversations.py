@@ -119,6 +119,7 @@ def test_what_was_read_by_other_weights_or_adapters_is_read_again(fed):
     same(reply, plain.say("b"))
 
 
+@pytest.mark.slow
 def test_adapters_that_are_gone_are_held_by_no_conversation(fed):
     """Each turn has other weights of its adapter: their views are a few at any time, and go on being of use."""
     model = make_limner()

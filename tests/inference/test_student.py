@@ -78,6 +78,7 @@ def test_it_is_no_adapter_that_anyone_loaded(folder, tmp_path):
     assert drawn(model) == own
 
 
+@pytest.mark.slow
 def test_what_it_has_not_met_the_teacher_draws(folder, tmp_path):
     model, teacher = limner.load(folder), limner.load(tmp_path / "base")
     own = drawn(model)

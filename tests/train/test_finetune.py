@@ -65,6 +65,7 @@ def test_an_adapter_is_trained_and_the_base_stays(data, tmp_path, capsys):
         finetune(make_limner(), data, out, load_config(QUICK))
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_is_shown(data, tmp_path):
     """The flow loss of the data falls well below the base's, by the adapter alone."""
     from limner.train.datasets import check, readers
@@ -88,6 +89,7 @@ def test_it_learns_what_it_is_shown(data, tmp_path):
     assert flow(model) < 0.8 * base
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_adapter(data, tmp_path, monkeypatch):
     quick = [*QUICK, "modules_to_save=[queries,boi]"]
     whole = finetune(make_limner(), data, tmp_path / "whole", load_config(quick))

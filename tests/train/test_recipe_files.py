@@ -101,6 +101,7 @@ def test_values_of_a_group_and_groups_of_ones_own(tmp_path):
     assert changed(load_recipe(file, ["joint=long"])) == {"seed": 3, "joint.loop.steps": 77}
 
 
+@pytest.mark.slow
 def test_groups_of_the_shipped_recipes():
     nano = load_recipe("nano")
     small = load_recipe("nano", ["backbone=small", "data=world"])

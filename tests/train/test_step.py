@@ -204,6 +204,7 @@ def test_after_its_third_step_nothing_is_compiled_again(made, shapes):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_block_is_one_graph_beside_ddp_too(tmp_path):
     """DDP's own compiler would cut it where a bucket of gradients ends."""
     trainable = make_trainable()[1]

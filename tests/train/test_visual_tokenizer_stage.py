@@ -63,6 +63,7 @@ def batch(model):
     return Mixture([(WorldSource(("draw", "edit")), 1.0)], model.encoder, 6, 3, pool=1)(0)
 
 
+@pytest.mark.slow
 def test_a_model_gains_a_trained_tokenizer_and_a_cut_run_comes_to_the_same(tmp_path):
     base = make_limner()
     weights = {name: value.clone() for name, value in base.state_dict().items()}

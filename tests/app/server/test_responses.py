@@ -125,6 +125,7 @@ def test_the_official_client_puts_a_stream_together(nano_server):
     assert final.output_text == said and final.output[1].result
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_as_a_chat(create, nano):
     chat = nano.chat(**FAST)
     response = create("draw a red cat")
@@ -253,6 +254,7 @@ def test_words_that_are_stored_keep_their_tokens(nano, tmp_path):
         assert part == words and hasattr(part, "ids") == is_known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shown", [True, False], ids=["shown", "drawn before"])
 def test_a_mask_says_what_is_edited(create, nano, is_shown):
     first = create("draw a red cat")
@@ -289,6 +291,7 @@ def test_the_limit_of_tokens_leaves_a_response_incomplete(create, http):
     assert without_names(events[-1]["response"]) == without_names(response)
 
 
+@pytest.mark.slow
 def test_a_conversation_that_is_too_long_is_cut_where_that_is_allowed(create, http):
     turn = [{"role": "user", "content": "hello " * 300}, {"role": "assistant", "content": "Hello!"}]
     last, short = [{"role": "user", "content": "draw a red cat"}], {"history": 0, "max_output_tokens": 5}
