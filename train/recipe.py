@@ -205,6 +205,13 @@ def run_recipe(recipe: Recipe, stages: tuple[str, ...] | None = None) -> Path:
     """
     stages = select_stages(recipe, stages)
     check_model_options(recipe)
+    if "visual_tokenizer" in stages and recipe.visual_tokenizer.seen_images == "tokens":
+        for name in ("language", *JOINT_STAGES):
+            if name in stages and getattr(recipe, name).token_closeness:  # not to be refused after hours
+                raise ValueError(
+                    f"{name}.token_closeness is for models that see pictures as features, and visual_tokenizer.seen_images is "
+                    "'tokens': set it to 0"
+                )
     wanted = None if recipe.device == "auto" else check_device(recipe.device)
     folder = Path(recipe.output)
     if parallel.rank() == 0:  # it alone writes there, perhaps before another process looks

@@ -106,3 +106,10 @@ def test_its_twin_draws_by_queries_begun_anew(base, tmp_path):
 def test_new_queries_are_of_a_warm_start():
     with pytest.raises(ValueError, match="new_queries is for a warm start"):
         load_recipe("tiny", ["new_queries=true"])
+
+
+def test_a_closeness_that_cannot_be_is_refused_before_a_tokenizer_is_trained(base, tmp_path):
+    given = ("visual_tokenizer.seen_images=tokens", "visual_tokenizer.draft_by_queries=false")
+    with pytest.raises(ValueError, match=r"language\.token_closeness is for models that see pictures as features"):
+        run("nano_tokens", base, tmp_path / "run", *given)
+    assert not (tmp_path / "run").exists()
